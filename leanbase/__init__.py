@@ -1,0 +1,120 @@
+"""Product analytics for serverless Python: every event is delivered, handed off, or accounted for.
+
+    import leanbase
+
+    leanbase.api_key = "phc_..."
+    leanbase.host = "https://leanbase.example.com"
+
+    @leanbase.lambda_handler
+    def handler(event, context):
+        leanbase.capture("order created", distinct_id="user_1", properties={"total": 42})
+
+The functions of this module are those of one default client. Its settings are attributes of this
+module, read when it is first used; `leanbase.settings.Settings` lists them.
+"""
+
+from __future__ import annotations
+
+from leanbase._version import __version__
+from leanbase.client import Client, Leanbase
+from leanbase.default import default_client as _default
+from leanbase.delivery import Receipt
+from leanbase.handlers import job, lambda_handler
+
+__all__ = [
+    "Client",
+    "Leanbase",
+    "Receipt",
+    "__version__",
+    "alias",
+    "capture",
+    "delivery_scope",
+    "flush",
+    "get_context_device_id",
+    "get_context_distinct_id",
+    "get_context_session_id",
+    "get_distinct_id",
+    "get_tags",
+    "group_identify",
+    "identify",
+    "identify_context",
+    "is_opted_out",
+    "job",
+    "lambda_handler",
+    "new_context",
+    "opt_in",
+    "opt_out",
+    "scoped",
+    "set",
+    "set_context_device_id",
+    "set_context_session",
+    "set_once",
+    "setup",
+    "shutdown",
+    "stats",
+    "tag",
+]
+
+setup = _default.setup
+capture = _default.capture
+set = _default.set
+set_once = _default.set_once
+identify = _default.identify
+alias = _default.alias
+group_identify = _default.group_identify
+new_context = _default.new_context
+scoped = _default.scoped
+tag = _default.tag
+get_tags = _default.get_tags
+identify_context = _default.identify_context
+set_context_session = _default.set_context_session
+set_context_device_id = _default.set_context_device_id
+get_distinct_id = _default.get_distinct_id
+get_context_distinct_id = _default.get_context_distinct_id
+get_context_session_id = _default.get_context_session_id
+get_context_device_id = _default.get_context_device_id
+delivery_scope = _default.delivery_scope
+flush = _default.flush
+shutdown = _default.shutdown
+stats = _default.stats
+opt_out = _default.opt_out
+opt_in = _default.opt_in
+is_opted_out = _default.is_opted_out
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from leanbase.settings import BeforeSend, OnError
+    from leanbase.transports import BaseTransport
+
+    # Settings of the default client, for checkers and editors; a test compares them with `Settings`.
+    api_key: str | None
+    host: str | None
+    project_api_key: str | None
+    transport: str | BaseTransport
+    disabled: bool
+    debug: bool
+    send: bool
+    sync_mode: bool
+    flush_at: int
+    max_queue_size: int
+    max_retries: int
+    timeout: float
+    send_deadline: float
+    gzip: bool | None
+    before_send: BeforeSend | Sequence[BeforeSend] | None
+    on_error: OnError | None
+    super_properties: Mapping[str, Any] | None
+    historical_migration: bool
+    is_server: bool
+    disable_geoip: bool
+    opted_out: bool
+else:
+
+    def __getattr__(name: str) -> Any:
+        """An option that was not set on the module: its value from the environment, or its default."""
+        from leanbase.settings import effective
+
+        return effective(name)

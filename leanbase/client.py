@@ -1,0 +1,560 @@
+"""The client: what can be captured, and what every capture goes through.
+
+Each event-producing method says what its event is and passes it to `_emit`; when it leaves and what
+becomes of it is the outbox's business.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from functools import wraps
+
+from leanbase import contexts
+from leanbase.delivery import DeliveryScope, Receipt, entered
+from leanbase.event import Draft, InvalidEventError, checked_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Concatenate, ParamSpec, TypeVar
+
+    from leanbase.delivery import FlushPolicy
+    from leanbase.outbox import Stats
+    from leanbase.pipeline import Pipeline
+    from leanbase.settings import Settings
+
+    P = ParamSpec("P")
+    T = TypeVar("T", bound="Leanbase")
+
+logger = logging.getLogger("leanbase")
+
+NO_TIME_LIMIT_SECONDS = 86_400.0
+
+
+if TYPE_CHECKING:
+
+    def _takes(options: Callable[P, Settings]) -> Callable[[Any], Callable[Concatenate[Any, P], None]]:
+        """Give `__init__` the parameters of `Settings`, which names each option once."""
+
+
+def _event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Concatenate[T, P], str | None]:
+    """A call that produces an event: nothing it meets reaches the application (G-1)."""
+
+    @wraps(method)
+    def call(self: T, /, *args: P.args, **kwargs: P.kwargs) -> str | None:
+        try:
+            return method(self, *args, **kwargs) if self._admits() else None
+        except InvalidEventError as error:
+            reason = "invalid"
+            logger.warning("%s() %s; nothing is sent", method.__name__, error)
+        except Exception as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+                raise  # Python's own TypeError: the call does not fit the signature
+            reason = "internal"
+            _log_internal(method.__name__, error)
+        self._current().outbox.drop(reason)
+        return None
+
+    return call
+
+
+def _log_internal(call: str, error: Exception) -> None:
+    # The text of an exception may quote a property value; its type and place do not.
+    logger.error("%s(): internal error %s; please report it", call, type(error).__name__)
+    logger.debug("%s() failed here:", call, exc_info=error)
+
+
+class Leanbase:
+    """A client for one project. Synchronous, thread-safe, and without state of its own.
+
+    Outside a delivery scope, `capture` and its siblings return when their event has an outcome, after
+    `send_deadline` seconds at the latest. Inside one (a decorated handler or job, or
+    `delivery_scope`), they return at once and the events leave together when the scope closes.
+    None of them ever raises. The options are those of `leanbase.settings.Settings`.
+
+    Raises:
+        ConfigError: An option that can never work, such as a host that is no URL. A missing key or
+            host does not raise: the client is disabled and logs an error once.
+
+    Example:
+        >>> from leanbase.transports import MemoryTransport
+        >>> client = Leanbase("phc_key", transport=MemoryTransport())
+        >>> uuid = client.capture("order created", distinct_id="user_1", properties={"total": 42})
+        >>> client.stats()["delivered"]
+        1
+    """
+
+    def _init(self, *args: Any, **kwargs: Any) -> None:
+        from leanbase.pipeline import Pipeline  # with all that only a used client needs
+        from leanbase.settings import Settings
+
+        if len(args) > 2:
+            raise TypeError("Leanbase() takes api_key and host by position, everything else by keyword")
+        keywords = dict(zip(("api_key", "host"), args, strict=False), **kwargs)
+        settings = Settings.resolve(keywords)
+        self._pipeline = Pipeline(settings)
+        self._lock = threading.Lock()
+        self._opted_out = settings.opted_out
+        self._debug = False
+        if settings.debug:
+            self._set_debug(True)
+
+    if TYPE_CHECKING:
+        __init__ = _takes(Settings)(_init)
+    else:
+        __init__ = _init
+
+    def __repr__(self) -> str:
+        host = self._current().settings.host
+        return f"<{type(self).__name__} to {host or 'no host'}{', disabled' if self.disabled else ''}>"
+
+    def _current(self) -> Pipeline:
+        return self._pipeline
+
+    def _admits(self) -> bool:
+        """The first step of every event-producing call: is there any point in going on?"""
+        if self.disabled or self._opted_out:
+            return False
+        if self._current().outbox.closed:
+            logger.warning("the client was shut down; nothing is sent")
+            self._current().outbox.drop("shutdown")
+            return False
+        return True
+
+    def _emit(
+        self,
+        draft: Draft,
+        *,
+        distinct_id: str | None,
+        timestamp: object,
+        uuid: object,
+        disable_geoip: bool | None,
+        groups: object = None,
+    ) -> str | None:
+        """Make the event and hand it over. Raises what `_event_call` turns into a logged drop."""
+        encoded = self._current().prepare(
+            draft,
+            distinct_id=distinct_id,
+            timestamp=timestamp,
+            uuid=uuid,
+            groups=groups,
+            disable_geoip=disable_geoip,
+        )
+        # The second try is for the default client: shutdown() in another thread may just have
+        # closed the outbox, and a new one is there by now.
+        if encoded is None:
+            return None
+        if self._current().outbox.put(encoded) or self._current().outbox.put(encoded):
+            return encoded.uuid
+        logger.warning("the client was shut down; nothing is sent")
+        self._current().outbox.drop("shutdown")
+        return None
+
+    # --- events ------------------------------------------------------------------------------------
+
+    @_event_call
+    def capture(
+        self,
+        event: str,
+        distinct_id: object = None,
+        properties: Mapping[str, Any] | None = None,
+        timestamp: object = None,
+        uuid: object = None,
+        groups: Mapping[str, Any] | None = None,
+        disable_geoip: bool | None = None,
+    ) -> str | None:
+        """Capture an event. A page view is the event `"$pageview"` with `$current_url`.
+
+        Args:
+            event: The event's name, not blank.
+            distinct_id: Who did it: text, a number or a UUID. Without one the context's is used; with
+                none there either, the event is sent but makes no person profile.
+            properties: What is to be known about it. Any values: those without a JSON form become a
+                useful text. They are copied at once.
+            timestamp: When it happened: a `datetime` or an ISO 8601 date-time text. Default: now.
+                Without an offset it is UTC, except for what `datetime.now()` has just made.
+            uuid: The event's id, a `UUID` or its text. Default: a new UUIDv7.
+            groups: The groups it belongs to, `{"company": "acme"}`.
+            disable_geoip: Whether the server must not look up where the sender's address is.
+                Default: the client's option.
+
+        Returns:
+            The event's uuid, exactly as sent; `None` when the event was dropped.
+
+        Blocks until the event has an outcome, at most `send_deadline` seconds; not at all inside a
+        delivery scope. Never raises.
+
+        Example:
+            >>> import leanbase
+            >>> leanbase.capture("order created", distinct_id="user_1", properties={"total": 42})
+        """
+        name = checked_name(event)
+        return self._emit(
+            Draft(name, properties, with_runtime=True),
+            distinct_id=_explicit_or_context(distinct_id),
+            timestamp=timestamp,
+            uuid=uuid,
+            groups=groups,
+            disable_geoip=disable_geoip,
+        )
+
+    @_event_call
+    def set(
+        self,
+        distinct_id: object = None,
+        properties: Mapping[str, Any] | None = None,
+        timestamp: object = None,
+        uuid: object = None,
+        disable_geoip: bool | None = None,
+    ) -> str | None:
+        """Set properties of a person, replacing what they had.
+
+        Args:
+            distinct_id: The person. Default: the context's; with none, nothing is sent.
+            properties: The properties to set, not empty.
+            timestamp: As for `capture`.
+            uuid: As for `capture`.
+            disable_geoip: As for `capture`.
+
+        Returns:
+            The uuid of the event, or `None` when nothing was sent. Blocks like `capture`.
+        """
+        return self._set_person("$set", distinct_id, properties, timestamp, uuid, disable_geoip)
+
+    @_event_call
+    def set_once(
+        self,
+        distinct_id: object = None,
+        properties: Mapping[str, Any] | None = None,
+        timestamp: object = None,
+        uuid: object = None,
+        disable_geoip: bool | None = None,
+    ) -> str | None:
+        """Set properties of a person that are not set yet; otherwise like `set`."""
+        return self._set_person("$set_once", distinct_id, properties, timestamp, uuid, disable_geoip)
+
+    def _set_person(
+        self,
+        key: str,
+        distinct_id: object,
+        properties: object,
+        timestamp: object,
+        uuid: object,
+        disable_geoip: bool | None,
+    ) -> str | None:
+        person = _explicit_or_context(distinct_id)
+        if person is None:
+            raise InvalidEventError("needs a distinct_id, given or from the context")
+        if not isinstance(properties, Mapping) or not properties:
+            raise InvalidEventError("needs properties, a mapping that is not empty")
+        return self._emit(
+            Draft(key, {key: properties}),
+            distinct_id=person,
+            timestamp=timestamp,
+            uuid=uuid,
+            disable_geoip=disable_geoip,
+        )
+
+    @_event_call
+    def identify(
+        self,
+        distinct_id: object,
+        properties: Mapping[str, Any] | None = None,
+        *,
+        set_once: Mapping[str, Any] | None = None,
+        timestamp: object = None,
+        uuid: object = None,
+        disable_geoip: bool | None = None,
+    ) -> str | None:
+        """Make a person known, with properties. Changes nothing about the active context.
+
+        Args:
+            distinct_id: The person; the context's id does not stand in for it.
+            properties: Properties to set, replacing earlier ones.
+            set_once: Properties to set where they are not set yet.
+            timestamp: As for `capture`.
+            uuid: As for `capture`.
+            disable_geoip: As for `capture`.
+
+        Returns:
+            The uuid of the event, or `None` when nothing was sent. Blocks like `capture`.
+        """
+        person = contexts.coerce_id(distinct_id)
+        if person is None:
+            raise InvalidEventError("needs a distinct_id")
+        given = {"$set": properties, "$set_once": set_once}
+        return self._emit(
+            Draft("$identify", {key: value for key, value in given.items() if value}),
+            distinct_id=person,
+            timestamp=timestamp,
+            uuid=uuid,
+            disable_geoip=disable_geoip,
+        )
+
+    @_event_call
+    def alias(
+        self,
+        previous_id: object,
+        distinct_id: object = None,
+        timestamp: object = None,
+        uuid: object = None,
+        disable_geoip: bool | None = None,
+    ) -> str | None:
+        """Link an id that was used before to the id of a person.
+
+        Args:
+            previous_id: The id to link, for example an anonymous one.
+            distinct_id: The id to link it to. Default: the context's.
+            timestamp: As for `capture`.
+            uuid: As for `capture`.
+            disable_geoip: As for `capture`.
+
+        Returns:
+            The uuid of the event, or `None` when nothing was sent. Blocks like `capture`.
+        """
+        previous = contexts.coerce_id(previous_id)
+        if previous is None:
+            raise InvalidEventError("needs a previous_id")
+        new = _explicit_or_context(distinct_id)
+        if new is None:
+            raise InvalidEventError("needs a distinct_id, given or from the context")
+        return self._emit(
+            Draft("$create_alias", {"distinct_id": previous, "alias": new}, with_tags=False),
+            distinct_id=previous,
+            timestamp=timestamp,
+            uuid=uuid,
+            disable_geoip=disable_geoip,
+        )
+
+    @_event_call
+    def group_identify(
+        self,
+        group_type: object,
+        group_key: object,
+        properties: Mapping[str, Any] | None = None,
+        timestamp: object = None,
+        uuid: object = None,
+        disable_geoip: bool | None = None,
+        distinct_id: object = None,
+    ) -> str | None:
+        """Set properties of a group. Later events join it by `groups=` on their own `capture`.
+
+        Args:
+            group_type: The kind of group, `"company"`.
+            group_key: Which one, `"acme"`; `0` is a key like any other.
+            properties: Properties of the group.
+            timestamp: As for `capture`.
+            uuid: As for `capture`.
+            disable_geoip: As for `capture`.
+            distinct_id: Whose doing it is. Default: the context's, else one made of type and key.
+
+        Returns:
+            The uuid of the event, or `None` when nothing was sent. Blocks like `capture`.
+        """
+        kind, key = _group_part(group_type, "group_type"), _group_part(group_key, "group_key")
+        if properties is not None and not isinstance(properties, Mapping):
+            logger.warning("properties must be a mapping, not %s; left out", type(properties).__name__)
+            properties = None
+        group = {"$group_type": kind, "$group_key": key, "$group_set": properties or {}}
+        return self._emit(
+            Draft("$groupidentify", group, with_tags=False),
+            distinct_id=_explicit_or_context(distinct_id) or f"${kind}_{key}",
+            timestamp=timestamp,
+            uuid=uuid,
+            disable_geoip=disable_geoip,
+        )
+
+    # --- contexts: the functions of `leanbase.contexts`, so that a client is all one needs ---------
+
+    new_context = staticmethod(contexts.new_context)
+    scoped = staticmethod(contexts.scoped)
+    tag = staticmethod(contexts.tag)
+    get_tags = staticmethod(contexts.get_tags)
+    identify_context = staticmethod(contexts.identify_context)
+    set_context_session = staticmethod(contexts.set_context_session)
+    set_context_device_id = staticmethod(contexts.set_context_device_id)
+    get_distinct_id = staticmethod(contexts.get_context_distinct_id)
+    get_context_distinct_id = staticmethod(contexts.get_context_distinct_id)
+    get_context_session_id = staticmethod(contexts.get_context_session_id)
+    get_context_device_id = staticmethod(contexts.get_context_device_id)
+
+    # --- delivery ----------------------------------------------------------------------------------
+
+    def delivery_scope(self, client: Leanbase | None = None, flush: FlushPolicy = "end") -> _ClientScope:
+        """Collect the events captured inside the `with` and send them together when it ends.
+
+        Events of any client are collected, in every thread and task that carries the context; what
+        has gathered leaves earlier when it is 100 events or 1 MiB.
+
+        Args:
+            client: Also send what this client has retained. Default: this client.
+            flush: `"end"`, or `"each"` to let every capture send for itself.
+
+        Returns:
+            A context manager that gives a `DeliveryScope`. Leaving it blocks for the send, at most
+            `send_deadline` seconds, also when the body raised.
+
+        Example:
+            >>> import leanbase
+            >>> with leanbase.delivery_scope():
+            ...     for order in range(3):
+            ...         leanbase.capture("order created", distinct_id=order)
+        """
+        return _ClientScope(client or self, DeliveryScope(flush))
+
+    def close_scope(self, scope: DeliveryScope) -> Receipt:
+        """Send what a delivery scope collected, and what this client has retained. Never raises."""
+        try:
+            return scope.close(self._current().outbox)
+        except Exception as error:
+            _log_internal("delivery_scope", error)
+            return Receipt()
+
+    def flush(self, timeout: float | None = 10.0) -> Receipt:
+        """Send everything that waits: collected in the open scope, or retained after a failure.
+
+        Args:
+            timeout: Most seconds to take; `None` for no limit but that of the retries.
+
+        Returns:
+            A receipt, true when nothing is outstanding. Blocks until then. Never raises.
+        """
+        try:
+            return self._current().outbox.flush(within=_seconds(timeout, NO_TIME_LIMIT_SECONDS))
+        except Exception as error:
+            _log_internal("flush", error)
+            return Receipt()
+
+    def shutdown(self, timeout: float | None = None) -> Receipt:
+        """Send everything that waits, then close for good: later captures return `None`.
+
+        On the module, `leanbase.shutdown()` forgets the default client instead, and the next call
+        makes a new one; it can end every request.
+
+        Args:
+            timeout: Most seconds to take; `None` for `send_deadline`.
+
+        Returns:
+            A receipt of what was still waiting; what could not be delivered is dropped and reported
+            to `on_error`. Blocks until then. Never raises; a second call does nothing.
+        """
+        return self._close(self._current(), timeout)
+
+    def _close(self, pipeline: Pipeline, timeout: float | None) -> Receipt:
+        with self._lock:
+            if pipeline.outbox.closed:
+                return Receipt()
+            pipeline.outbox.closed = True
+        try:
+            limit = pipeline.settings.send_deadline
+            return pipeline.outbox.close(within=_seconds(timeout, limit))
+        except Exception as error:
+            _log_internal("shutdown", error)
+            return Receipt()
+
+    def warm_up(self, timeout: float = 1.0) -> None:
+        """Do now what the first send would do first: import the HTTP stack, open a connection.
+
+        Args:
+            timeout: Most seconds to take. Failures are left to the first send.
+        """
+        self._current().outbox.warm_up(within=timeout)
+
+    def stats(self) -> Stats:
+        """Return what became of the events captured by this process, see `leanbase.outbox.Stats`.
+
+        At any moment `captured` is the sum of `delivered`, `handed_off`, `spooled`, `retained` and
+        all of `dropped`. Does not block.
+        """
+        return self._current().outbox.stats()
+
+    # --- switches ----------------------------------------------------------------------------------
+
+    @property
+    def disabled(self) -> bool:
+        """The kill switch, writable: no events, no requests. Also true without a key or host."""
+        return self._current().outbox.disabled
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None:
+        self._current().disable(bool(value))
+
+    @property
+    def before_send(self) -> object:
+        """The hook or hooks that see each event last, writable; see the option of the same name."""
+        return self._current().hooks
+
+    @before_send.setter
+    def before_send(self, value: object) -> None:
+        self._current().set_hooks(value)
+
+    @property
+    def debug(self) -> bool:
+        """Whether the logger `leanbase` is at DEBUG, writable."""
+        return self._debug
+
+    @debug.setter
+    def debug(self, value: bool) -> None:
+        self._set_debug(bool(value))
+
+    def _set_debug(self, value: bool) -> None:
+        self._debug = value
+        logger.setLevel(logging.DEBUG if value else logging.WARNING)
+        if value and not logger.hasHandlers():
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("[leanbase] %(levelname)s %(message)s"))
+            logger.addHandler(handler)
+
+    def opt_out(self) -> None:
+        """Capture nothing from now on, in all threads; what was captured before is delivered."""
+        self._opted_out = True
+
+    def opt_in(self) -> None:
+        """Undo `opt_out`."""
+        self._opted_out = False
+
+    def is_opted_out(self) -> bool:
+        """Return whether nothing is captured: opted out, or disabled."""
+        return self._opted_out or self.disabled
+
+
+Client = Leanbase
+
+
+class _ClientScope:
+    """A delivery scope with the client whose retained events leave when it closes."""
+
+    def __init__(self, client: Leanbase, scope: DeliveryScope) -> None:
+        self.scope = scope
+        self._client = client
+        self._entered = entered(scope)
+
+    def __enter__(self) -> DeliveryScope:
+        return self._entered.__enter__()
+
+    def __exit__(self, *exc_info: object) -> None:
+        try:
+            self._client.close_scope(self.scope)
+        finally:
+            self._entered.__exit__()
+
+
+def _explicit_or_context(distinct_id: object) -> str | None:
+    explicit = contexts.coerce_id(distinct_id)
+    return contexts.get_context_distinct_id() if explicit is None else explicit
+
+
+def _group_part(value: object, argument: str) -> str | int:
+    if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "":
+        return value
+    text = contexts.coerce_id(value)
+    if text is None:
+        raise InvalidEventError(f"needs a {argument}")
+    return text
+
+
+def _seconds(timeout: float | None, default: float) -> float:
+    if timeout is None or not isinstance(timeout, (int, float)) or timeout != timeout:
+        return default
+    return min(max(0.0, timeout), NO_TIME_LIMIT_SECONDS)

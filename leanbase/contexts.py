@@ -1,0 +1,342 @@
+"""Contexts: tags and identity that every event captured inside them carries.
+
+A context is a `Scope` object; the scopes open in one thread or task form a chain through `parent`,
+and one `ContextVar` holds the innermost. Values are looked up when an event is captured, not when a
+scope is entered. All clients share the contexts of the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import wraps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+logger = logging.getLogger("leanbase")
+
+_NUL = "\x00"
+
+
+class Scope:
+    """What one `with new_context()` holds. Read it through the functions of this module."""
+
+    __slots__ = ("device_id", "distinct_id", "fresh", "left_early", "parent", "pid", "session_id", "tags")
+
+    def __init__(self, parent: Scope | None, fresh: bool) -> None:
+        self.parent = parent
+        self.fresh = fresh
+        self.tags: dict[str, Any] = {}
+        self.distinct_id: str | None = None
+        self.session_id: str | None = None
+        self.device_id: str | None = None
+        self.pid = os.getpid()
+        self.left_early = False
+
+    def outwards(self) -> Iterator[Scope]:
+        """This scope and those it inherits from, innermost first."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = None if scope.fresh else scope.parent
+
+
+_innermost: ContextVar[Scope | None] = ContextVar("leanbase_context", default=None)
+
+
+def active() -> Scope | None:
+    """The innermost scope of this thread or task, or `None`.
+
+    A scope that a fork carried into this process does not count: it is the parent's.
+    """
+    scope = _innermost.get()
+    return scope if scope is not None and scope.pid == os.getpid() else None
+
+
+class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress` is
+    """Open a context: what is set inside it ends with it.
+
+    Args:
+        fresh: `True` starts empty; by default everything that is not set here is inherited from
+            the context around it.
+
+    Does not block and never raises. Works in `async def` code with the plain `with`.
+
+    Example:
+        >>> with new_context():
+        ...     tag("plan", "pro")
+        ...     get_tags()
+        {'plan': 'pro'}
+    """
+
+    __slots__ = ("_fresh", "_scope")
+
+    def __init__(self, fresh: bool = False) -> None:
+        self._fresh = fresh
+        self._scope: Scope | None = None
+
+    def __enter__(self) -> None:
+        self._scope = Scope(active(), self._fresh)
+        _innermost.set(self._scope)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        scope = self._scope
+        if scope is None:
+            return
+        if _innermost.get() is scope:
+            restored = scope.parent
+            while restored is not None and restored.left_early:
+                restored = restored.parent
+            _innermost.set(restored)
+        else:
+            # Left out of order, or from another thread or task: whoever is inside stays inside,
+            # and will not come back to this scope when it leaves.
+            scope.left_early = True
+
+
+def scoped(fresh: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Run a function in a context of its own; the decorator form of `new_context`.
+
+    For plain, `async`, generator and async generator functions. A generator's context is active
+    while its body runs and hidden from whoever consumes its items. Put it innermost, next to `def`.
+
+    Args:
+        fresh: As for `new_context`.
+
+    Example:
+        >>> @scoped()
+        ... def handle(order):
+        ...     tag("order", order)
+        ...     return get_tags()
+        >>> handle("o-1"), get_tags()
+        ({'order': 'o-1'}, {})
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        return _in_scope(function, fresh)
+
+    return decorate
+
+
+def _in_scope(function: Callable[..., Any], fresh: bool) -> Callable[..., Any]:
+    from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+
+    if iscoroutinefunction(function):
+
+        @wraps(function)
+        async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            with new_context(fresh):
+                return await function(*args, **kwargs)
+
+        return coroutine
+
+    if isgeneratorfunction(function):
+
+        @wraps(function)
+        def generator(*args: Any, **kwargs: Any) -> Any:
+            body = function(*args, **kwargs)
+            inside = _Intermittent(fresh)
+            try:
+                with inside:
+                    item = next(body)
+                while True:
+                    try:
+                        sent = yield item
+                    except GeneratorExit:
+                        with inside:
+                            body.close()
+                        raise
+                    except BaseException as error:
+                        with inside:
+                            item = body.throw(error)
+                    else:
+                        with inside:
+                            item = body.send(sent)
+            except StopIteration as stop:
+                return stop.value
+
+        return generator
+
+    if isasyncgenfunction(function):
+
+        @wraps(function)
+        async def async_generator(*args: Any, **kwargs: Any) -> Any:
+            body = function(*args, **kwargs)
+            inside = _Intermittent(fresh)
+            try:
+                with inside:
+                    item = await anext(body)
+                while True:
+                    try:
+                        sent = yield item
+                    except GeneratorExit:
+                        with inside:
+                            await body.aclose()
+                        raise
+                    except BaseException as error:
+                        with inside:
+                            item = await body.athrow(error)
+                    else:
+                        with inside:
+                            item = await body.asend(sent)
+            except StopAsyncIteration:
+                return
+
+        return async_generator
+
+    @wraps(function)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        with new_context(fresh):
+            return function(*args, **kwargs)
+
+    return plain
+
+
+class _Intermittent:
+    """A context entered for each step of a generator and left between the steps.
+
+    Contexts that the body itself has open across a `yield` are hidden and come back with it.
+    """
+
+    def __init__(self, fresh: bool) -> None:
+        self._fresh = fresh
+        self._inner: Scope | None = None
+        self._outer: Scope | None = None
+
+    def __enter__(self) -> None:
+        self._outer = _innermost.get()
+        if self._inner is None:
+            self._inner = Scope(active(), self._fresh)
+        _innermost.set(self._inner)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._inner = _innermost.get()
+        _innermost.set(self._outer)
+
+
+def tag(name: str, value: Any) -> None:
+    """Add a property to every event captured in the innermost context.
+
+    Args:
+        name: The property's name.
+        value: Any value that a property may have.
+
+    Outside a context it does nothing but a debug record. Never blocks, never raises.
+    """
+    if (scope := _innermost_for("tag")) is not None:
+        if isinstance(name, str) and name:
+            scope.tags[name] = value
+        else:
+            logger.warning("tag() needs a non-empty string as name, not %s", type(name).__name__)
+
+
+def get_tags() -> dict[str, Any]:
+    """Return a copy of all tags in effect, inner values over outer ones; `{}` outside a context."""
+    tags: dict[str, Any] = {}
+    if (scope := active()) is not None:
+        for each in reversed(list(scope.outwards())):
+            tags.update(each.tags)
+    return tags
+
+
+def identify_context(distinct_id: object) -> None:
+    """Set the distinct id of events captured in the innermost context without one of their own.
+
+    Args:
+        distinct_id: A non-empty string, a number, or a UUID; anything missing is ignored.
+
+    Outside a context it does nothing but a debug record.
+    """
+    scope, coerced = _innermost_for("identify_context"), coerce_id(distinct_id)
+    if scope is not None and coerced is not None:
+        scope.distinct_id = coerced
+
+
+def set_context_session(session_id: str) -> None:
+    """Set the `$session_id` of events captured in the innermost context.
+
+    Args:
+        session_id: The id that the web SDK made, a UUIDv7 string; any other non-empty string is
+            used too, but will not join a session replay.
+
+    Outside a context it does nothing but a debug record.
+    """
+    scope, coerced = _innermost_for("set_context_session"), coerce_id(session_id)
+    if scope is not None and coerced is not None:
+        if len(coerced) != 36 or coerced[14] != "7":
+            logger.debug("the session id is not a UUIDv7, so its events will not join a replay")
+        scope.session_id = coerced
+
+
+def set_context_device_id(device_id: str) -> None:
+    """Set the device id of the innermost context; outside one it does nothing but a debug record."""
+    scope, coerced = _innermost_for("set_context_device_id"), coerce_id(device_id)
+    if scope is not None and coerced is not None:
+        scope.device_id = coerced
+
+
+def get_context_distinct_id() -> str | None:
+    """Return the distinct id of the active context, or `None`; never makes one up."""
+    return _nearest(lambda scope: scope.distinct_id)
+
+
+def get_context_session_id() -> str | None:
+    """Return the session id of the active context, or `None`."""
+    return _nearest(lambda scope: scope.session_id)
+
+
+def get_context_device_id() -> str | None:
+    """Return the device id of the active context, or `None`."""
+    return _nearest(lambda scope: scope.device_id)
+
+
+def _nearest(read: Callable[[Scope], str | None]) -> str | None:
+    scope = active()
+    if scope is not None:
+        for each in scope.outwards():
+            if (value := read(each)) is not None:
+                return value
+    return None
+
+
+def _innermost_for(call: str) -> Scope | None:
+    scope = active()
+    if scope is None:
+        logger.debug("%s() outside a context has no effect", call)
+    return scope
+
+
+def coerce_id(value: object) -> str | None:
+    """Return an id as the string that goes on the wire, or `None` when it counts as missing.
+
+    Text is kept verbatim, numbers keep every digit, bytes are decoded; `None`, blank text, NaN
+    and infinities, and objects without a usable `str()` are missing.
+    """
+    try:
+        if isinstance(value, bytes):
+            text = value.decode()
+        elif isinstance(value, float) and value - value != 0.0:
+            logger.warning("a distinct id that is not a finite number counts as missing")
+            return None
+        elif value is None:
+            return None
+        else:
+            text = str.__str__(value) if isinstance(value, str) else str(value)
+        if not text.strip():
+            return None
+        return text.replace(_NUL, "\ufffd") if _NUL in text else text
+    except Exception:
+        return None

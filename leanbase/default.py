@@ -1,0 +1,105 @@
+"""The default client, which the functions of the module `leanbase` belong to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+
+from leanbase.client import Leanbase
+from leanbase.delivery import DeliveryScope, Receipt
+from leanbase.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from leanbase.pipeline import Pipeline
+
+logger = logging.getLogger("leanbase")
+
+# Attributes of the module that take effect at the next call, not only at the next configuration.
+_LIVE = ("disabled", "debug", "before_send")
+
+
+class DefaultClient(Leanbase):
+    """A client that is configured when it is first used, and again after each shutdown.
+
+    Its settings are the attributes of the module `leanbase`. It never raises: with settings that can
+    never work it logs the error and is disabled until the next shutdown.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._latest: Pipeline | None = None
+        self._seen: dict[str, Any] = {}
+        self._opted_out = False
+        self._debug = False
+
+    def setup(self) -> Leanbase:
+        """Return the default client, configured; it is always the same object. Never raises."""
+        self._current()
+        return self
+
+    def shutdown(self, timeout: float | None = None) -> Receipt:
+        """Send everything that waits, close, and forget the settings: the next call reads them anew.
+
+        Call it as often as you like, after every request if need be.
+
+        Args:
+            timeout: Most seconds to take; `None` for `send_deadline`.
+
+        Returns:
+            A receipt of what was still waiting. What could not be delivered is dropped and reported to
+            `on_error`. Blocks until then. Never raises.
+        """
+        # Forgotten first: a capture in another thread finds a new outbox, not a closed one.
+        with self._lock:
+            pipeline, self._latest = self._latest, None
+        return Receipt() if pipeline is None else self._close(pipeline, timeout)
+
+    def close_scope(self, scope: DeliveryScope) -> Receipt:
+        """Send what a delivery scope collected, and what this client, if it is used, has retained."""
+        return scope.close() if self._latest is None else super().close_scope(scope)
+
+    def _current(self) -> Pipeline:
+        pipeline = self._latest
+        if pipeline is None:
+            with self._lock:
+                pipeline = self._latest
+                if pipeline is None:
+                    pipeline = self._latest = self._configure()
+        attributes = vars(sys.modules["leanbase"])
+        for name in _LIVE:
+            if attributes.get(name) is not self._seen.get(name):
+                self._follow(pipeline, name, attributes.get(name))
+        return pipeline
+
+    def _configure(self) -> Pipeline:
+        from leanbase.pipeline import Pipeline  # with all that only a used client needs
+        from leanbase.settings import Settings
+
+        attributes = vars(sys.modules["leanbase"])
+        self._seen = {name: attributes.get(name) for name in _LIVE}
+        try:
+            pipeline = Pipeline(Settings.resolve({}))
+        except ConfigError as error:
+            logger.error("leanbase is disabled: %s", error)
+            pipeline = Pipeline(Settings(disabled=True, transport="memory"))
+        settings = pipeline.settings
+        self._opted_out = self._opted_out or settings.opted_out
+        if settings.debug != self._debug:
+            self._set_debug(settings.debug)
+        return pipeline
+
+    def _follow(self, pipeline: Pipeline, name: str, value: Any) -> None:
+        self._seen[name] = value
+        if name == "disabled":
+            pipeline.disable(bool(value))
+        elif name == "debug":
+            self._set_debug(bool(value))
+        else:
+            pipeline.set_hooks(value)
+
+
+default_client = DefaultClient()

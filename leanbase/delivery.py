@@ -1,0 +1,317 @@
+"""When events leave, by when the caller must have its thread back, and what became of them.
+
+* `Deadline`: one point in time that bounds connecting, sending, retries and waits together.
+* `Receipt`: one outcome for every event of a send.
+* `DeliveryScope`: collects what is captured inside it and sends it when it closes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal, Protocol
+
+    from leanbase.encoding import EncodedEvent
+
+    FlushPolicy = Literal["end", "each"]
+    Outcome = Literal["retained", "dropped"]
+
+    class Sender(Protocol):
+        """What a scope hands collected events to: the outbox of the client that captured them."""
+
+        def send(self, events: Sequence[EncodedEvent]) -> Receipt: ...
+
+        def flush(self) -> Receipt: ...
+
+
+SCOPE_EVENTS = 100
+SCOPE_BYTES = 1024 * 1024
+
+
+class Deadline:
+    """The moment by which the caller must have its thread back, on the monotonic clock.
+
+    >>> Deadline.after(5.0).remaining() <= 5.0
+    True
+    >>> Deadline.after(0.0).expired
+    True
+    """
+
+    __slots__ = ("_at",)
+
+    def __init__(self, at: float) -> None:
+        self._at = at
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """A deadline this many seconds from now; negative counts as now."""
+        return cls(time.monotonic() + max(0.0, seconds))
+
+    def earlier(self, other: Deadline | None) -> Deadline:
+        """The earlier of the two."""
+        return self if other is None or self._at <= other._at else other
+
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self._at - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """Whether no time is left."""
+        return self.remaining() <= 0.0
+
+
+class Elapsed:
+    """Seconds since it was made, by whichever clock saw more of them.
+
+    A frozen sandbox may stop the monotonic clock while the world goes on; the wall clock is put
+    right after the thaw. For "has this been idle too long?", not for measuring.
+    """
+
+    __slots__ = ("_monotonic", "_wall")
+
+    def __init__(self) -> None:
+        self._monotonic = time.monotonic()
+        self._wall = time.time()
+
+    def seconds(self) -> float:
+        return max(time.monotonic() - self._monotonic, time.time() - self._wall)
+
+
+class Undelivered:
+    """One event that a send did not pass on.
+
+    Attributes:
+        event: The event, encoded.
+        outcome: `"retained"` when it is still to be delivered, `"dropped"` when it is gone.
+        reason: Why, as `stats()` counts it: `"unavailable"`, `"rejected"`, `"overflow"` ...
+        error: The same as an exception, for `on_error`.
+    """
+
+    __slots__ = ("error", "event", "outcome", "reason")
+
+    def __init__(self, event: EncodedEvent, outcome: Outcome, reason: str, error: Exception) -> None:
+        self.event = event
+        self.outcome = outcome
+        self.reason = reason
+        self.error = error
+
+    @property
+    def uuid(self) -> str:
+        """The event's uuid."""
+        return self.event.uuid
+
+    def __repr__(self) -> str:
+        return f"<Undelivered {self.uuid} {self.outcome}: {self.reason}>"
+
+
+class Receipt:
+    """What became of the events of a send, flush or shutdown. True when nothing is outstanding.
+
+    Receipts of parts add up with `+`.
+
+    Attributes:
+        delivered: How many the ingestion server accepted.
+        handed_off: How many a queue or a log took over.
+        spooled: How many wait in a directory.
+        undelivered: Every other one, retained or dropped, with its uuid and the reason.
+    """
+
+    __slots__ = ("delivered", "handed_off", "spooled", "undelivered")
+
+    def __init__(
+        self,
+        delivered: int = 0,
+        handed_off: int = 0,
+        spooled: int = 0,
+        undelivered: tuple[Undelivered, ...] = (),
+    ) -> None:
+        self.delivered = delivered
+        self.handed_off = handed_off
+        self.spooled = spooled
+        self.undelivered = undelivered
+
+    @classmethod
+    def retaining(cls, events: Iterable[EncodedEvent], reason: str, error: Exception) -> Receipt:
+        """None of `events` went out; whoever sent them still has them."""
+        return cls(undelivered=tuple(Undelivered(e, "retained", reason, error) for e in events))
+
+    @classmethod
+    def dropping(cls, events: Iterable[EncodedEvent], reason: str, error: Exception) -> Receipt:
+        """All of `events` are given up."""
+        return cls(undelivered=tuple(Undelivered(e, "dropped", reason, error) for e in events))
+
+    @property
+    def retained(self) -> int:
+        """How many are still to be delivered."""
+        return sum(each.outcome == "retained" for each in self.undelivered)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many were given up, by reason."""
+        counts: dict[str, int] = {}
+        for each in self.undelivered:
+            if each.outcome == "dropped":
+                counts[each.reason] = counts.get(each.reason, 0) + 1
+        return counts
+
+    def without(self, events: Iterable[EncodedEvent]) -> Receipt:
+        """The same receipt without what it says of these undelivered events."""
+        others = set(map(id, events))
+        rest = tuple(each for each in self.undelivered if id(each.event) not in others)
+        return Receipt(self.delivered, self.handed_off, self.spooled, rest)
+
+    def __bool__(self) -> bool:
+        return self.retained == 0
+
+    def __add__(self, other: Receipt) -> Receipt:
+        return Receipt(
+            self.delivered + other.delivered,
+            self.handed_off + other.handed_off,
+            self.spooled + other.spooled,
+            self.undelivered + other.undelivered,
+        )
+
+    def __repr__(self) -> str:
+        counts = {
+            "delivered": self.delivered,
+            "handed_off": self.handed_off,
+            "spooled": self.spooled,
+            "retained": self.retained,
+            "dropped": self.dropped,
+        }
+        shown = ", ".join(f"{name}={count}" for name, count in counts.items() if count)
+        return f"<Receipt {shown or 'nothing to do'}>"
+
+
+class DeliveryScope:
+    """Collects the events captured inside it; `close` sends them, one batch for each client.
+
+    Threads and tasks that carry the context collect into the same scope. When 100 events or 1 MiB
+    have gathered they leave at once, in the capture that made it so.
+
+    Args:
+        flush: `"end"` collects; `"each"` lets every capture send for itself, also inside an outer
+            scope that collects.
+        deadline: No send inside may outlast it; `None` leaves each to its client's limit.
+    """
+
+    def __init__(self, flush: FlushPolicy = "end", deadline: Deadline | None = None) -> None:
+        self.deadline = deadline
+        self._collects = flush == "end"
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._collected: dict[Sender, list[EncodedEvent]] = {}
+        self._sending: dict[Sender, list[EncodedEvent]] = {}
+        self._events = 0
+        self._bytes = 0
+
+    def collect(self, sender: Sender, event: EncodedEvent) -> bool:
+        """Take the event over, unless the scope is closed, does not collect, or is a parent process's."""
+        if not self._collects or self._pid != os.getpid():
+            return False
+        with self._lock:
+            if self._closed:
+                return False
+            self._collected.setdefault(sender, []).append(event)
+            self._events += 1
+            self._bytes += len(event)
+            full = self._events >= SCOPE_EVENTS or self._bytes >= SCOPE_BYTES
+        if full:
+            self.send_collected()
+        return True
+
+    def send_collected(self, only: Sender | None = None) -> Receipt:
+        """Send what has gathered, in capture order for each client. Blocks up to the deadline.
+
+        Args:
+            only: The one client whose events to send; all by default.
+        """
+        receipt = Receipt()
+        if self._pid != os.getpid():
+            return receipt
+        with self._lock:
+            senders = list(self._collected) if only is None else [only]
+        for sender in senders:
+            receipt += self._send_for(sender)
+        return receipt
+
+    def _send_for(self, sender: Sender) -> Receipt:
+        with self._lock:
+            events = self._collected.pop(sender, [])
+            self._events -= len(events)
+            self._bytes -= sum(map(len, events))
+            self._sending.setdefault(sender, []).extend(events)
+        try:
+            return sender.send(events) if events else Receipt()
+        finally:
+            with self._lock:
+                sent = set(map(id, events))
+                left = self._sending.get(sender, [])
+                self._sending[sender] = [event for event in left if id(event) not in sent]
+
+    def close(self, *others: Sender) -> Receipt:
+        """Send everything, then what the clients involved, and `others`, have retained earlier.
+
+        Later captures that still carry this scope go out at once. A fork's child sends nothing:
+        the events are its parent's.
+        """
+        if self._pid != os.getpid():
+            return Receipt()
+        with self._lock:
+            involved = dict.fromkeys([*self._sending, *self._collected, *others])
+            self._closed = True
+        receipt = self.send_collected()
+        for sender in involved:
+            receipt += sender.flush()
+        return receipt
+
+    def resend_all(self) -> None:
+        """Send what was collected and what is on its way, because this process is about to be killed.
+
+        An event that was on its way may arrive twice, with the same uuid.
+        """
+        with self._lock:
+            self._closed = True
+            for sender, events in self._sending.items():
+                self._collected[sender] = events + self._collected.get(sender, [])
+            self._sending = {}
+        self.send_collected()
+
+
+_open_scope: ContextVar[DeliveryScope | None] = ContextVar("leanbase_delivery", default=None)
+
+
+def open_scope() -> DeliveryScope | None:
+    """The delivery scope that this thread or task carries, closed or not, or `None`."""
+    return _open_scope.get()
+
+
+class entered:  # noqa: N801 - used like a function
+    """Make `scope` the open one inside the `with`; closing it stays with the caller."""
+
+    __slots__ = ("_scope", "_token")
+
+    def __init__(self, scope: DeliveryScope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> DeliveryScope:
+        self._token = _open_scope.set(self._scope)
+        return self._scope
+
+    def __exit__(self, *exc_info: Any) -> None:
+        _open_scope.reset(self._token)
+
+
+def send_deadline(limit: float) -> Deadline:
+    """The deadline of a send that starts now: `limit` seconds, or the open scope's when earlier."""
+    deadline = Deadline.after(limit)
+    scope = open_scope()
+    return deadline if scope is None else deadline.earlier(scope.deadline)

@@ -1,0 +1,366 @@
+"""Any Python value to strict JSON bytes.
+
+`sanitize` turns a value into plain `dict`, `list`, `str`, `int`, `float`, `bool` and `None`, total and
+without touching the caller's objects; `encode` writes the finished event as UTF-8 bytes. The rules
+S-1 to S-29 are one row each in the table near the end, or one branch of `_Walk`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from itertools import islice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_DEPTH = 64
+MAX_ENTRIES = 10_000
+MAX_TEXT_OF_OTHERS = 1024
+MAX_EVENT_BYTES = 900 * 1024
+"""W-20. Far under the server's 20 MiB; the same for every transport, so that an event which one
+can carry all can (SQS takes 1 MiB per message)."""
+
+_MAX_HUGE_INT = 10**4000
+_NONE = type(None)
+
+
+class EventTooLargeError(Exception):
+    """The value cannot fit into one event.
+
+    Attributes:
+        size: Its size in bytes where it was measured, else the limit that it is above.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size} bytes or more are above the limit of {MAX_EVENT_BYTES} for one event")
+        self.size = size
+
+
+class EncodedEvent:
+    """One event as the bytes that go on the wire, never encoded again.
+
+    Attributes:
+        uuid: The event's uuid, also inside `body`.
+        body: One JSON object as UTF-8, at most `MAX_EVENT_BYTES` long.
+    """
+
+    __slots__ = ("body", "uuid")
+
+    def __init__(self, uuid: str, body: bytes) -> None:
+        self.uuid = uuid
+        self.body = body
+
+    def __len__(self) -> int:
+        return len(self.body)
+
+    def __repr__(self) -> str:
+        return f"<EncodedEvent {self.uuid}, {len(self.body)} bytes>"
+
+    def decode(self) -> dict[str, Any]:
+        """Return the event as a dict, made anew at every call."""
+        event: dict[str, Any] = json.loads(self.body)
+        return event
+
+
+def encode(event: dict[str, Any]) -> EncodedEvent:
+    """Encode a finished event.
+
+    Args:
+        event: Plain values only, as `sanitize` returns them, with a valid `uuid`.
+
+    Raises:
+        EventTooLargeError: The event is above `MAX_EVENT_BYTES`.
+    """
+    body = _to_text(event).encode()
+    if len(body) > MAX_EVENT_BYTES:
+        raise EventTooLargeError(len(body))
+    return EncodedEvent(event["uuid"], body)
+
+
+def sanitize(value: object) -> Any:
+    """Return `value` as plain JSON values; what has no JSON form becomes a useful text.
+
+    Never raises on any value, and never changes one. Mutation by another thread while it runs
+    yields either version.
+
+    Raises:
+        EventTooLargeError: The value has so many nodes that it cannot fit into an event (shared
+            references are written out each time, so a small graph can stand for a huge text).
+
+    >>> sanitize({"at": float("nan"), ("a", 1): b"bytes"})
+    {'at': None, "('a', 1)": 'bytes'}
+    """
+    return _Walk().value(value, 0)
+
+
+def clean_text(text: str) -> str:
+    """Return `text` as it can be written in UTF-8: halves of surrogate pairs are joined, lone ones U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+# Everything that reaches it is plain and acyclic, so the circular check is paid for already.
+_to_text: Callable[[Any], str] = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
+).encode
+
+
+class _Walk:
+    """One pass over one value: which containers are open above us, and how many nodes are left."""
+
+    __slots__ = ("nodes_left", "open")
+
+    def __init__(self) -> None:
+        self.open: set[int] = set()
+        # Every node takes at least two bytes with its separator, so more cannot fit.
+        self.nodes_left = MAX_EVENT_BYTES // 2
+
+    def value(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind is str:
+            return value if value.isascii() else clean_text(value)
+        if kind is bool or kind is _NONE:
+            return value
+        if kind is int:
+            return value if -(2**63) <= value < 2**64 else _big_int(value)
+        if kind is float:
+            return value if math.isfinite(value) else None
+        try:
+            if kind is dict:
+                # list(): one step, so that another thread cannot change the dict under the loop.
+                return self.container(value, depth, _Walk.object, list(value.items()))
+            if kind is list or kind is tuple:
+                return self.container(value, depth, _Walk.array, value)
+            return self.other(value, kind, depth)
+        except EventTooLargeError:
+            raise
+        except Exception:
+            return _unreadable(kind)
+
+    def container(self, value: Any, depth: int, write: Callable[[_Walk, Any, int], Any], content: Any) -> Any:
+        if depth >= MAX_DEPTH:
+            return "<max depth>"
+        identity = id(value)
+        if identity in self.open:
+            return "<circular>"
+        self.open.add(identity)
+        try:
+            return write(self, content, depth + 1)
+        finally:
+            self.open.discard(identity)
+
+    def object(self, items: list[tuple[Any, Any]], depth: int) -> dict[str, Any]:
+        too_many = len(items) > MAX_ENTRIES
+        if too_many:
+            del items[MAX_ENTRIES:]
+        self.spend(len(items))
+        result: dict[str, Any] = {}
+        for key, value in items:
+            if type(key) is not str:
+                key = self.key(key)
+                if key is None:
+                    continue
+            if not key.isascii():
+                key = clean_text(key)
+            # The commonest values, told apart here to spare a call for each property.
+            kind = type(value)
+            if (kind is str and value.isascii()) or kind is bool or (kind is int and 0 <= value < 2**63):
+                result[key] = value
+            else:
+                result[key] = self.value(value, depth)
+        if too_many:
+            result["$truncated"] = True
+        return result
+
+    def array(self, values: Iterable[Any], depth: int) -> list[Any]:
+        taken = list(islice(values, MAX_ENTRIES + 1))
+        too_many = len(taken) > MAX_ENTRIES
+        if too_many:
+            del taken[MAX_ENTRIES:]
+        self.spend(len(taken))
+        result = [self.value(value, depth) for value in taken]
+        if too_many:
+            result.append("<truncated>")
+        return result
+
+    def replaced(self, replacement: Any, depth: int) -> Any:
+        """Write what a conversion returned, one level down, with its original still open above."""
+        return self.value(replacement, depth)
+
+    def spend(self, nodes: int) -> None:
+        self.nodes_left -= nodes
+        if self.nodes_left < 0:
+            raise EventTooLargeError(MAX_EVENT_BYTES)
+
+    def key(self, key: Any) -> str | None:
+        """A mapping key that is not exactly a `str` (S-14), or `None` when it cannot be rendered."""
+        try:
+            if isinstance(key, Enum):
+                key = key.value
+            if isinstance(key, str):
+                return str.__str__(key)
+            if key is None or isinstance(key, (bool, int, float)):
+                plain = self.value(key, 0)
+                return plain if isinstance(plain, str) else _to_text(plain)
+            for cls in type(key).__mro__:
+                if (cls.__module__, cls.__qualname__) in _TEXT_KEYS:
+                    return str(self.value(key, 0))
+            return str(key)
+        except Exception:
+            return None
+
+    def other(self, value: Any, kind: type, depth: int) -> Any:
+        """Everything that is not exactly one of JSON's own types."""
+        if issubclass(kind, Enum):
+            return self.container(value, depth, _Walk.replaced, value._value_)
+        for cls in kind.__mro__:
+            convert = _BY_CLASS.get((cls.__module__, cls.__qualname__))
+            if convert is not None:
+                return convert(self, value, depth)
+        fields = getattr(kind, "__dataclass_fields__", None)
+        if fields is None and (attrs := getattr(kind, "__attrs_attrs__", None)) is not None:
+            fields = [attribute.name for attribute in attrs]
+        if fields is not None:
+            return self.container(value, depth, _Walk.object, [(f, getattr(value, f)) for f in fields])
+        for method in ("model_dump", "dict"):  # pydantic v2, v1
+            if callable(getattr(kind, method, None)):
+                content = getattr(value, method)()
+                if not isinstance(content, Mapping):
+                    return _unreadable(kind)
+                return self.container(value, depth, _Walk.replaced, content)
+        if issubclass(kind, Mapping):
+            items = [(key, value[key]) for key in islice(value, MAX_ENTRIES + 1)]
+            return self.container(value, depth, _Walk.object, items)
+        if any(hasattr(kind, method) for method in ("__next__", "__anext__", "__await__")):
+            return f"<{kind.__name__}>"
+        if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
+            return _unreadable(kind)
+        return clean_text(str(value)[:MAX_TEXT_OF_OTHERS])
+
+
+def _big_int(value: int) -> str:
+    # Compared, not measured: str() of an int beyond 4300 digits raises.
+    return str(value) if -_MAX_HUGE_INT < value < _MAX_HUGE_INT else "<huge int>"
+
+
+def _unreadable(kind: type) -> str:
+    try:
+        return clean_text(f"<{_qualified(kind)}>")
+    except Exception:  # a metaclass may answer __qualname__ with anything
+        return "<object>"
+
+
+def _qualified(thing: Any) -> str:
+    module = thing.__module__
+    name: str = thing.__qualname__
+    return name if module in (None, "builtins") else f"{module}.{name}"
+
+
+def _decimal(value: Any) -> Any:
+    if not value.is_finite():
+        return None
+    # adjusted() first: 1E+1000000 must not become a million digits.
+    if value.adjusted() < 20 and value == value.to_integral_value():
+        whole = int(value)
+        if -(2**63) <= whole < 2**64:
+            return whole
+    near = float(value)
+    return near if math.isfinite(near) and type(value)(repr(near)) == value else str(value)
+
+
+def _bytes(value: Any) -> str:
+    data = bytes(value)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        from base64 import b64encode
+
+        return b64encode(data).decode()
+
+
+def _sorted(value: Iterable[Any]) -> Iterable[Any]:
+    try:
+        return sorted(value)
+    except Exception:
+        return list(value)
+
+
+def _tuple(walk: _Walk, value: Any, depth: int) -> Any:
+    fields = getattr(type(value), "_fields", None)
+    if isinstance(fields, tuple) and len(fields) == tuple.__len__(value):
+        return walk.container(
+            value, depth, _Walk.object, list(zip(fields, tuple.__iter__(value), strict=True))
+        )
+    return walk.container(value, depth, _Walk.array, tuple.__iter__(value))
+
+
+def _ndarray(walk: _Walk, value: Any, depth: int) -> Any:
+    size = value.size
+    if size > MAX_ENTRIES:
+        return f"<array dtype={value.dtype} shape={value.shape}>"
+    return walk.container(value, depth, _Walk.replaced, value.tolist())
+
+
+def _text(convert: Callable[[Any], object]) -> Callable[[_Walk, Any, int], Any]:
+    """A row whose conversion needs neither the walk nor the depth and returns a plain value."""
+    return lambda walk, value, depth: walk.value(convert(value), depth)
+
+
+def _array_of(convert: Callable[[Any], Iterable[Any]]) -> Callable[[_Walk, Any, int], Any]:
+    return lambda walk, value, depth: walk.container(value, depth, _Walk.array, convert(value))
+
+
+# Looked up for each class of a value's MRO, by name: so a type of a module that was never loaded
+# costs nothing, and subclasses are treated as their base (S-28).
+_BY_CLASS: dict[tuple[str, str], Callable[[_Walk, Any, int], Any]] = {
+    ("builtins", "str"): _text(str.__str__),
+    ("builtins", "int"): _text(int.__index__),
+    ("builtins", "float"): _text(float.__float__),
+    ("builtins", "dict"): lambda walk, value, depth: walk.container(
+        value, depth, _Walk.object, list(dict.items(value))
+    ),
+    ("builtins", "list"): _array_of(list.__iter__),
+    ("builtins", "tuple"): _tuple,
+    ("builtins", "set"): _array_of(_sorted),
+    ("builtins", "frozenset"): _array_of(_sorted),
+    ("builtins", "dict_keys"): _array_of(_sorted),
+    ("builtins", "dict_values"): _array_of(_sorted),
+    ("builtins", "dict_items"): _array_of(_sorted),
+    ("builtins", "range"): _array_of(iter),
+    ("collections", "deque"): _array_of(list),
+    ("builtins", "bytes"): _text(_bytes),
+    ("builtins", "bytearray"): _text(_bytes),
+    ("builtins", "memoryview"): _text(_bytes),
+    ("builtins", "complex"): _text(str),
+    ("builtins", "type"): _text(_qualified),
+    ("builtins", "function"): _text(_qualified),
+    ("builtins", "builtin_function_or_method"): _text(_qualified),
+    ("builtins", "method"): _text(lambda method: _qualified(method.__func__)),
+    ("builtins", "BaseException"): _text(lambda error: f"{type(error).__name__}: {error}"),
+    ("decimal", "Decimal"): _text(_decimal),
+    ("fractions", "Fraction"): _text(float),
+    ("datetime", "datetime"): _text(lambda moment: moment.isoformat()),
+    ("datetime", "date"): _text(lambda day: day.isoformat()),
+    ("datetime", "time"): _text(lambda time: time.isoformat()),
+    ("datetime", "timedelta"): _text(lambda delta: delta.total_seconds()),
+    ("uuid", "UUID"): _text(str),
+    ("pathlib", "PurePath"): _text(str),
+    ("pathlib._local", "PurePath"): _text(str),
+    ("ipaddress", "_IPAddressBase"): _text(str),
+    ("numpy", "generic"): lambda walk, value, depth: walk.container(
+        value, depth, _Walk.replaced, value.item()
+    ),
+    ("numpy", "ndarray"): _ndarray,
+    ("pandas", "Series"): _ndarray,
+    ("pandas.core.series", "Series"): _ndarray,
+    ("pandas", "Index"): _ndarray,
+    ("pandas.core.indexes.base", "Index"): _ndarray,
+}
+_TEXT_KEYS = {("uuid", "UUID"), ("datetime", "datetime"), ("datetime", "date"), ("datetime", "time")}

@@ -1,0 +1,127 @@
+"""The decorator for jobs: Render cron jobs, one-off jobs, scripts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from functools import wraps
+
+from leanbase.contexts import new_context
+from leanbase.default import default_client
+from leanbase.delivery import DeliveryScope, entered
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar, overload
+
+    from leanbase.client import Leanbase
+    from leanbase.delivery import FlushPolicy
+
+    Function = TypeVar("Function", bound=Callable[..., Any])
+
+logger = logging.getLogger("leanbase")
+
+GRACE_SECONDS = 8.0
+"""Most time for the flush after SIGTERM. Cloud Run kills 10 s after it, Render 30 s."""
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def job(function: Function, /) -> Function: ...
+    @overload
+    def job(
+        *, flush: FlushPolicy = "end", client: Leanbase | None = None
+    ) -> Callable[[Function], Function]: ...
+
+
+def job(function: Any = None, /, *, flush: FlushPolicy = "end", client: Leanbase | None = None) -> Any:
+    """Deliver the events of a script's main function before it ends, however it ends.
+
+    The function runs in a context of its own. Its events leave when 100 have gathered and when it
+    returns, raises or calls `sys.exit`; its result, exception and exit code stay what they were. On
+    SIGTERM, which otherwise ends the process on the spot, they leave first; then the signal does what
+    it would have done. (A handler that the program installed itself stays alone in charge.)
+
+    Args:
+        function: The function, `async` or not, when used without parentheses.
+        flush: `"end"`, or `"each"` to send inside every capture.
+        client: Whose retained events to send as well. Default: the default client.
+
+    Sending blocks until the events have an outcome, at most `send_deadline` seconds.
+
+    Example:
+        >>> import leanbase
+        >>> @leanbase.job
+        ... def main():
+        ...     leanbase.capture("import finished", distinct_id="cron")
+        >>> main()
+    """
+
+    def decorate(function: Any) -> Any:
+        if not callable(function):
+            raise TypeError(f"job decorates a function, not {type(function).__name__}")
+        from inspect import iscoroutinefunction  # slow to import
+
+        if iscoroutinefunction(function):
+
+            @wraps(function)
+            async def wrapped(*args: Any, **kwargs: Any) -> Any:
+                with _Run(client or default_client, flush):
+                    return await function(*args, **kwargs)
+        else:
+
+            @wraps(function)
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                with _Run(client or default_client, flush):
+                    return function(*args, **kwargs)
+
+        return wrapped
+
+    if flush not in ("end", "each"):
+        raise ValueError(f"flush must be 'end' or 'each', not {flush!r}")
+    return decorate if function is None else decorate(function)
+
+
+class _Run:
+    """One run of a job: its context, its delivery scope, and SIGTERM."""
+
+    def __init__(self, client: Leanbase, flush: FlushPolicy) -> None:
+        self._client = client
+        self._scope = DeliveryScope(flush)
+        self._entered = entered(self._scope)
+        self._context = new_context(fresh=True)
+        self._pid = os.getpid()
+        self._installed = False
+
+    def __enter__(self) -> None:
+        self._context.__enter__()
+        self._entered.__enter__()
+        # Signals belong to the main thread; a handler that is there knows better what to do.
+        if threading.current_thread() is threading.main_thread():
+            self._installed = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        if self._installed:
+            signal.signal(signal.SIGTERM, self._terminate)
+
+    def __exit__(self, *exc_info: Any) -> None:
+        try:
+            self._client.close_scope(self._scope)
+        finally:
+            if self._installed and signal.getsignal(signal.SIGTERM) == self._terminate:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            self._entered.__exit__()
+            self._context.__exit__(*exc_info)
+
+    def _terminate(self, signum: int, frame: object) -> None:
+        """Send what there is, then die of the signal as the process would have without us."""
+        if self._pid == os.getpid():
+            # In a thread: the signal may have interrupted this one while it held a lock, and a flush
+            # that waits for that lock must not wait for ever.
+            flush = threading.Thread(target=self._scope.resend_all, name="leanbase-sigterm", daemon=True)
+            flush.start()
+            flush.join(GRACE_SECONDS)
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)

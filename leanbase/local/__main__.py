@@ -1,0 +1,41 @@
+"""`python -m leanbase.local`: run the local ingestion server."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from leanbase.errors import ConfigError
+from leanbase.local.server import LocalServer
+from leanbase.local.store import Store
+
+
+def main() -> int:
+    """Parse the command line and serve until interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m leanbase.local",
+        description="An ingestion server for development. Received events are printed and at GET /events.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port, 0 for a free one (%(default)s)")
+    parser.add_argument("--database", type=Path, help="SQLite file for the events (default: in memory)")
+    parser.add_argument("--quiet", action="store_true", help="do not print arrivals")
+    options = parser.parse_args()
+    try:
+        server = LocalServer(
+            options.host, options.port, store=Store(options.database), show=not options.quiet
+        )
+    except (ConfigError, OSError, OverflowError) as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        return 2
+    print(f"listening on {server.url}   (set host to it; received events: {server.url}/events)", flush=True)
+    try:
+        server.serve()
+    except KeyboardInterrupt:
+        print("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""The HTTP of the local ingestion server."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from leanbase.errors import ConfigError
+from leanbase.local.store import Store
+from leanbase.local.table import printable, properties_of_interest
+from leanbase.local.validation import MAX_BODY_BYTES, RefusedError, decompress, parse
+
+IDLE_SECONDS = 120.0
+
+
+class LocalServer:
+    """A running ingestion server on a loopback address.
+
+    Args:
+        host: `127.0.0.1`, `::1` or `localhost`.
+        port: The port; `0` takes a free one.
+        store: Where events are kept. Default: in memory.
+        show: Whether arrivals are printed to stdout.
+
+    Raises:
+        ConfigError: The host is not loopback.
+        OSError: The port is taken.
+
+    Example:
+        >>> with LocalServer() as server:
+        ...     server.url.startswith("http://127.0.0.1:")
+        True
+    """
+
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, *, store: Store | None = None, show: bool = False
+    ) -> None:
+        if not is_loopback(host):
+            raise ConfigError(f"the local server only listens on loopback addresses, not on {host!r}")
+        self.store = store or Store()
+        self._http = _HTTPServer((host, port), self.store, show)
+        self._thread = threading.Thread(target=self._http.serve_forever, name="leanbase-local", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The address to set as `host`."""
+        name = self._http.server_address[0]
+        return f"http://{f'[{name!s}]' if ':' in str(name) else name!s}:{self._http.server_port}"
+
+    def serve(self) -> None:
+        """Serve in this thread until it is interrupted."""
+        self._http.serve_forever()
+
+    def __enter__(self) -> LocalServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+        self.store.close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address, without a port, is this machine's own."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class _HTTPServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], store: Store, show: bool) -> None:
+        import socket
+
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, _Handler)
+        self.store = store
+        self.show = show
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is nothing to report."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "leanbase-local"
+    sys_version = ""
+    timeout = IDLE_SECONDS
+    disable_nagle_algorithm = True
+    wbufsize = -1  # one packet for the head and body of an answer
+    server: _HTTPServer
+
+    def do_POST(self) -> None:
+        self._answer_with(self._ingest)
+
+    def do_GET(self) -> None:
+        self._answer_with(self._list)
+
+    def do_DELETE(self) -> None:
+        self._answer_with(self._clear)
+
+    def _answer_with(self, route: Any) -> None:
+        try:
+            # A page in a browser can make any name point to 127.0.0.1 and then speak to us.
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+            if not is_loopback(host):
+                raise RefusedError("the Host header must name a loopback address", 403)
+            status, content = 200, route()
+        except (RefusedError, ValueError) as error:
+            status = error.status if isinstance(error, RefusedError) else 400
+            content = {"status": 0, "error": str(error)}
+            self.close_connection = True  # the body may not have been read
+            self._print(f"refused with {status}: {printable(str(error))}")
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _ingest(self) -> dict[str, Any]:
+        if self.path != "/batch/":
+            raise RefusedError(f"there is nothing at {self.path}; events go to /batch/", 404)
+        kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise RefusedError("the Content-Type must be application/json", 415)
+        if "Content-Length" not in self.headers:
+            raise RefusedError("the request needs a Content-Length", 411)
+        length = int(self.headers["Content-Length"])
+        if not 0 <= length <= MAX_BODY_BYTES:
+            raise RefusedError("the body is too large", 413)
+        body = decompress(self.rfile.read(length), self.headers.get("Content-Encoding", "").lower())
+        envelope = parse(body)
+        self.server.store.add(envelope)
+        for event in envelope["batch"]:
+            name, who = printable(event["event"]), printable(event["distinct_id"])
+            self._print(f"{name}  {who}  {properties_of_interest(event['properties'])}")
+        return {"status": 1}
+
+    def _list(self) -> dict[str, Any]:
+        address = urlsplit(self.path)
+        if address.path != "/events":
+            raise RefusedError(f"there is nothing at {self.path}; received events are at /events", 404)
+        after = parse_qs(address.query).get("after", ["0"])[0]
+        return {"events": self.server.store.events(int(after))}
+
+    def _clear(self) -> dict[str, Any]:
+        if self.path != "/events":
+            raise RefusedError(f"there is nothing at {self.path} to delete", 404)
+        self.server.store.clear()
+        return {"status": 1}
+
+    def _print(self, text: str) -> None:
+        if self.server.show:
+            sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {text}\n")
+            sys.stdout.flush()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Arrivals are printed by `_print`; the access log would only repeat them."""

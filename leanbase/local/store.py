@@ -1,0 +1,90 @@
+"""Keeps received events in SQLite, in a file or in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY,
+    request INTEGER NOT NULL,
+    received_at REAL NOT NULL,
+    times_received INTEGER NOT NULL DEFAULT 1,
+    event TEXT NOT NULL,
+    distinct_id TEXT NOT NULL,
+    uuid TEXT NOT NULL,
+    timestamp TEXT NOT NULL,
+    properties TEXT NOT NULL,
+    historical_migration INTEGER NOT NULL,
+    UNIQUE (timestamp, distinct_id, event, uuid)
+)"""
+
+
+class Store:
+    """Events in the order of their arrival; duplicates collapse as they do on the real server.
+
+    Args:
+        path: The database file, made with mode 0600; `None` keeps events in memory.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        if path is not None:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        self._lock = threading.Lock()
+        self._database = sqlite3.connect(path or ":memory:", check_same_thread=False)
+        self._database.row_factory = sqlite3.Row
+        with self._database:
+            self._database.execute(_SCHEMA)
+
+    def add(self, envelope: dict[str, Any]) -> None:
+        """Keep the events of one accepted request, all or none."""
+        with self._lock, self._database:
+            newest = self._database.execute("SELECT coalesce(max(request), 0) FROM events").fetchone()[0]
+            self._database.executemany(
+                "INSERT INTO events (request, received_at, event, distinct_id, uuid, timestamp, properties,"
+                " historical_migration) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET times_received = times_received + 1",
+                [
+                    (
+                        newest + 1,
+                        time.time(),
+                        event["event"],
+                        event["distinct_id"],
+                        event["uuid"],
+                        event["timestamp"],
+                        json.dumps(event["properties"]),
+                        envelope["historical_migration"],
+                    )
+                    for event in envelope["batch"]
+                ],
+            )
+
+    def events(self, after: int = 0) -> list[dict[str, Any]]:
+        """All events with an id above `after`, each with the number of the request that brought it."""
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT * FROM events WHERE id > ? ORDER BY id", (after,)
+            ).fetchall()
+        return [
+            {
+                **dict(row),
+                "properties": json.loads(row["properties"]),
+                "historical_migration": bool(row["historical_migration"]),
+            }
+            for row in rows
+        ]
+
+    def clear(self) -> None:
+        """Forget all events."""
+        with self._lock, self._database:
+            self._database.execute("DELETE FROM events")
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()

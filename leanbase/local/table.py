@@ -1,0 +1,72 @@
+"""Events as a person wants to see them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+# What the SDK adds to every event says nothing about this one.
+_EVERYWHERE = frozenset(
+    {
+        "$context_tags",
+        "$geoip_disable",
+        "$is_server",
+        "$lib",
+        "$lib_version",
+        "$os",
+        "$os_distro",
+        "$os_version",
+        "$python_runtime",
+        "$python_version",
+        "$raw_user_agent",
+    }
+)
+_HEADINGS = ("time", "event", "distinct id", "properties")
+
+
+def rows(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """The cells of each event: time of day in UTC, name, distinct id, the properties of interest."""
+    return [
+        (
+            event["timestamp"][11:23],
+            printable(event["event"]),
+            printable(event["distinct_id"]),
+            properties_of_interest(event["properties"]),
+        )
+        for event in events
+    ]
+
+
+def properties_of_interest(properties: Mapping[str, Any]) -> str:
+    """The properties that tell events apart, on one line; the application's own come first."""
+    shown = {name: value for name, value in properties.items() if name not in _EVERYWHERE}
+    ordered = sorted(shown, key=lambda name: (name.startswith("$"), "." in name))
+    return "  ".join(f"{printable(name)}={_short(shown[name])}" for name in ordered)
+
+
+def render(events: Iterable[Mapping[str, Any]], width: int) -> str:
+    """A table with a heading, cut to `width` characters a line."""
+    cells: list[Sequence[str]] = [_HEADINGS, *rows(events)]
+    widths = [min(36, max(len(row[column]) for row in cells)) for column in range(3)]
+    lines = ["  ".join([*(_fit(c, w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in cells]
+    lines.insert(1, "  ".join([*("─" * w for w in widths), "─" * max(10, width - sum(widths) - 6)]))
+    return "\n".join(_fit(line, width).rstrip() for line in lines)
+
+
+def printable(text: str) -> str:
+    """Text from the network without what a terminal would obey.
+
+    >>> printable("a\\x1b[2Jb")
+    'a�[2Jb'
+    """
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return _fit(printable(text), 60).rstrip()
+
+
+def _fit(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,184 @@
+"""Between a client and its transport: decides when an event leaves, and keeps the books.
+
+Every event that a client admits passes `Outbox.put`; every outcome passes `_settle`. So the sum holds
+at any moment: captured = delivered + handed off + spooled + retained + dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import TypedDict
+
+from leanbase.delivery import Deadline, Receipt, Undelivered, open_scope, send_deadline
+from leanbase.encoding import EncodedEvent
+from leanbase.errors import DroppedError
+from leanbase.settings import OnError
+from leanbase.transports.base import BaseTransport
+from leanbase.transports.retaining import RetainingTransport
+
+logger = logging.getLogger("leanbase")
+
+# Nothing was tried for these, so there is nothing to tell `on_error` that it has not heard.
+_UNTRIED = frozenset({"paused", "disabled"})
+
+_in_on_error: ContextVar[bool] = ContextVar("leanbase_in_on_error", default=False)
+
+
+class Stats(TypedDict):
+    """What became of the events of one client in this process, in numbers of events.
+
+    `captured` is the sum of the others: `retained` ones wait in an open delivery scope or in memory,
+    `dropped` ones are gone, counted by reason.
+    """
+
+    captured: int
+    delivered: int
+    handed_off: int
+    spooled: int
+    retained: int
+    dropped: dict[str, int]
+
+
+class Outbox:
+    """Takes admitted events and sees them through to an outcome.
+
+    Args:
+        transport: Where events go.
+        send_seconds: The longest one send may take.
+        limit: Most undelivered events kept in memory.
+        transmits: `False` admits events and lets them end here.
+        on_error: The user's callback for what was not delivered.
+    """
+
+    def __init__(
+        self,
+        transport: BaseTransport,
+        *,
+        send_seconds: float,
+        limit: int,
+        transmits: bool = True,
+        on_error: OnError | None = None,
+    ) -> None:
+        self.disabled = False
+        self.closed = False
+        self._transport = RetainingTransport(transport, limit=limit)
+        self._send_seconds = send_seconds
+        self._transmits = transmits
+        self._on_error = on_error
+        self._own_process()
+
+    def _own_process(self) -> None:
+        """Start the books of this process: what the parent captured is the parent's to account for."""
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._captured = 0
+        self._passed_on = Receipt()
+        self._dropped: Counter[str] = Counter()
+
+    def put(self, event: EncodedEvent) -> bool:
+        """Admit an event: into the open delivery scope, else out at once. False when closed.
+
+        Blocks for the time of a send, at most the deadline; not at all when a scope collects.
+        """
+        if self.closed:
+            return False
+        self._count(captured=1)
+        if not self._transmits:
+            self._count(dropped="send_off")
+            return True
+        scope = open_scope()
+        if scope is None or not scope.collect(self, event):
+            self.send((event,))
+        return True
+
+    def drop(self, reason: str) -> None:
+        """Account for an event that was captured but not admitted."""
+        self._count(captured=1, dropped=reason)
+
+    def send(self, events: Sequence[EncodedEvent], *, within: float | None = None) -> Receipt:
+        """Hand events to the transport and account for the outcome. Blocks up to the deadline."""
+        if self.disabled:
+            error = DroppedError("disabled", "the client is disabled")
+            return self._settle(self._transport.keep(events, "disabled", error))
+        return self._settle(self._transport.send(events, deadline=self._deadline(within)))
+
+    def flush(self, *, within: float | None = None) -> Receipt:
+        """Send what the open scope collected for this client, then all that waits in the transport."""
+        receipt = Receipt()
+        if self.disabled:
+            return receipt
+        deadline = self._deadline(within)
+        scope = open_scope()
+        if scope is not None:
+            receipt = scope.send_collected(only=self)
+        return receipt + self._settle(self._transport.flush(deadline=deadline))
+
+    def close(self, *, within: float | None = None) -> Receipt:
+        """Refuse new events, flush, and release what the transport holds."""
+        self.closed = True
+        receipt = self.flush(within=within)
+        return receipt + self._settle(self._transport.close(deadline=self._deadline(within)))
+
+    def warm_up(self, *, within: float) -> None:
+        """Let the transport prepare its first send."""
+        if not self.disabled and self._transmits:
+            self._transport.warm_up(deadline=Deadline.after(within))
+
+    def stats(self) -> Stats:
+        """The books of this process."""
+        self._count()
+        with self._lock:
+            passed_on = self._passed_on
+            settled = passed_on.delivered + passed_on.handed_off + passed_on.spooled
+            return {
+                "captured": self._captured,
+                "delivered": passed_on.delivered,
+                "handed_off": passed_on.handed_off,
+                "spooled": passed_on.spooled,
+                "retained": self._captured - settled - self._dropped.total(),
+                "dropped": dict(self._dropped),
+            }
+
+    def _deadline(self, within: float | None) -> Deadline:
+        return send_deadline(self._send_seconds if within is None else within)
+
+    def _count(self, *, captured: int = 0, dropped: str | None = None) -> None:
+        if self._pid != os.getpid():
+            self._own_process()
+        with self._lock:
+            self._captured += captured
+            if dropped is not None:
+                self._dropped[dropped] += 1
+
+    def _settle(self, receipt: Receipt) -> Receipt:
+        if self._pid != os.getpid():
+            self._own_process()
+        with self._lock:
+            self._passed_on += receipt.without([each.event for each in receipt.undelivered])
+            self._dropped.update(receipt.dropped)
+        if receipt.undelivered and self._on_error is not None:
+            self._report(receipt.undelivered, self._on_error)
+        return receipt
+
+    def _report(self, undelivered: Sequence[Undelivered], on_error: OnError) -> None:
+        """Call the user's `on_error` once for each cause."""
+        if _in_on_error.get():
+            return  # it captured something that failed as well: told once is enough
+        by_cause: dict[int, list[Undelivered]] = {}
+        for each in undelivered:
+            if each.reason not in _UNTRIED:
+                by_cause.setdefault(id(each.error), []).append(each)
+        token = _in_on_error.set(True)
+        try:
+            for group in by_cause.values():
+                try:
+                    on_error(group[0].error, [each.event.decode() for each in group])
+                except Exception as error:
+                    logger.error("on_error raised %s", type(error).__name__)
+        finally:
+            _in_on_error.reset(token)

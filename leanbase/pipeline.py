@@ -1,0 +1,107 @@
+"""From a draft to the bytes of an event: build, hooks, encode."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from leanbase import transports
+from leanbase.encoding import EncodedEvent, EventTooLargeError, encode, sanitize
+from leanbase.event import Draft, build, checked
+from leanbase.outbox import Outbox
+from leanbase.settings import BeforeSend, Settings, as_hooks
+
+logger = logging.getLogger("leanbase")
+
+
+class Pipeline:
+    """What the settings of a client amount to: from a draft to an encoded event, and the outbox after it.
+
+    Raises:
+        ConfigError: The transport that the settings name cannot be made.
+    """
+
+    __slots__ = ("hooks", "missing", "outbox", "settings", "super_properties")
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.missing = transports.missing_settings(settings)
+        self.set_hooks(settings.before_send)
+        self.super_properties: dict[str, Any] = sanitize(settings.super_properties or {})
+        self.outbox = Outbox(
+            transports.create(settings),
+            send_seconds=settings.send_deadline,
+            limit=settings.max_queue_size,
+            transmits=settings.send,
+            on_error=settings.on_error,
+        )
+        self.disable(settings.disabled)
+        if self.missing and not settings.disabled:
+            variables = " and ".join(f"LEANBASE_{name.upper()}" for name in self.missing)
+            logger.error("leanbase is disabled: set %s, or %s", " and ".join(self.missing), variables)
+
+    def disable(self, disabled: bool) -> None:
+        """Turn the kill switch; without a key or host it stays on."""
+        self.outbox.disabled = disabled or bool(self.missing)
+
+    def set_hooks(self, before_send: object) -> None:
+        """Take the `before_send` hooks, one or several."""
+        self.hooks: tuple[BeforeSend, ...] = as_hooks(before_send)
+
+    def prepare(
+        self,
+        draft: Draft,
+        *,
+        distinct_id: str | None,
+        timestamp: object,
+        uuid: object,
+        groups: object,
+        disable_geoip: bool | None,
+    ) -> EncodedEvent | None:
+        """Make the event as it will be sent; `None` when a hook or its size dropped it.
+
+        Raises:
+            InvalidEventError: What the hooks left is no event.
+        """
+        settings = self.settings
+        try:
+            event = build(
+                draft,
+                distinct_id=distinct_id,
+                timestamp=timestamp,
+                uuid=uuid,
+                groups=groups,
+                geoip_disabled=settings.disable_geoip if disable_geoip is None else disable_geoip,
+                is_server=settings.is_server,
+                super_properties=self.super_properties,
+            )
+            if self.hooks:
+                hooked = _run_hooks(self.hooks, event)
+                if hooked is None:
+                    self.outbox.drop("before_send")
+                    return None
+                event = checked(hooked)
+            return encode(event)
+        except EventTooLargeError as error:
+            logger.warning("event %r is dropped: %s", draft.name, error)
+            self.outbox.drop("too_large")
+            return None
+
+
+def _run_hooks(hooks: tuple[BeforeSend, ...], event: dict[str, Any]) -> dict[str, Any] | None:
+    """Pass the event through the hooks; `None` when one dropped it, or failed (H-5)."""
+    result: Any = event
+    for hook in hooks:
+        try:
+            result = hook(result)
+        except Exception as error:
+            logger.warning("before_send raised %s; the event is dropped", type(error).__name__)
+            return None
+        if result is None:
+            logger.debug("before_send dropped an event")
+            return None
+        if not isinstance(result, dict):
+            logger.warning("before_send returned %s, not a dict; dropped", type(result).__name__)
+            return None
+    final: dict[str, Any] = result
+    return final

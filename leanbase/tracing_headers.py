@@ -1,0 +1,111 @@
+"""Identity and request tags from HTTP headers, for handlers and middleware alike.
+
+Headers are attacker-controlled hints for analytics. They never authenticate anything, and one that
+cannot be read counts as missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SESSION_ID = ("x-leanbase-session-id", "x-posthog-session-id")
+DISTINCT_ID = ("x-leanbase-distinct-id", "x-posthog-distinct-id")
+MAX_VALUE_CHARACTERS = 1000
+
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class Headers:
+    """The headers of one request, in whatever form a framework has them.
+
+    Args:
+        pairs: Names and values. A name may be text or bytes, in any case, with `_` for `-`, prefixed
+            with `HTTP_`. A value may be text, bytes, or a list of them.
+
+    >>> Headers({"HTTP_X_LEANBASE_SESSION_ID": " s-1 "}.items()).session_id
+    's-1'
+    """
+
+    def __init__(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+        self._values: dict[str, str] = {}
+        for name, value in pairs:
+            if isinstance(name, (str, bytes)) and (text := sanitize_header(value)):
+                self._values.setdefault(_normal_name(name), text)
+
+    @classmethod
+    def of(cls, *sources: object) -> Headers:
+        """The headers of several mappings; earlier ones win, what is no mapping is passed over."""
+        pairs: list[tuple[Any, Any]] = []
+        for source in sources:
+            if isinstance(source, Mapping):
+                try:
+                    pairs.extend(source.items())
+                except Exception:  # a framework's object that only looks like a mapping
+                    continue
+        return cls(pairs)
+
+    def get(self, name: str) -> str | None:
+        """A sanitized value by its lower-case name, or `None`."""
+        return self._values.get(name)
+
+    @property
+    def session_id(self) -> str | None:
+        """The session id that the web SDK sent along."""
+        return self._first(SESSION_ID)
+
+    @property
+    def distinct_id(self) -> str | None:
+        """The distinct id that the web SDK sent along."""
+        return self._first(DISTINCT_ID)
+
+    def _first(self, names: tuple[str, ...]) -> str | None:
+        return next((value for name in names if (value := self.get(name))), None)
+
+
+def request_tags(
+    headers: Headers, *, url: str | None, method: str | None, path: str | None
+) -> dict[str, str]:
+    """The tags of a request (§5.2); what is missing is left out.
+
+    Args:
+        headers: Its headers.
+        url: Its absolute URL.
+        method: Its method.
+        path: Its path, without the query.
+    """
+    agent = headers.get("user-agent")
+    forwarded = (headers.get("x-forwarded-for") or "").partition(",")[0].strip()
+    tags = {
+        "$current_url": url,
+        "$request_method": method,
+        "$request_path": path,
+        "$ip": forwarded,
+        "$user_agent": agent,
+        "$raw_user_agent": agent,
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+def sanitize_header(value: object) -> str | None:
+    """Return a header's value without control characters, trimmed and cut; `None` when nothing is left.
+
+    >>> sanitize_header([b"\\x00", " user-1\\r\\n"])
+    'user-1'
+    """
+    if isinstance(value, (list, tuple)):
+        return next((text for each in value if (text := sanitize_header(each))), None)
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if not isinstance(value, str):
+        return None
+    return _CONTROL_CHARACTERS.sub("", value).strip()[:MAX_VALUE_CHARACTERS].strip() or None
+
+
+def _normal_name(name: str | bytes) -> str:
+    text = name.decode("latin-1") if isinstance(name, bytes) else name
+    return text.lower().replace("_", "-").removeprefix("http-")

@@ -1,0 +1,59 @@
+"""Stop sending to an endpoint that does not answer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from leanbase.delivery import Elapsed
+
+logger = logging.getLogger("leanbase")
+
+FAILURES_TO_OPEN = 3
+FIRST_PAUSE_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 300.0
+
+
+class CircuitBreaker:
+    """After three failures in a row it refuses for 30 s, then lets one probe through.
+
+    Each failed probe doubles the pause, up to 5 minutes; one success closes the circuit. Time spent
+    frozen counts as time passed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._pause = FIRST_PAUSE_SECONDS
+        self._opened: Elapsed | None = None
+
+    def admits(self) -> bool:
+        """Whether a send may go out now. A `True` must be followed by `succeeded` or `failed`."""
+        if self._opened is None:
+            return True
+        with self._lock:
+            if self._opened is None:
+                return True
+            if self._opened.seconds() < self._pause:
+                return False
+            # This caller is the probe. The pause starts again, so that no other is until it is over.
+            self._opened = Elapsed()
+            return True
+
+    def succeeded(self) -> None:
+        """The endpoint answered, if only to refuse."""
+        with self._lock:
+            self._failures = 0
+            self._pause = FIRST_PAUSE_SECONDS
+            self._opened = None
+
+    def failed(self) -> None:
+        """No answer, or one that says to come back later."""
+        with self._lock:
+            self._failures += 1
+            if self._failures < FAILURES_TO_OPEN:
+                return
+            if self._opened is not None:
+                self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
+            self._opened = Elapsed()
+        logger.warning("%d sends failed in a row; the next is tried in %d s", self._failures, self._pause)

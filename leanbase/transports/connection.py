@@ -1,0 +1,365 @@
+"""urllib3, with the two things it lacks: one deadline for a whole attempt, and a resend on a stale socket.
+
+urllib3's timeouts bound each wait on the network: a slow name server, a list of dead addresses or a
+body that trickles byte by byte can outlast them many times over. The sockets, connections and pools
+here are urllib3's own, subclassed where it offers a place for it, so that every wait ends when the
+current `Attempt` does. Imported on the first send or at a Lambda's cold start, never before.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
+from urllib3.util import make_headers
+from urllib3.util.ssl_ import create_urllib3_context
+
+from leanbase.delivery import Deadline, Elapsed
+from leanbase.errors import TransportError
+
+MAX_IDLE_SECONDS = 60.0
+"""Load balancers close idle connections after about a minute (60 s is the default of AWS's)."""
+
+MAX_ANSWER_BYTES = 64 * 1024
+POOLED_CONNECTIONS = 32
+TIMEOUT_SLACK_SECONDS = 0.05
+TIMEOUT_SLACK_SHARE = 0.05
+
+
+class Attempt:
+    """One request on the way: its deadline, and what its connection has seen so far."""
+
+    __slots__ = ("answered", "connected", "deadline", "fresh")
+
+    def __init__(self, deadline: Deadline, *, fresh: bool = False) -> None:
+        self.deadline = deadline
+        self.fresh = fresh
+        self.connected = False
+        self.answered = False
+
+    def time_left(self) -> float:
+        """Seconds left, more than zero: to a socket, a timeout of zero means something else."""
+        left = self.deadline.remaining()
+        if left <= 0.0:
+            raise TimeoutError("the deadline has passed")
+        return left
+
+
+_attempt: ContextVar[Attempt] = ContextVar("leanbase_attempt")
+
+
+class Answer:
+    """What the server said: the status, the headers, and at most 64 KiB of the body."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class Connections:
+    """The kept-alive connections to a host, straight or through the system's proxy."""
+
+    def __init__(self) -> None:
+        # By URL: there is the configured one, and at most the one that it redirects to.
+        self._pools: dict[str, tuple[Any, str]] = {}
+
+    def _pool(self, url: str) -> tuple[Any, str]:
+        """The pool for a URL and what to ask it for: the path, or the whole URL for a plain proxy."""
+        found = self._pools.get(url)
+        if found is None:
+            manager = _manager_for(url)
+            parts = urlsplit(url)
+            forwarded = manager.proxy is not None and parts.scheme == "http"
+            pool = manager.connection_from_url(url)
+            found = self._pools.setdefault(url, (pool, url if forwarded else parts.path))
+        return found
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], *, deadline: Deadline) -> Answer:
+        """Send one POST and read the answer, both before the deadline.
+
+        When a connection that was kept from an earlier request turns out to be dead before a byte of
+        the answer has come, the same bytes are sent once more on a new connection, at once: the server
+        closed it while we were idle or frozen, which says nothing about its health.
+
+        Raises:
+            TransportError: No answer came: refused, reset, unresolvable, untrusted, too late.
+        """
+        attempt = Attempt(deadline)
+        try:
+            try:
+                return self._post(url, body, headers, attempt)
+            except (HTTPError, OSError) as error:
+                stale = not attempt.connected and not attempt.answered
+                if not stale or isinstance(_cause(error), (TimeoutError, Urllib3TimeoutError)):
+                    raise
+                return self._post(url, body, headers, Attempt(deadline, fresh=True))
+        except (HTTPError, OSError) as error:
+            raise TransportError(_describe(error)) from error
+
+    def _post(self, url: str, body: bytes, headers: Mapping[str, str], attempt: Attempt) -> Answer:
+        token = _attempt.set(attempt)
+        try:
+            pool, target = self._pool(url)
+            response = pool.urlopen(
+                "POST",
+                target,
+                body=body,
+                headers=headers,
+                timeout=urllib3.Timeout(total=attempt.time_left()),
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+            try:
+                answer = response.read(MAX_ANSWER_BYTES + 1, decode_content=False)
+                if len(answer) > MAX_ANSWER_BYTES:
+                    response.close()
+            except (HTTPError, OSError):
+                # The status line has come and decides; only the explanation is lost.
+                answer = b""
+                response.close()
+            response.release_conn()
+            return Answer(response.status, response.headers, answer[:MAX_ANSWER_BYTES])
+        finally:
+            _attempt.reset(token)
+
+    def open_one(self, url: str, *, deadline: Deadline) -> None:
+        """Connect ahead of the first request.
+
+        Raises:
+            TransportError: It did not work before the deadline.
+        """
+        token = _attempt.set(Attempt(deadline))
+        try:
+            self._pool(url)[0].open_one()
+        except (HTTPError, OSError) as error:
+            raise TransportError(_describe(error)) from error
+        finally:
+            _attempt.reset(token)
+
+    def close(self) -> None:
+        """Close the idle connections; those in use close when they are done."""
+        for pool, _ in self._pools.values():
+            pool.close()
+
+
+class _EndsInTime(socket.socket):
+    """Every call on this socket ends when the current attempt does."""
+
+    def settimeout(self, value: float | None) -> None:
+        # Setting it is a system call, reading it is not; and most of the many that urllib3 and the
+        # calls below ask for change nothing worth one.
+        current = self.gettimeout()
+        slack = min(TIMEOUT_SLACK_SECONDS, (value or 0.0) * TIMEOUT_SLACK_SHARE)
+        if value is None or current is None or abs(current - value) > slack:
+            super().settimeout(value)
+
+    def _limit(self) -> Attempt:
+        attempt = _attempt.get()
+        self.settimeout(attempt.time_left())
+        return attempt
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        attempt = self._limit()
+        count = super().recv_into(*args, **kwargs)
+        attempt.answered = attempt.answered or count > 0
+        return count
+
+    def send(self, *args: Any, **kwargs: Any) -> int:
+        self._limit()
+        return super().send(*args, **kwargs)
+
+    def sendall(self, *args: Any, **kwargs: Any) -> None:
+        # In socket.socket the timeout bounds the whole call; ssl.SSLSocket calls `send` in a loop.
+        self._limit()
+        super().sendall(*args, **kwargs)
+
+
+class _EndsInTimeTLS(_EndsInTime, ssl.SSLSocket):
+    pass
+
+
+class _Connection(HTTPConnection):
+    """Connects within the deadline, and counts as dropped when it was idle for too long."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._last_used = Elapsed()
+
+    @property
+    def is_connected(self) -> bool:
+        # urllib3 asks when it takes a connection from the pool, and reconnects on False.
+        if _attempt.get().fresh or self._last_used.seconds() > MAX_IDLE_SECONDS:
+            return False
+        return super().is_connected
+
+    def _new_conn(self) -> socket.socket:
+        attempt = _attempt.get()
+        attempt.connected = True
+        return _connect(self._dns_host, self.port, attempt, self.socket_options or [])
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        self._last_used = Elapsed()
+        super().request(*args, **kwargs)
+
+
+class _TLSConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+    def open_one(self) -> None:
+        connection: Any = self._get_conn()
+        try:
+            if connection.is_closed:
+                if self.proxy is not None and self.scheme == "https":
+                    self._prepare_proxy(connection)  # connects, too
+                else:
+                    connection.connect()
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            self._put_conn(connection)
+
+
+class _TLSPool(_Pool, HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
+def _manager_for(url: str) -> urllib3.PoolManager:
+    options: dict[str, Any] = {"maxsize": POOLED_CONNECTIONS}
+    target = urlsplit(url)
+    if target.scheme == "https":
+        options["ssl_context"] = tls_context()
+    proxy = getproxies().get(target.scheme)
+    manager: urllib3.PoolManager
+    if proxy and not proxy_bypass(target.netloc.rpartition("@")[2]):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+        manager = urllib3.ProxyManager(
+            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+            proxy_headers=make_headers(proxy_basic_auth=credentials) if credentials else None,
+            **options,
+        )
+    else:
+        manager = urllib3.PoolManager(**options)
+    manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+    return manager
+
+
+def tls_context() -> ssl.SSLContext:
+    """A verifying context with the system's CAs, or those that the environment names.
+
+    `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE` (a file or a directory) are what requests and curl
+    read; `SSL_CERT_FILE` and `SSL_CERT_DIR` are OpenSSL's own and read by it.
+    """
+    context = create_urllib3_context()
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if bundle:
+        directory = Path(bundle).is_dir()
+        try:
+            context.load_verify_locations(None if directory else bundle, bundle if directory else None)
+        except OSError as error:
+            raise TransportError(f"the CA bundle {bundle} cannot be used: {error}") from error
+    else:
+        context.load_default_certs()
+    context.sslsocket_class = _EndsInTimeTLS
+    return context
+
+
+def _connect(host: str, port: int, attempt: Attempt, options: list[Any]) -> socket.socket:
+    """Connect to the first address of `host` that answers; dead ones share the time that is left."""
+    addresses = _resolve(host, port, attempt)
+    failure: OSError = OSError(f"{host} has no address")
+    for position, (family, kind, protocol, _, address) in enumerate(addresses):
+        connection = _EndsInTime(family, kind, protocol)
+        try:
+            for option in options:
+                connection.setsockopt(*option)
+            connection.settimeout(attempt.time_left() / (len(addresses) - position))
+            connection.connect(address)
+            connection.settimeout(attempt.time_left())
+            return connection
+        except OSError as error:
+            connection.close()
+            failure = error
+    raise failure
+
+
+def _resolve(host: str, port: int, attempt: Attempt) -> list[Any]:
+    """`getaddrinfo` that ends in time.
+
+    The C library's resolver takes no timeout and can block for half a minute, so the look-up of a
+    name runs in a thread of its own, which ends with the look-up and which nobody waits for longer.
+    """
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        pass  # a name, not an address
+    found: list[Any] = []
+    failed: list[Exception] = []
+
+    def look_up() -> None:
+        try:
+            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=look_up, name="leanbase-resolver", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        look_up()  # the interpreter is shutting down and starts no threads
+    else:
+        thread.join(attempt.time_left())
+    if failed:
+        raise failed[0]
+    if not found:
+        raise TimeoutError(f"{host} was not resolved in time")
+    return found
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong underneath urllib3's wrapping."""
+    while (
+        isinstance(error, ProtocolError) and len(error.args) > 1 and isinstance(error.args[1], BaseException)
+    ):
+        error = error.args[1]
+    return error
+
+
+_DESCRIPTIONS: list[tuple[Any, Callable[[BaseException], str]]] = [
+    ((TimeoutError, Urllib3TimeoutError), lambda _: "no answer in time"),
+    (socket.gaierror, lambda error: f"the host name could not be resolved ({error.args[-1]})"),
+    ((ssl.SSLError, urllib3.exceptions.SSLError), lambda error: f"TLS failed: {error}"),
+    (urllib3.exceptions.ProxyError, lambda error: f"the proxy failed: {error.args[0]}"),
+    (OSError, lambda error: f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"),
+]
+
+
+def _describe(error: BaseException) -> str:
+    """One line about a foreign error, without the URL or anything that was sent."""
+    cause = _cause(error)
+    for kinds, describe in _DESCRIPTIONS:
+        if isinstance(cause, kinds):
+            return describe(cause)
+    return type(cause).__name__

@@ -1,0 +1,295 @@
+"""Direct delivery: one POST to the ingestion endpoint, retried inside the deadline."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from leanbase._version import __version__
+from leanbase.delivery import Deadline, Elapsed, Receipt
+from leanbase.encoding import EncodedEvent
+from leanbase.errors import RejectedError, TransportError
+from leanbase.event import utc_now
+from leanbase.transports.base import BaseTransport
+from leanbase.transports.breaker import CircuitBreaker
+
+if TYPE_CHECKING:
+    from leanbase.transports.connection import Answer, Connections
+
+logger = logging.getLogger("leanbase")
+
+MAX_BODY_BYTES = 5 * 1024 * 1024  # W-21, before compression
+COMPRESS_FROM_BYTES = 1024
+COMPRESSION_LEVEL = 1
+FIRST_WAIT_SECONDS = 0.25
+LONGEST_WAIT_SECONDS = 30.0
+SHORTEST_WAIT_SECONDS = 0.1
+RETRIED_4XX = (408, 429)
+QUOTA_WARNING_SECONDS = 60.0
+
+
+class _TooLargeError(RejectedError):
+    """413: the batch may pass in halves."""
+
+
+class HttpTransport(BaseTransport):
+    """Posts events to `{host}/batch/` over kept-alive connections.
+
+    It is stateless but for its connections and its circuit breaker: what could not be delivered is
+    returned as retained and stays with the caller (a client keeps it for its next send).
+
+    Args:
+        api_key: The project API key.
+        host: The `http(s)://` address of the ingestion server, path prefix allowed.
+        timeout: Most seconds for one attempt, connecting included.
+        max_retries: Attempts after the first, for one batch.
+        gzip: Compress bodies: always, never, or (`None`) from 1 KiB on.
+        flush_at: Most events in one request.
+        historical_migration: Mark the events as an import.
+
+    Example:
+        >>> transport = HttpTransport("phc_key", "https://leanbase.example.com", timeout=3.0)
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        host: str,
+        *,
+        timeout: float = 15.0,
+        max_retries: int = 3,
+        gzip: bool | None = None,
+        flush_at: int = 100,
+        historical_migration: bool = False,
+    ) -> None:
+        self._url = host.strip().removesuffix("/") + "/batch/"
+        self._head = (
+            f'{{"api_key":{json.dumps(api_key.strip())}'
+            f',"historical_migration":{json.dumps(historical_migration)},"sent_at":"'
+        ).encode()
+        self._timeout = timeout
+        self._max_retries = max(0, max_retries)
+        self._gzip = gzip
+        self._max_events = max(1, flush_at)
+        self._own_process()
+
+    def _own_process(self) -> None:
+        """Start over without what a fork copied: sockets that are the parent's, locks that may be held."""
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._breaker = CircuitBreaker()
+        self._connections: Connections | None = None
+        self._max_bytes = MAX_BODY_BYTES
+        self._closing = threading.Event()
+        self._quota_warned: Elapsed | None = None
+
+    def __repr__(self) -> str:
+        return f"HttpTransport({self._url!r})"
+
+    def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
+        """Post the events in as few requests as the limits allow. Blocks up to the deadline.
+
+        Delivery stops at the first batch that is retained; a batch that the server refuses for good
+        is dropped, and the next one is sent.
+        """
+        if self._pid != os.getpid():
+            self._own_process()
+        receipt = Receipt()
+        start = 0
+        while start < len(events):
+            batch = self._cut(events, start)
+            part = self._send_batch(batch, deadline)
+            receipt += part
+            start += len(batch)
+            if part.undelivered and not part:
+                failure = part.undelivered[-1]
+                return receipt + Receipt.retaining(events[start:], failure.reason, failure.error)
+        return receipt
+
+    def warm_up(self, *, deadline: Deadline) -> None:
+        """Import urllib3 and open a connection."""
+        try:
+            self._connected().open_one(self._url, deadline=deadline)
+        except Exception as error:
+            logger.debug("no connection ahead of the first send: %s", error)
+
+    def close(self, *, deadline: Deadline) -> Receipt:
+        """End waits between retries and close idle connections."""
+        with self._lock:
+            connections, self._connections = self._connections, None
+            closing, self._closing = self._closing, threading.Event()
+        closing.set()
+        if connections is not None:
+            connections.close()
+        return Receipt()
+
+    def _connected(self) -> Connections:
+        with self._lock:
+            if self._connections is None:
+                # Here, not above: importing leanbase must not load urllib3 and ssl.
+                from leanbase.transports.connection import Connections
+
+                self._connections = Connections()
+            return self._connections
+
+    def _cut(self, events: Sequence[EncodedEvent], start: int) -> Sequence[EncodedEvent]:
+        """The longest run from `start` that fits into one request; at least one event."""
+        size = len(events[start])
+        end = start + 1
+        stop = min(len(events), start + self._max_events)
+        while end < stop and (size := size + len(events[end]) + 1) <= self._max_bytes:
+            end += 1
+        return events[start:end]
+
+    def _send_batch(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
+        """One delivery cycle for one batch, halved where the server finds it too large."""
+        if not self._breaker.admits():
+            pause = TransportError("the endpoint failed several times in a row; sending is paused")
+            return Receipt.retaining(batch, "paused", pause)
+        try:
+            self._post_with_retries(batch, deadline)
+        except _TooLargeError as error:
+            self._breaker.succeeded()
+            if len(batch) > 1:
+                return self._send_halves(batch, deadline)
+            return self._rejected(batch, error)
+        except RejectedError as error:
+            self._breaker.succeeded()
+            return self._rejected(batch, error)
+        except TransportError as error:
+            self._breaker.failed()
+            logger.warning("%d events not delivered yet: %s", len(batch), error)
+            return Receipt.retaining(batch, "unavailable", error)
+        except BaseException:
+            self._breaker.failed()
+            raise
+        self._breaker.succeeded()
+        return Receipt(delivered=len(batch))
+
+    def _send_halves(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
+        middle = len(batch) // 2
+        self._max_bytes = min(self._max_bytes, sum(map(len, batch)) // 2)
+        first = self._send_batch(batch[:middle], deadline)
+        if not first:
+            failure = first.undelivered[-1]
+            return first + Receipt.retaining(batch[middle:], failure.reason, failure.error)
+        return first + self._send_batch(batch[middle:], deadline)
+
+    def _rejected(self, batch: Sequence[EncodedEvent], error: RejectedError) -> Receipt:
+        logger.error("%d events dropped: %s", len(batch), error)
+        return Receipt.dropping(batch, "rejected", error)
+
+    def _post_with_retries(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> None:
+        """Return when the server has the batch.
+
+        Raises:
+            RejectedError: It does not want it.
+            TransportError: It did not take it this time.
+        """
+        closing = self._closing
+        for attempt in range(self._max_retries + 1):
+            try:
+                return self._post_once(batch, deadline)
+            except RejectedError:
+                raise
+            except TransportError as error:
+                wait = _wait_before_retry(attempt, error.retry_after)
+                if attempt == self._max_retries or wait >= deadline.remaining() or closing.wait(wait):
+                    raise
+
+    def _post_once(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> None:
+        body, headers = self._request(batch)
+        limit = Deadline.after(self._timeout).earlier(deadline)
+        connections = self._connected()
+        answer = connections.post(self._url, body, headers, deadline=limit)
+        if answer.status in (307, 308) and (location := self._redirected(answer)):
+            answer = connections.post(location, body, headers, deadline=limit)
+        self._judge(answer)
+
+    def _request(self, batch: Sequence[EncodedEvent]) -> tuple[bytes, dict[str, str]]:
+        events = b",".join([event.body for event in batch])
+        body = b"".join((self._head, utc_now().encode(), b'","batch":[', events, b"]}"))
+        headers = {"Content-Type": "application/json", "User-Agent": f"leanbase-python/{__version__}"}
+        if self._gzip or (self._gzip is None and len(body) >= COMPRESS_FROM_BYTES):
+            try:
+                packer = zlib.compressobj(COMPRESSION_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+                body = packer.compress(body) + packer.flush()
+                headers["Content-Encoding"] = "gzip"
+            except Exception as error:
+                logger.warning("sending %d events uncompressed: %s", len(batch), type(error).__name__)
+        return body, headers
+
+    def _redirected(self, answer: Answer) -> str | None:
+        """Where a 307 or 308 leads, when that is still the configured host."""
+        from urllib.parse import urljoin, urlsplit
+
+        location = urljoin(self._url, answer.headers.get("Location") or "")
+        here, there = urlsplit(self._url), urlsplit(location)
+        same_host = here.hostname == there.hostname
+        same_scheme_or_better = there.scheme in {here.scheme, "https"}
+        return location if same_host and same_scheme_or_better and location != self._url else None
+
+    def _judge(self, answer: Answer) -> None:
+        status = answer.status
+        if 200 <= status < 300:
+            return self._warn_of_quota(answer.body)
+        if status in RETRIED_4XX or status >= 500:
+            retry_after = parse_retry_after(answer.headers.get("Retry-After"))
+            raise TransportError(f"the server answered {status}", retry_after=retry_after)
+        if 300 <= status < 400:
+            from urllib.parse import urlsplit
+
+            target = urlsplit(answer.headers.get("Location") or "").hostname or "the same host"
+            raise RejectedError(
+                f"the server answered {status} and points to {target}, which is not followed; "
+                "set host to the address that takes events",
+                status=status,
+            )
+        if status == 413:
+            raise _TooLargeError("the server answered 413: the event is too large for it", status=status)
+        if status == 401:
+            raise RejectedError("the server answered 401: the API key was rejected", status=status)
+        raise RejectedError(f"the server answered {status}", status=status)
+
+    def _warn_of_quota(self, body: bytes) -> None:
+        if b"quota_limited" not in body:
+            return
+        try:
+            limited = json.loads(body).get("quota_limited")
+        except (ValueError, AttributeError):
+            return
+        warned = self._quota_warned
+        if limited and (warned is None or warned.seconds() >= QUOTA_WARNING_SECONDS):
+            self._quota_warned = Elapsed()
+            logger.warning("the project is over its quota; the server discarded what was sent")
+
+
+def _wait_before_retry(attempt: int, retry_after: float | None) -> float:
+    """Seconds before retry number `attempt` (Q-11), never less than the server asked for (Q-12)."""
+    backoff = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0**attempt)
+    wait = max(SHORTEST_WAIT_SECONDS, backoff * (1 - random.random() / 2))  # noqa: S311 - jitter
+    return max(wait, min(retry_after or 0.0, LONGEST_WAIT_SECONDS))
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds from a `Retry-After` header: a non-negative number or an HTTP date; else `None`.
+
+    >>> parse_retry_after("1.5"), parse_retry_after("-1"), parse_retry_after("soon")
+    (1.5, None, None)
+    """
+    text = (value or "").strip()
+    if text and text.replace(".", "", 1).isdecimal() and text.isascii():
+        return float(text)
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):
+        return None
