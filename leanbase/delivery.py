@@ -258,18 +258,19 @@ class DeliveryScope:
                 self._sending[sender] = [event for event in left if id(event) not in sent]
 
     def close(self, *others: Sender) -> Receipt:
-        """Send everything, then what the clients involved, and `others`, have retained earlier.
+        """Send everything; `others`, of which nothing was collected, send what they have retained.
 
-        Later captures that still carry this scope go out at once. A fork's child sends nothing:
-        the events are its parent's.
+        (Who sends collected events sends retained ones first, so nobody is asked twice.) Later captures
+        that still carry this scope go out at once. A fork's child sends nothing: the events are its
+        parent's.
         """
         if self._pid != os.getpid():
             return Receipt()
         with self._lock:
-            involved = dict.fromkeys([*self._sending, *self._collected, *others])
             self._closed = True
+            idle = [sender for sender in others if sender not in self._collected]
         receipt = self.send_collected()
-        for sender in involved:
+        for sender in idle:
             receipt += sender.flush()
         return receipt
 

@@ -124,6 +124,7 @@ class Connections:
                 timeout=urllib3.Timeout(total=attempt.time_left()),
                 retries=False,
                 redirect=False,
+                assert_same_host=False,
                 preload_content=False,
             )
             try:
@@ -267,21 +268,24 @@ def _manager_for(url: str) -> urllib3.PoolManager:
 
 
 def tls_context() -> ssl.SSLContext:
-    """A verifying context with the system's CAs, or those that the environment names.
+    """A verifying context with the CAs that the environment names, or the system's.
 
-    `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE` (a file or a directory) are what requests and curl
-    read; `SSL_CERT_FILE` and `SSL_CERT_DIR` are OpenSSL's own and read by it.
+    `SSL_CERT_FILE` and `SSL_CERT_DIR` are OpenSSL's own; `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE` (a
+    file or a directory) are what requests and curl read. When several are set, each is trusted.
+
+    Raises:
+        TransportError: A file that one of them names cannot be used.
     """
     context = create_urllib3_context()
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    if bundle:
+    bundles = [os.environ[name] for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)]
+    for bundle in bundles:
         directory = Path(bundle).is_dir()
         try:
             context.load_verify_locations(None if directory else bundle, bundle if directory else None)
         except OSError as error:
             raise TransportError(f"the CA bundle {bundle} cannot be used: {error}") from error
-    else:
-        context.load_default_certs()
+    if not bundles or os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
+        context.load_default_certs()  # OpenSSL reads its two variables here
     context.sslsocket_class = _EndsInTimeTLS
     return context
 

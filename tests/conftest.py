@@ -1,0 +1,82 @@
+"""Every test starts with a fresh default client, no settings, no proxies, and the breaker's clock real."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+import leanbase
+from leanbase import Leanbase
+from leanbase.default import default_client
+from leanbase.local.server import LocalServer
+from leanbase.settings import Settings
+from leanbase.transports import MemoryTransport
+from tests.fault_server import FaultServer
+
+
+@pytest.fixture(autouse=True)
+def clean_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in list(os.environ):
+        if name.startswith(("LEANBASE_", "AWS_", "SSL_CERT_")) or name.lower().endswith(("_proxy", "_ca_bundle")):
+            monkeypatch.delenv(name)
+    yield
+    for option in fields(Settings):
+        vars(leanbase).pop(option.name, None)
+    default_client._latest = None
+    default_client._opted_out = False
+    default_client._set_debug(False)
+    logger = logging.getLogger("leanbase")
+    logger.setLevel(logging.NOTSET)
+    logger.handlers.clear()
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    """A server that misbehaves on demand."""
+    running = FaultServer()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def local() -> Iterator[LocalServer]:
+    """The strict local ingestion server, on a real socket."""
+    with LocalServer() as running:
+        yield running
+
+
+@pytest.fixture
+def memory() -> MemoryTransport:
+    return MemoryTransport()
+
+
+@pytest.fixture
+def client(memory: MemoryTransport) -> Leanbase:
+    """A client whose events end up in `memory`."""
+    return Leanbase("phc_test", transport=memory)
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Leanbase]]:
+    """Makes clients for a server and shuts them down after the test."""
+    made: list[Leanbase] = []
+
+    def make(server: FaultServer | LocalServer, **options: Any) -> Leanbase:
+        made.append(Leanbase("phc_test", server.url, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.shutdown(timeout=0.1)
+
+
+def balanced(client: Leanbase) -> bool:
+    """The accounting identity: every captured event has exactly one outcome."""
+    stats = client.stats()
+    outcomes = stats["delivered"] + stats["handed_off"] + stats["spooled"] + stats["retained"]
+    return stats["retained"] >= 0 and stats["captured"] == outcomes + sum(stats["dropped"].values())

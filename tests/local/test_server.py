@@ -1,0 +1,216 @@
+"""The local ingestion server: strict about bytes, loopback only, and readable."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leanbase import Leanbase
+from leanbase.errors import ConfigError
+from leanbase.local.server import LocalServer, is_loopback
+from leanbase.local.store import Store
+from leanbase.local.table import render
+
+EVENT = {
+    "event": "order created",
+    "distinct_id": "user_1",
+    "uuid": "0198c0de-0000-7000-8000-000000000abc",
+    "timestamp": "2026-01-02T03:04:05.123456+00:00",
+    "properties": {"total": 42, "$lib": "leanbase-python"},
+}
+ENVELOPE: dict[str, Any] = {
+    "api_key": "phc_x",
+    "historical_migration": False,
+    "sent_at": "2026-01-02T03:04:05Z",
+    "batch": [EVENT],
+}
+
+
+def request(
+    server: LocalServer, method: str, path: str, body: bytes | None = None, **headers: str
+) -> tuple[int, Any]:
+    port = int(server.url.rpartition(":")[2])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, body, {"Content-Type": "application/json", **names})
+    response = connection.getresponse()
+    answer = response.status, json.loads(response.read())
+    connection.close()
+    return answer
+
+
+def post(server: LocalServer, envelope: Any, **headers: str) -> tuple[int, Any]:
+    body = envelope if isinstance(envelope, bytes) else json.dumps(envelope).encode()
+    return request(server, "POST", "/batch/", body, **headers)
+
+
+def test_a_good_batch_is_stored_and_listed(local: LocalServer) -> None:
+    assert post(local, ENVELOPE) == (200, {"status": 1})
+    assert post(local, gzip.compress(json.dumps(ENVELOPE).encode()), Content_Encoding="gzip")[0] == 200
+    status, answer = request(local, "GET", "/events")
+    (event,) = answer["events"]
+    assert status == 200
+    assert {name: event[name] for name in EVENT} == EVENT
+    assert event["times_received"] == 2
+    assert event["request"] == 1
+    assert request(local, "GET", f"/events?after={event['id']}")[1] == {"events": []}
+    assert request(local, "DELETE", "/events")[0] == 200
+    assert local.store.events() == []
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {**ENVELOPE, "batch": [{**EVENT, **changes}]}
+
+
+def without(name: str) -> dict[str, Any]:
+    return {**ENVELOPE, "batch": [{key: value for key, value in EVENT.items() if key != name}]}
+
+
+REFUSED: list[tuple[str, Any, str]] = [
+    ("no distinct_id", without("distinct_id"), "distinct_id"),
+    ("empty distinct_id", changed(distinct_id=""), "distinct_id"),
+    ("numeric distinct_id", changed(distinct_id=7), "distinct_id"),
+    ("no name", without("event"), "event"),
+    ("bad uuid", changed(uuid="7"), "uuid"),
+    ("local timestamp", changed(timestamp="2026-01-02T03:04:05+02:00"), "timestamp"),
+    ("no properties", without("properties"), "properties"),
+    ("no object", {**ENVELOPE, "batch": ["event"]}, "batch[0]"),
+    ("empty batch", {**ENVELOPE, "batch": []}, "non-empty array"),
+    ("no batch", {**ENVELOPE, "batch": None}, "non-empty array"),
+    ("numeric key", {**ENVELOPE, "api_key": 7}, "api_key"),
+    ("camel case", {**{k: v for k, v in ENVELOPE.items() if k != "sent_at"}, "sentAt": "x"}, "sent_at"),
+    ("text flag", {**ENVELOPE, "historical_migration": "false"}, "historical_migration"),
+    ("NaN", json.dumps(changed(properties={"n": float("nan")})).encode(), "NaN"),
+    ("Infinity", json.dumps(changed(properties={"n": float("-inf")})).encode(), "Infinity"),
+    ("lone surrogate", json.dumps(changed(properties={"s": "\ud800"})).encode(), "surrogate"),
+    ("surrogate key", json.dumps(changed(properties={"\udfff": 1})).encode(), "surrogate"),
+    ("not UTF-8", b'{"api_key":"\xff"}', "UTF-8"),
+    ("duplicate key", b'{"api_key":"a","api_key":"b"}', "twice"),
+    ("no JSON", b"api_key=x", "not JSON"),
+    ("array", b"[]", "object"),
+    ("deep", json.dumps(changed(properties=json.loads("[" * 200 + "]" * 200))).encode(), "deep"),
+    ("very deep", b"[" * 100_000, "deep"),
+]
+
+
+@pytest.mark.parametrize(("body", "reason"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_what_the_real_server_refuses_is_refused_with_the_reason(body: Any, reason: str, local: LocalServer) -> None:
+    status, answer = post(local, body)
+    assert status == 400
+    assert reason in answer["error"]
+    assert local.store.events() == []
+
+
+def test_other_refusals(local: LocalServer) -> None:
+    assert post(local, {**ENVELOPE, "api_key": ""})[0] == 401
+    assert request(local, "POST", "/batch", b"{}")[0] == 404
+    assert request(local, "GET", "/")[0] == 404
+    assert request(local, "DELETE", "/batch/")[0] == 404
+    assert request(local, "GET", "/events?after=x")[0] == 400
+    assert post(local, b"{}", Content_Type="text/plain")[0] == 415
+    assert post(local, b"{}", Content_Encoding="br")[0] == 415
+    assert post(local, b"plain", Content_Encoding="gzip")[0] == 400
+    assert post(local, gzip.compress(b"{}")[:-4], Content_Encoding="gzip")[0] == 400
+
+
+def test_a_decompression_bomb_is_refused(local: LocalServer) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join(packer.compress(b" " * 1_000_000) for _ in range(30)) + packer.flush()
+    status, answer = post(local, bomb, Content_Encoding="gzip")
+    assert status == 413
+    assert "too large" in answer["error"]
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "", "10.0.0.1"])
+def test_only_loopback_names_are_answered(host: str, local: LocalServer) -> None:
+    """A page that makes its own name point to 127.0.0.1 (DNS rebinding) gets nothing."""
+    status, answer = request(local, "GET", "/events", Host=host)
+    assert status == 403
+    assert "events" not in answer
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "example.com", "", "::"])
+def test_it_binds_nothing_but_loopback(host: str) -> None:
+    with pytest.raises(ConfigError, match="loopback"):
+        LocalServer(host)
+
+
+def test_loopback_names() -> None:
+    assert all(map(is_loopback, ["localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]", "LOCALHOST"]))
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_ipv6_loopback() -> None:
+    try:
+        server = LocalServer("::1")
+    except OSError:
+        pytest.skip("this machine has no ::1")
+    with server:
+        client = Leanbase("k", server.url)
+        client.capture("e", "u")
+        assert client.stats()["delivered"] == 1
+
+
+def test_a_database_file_is_private_and_survives(tmp_path: Path) -> None:
+    path = tmp_path / "events.sqlite3"
+    for expected in (1, 2):
+        with LocalServer(store=Store(path)) as server:
+            client = Leanbase("k", server.url)
+            client.capture("e", "u")
+            client.shutdown()
+            assert len(server.store.events()) == expected
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_command_prints_where_it_listens_and_what_arrives() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "leanbase.local", "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process, process.stdout as output:
+        first = output.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", first)
+        assert found
+        client = Leanbase("k", found.group())
+        client.capture("signed\x1b[2J up", "user_1", {"plan": "pro"})
+        assert client.stats()["delivered"] == 1
+        line = output.readline()
+        process.send_signal(signal.SIGINT)
+        assert output.readline() == "stopped\n"
+    assert "user_1" in line
+    assert "plan=pro" in line
+    assert "\x1b" not in line
+    assert process.returncode == 0
+
+
+def test_the_command_refuses_other_addresses_and_taken_ports(local: LocalServer) -> None:
+    port = local.url.rpartition(":")[2]
+    for arguments, reason in (("--host 0.0.0.0", "loopback"), (f"--port {port}", "in use"), ("--port 99999", "port")):
+        done = subprocess.run(
+            [sys.executable, "-m", "leanbase.local", *arguments.split()], capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 2
+        assert "cannot start" in done.stderr
+        assert reason in done.stderr
+
+
+def test_the_table_shows_what_tells_events_apart() -> None:
+    table = render([EVENT, {**EVENT, "event": "x" * 60, "properties": {"a\nb": ["\x07"], "$current_url": "u"}}], 100)
+    lines = table.splitlines()
+    assert lines[0].split() == ["time", "event", "distinct", "id", "properties"]
+    assert lines[2].split() == ["03:04:05.123", "order", "created", "user_1", "total=42"]
+    assert "…" in lines[3]
+    assert all(len(line) <= 100 for line in lines)
+    assert all(line.isprintable() for line in lines)

@@ -1,0 +1,453 @@
+"""Public calls: what each puts on the wire, hooks, opting out, switches, and that none raises."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+import leanbase
+from leanbase import Leanbase
+from leanbase.errors import ConfigError
+from leanbase.transports import BaseTransport, MemoryTransport
+from tests.conftest import balanced
+from tests.fault_server import FaultServer
+
+
+def only(memory: MemoryTransport) -> dict[str, Any]:
+    assert len(memory.events) == 1
+    return memory.events[0]
+
+
+# --- 3.2 - 3.6: the calls ---------------------------------------------------------------------------
+
+
+def test_3_2_capture_takes_everything_by_position(client: Leanbase, memory: MemoryTransport) -> None:
+    uuid = "0198c0de-0000-7000-8000-000000000abc"
+    returned = client.capture("e", "u", {"a": 1}, "2026-01-02T03:04:05Z", uuid, {"company": "acme"}, False)
+    event = only(memory)
+    assert returned == event["uuid"] == uuid
+    assert event["timestamp"] == "2026-01-02T03:04:05+00:00"
+    assert event["properties"]["$groups"] == {"company": "acme"}
+    assert "$geoip_disable" not in event["properties"]
+
+
+def test_3_2_a_page_view_is_an_ordinary_event(client: Leanbase, memory: MemoryTransport) -> None:
+    client.capture("$pageview", distinct_id="u", properties={"$current_url": "https://example.com/a"})
+    client.capture("$pageview", distinct_id="u")
+    first, second = memory.events
+    assert first["properties"]["$current_url"] == "https://example.com/a"
+    assert "$current_url" not in second["properties"]
+
+
+@pytest.mark.parametrize("call", ["set", "set_once"])
+def test_c10_c11_person_properties_hold_the_callers_keys_alone(
+    call: str, client: Leanbase, memory: MemoryTransport
+) -> None:
+    with client.new_context():
+        client.tag("t", 1)
+        client.identify_context("ctx")
+        client.set_context_session("s-1")
+        getattr(client, call)(properties={"plan": "pro"})
+    event = only(memory)
+    assert event["event"] == f"${call}"
+    assert event["distinct_id"] == "ctx"
+    assert event["properties"][f"${call}"] == {"plan": "pro"}
+    assert event["properties"]["t"] == 1
+    assert event["properties"]["$session_id"] == "s-1"
+    assert "$python_version" not in event["properties"]
+
+
+@pytest.mark.parametrize("call", ["set", "set_once"])
+def test_c12_without_an_id_or_properties_nothing_is_sent(
+    call: str, client: Leanbase, memory: MemoryTransport
+) -> None:
+    method = getattr(client, call)
+    assert method(properties={"a": 1}) is None
+    assert method("u") is None
+    assert method("u", {}) is None
+    assert method("u", ["no mapping"]) is None
+    assert memory.events == []
+    assert client.stats()["dropped"] == {"invalid": 4}
+
+
+def test_c15_c16_identify(client: Leanbase, memory: MemoryTransport) -> None:
+    with client.new_context():
+        client.identify("u", {"name": "N"}, set_once={"since": 1})
+        client.identify("u")
+        assert client.get_distinct_id() is None
+    first, second = (event["properties"] for event in memory.events)
+    assert first["$set"] == {"name": "N"}
+    assert first["$set_once"] == {"since": 1}
+    assert "$set" not in second
+    assert "$set_once" not in second
+    assert "$anon_distinct_id" not in first
+
+
+@pytest.mark.parametrize("missing", [None, "", " "])
+def test_c17_identify_needs_its_own_id(missing: Any, client: Leanbase, memory: MemoryTransport) -> None:
+    with client.new_context():
+        client.identify_context("ctx")
+        assert client.identify(missing, {"a": 1}) is None
+    assert memory.events == []
+
+
+def test_c20_c22_c23_alias(client: Leanbase, memory: MemoryTransport) -> None:
+    with client.new_context():
+        client.tag("t", 1)
+        client.identify_context("ctx")
+        client.set_context_session("s-1")
+        client.alias("anon", "user")
+        client.alias("anon")
+        client.alias(0, "user")
+    first, second, third = memory.events
+    assert first["event"] == "$create_alias"
+    assert first["distinct_id"] == first["properties"]["distinct_id"] == "anon"
+    assert first["properties"]["alias"] == "user"
+    assert first["properties"]["$session_id"] == "s-1"
+    assert "t" not in first["properties"]
+    assert "$context_tags" not in first["properties"]
+    assert second["properties"]["alias"] == "ctx"
+    assert third["distinct_id"] == "0"
+
+
+def test_c21_c22_alias_needs_both_ids(client: Leanbase, memory: MemoryTransport) -> None:
+    assert client.alias("", "user") is None
+    assert client.alias("anon") is None
+    assert memory.events == []
+
+
+def test_c25_c27_c28_group_identify(client: Leanbase, memory: MemoryTransport) -> None:
+    client.group_identify("company", "acme", {"name": "Acme"})
+    client.group_identify("company", 0)
+    client.group_identify("company", "acme", distinct_id="u")
+    with client.new_context():
+        client.tag("t", 1)
+        client.identify_context("ctx")
+        client.group_identify("company", ("a", 1))
+    first, second, third, fourth = memory.events
+    assert first["event"] == "$groupidentify"
+    assert first["distinct_id"] == "$company_acme"
+    group = {name: first["properties"][name] for name in ("$group_type", "$group_key", "$group_set")}
+    assert group == {"$group_type": "company", "$group_key": "acme", "$group_set": {"name": "Acme"}}
+    assert "$process_person_profile" not in first["properties"]
+    assert second["properties"]["$group_key"] == 0
+    assert second["properties"]["$group_set"] == {}
+    assert third["distinct_id"] == "u"
+    assert fourth["distinct_id"] == "ctx"
+    assert fourth["properties"]["$group_key"] == "('a', 1)"
+    assert "t" not in fourth["properties"]
+
+
+@pytest.mark.parametrize(("kind", "key"), [("", "k"), (None, "k"), ("t", ""), ("t", None)])
+def test_c26_a_group_needs_type_and_key(kind: Any, key: Any, client: Leanbase, memory: MemoryTransport) -> None:
+    assert client.group_identify(kind, key) is None
+    assert memory.events == []
+
+
+# --- 3.9, 3.10: switches ----------------------------------------------------------------------------
+
+
+def test_c35_c38_opting_out(client: Leanbase, memory: MemoryTransport) -> None:
+    """While opted out nothing is captured and no hook runs; what was collected before still goes out."""
+    seen: list[object] = []
+    client.before_send = lambda event: seen.append(event) or event
+    with client.delivery_scope():
+        client.capture("before", "u")
+        client.opt_out()
+        assert client.is_opted_out()
+        assert client.capture("while", "u") is None
+        assert client.set("u", {"a": 1}) is None
+    client.opt_in()
+    client.capture("after", "u")
+    assert not client.is_opted_out()
+    assert [event["event"] for event in memory.events] == ["before", "after"]
+    assert len(seen) == 2
+
+
+def test_c35_opted_out_can_be_the_initial_state(memory: MemoryTransport) -> None:
+    client = Leanbase("k", transport=memory, opted_out=True)
+    assert client.capture("e", "u") is None
+    assert client.is_opted_out()
+
+
+def test_c40_disabled_stops_everything_and_resumes(server: FaultServer) -> None:
+    """Captured before, disabled, enabled again: what waited is sent then and not before."""
+    client = Leanbase("k", server.url)
+    with client.delivery_scope():
+        client.capture("waiting", "u")
+        client.disabled = True
+        assert client.capture("while", "u") is None
+    assert server.requests == []
+    assert client.stats()["retained"] == 1
+    client.flush()
+    assert server.requests == []
+    client.disabled = False
+    client.capture("after", "u")
+    assert [event["event"] for event in server.events] == ["waiting", "after"]
+    assert balanced(client)
+    assert client.is_opted_out() is False
+
+
+def test_c41_debug_changes_the_log_level_alone(client: Leanbase, memory: MemoryTransport) -> None:
+    logger = logging.getLogger("leanbase")
+    client.debug = True
+    assert client.debug
+    assert logger.level == logging.DEBUG
+    client.debug = False
+    assert logger.level == logging.WARNING
+    assert memory.events == []
+
+
+def test_c42_send_false_admits_and_transmits_nothing(server: FaultServer) -> None:
+    hooked: list[object] = []
+    client = Leanbase("k", server.url, send=False, before_send=lambda event: hooked.append(1) or event)
+    assert client.capture("e", "u") is not None
+    assert client.flush()
+    assert hooked == [1]
+    assert server.requests == []
+    assert client.stats()["dropped"] == {"send_off": 1}
+
+
+# --- 3.12: before_send ------------------------------------------------------------------------------
+
+
+def test_h1_h3_hooks_run_in_order_and_may_change_everything(client: Leanbase, memory: MemoryTransport) -> None:
+    def rename(event: dict[str, Any]) -> dict[str, Any]:
+        event["event"] = "renamed"
+        return event
+
+    def see(event: dict[str, Any]) -> dict[str, Any]:
+        return {**event, "properties": {"seen": event["event"], "odd": {1, 2}}}
+
+    client.before_send = [rename, "no function", see]
+    client.capture("e", "u")
+    assert only(memory)["event"] == "renamed"
+    assert only(memory)["properties"] == {"seen": "renamed", "odd": [1, 2]}
+
+
+def test_h2_the_hook_sees_the_finished_event(client: Leanbase) -> None:
+    seen: list[dict[str, Any]] = []
+    client.before_send = lambda event: seen.append(event)  # type: ignore[func-returns-value]
+    client.capture("e", "u", {"at": object, "n": float("nan")})
+    assert set(seen[0]) == {"event", "distinct_id", "uuid", "timestamp", "properties"}
+    assert seen[0]["properties"]["at"] == "object"
+    assert seen[0]["properties"]["n"] is None
+    assert seen[0]["properties"]["$lib"] == "leanbase-python"
+
+
+def raising(event: dict[str, Any]) -> dict[str, Any]:
+    raise RuntimeError("secret 4711")
+
+
+@pytest.mark.parametrize(
+    ("hook", "warned", "reason"),
+    [
+        (lambda event: None, False, "before_send"),
+        (raising, True, "before_send"),
+        (lambda event: "text", True, "before_send"),
+        (lambda event: {**event, "properties": []}, True, "invalid"),
+        (lambda event: {**event, "event": ""}, True, "invalid"),
+        (lambda event: {**event, "distinct_id": None}, True, "invalid"),
+    ],
+)
+def test_h4_h5_h6_a_hook_that_drops_or_fails_sends_nothing(
+    hook: Any, warned: bool, reason: str, client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The failed hook may have been a privacy filter, so neither version of the event may leave."""
+    never: list[object] = []
+    client.before_send = (hook, lambda event: never.append(event) or event)
+    returned = client.capture("e", "u", {"p": "secret 4711"})
+    assert returned is None
+    assert memory.events == []
+    assert client.stats()["dropped"] == {reason: 1}
+    assert bool(caplog.records) == warned
+    assert "4711" not in caplog.text
+
+
+def test_h6_uuid_and_timestamp_are_repaired(client: Leanbase, memory: MemoryTransport) -> None:
+    client.before_send = lambda event: {**event, "uuid": None, "timestamp": "never", "distinct_id": 7}
+    returned = client.capture("e", "u")
+    event = only(memory)
+    assert returned == event["uuid"]
+    assert event["timestamp"].endswith("+00:00")
+    assert event["distinct_id"] == "7"
+
+
+def test_h6_a_changed_uuid_is_what_the_call_returns(client: Leanbase, memory: MemoryTransport) -> None:
+    uuid = "0198c0de-0000-7000-8000-000000000abc"
+    client.before_send = lambda event: {**event, "uuid": uuid}
+    assert client.capture("e", "u") == uuid == only(memory)["uuid"]
+
+
+def test_h8_on_error_sees_the_hooked_event_alone(server: FaultServer) -> None:
+    from tests.fault_server import Behaviour
+
+    heard: list[Any] = []
+    server.always(Behaviour(status=400))
+    client = Leanbase(
+        "k", server.url,
+        before_send=lambda event: {**event, "properties": {"clean": True}},
+        on_error=lambda error, events: heard.append(events),
+    )  # fmt: skip
+    client.capture("e", "u", {"secret": 1})
+    assert [event["properties"] for event in heard[0]] == [{"clean": True}]
+
+
+# --- W-20 -------------------------------------------------------------------------------------------
+
+
+def test_w20_an_oversized_event_is_dropped_by_name_and_size(
+    client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert client.capture("big one", "u", {"p": "s3cret" * 200_000}) is None
+    assert client.stats()["dropped"] == {"too_large": 1}
+    assert "big one" in caplog.text
+    assert "1200" in caplog.text
+    assert "s3cret" not in caplog.text
+    assert client.capture("small one", "u") is not None
+
+
+# --- G-1, G-6: nothing raises, nothing leaks --------------------------------------------------------
+
+
+class Awkward:
+    """An argument that fails at whatever is done with it."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("awkward")
+
+    __repr__ = __bool__ = __eq__ = __len__ = __iter__ = __str__  # type: ignore[assignment]
+
+    def __hash__(self) -> int:
+        raise RuntimeError("awkward")
+
+
+class RaisingTransport(BaseTransport):
+    def send(self, events: Any, *, deadline: Any) -> Any:
+        raise RuntimeError("broken transport")
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_g1_no_call_raises_on_any_argument(debug: bool) -> None:
+    client = Leanbase("k", transport=RaisingTransport(), debug=debug, on_error=raising)  # type: ignore[arg-type]
+    odd: Any = Awkward()
+    client.capture(odd, odd, odd, odd, odd, odd, odd)
+    client.capture("e", odd, {"a": odd}, odd, odd, {"g": odd}, odd)
+    client.set(odd, odd)
+    client.set_once("u", {"a": odd}, odd, odd)
+    client.identify(odd, odd, set_once={"a": odd})
+    client.alias(odd, odd)
+    client.group_identify(odd, odd, odd)
+    with client.new_context():
+        client.tag(odd, odd)
+        client.tag("t", odd)
+        client.identify_context(odd)
+        client.set_context_session(odd)
+        client.set_context_device_id(odd)
+        client.capture("e")
+    client.flush(odd)
+    client.before_send = odd
+    client.capture("e", "u")
+    client.shutdown(odd)
+    assert balanced(client)
+
+
+def test_g1_only_pythons_own_type_error_passes() -> None:
+    client = Leanbase("k", transport="memory")
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        client.capture("e", distinct="u")  # type: ignore[call-arg]
+
+
+def test_g1_an_event_survives_a_transport_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    client = Leanbase("k", transport=RaisingTransport())
+    assert client.capture("e", "u", {"p": "s3cret"}) is not None
+    assert client.stats()["retained"] == 1
+    assert "s3cret" not in caplog.text
+
+
+def test_g6_logs_and_repr_hold_no_key(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    server.stop()
+    client = Leanbase("phc_very_secret", server.url, max_retries=0, debug=True)
+    client.capture("e", "u", {"p": "s3cret"})
+    shown = caplog.text + repr(client) + repr(client.flush()) + repr(client._current().outbox)
+    assert "very_secret" not in shown
+    assert "s3cret" not in shown
+
+
+# --- shutdown ---------------------------------------------------------------------------------------
+
+
+def test_q40_q42_a_client_is_closed_for_good(
+    client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.capture("e", "u")
+    assert client.shutdown()
+    assert client.capture("late", "u") is None
+    assert "was shut down" in caplog.text
+    assert client.shutdown()
+    assert client.stats() == {
+        "captured": 2, "delivered": 1, "handed_off": 0, "spooled": 0, "retained": 0, "dropped": {"shutdown": 1},
+    }  # fmt: skip
+
+
+def test_q40_shutdown_inside_a_scope_sends_what_it_collected(client: Leanbase, memory: MemoryTransport) -> None:
+    with client.delivery_scope():
+        client.capture("e", "u")
+        assert memory.events == []
+        assert client.shutdown().delivered == 1
+    assert len(memory.events) == 1
+
+
+# --- configuration errors ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"host": "leanbase.example.com"}, "http"),
+        ({"host": "ftp://x"}, "http"),
+        ({"host": "http://"}, "http"),
+        ({"host": "https://user:pw@example.com"}, "credentials"),
+        ({"host": "http://x", "transport": "carrier-pigeon"}, "carrier-pigeon"),
+        ({"host": "http://x", "transport": 3}, "int"),
+        ({"host": "http://x", "transport": "no.such.module:Thing"}, "no.such.module"),
+        ({"host": "http://x", "transport": "json:JSONDecoder"}, "not a BaseTransport"),
+        ({"host": 3}, "host must be a string"),
+    ],
+)
+def test_g1_what_can_never_work_is_found_at_the_start(options: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        Leanbase("k", **options)
+    assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"host": "https://x.example"}, {"api_key": "k"}, {"api_key": " ", "host": "https://x"}])
+def test_g1_a_missing_key_or_host_disables_and_says_so_once(
+    options: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Leanbase(**options)
+    assert client.disabled
+    for _ in range(3):
+        assert client.capture("e", "u") is None
+    client.disabled = False
+    assert client.disabled
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert "LEANBASE_" in caplog.text
+
+
+def test_a_transport_that_needs_no_endpoint_needs_no_key(memory: MemoryTransport) -> None:
+    assert Leanbase(transport=memory).capture("e", "u") is not None
+
+
+def test_an_unknown_option_is_a_type_error_with_a_hint() -> None:
+    with pytest.raises(TypeError, match="did you mean 'timeout'"):
+        Leanbase("k", "https://x", timeuot=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="by keyword"):
+        Leanbase("k", "https://x", 3)  # type: ignore[misc]
+
+
+def test_client_is_an_alias() -> None:
+    assert leanbase.Client is leanbase.Leanbase

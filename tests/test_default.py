@@ -1,0 +1,215 @@
+"""The module-level functions and the default client behind them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import leanbase
+from leanbase.default import default_client
+from leanbase.settings import Settings
+from leanbase.transports import MemoryTransport
+from tests.fault_server import FaultServer
+
+
+def use(server: FaultServer) -> None:
+    leanbase.api_key = "phc_module"
+    leanbase.host = server.url
+
+
+def test_module_settings_are_read_at_first_use(server: FaultServer) -> None:
+    use(server)
+    assert leanbase.capture("e", distinct_id="u") is not None
+    assert server.requests[0].envelope["api_key"] == "phc_module"
+    assert leanbase.setup() is leanbase.setup() is default_client
+
+
+def test_settings_come_from_the_environment_too(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEANBASE_API_KEY", "phc_environment")
+    monkeypatch.setenv("LEANBASE_HOST", server.url)
+    monkeypatch.setenv("LEANBASE_DISABLE_GEOIP", "false")
+    leanbase.capture("e", distinct_id="u")
+    assert server.requests[0].envelope["api_key"] == "phc_environment"
+    assert "$geoip_disable" not in server.events[0]["properties"]
+
+
+def test_shutdown_after_every_capture_loses_nothing(server: FaultServer) -> None:
+    """What the documentation tells serverless users to do works with a module-level client (§7.6)."""
+    use(server)
+    for number in range(50):
+        leanbase.capture("e", distinct_id=number)
+        assert leanbase.shutdown()
+    assert [event["distinct_id"] for event in server.events] == [str(number) for number in range(50)]
+
+
+def test_q42_captures_racing_with_shutdown_are_all_delivered(server: FaultServer) -> None:
+    use(server)
+    done = threading.Event()
+
+    def shut_down() -> None:
+        while not done.is_set():
+            leanbase.shutdown()
+
+    def capture() -> None:
+        for _ in range(40):
+            assert leanbase.capture("e", distinct_id="u") is not None
+
+    closer = threading.Thread(target=shut_down)
+    closer.start()
+    threads = [threading.Thread(target=capture) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    closer.join()
+    leanbase.shutdown()
+    assert len({event["uuid"] for event in server.events}) == len(server.events) == 160
+
+
+def test_disabled_debug_and_before_send_are_read_at_every_call(server: FaultServer) -> None:
+    use(server)
+    leanbase.capture("first", distinct_id="u")
+    leanbase.disabled = True
+    assert leanbase.capture("second", distinct_id="u") is None
+    assert leanbase.is_opted_out()
+    leanbase.disabled = False
+    leanbase.before_send = lambda event: {**event, "event": "hooked"}
+    leanbase.capture("third", distinct_id="u")
+    leanbase.before_send = None
+    leanbase.capture("fourth", distinct_id="u")
+    leanbase.debug = True
+    leanbase.get_tags()
+    leanbase.stats()
+    assert logging.getLogger("leanbase").level == logging.DEBUG
+    assert [event["event"] for event in server.events] == ["first", "hooked", "fourth"]
+
+
+def test_g1_the_default_client_never_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """With settings that can never work it says so once, stays disabled, and reads them anew after shutdown."""
+    leanbase.api_key = "k"
+    leanbase.host = "not a url"
+    for _ in range(3):
+        assert leanbase.capture("e", distinct_id="u") is None
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    leanbase.shutdown()
+    leanbase.transport = memory = MemoryTransport()
+    leanbase.host = "https://leanbase.example.com"
+    assert leanbase.capture("e", distinct_id="u") is not None
+    assert len(memory.events) == 1
+
+
+def test_opting_out_outlives_a_shutdown() -> None:
+    """Somebody who must not be tracked is not tracked again because a request ended."""
+    leanbase.transport = memory = MemoryTransport()
+    leanbase.opt_out()
+    leanbase.shutdown()
+    assert leanbase.capture("e", distinct_id="u") is None
+    leanbase.opt_in()
+    assert leanbase.capture("e", distinct_id="u") is not None
+    assert len(memory.events) == 1
+
+
+def test_a_decorated_function_does_not_configure_a_client_that_nobody_uses(
+    memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who uses a client of their own is not told that the default one has no key."""
+    client = leanbase.Leanbase("k", transport=memory)
+    with leanbase.delivery_scope():
+        client.capture("e", "u")
+    assert len(memory.events) == 1
+    assert caplog.records == []
+
+
+def test_every_option_is_declared_on_the_module() -> None:
+    """The types that editors see for `leanbase.<option>` are those of the settings."""
+    source = Path(leanbase.__file__).read_text()
+    declared = dict(
+        line.strip().split(": ", 1) for line in source.splitlines() if line.startswith("    ") and ": " in line
+    )
+    for option in dataclasses.fields(Settings):
+        assert declared[option.name] == option.type
+
+
+def test_unset_options_show_their_effective_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEANBASE_TIMEOUT", "2.5")
+    assert leanbase.timeout == 2.5
+    assert leanbase.max_retries == 3
+    assert leanbase.api_key is None
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        leanbase.no_such_thing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_all_names_what_is_public() -> None:
+    assert leanbase.__all__ == sorted(leanbase.__all__)
+    for name in leanbase.__all__:
+        assert getattr(leanbase, name) is not None
+
+
+def fresh(code: str) -> str:
+    """Run code in a new interpreter and return what it printed."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.strip()
+
+
+def test_g7_importing_has_no_side_effects() -> None:
+    """No third-party package, no HTTP stack, no thread, no hook."""
+    heavy = ["urllib3", "ssl", "http.client", "email", "asyncio", "sqlite3", "typing", "dataclasses", "botocore"]
+    code = f"""
+import sys, threading
+hooks = sys.excepthook, threading.excepthook
+before = set(sys.modules)
+import leanbase
+new = set(sys.modules) - before
+assert not new & set({heavy!r}), new & set({heavy!r})
+assert all(m.partition(".")[0] == "leanbase" or m.partition(".")[0] in sys.stdlib_module_names for m in new)
+assert hooks == (sys.excepthook, threading.excepthook)
+assert threading.active_count() == 1
+"""
+    fresh(code)
+
+
+def test_g7_capturing_into_memory_does_not_load_the_http_stack() -> None:
+    assert fresh(
+        "import sys, leanbase\n"
+        "leanbase.Leanbase(transport='memory').capture('e', 'u')\n"
+        "print('urllib3' in sys.modules, 'ssl' in sys.modules)"
+    ) == "False False"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_q60_a_forked_child_counts_from_zero_and_sends_its_own(server: FaultServer) -> None:
+    """What the parent has not delivered is the parent's; the child shares no socket and no count with it."""
+    output = fresh(
+        f"""
+import os, leanbase
+leanbase.api_key, leanbase.host = "k", {server.url!r}
+leanbase.capture("parent first", "u")
+with leanbase.new_context(), leanbase.delivery_scope():
+    leanbase.tag("parent", 1)
+    leanbase.capture("parent collected", "u")
+    pid = os.fork()
+    if pid == 0:
+        assert leanbase.get_tags() == {{}}
+        assert leanbase.capture("child", "u")
+        stats = leanbase.stats()
+        assert (stats["captured"], stats["delivered"], stats["retained"]) == (1, 1, 0), stats
+    else:
+        os.waitpid(pid, 0)
+if pid:
+    stats = leanbase.stats()
+    assert (stats["captured"], stats["delivered"], stats["retained"]) == (2, 2, 0), stats
+    print("parent done")
+"""
+    )
+    assert output == "parent done"
+    assert [event["event"] for event in server.events] == ["parent first", "child", "parent collected"]
+    by_name = {request.events[0]["event"]: request.connection for request in server.requests}
+    assert by_name["child"] != by_name["parent first"] == by_name["parent collected"]

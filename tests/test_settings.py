@@ -1,0 +1,105 @@
+"""Where options come from, and what is done with those that make no sense (§10)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+import leanbase
+from leanbase import Leanbase
+from leanbase.settings import Settings
+
+
+def test_keyword_beats_attribute_beats_environment_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.resolve({}).timeout == 15.0
+    monkeypatch.setenv("LEANBASE_TIMEOUT", "4")
+    assert Settings.resolve({}).timeout == 4.0
+    leanbase.timeout = 3.0
+    assert Settings.resolve({}).timeout == 3.0
+    assert Settings.resolve({"timeout": 2.0}).timeout == 2.0
+    assert Settings.resolve({"timeout": None}).timeout == 3.0
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("DISABLED", "yes", True),
+        ("DISABLED", "0", False),
+        ("GZIP", "off", False),
+        ("MAX_RETRIES", "7", 7),
+        ("SEND_DEADLINE", "1.5", 1.5),
+        ("TRANSPORT", "memory", "memory"),
+    ],
+)
+def test_environment_variables_are_read_as_their_option(
+    option: str, text: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"LEANBASE_{option}", text)
+    assert getattr(Settings.resolve({}), option.lower()) == value
+
+
+@pytest.mark.parametrize(("option", "text"), [("DISABLED", "perhaps"), ("TIMEOUT", "soon"), ("ON_ERROR", "print")])
+def test_unusable_environment_variables_are_ignored_with_a_warning(
+    option: str, text: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(f"LEANBASE_{option}", text)
+    assert getattr(Settings.resolve({}), option.lower()) == getattr(Settings(), option.lower())
+    assert f"LEANBASE_{option}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ({"timeout": -1}, 0.1),
+        ({"send_deadline": 0}, 0.1),
+        ({"max_retries": -3}, 0),
+        ({"flush_at": 0}, 1),
+        ({"max_queue_size": -5}, 1),
+        ({"timeout": "soon"}, 15.0),
+        ({"timeout": float("nan")}, 15.0),
+        ({"max_retries": True}, 3),
+        ({"on_error": "print"}, None),
+        ({"super_properties": [1]}, None),
+    ],
+)
+def test_values_that_make_no_sense_are_clamped_or_ignored(
+    given: dict[str, Any], used: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (name,) = given
+    assert getattr(Settings.resolve(given), name) == used
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_w1_w6_host_and_key_are_trimmed() -> None:
+    settings = Settings.resolve({"api_key": " phc_x\n", "host": " https://example.com/prefix/ "})
+    assert settings.api_key == "phc_x"
+    assert settings.host == "https://example.com/prefix"
+
+
+def test_project_api_key_is_an_alias() -> None:
+    assert Settings.resolve({"project_api_key": "phc_x"}).api_key == "phc_x"
+    assert Settings.resolve({"project_api_key": "phc_x", "api_key": "phc_y"}).api_key == "phc_y"
+
+
+def test_w1_plain_http_is_warned_about_but_for_loopback(caplog: pytest.LogCaptureFixture) -> None:
+    for host in ("http://127.0.0.1:8000", "http://localhost", "http://[::1]:1", "https://example.com"):
+        Settings.resolve({"host": host})
+    assert caplog.records == []
+    Settings.resolve({"host": "http://example.com"})
+    assert "unencrypted" in caplog.text
+
+
+def test_every_option_is_documented() -> None:
+    import dataclasses
+
+    for option in dataclasses.fields(Settings):
+        assert option.metadata["doc"].endswith("."), option.name
+
+
+def test_super_properties_are_copied_at_creation() -> None:
+    properties = {"a": [1]}
+    client = Leanbase("k", transport="memory", super_properties=properties)
+    properties["a"].append(2)
+    assert client._current().super_properties == {"a": [1]}

@@ -1,0 +1,863 @@
+"""Direct delivery over real sockets: the envelope, outcomes, retries, splitting, stale connections."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import email.utils
+import json
+import logging
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from leanbase import Leanbase
+from leanbase._version import __version__
+from leanbase.delivery import Deadline
+from leanbase.errors import RejectedError, TransportError
+from leanbase.local.validation import parse
+from leanbase.transports import HttpTransport
+from leanbase.transports.http import parse_retry_after
+from tests.conftest import balanced
+from tests.fault_server import Behaviour, FaultServer, black_hole
+
+Make = Callable[..., Leanbase]
+UUID = "0198c0de-0000-7000-8000-000000000abc"
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries wait their least, 100 ms; what the waits are is tested on their own."""
+    monkeypatch.setattr("leanbase.transports.http.FIRST_WAIT_SECONDS", 0.0)
+
+
+# --- 1.1: the request -------------------------------------------------------------------------------
+
+
+def test_w2_w3_w4_w6_the_request(server: FaultServer, make: Make) -> None:
+    make(server).capture("e", "u", {"a": 1})
+    (request,) = server.requests
+    assert request.line == "POST /batch/ HTTP/1.1"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["user-agent"] == f"leanbase-python/{__version__}"
+    assert "authorization" not in request.headers
+    assert "content-encoding" not in request.headers
+    assert request.envelope["api_key"] == "phc_test"
+    assert request.envelope["historical_migration"] is False
+    sent_at = dt.datetime.fromisoformat(request.envelope["sent_at"])
+    assert abs((sent_at - dt.datetime.now(dt.timezone.utc)).total_seconds()) < 10
+    assert list(request.envelope) == ["api_key", "historical_migration", "sent_at", "batch"]
+    parse(request.text.encode())
+
+
+def test_w1_a_path_prefix_is_kept(server: FaultServer) -> None:
+    Leanbase("k", f" {server.url}/ingest/ ").capture("e", "u")
+    assert server.requests[0].line.startswith("POST /ingest/batch/ ")
+
+
+@pytest.mark.parametrize(
+    ("option", "size", "compressed"),
+    [(None, 10, False), (None, 2000, True), (True, 10, True), (False, 2000, False)],
+)
+def test_w5_compression(option: Any, size: int, compressed: bool, server: FaultServer, make: Make) -> None:
+    make(server, gzip=option).capture("e", "u", {"p": "x" * size})
+    assert (server.requests[0].headers.get("content-encoding") == "gzip") == compressed
+    assert server.events[0]["properties"]["p"] == "x" * size
+
+
+def test_w5_a_failing_compression_sends_the_body_as_it_is(
+    server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("leanbase.transports.http.zlib.compressobj", fail)
+    make(server, gzip=True).capture("e", "u")
+    assert "content-encoding" not in server.requests[0].headers
+    assert len(server.events) == 1
+    assert "uncompressed" in caplog.text
+
+
+def test_historical_migration_marks_the_envelope(server: FaultServer, make: Make) -> None:
+    make(server, historical_migration=True).capture("e", "u", timestamp="2020-01-01T00:00:00Z")
+    assert server.requests[0].envelope["historical_migration"] is True
+
+
+def test_ten_events_of_a_scope_are_one_request_in_capture_order(server: FaultServer, make: Make) -> None:
+    client = make(server)
+    with client.delivery_scope():
+        for number in range(10):
+            client.capture("e", number)
+        assert server.requests == []
+        assert client.stats()["retained"] == 10
+    assert len(server.requests) == 1
+    assert [event["distinct_id"] for event in server.events] == [str(n) for n in range(10)]
+
+
+def test_an_empty_flush_sends_nothing(server: FaultServer, make: Make) -> None:
+    client = make(server)
+    with client.delivery_scope():
+        pass
+    assert client.flush()
+    assert server.requests == []
+
+
+def test_an_event_is_encoded_once_however_often_it_is_sent(
+    server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import leanbase.pipeline
+
+    encoded: list[Any] = []
+    original = leanbase.pipeline.encode
+    monkeypatch.setattr(leanbase.pipeline, "encode", lambda event: encoded.append(1) or original(event))
+    server.script(Behaviour(status=500), Behaviour(status=500), Behaviour(instead="close"))
+    make(server).capture("e", "u")
+    assert len(server.requests) == 4
+    assert len(encoded) == 1
+
+
+# --- 1.2: outcomes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b'{"status":1}', b'{"status":"Ok"}', b"", b"not json", b'{"half'])
+def test_w10_any_2xx_is_success(body: bytes, server: FaultServer, make: Make) -> None:
+    server.always(Behaviour(status=202, body=body))
+    client = make(server)
+    client.capture("e", "u")
+    assert client.stats()["delivered"] == 1
+
+
+def test_w10_a_truncated_body_of_a_success_is_success(server: FaultServer, make: Make) -> None:
+    server.always(Behaviour(headers={"Content-Length": "500"}, close_after=True))
+    client = make(server)
+    client.capture("e", "u")
+    client.capture("e", "u")
+    assert client.stats()["delivered"] == 2
+    assert len(server.requests) == 2
+
+
+def test_w11_quota_is_success_with_one_warning_a_minute(
+    server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.always(Behaviour(body=b'{"status":"Ok","quota_limited":["events"]}'))
+    client = make(server)
+    for _ in range(3):
+        client.capture("e", "u")
+    assert client.stats()["delivered"] == 3
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "quota" in caplog.text
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 599])
+def test_w12_retryable_statuses_are_retried(status: int, server: FaultServer, make: Make) -> None:
+    server.script(Behaviour(status=status))
+    client = make(server)
+    client.capture("e", "u")
+    assert len(server.requests) == 2
+    assert client.stats()["delivered"] == 1
+
+
+@pytest.mark.parametrize("instead", ["close", "reset", "half"])
+def test_w13_broken_connections_are_retried(instead: str, server: FaultServer, make: Make) -> None:
+    server.script(Behaviour(instead=instead))
+    client = make(server)
+    client.capture("e", "u")
+    assert len(server.requests) == 2
+    assert client.stats()["delivered"] == 1
+
+
+def test_q14_every_attempt_sends_the_same_events_with_a_new_sent_at(server: FaultServer, make: Make) -> None:
+    server.script(Behaviour(status=500), Behaviour(status=500))
+    client = make(server)
+    with client.delivery_scope():
+        client.capture("a", "u")
+        client.capture("b", "u")
+    batches = [request.envelope["batch"] for request in server.requests]
+    assert batches[0] == batches[1] == batches[2]
+    assert len({request.envelope["sent_at"] for request in server.requests}) == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 415, 422])
+def test_w14_other_4xx_are_terminal(
+    status: int, server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Any] = []
+    server.always(Behaviour(status=status))
+    client = make(server, on_error=lambda error, events: heard.append((error, events)))
+    uuid = client.capture("e", "u", {"p": "s3cret"})
+    assert len(server.requests) == 1
+    assert client.stats()["dropped"] == {"rejected": 1}
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    ((error, events),) = heard
+    assert isinstance(error, RejectedError)
+    assert error.status == status
+    assert [event["uuid"] for event in events] == [uuid]
+    assert "s3cret" not in caplog.text
+    if status == 401:
+        assert "API key was rejected" in caplog.text
+
+
+def test_q23_a_poisoned_batch_does_not_hold_up_the_next(server: FaultServer, make: Make) -> None:
+    server.script(Behaviour(status=400))
+    client = make(server, flush_at=2)
+    with client.delivery_scope():
+        for number in range(5):
+            client.capture("e", number)
+    assert [len(request.events) for request in server.requests] == [2, 2, 1]
+    assert client.stats()["dropped"] == {"rejected": 2}
+    assert client.stats()["delivered"] == 3
+
+
+def test_w15_413_splits_in_halves_and_remembers(server: FaultServer, make: Make) -> None:
+    """A server that takes three events at most gets every event once, in order, and fewer next time."""
+
+    client = make(server)
+    original = server._behave
+
+    def picky(connection: socket.socket, behaviour: Behaviour) -> bool:
+        large = len(server.requests[-1].events) > 3
+        return original(connection, Behaviour(status=413) if large else behaviour)
+
+    server._behave = picky  # type: ignore[method-assign]
+    for _ in range(2):
+        with client.delivery_scope():
+            for number in range(8):
+                client.capture("e", number)
+    accepted = [request for request in server.requests if len(request.events) <= 3]
+    assert [e["distinct_id"] for r in accepted for e in r.events] == [str(n) for n in range(8)] * 2
+    refused = [len(request.events) for request in server.requests if len(request.events) > 3]
+    assert refused == [8, 4, 4]
+    assert client.stats()["delivered"] == 16
+
+
+def test_w15_413_for_one_event_is_terminal(server: FaultServer, make: Make) -> None:
+    server.always(Behaviour(status=413))
+    client = make(server)
+    client.capture("e", "u")
+    assert len(server.requests) == 1
+    assert client.stats()["dropped"] == {"rejected": 1}
+
+
+def test_w16_a_redirect_to_the_same_host_is_followed_once(server: FaultServer, make: Make) -> None:
+    server.script(Behaviour(status=308, headers={"Location": "/v2/batch/"}))
+    client = make(server)
+    client.capture("e", "u")
+    first, second = server.requests
+    assert second.line == "POST /v2/batch/ HTTP/1.1"
+    assert first.raw == second.raw
+    assert client.stats()["delivered"] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "location"),
+    [(301, "/other/"), (302, "/other/"), (303, "/other/"), (307, "http://evil.example/batch/"), (308, ""),
+     (307, "//evil.example/"), (308, "ftp://127.0.0.1/")],
+)  # fmt: skip
+def test_w16_any_other_redirect_is_terminal(
+    status: int, location: str, server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.always(Behaviour(status=status, headers={"Location": location}))
+    client = make(server)
+    client.capture("e", "u")
+    assert len(server.requests) == 1
+    assert client.stats()["dropped"] == {"rejected": 1}
+    assert ("evil.example" in caplog.text) == ("evil.example" in location)
+
+
+def test_w16_no_second_hop(server: FaultServer, make: Make) -> None:
+    server.always(Behaviour(status=307, headers={"Location": "/again/"}))
+    client = make(server)
+    client.capture("e", "u")
+    assert len(server.requests) == 2
+    assert client.stats()["dropped"] == {"rejected": 1}
+
+
+# --- W-18, Q-10 - Q-15: retries and waits -----------------------------------------------------------
+
+
+def test_w18_retry_after_spellings() -> None:
+    in_a_minute = email.utils.formatdate(time.time() + 60, usegmt=True)
+    assert 55 < (parse_retry_after(in_a_minute) or 0) <= 60
+    assert parse_retry_after(email.utils.formatdate(0, usegmt=True)) == 0
+    assert parse_retry_after(" 2 ") == 2.0
+    assert parse_retry_after("0.25") == 0.25
+    for unusable in (None, "", "-1", "soon", "1e9", "inf", "١"):
+        assert parse_retry_after(unusable) is None
+
+
+def test_q10_at_most_max_retries(server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    server.always(Behaviour(status=500))
+    heard: list[Any] = []
+    client = make(server, max_retries=2, on_error=lambda error, events: heard.append(error))
+    assert client.capture("e", "u") is not None
+    assert len(server.requests) == 3
+    assert client.stats()["retained"] == 1
+    assert len(heard) == 1
+    assert isinstance(heard[0], TransportError)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_q11_waits_double_and_are_jittered_downwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    from leanbase.transports import http
+
+    monkeypatch.setattr(http, "FIRST_WAIT_SECONDS", 0.25)
+    for random, expected in ((0.0, [0.25, 0.5, 1.0, 30.0]), (1.0, [0.125, 0.25, 0.5, 15.0])):
+        monkeypatch.setattr("random.random", lambda random=random: random)
+        assert [http._wait_before_retry(n, None) for n in (0, 1, 2, 9)] == expected
+    assert http._wait_before_retry(0, 3.0) == 3.0
+    assert http._wait_before_retry(0, 600.0) == 30.0
+
+
+def test_q12_retry_after_is_a_floor(server: FaultServer, make: Make) -> None:
+    server.script(Behaviour(status=429, headers={"Retry-After": "0.6"}))
+    make(server).capture("e", "u")
+    first, second = server.requests
+    assert second.at - first.at >= 0.6
+
+
+def test_q13_a_wait_that_does_not_fit_ends_the_cycle_now(server: FaultServer, make: Make) -> None:
+    server.always(Behaviour(status=503, headers={"Retry-After": "20"}))
+    started = time.monotonic()
+    client = make(server, send_deadline=5.0)
+    client.capture("e", "u")
+    assert time.monotonic() - started < 2
+    assert len(server.requests) == 1
+    assert client.stats()["retained"] == 1
+
+
+def test_q15_close_ends_a_wait(server: FaultServer) -> None:
+    server.always(Behaviour(status=503, headers={"Retry-After": "8"}))
+    transport = HttpTransport("k", server.url)
+    client = Leanbase("k", transport=transport)
+    thread = threading.Thread(target=client.capture, args=("e", "u"))
+    thread.start()
+    while not server.requests:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    transport.close(deadline=Deadline.after(0))
+    thread.join(3)
+    assert not thread.is_alive()
+
+
+# --- retained ---------------------------------------------------------------------------------------
+
+
+def test_q20_q21_what_was_retained_goes_out_first_and_in_order(server: FaultServer, make: Make) -> None:
+    client = make(server, max_retries=0)
+    server.script(Behaviour(status=500), Behaviour(status=500))
+    for number in range(3):
+        client.capture("e", number)
+    assert [event["distinct_id"] for event in server.requests[-1].events] == ["0", "1", "2"]
+    assert client.stats() == {
+        "captured": 3, "delivered": 3, "handed_off": 0, "spooled": 0, "retained": 0, "dropped": {},
+    }  # fmt: skip
+
+
+def test_q32_flush_stops_at_the_first_batch_that_stays(server: FaultServer, make: Make) -> None:
+    client = make(server, max_retries=0, flush_at=2)
+    server.script(Behaviour(), Behaviour(status=500))
+    with client.delivery_scope():
+        for number in range(6):
+            client.capture("e", number)
+    assert len(server.requests) == 2
+    receipt = client.flush()
+    assert receipt
+    assert receipt.delivered == 4
+    assert [event["distinct_id"] for event in server.events] == ["0", "1", "2", "3", "2", "3", "4", "5"]
+    assert client.flush()
+    assert balanced(client)
+
+
+def test_q22_retained_events_are_bounded_and_the_oldest_go(
+    server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Any] = []
+    server.always(Behaviour(status=500))
+    client = make(
+        server, max_retries=0, max_queue_size=3,
+        on_error=lambda error, events: heard.append((str(error), [event["distinct_id"] for event in events])),
+    )  # fmt: skip
+    with client.delivery_scope():
+        for number in range(5):
+            client.capture("e", number)
+    stats = client.stats()
+    assert stats["retained"] == 3
+    assert stats["dropped"] == {"overflow": 2}
+    assert [ids for text, ids in heard if "max_queue_size" in text] == [["0", "1"]]
+    server.always(Behaviour())
+    client.flush()
+    assert [event["distinct_id"] for event in server.requests[-1].events] == ["2", "3", "4"]
+
+
+def test_q43_what_cannot_be_delivered_at_shutdown_is_reported(
+    server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Any] = []
+    server.always(Behaviour(status=500))
+    client = make(server, max_retries=0, on_error=lambda error, events: heard.append((error, len(events))))
+    client.capture("e", "u")
+    receipt = client.shutdown()
+    assert receipt.dropped == {"shutdown": 1}
+    assert client.stats()["dropped"] == {"shutdown": 1}
+    assert client.stats()["retained"] == 0
+    assert "1 events could not be delivered" in caplog.text
+    assert heard[-1][1] == 1
+
+
+def test_q24_on_error_may_do_anything(server: FaultServer, make: Make) -> None:
+    """Raise, capture, flush, shut down: nothing deadlocks or recurses, the books still balance."""
+    server.always(Behaviour(status=400))
+    calls: list[Any] = []
+
+    def on_error(error: Exception, events: list[Any]) -> None:
+        calls.append(events)
+        client.capture("from on_error", "u")
+        client.flush()
+        client.shutdown()
+        raise RuntimeError
+
+    client = make(server, on_error=on_error)
+    client.capture("e", "u")
+    assert len(calls) == 1
+    assert balanced(client)
+
+
+# --- stale connections ------------------------------------------------------------------------------
+
+
+def test_connections_are_kept_alive(server: FaultServer, make: Make) -> None:
+    client = make(server)
+    for _ in range(5):
+        client.capture("e", "u")
+    assert server.connections == 1
+
+
+def test_a_server_that_closes_after_every_answer_loses_nothing(server: FaultServer, make: Make) -> None:
+    """Each kept-alive connection turns out dead: 100 captures, 100 delivered, none twice, no waits."""
+    server.always(Behaviour(close_after=True))
+    client = make(server, max_retries=0)
+    started = time.monotonic()
+    for number in range(100):
+        client.capture("e", number)
+    assert time.monotonic() - started < 5
+    assert [event["distinct_id"] for event in server.events] == [str(number) for number in range(100)]
+    assert client.stats()["delivered"] == 100
+
+
+@pytest.mark.parametrize("instead", ["reset", "close"])
+def test_a_connection_that_dies_under_the_request_is_replaced_at_once(
+    instead: str, server: FaultServer, make: Make
+) -> None:
+    """The resend carries the same bytes, waits for nothing and is no retry."""
+    client = make(server, max_retries=0)
+    client.capture("first", "u")
+    server.script(Behaviour(instead=instead))
+    client.capture("second", "u")
+    _, died, resent = server.requests
+    assert died.raw == resent.raw
+    assert died.connection != resent.connection
+    assert resent.at - died.at < 0.1
+    assert client.stats()["delivered"] == 2
+
+
+def test_a_new_connection_that_dies_is_a_failure(server: FaultServer, make: Make) -> None:
+    server.script(Behaviour(instead="reset"))
+    client = make(server, max_retries=0)
+    client.capture("e", "u")
+    assert len(server.requests) == 1
+    assert client.stats()["retained"] == 1
+
+
+def test_a_resend_happens_once(server: FaultServer, make: Make) -> None:
+    client = make(server, max_retries=0)
+    client.capture("first", "u")
+    server.script(Behaviour(instead="reset"), Behaviour(instead="reset"))
+    client.capture("second", "u")
+    assert len(server.requests) == 3
+    assert client.stats()["retained"] == 1
+
+
+def test_a_half_sent_answer_on_a_kept_connection_is_no_stale_socket(server: FaultServer, make: Make) -> None:
+    """A byte of an answer means the server had the request: that is a retry, not a resend."""
+    client = make(server, max_retries=0)
+    client.capture("first", "u")
+    server.script(Behaviour(instead="half"))
+    client.capture("second", "u")
+    assert len(server.requests) == 2
+    assert client.stats()["retained"] == 1
+
+
+@pytest.mark.parametrize("clock", ["monotonic", "time"])
+def test_an_idle_connection_is_not_trusted(
+    clock: str, server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a minute by either clock a new connection is opened; the wall clock alone moves in a freeze."""
+    client = make(server)
+    client.capture("first", "u")
+    real = getattr(time, clock)
+    monkeypatch.setattr(f"leanbase.delivery.time.{clock}", lambda: real() + 61)
+    client.capture("second", "u")
+    assert server.connections == 2
+    client.capture("third", "u")
+    assert server.connections == 2
+
+
+# --- the deadline -----------------------------------------------------------------------------------
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [Behaviour(instead="silence"), Behaviour(trickle=0.05), Behaviour(delay=5), Behaviour(status=503)],
+    ids=["silence", "trickle", "late", "unavailable"],
+)
+def test_a_send_ends_when_the_deadline_does(behaviour: Behaviour, server: FaultServer, make: Make) -> None:
+    server.always(behaviour)
+    client = make(server, send_deadline=0.6, max_retries=50)
+    assert seconds(lambda: client.capture("e", "u")) < 1.1
+    assert client.stats()["retained"] == 1
+
+
+def test_an_answer_whose_body_trickles_is_success_within_the_deadline(server: FaultServer, make: Make) -> None:
+    server.always(Behaviour(headers={"Content-Length": "100000"}, close_after=False))
+    client = make(server, send_deadline=0.6)
+    assert seconds(lambda: client.capture("e", "u")) < 1.1
+    assert client.stats()["delivered"] == 1
+
+
+def test_timeout_bounds_one_attempt(server: FaultServer, make: Make) -> None:
+    server.script(Behaviour(instead="silence"))
+    client = make(server, timeout=0.3)
+    assert seconds(lambda: client.capture("e", "u")) < 1.5
+    assert client.stats()["delivered"] == 1
+
+
+def test_a_black_hole_costs_one_deadline_and_then_nothing() -> None:
+    """Connecting hangs: each of the first sends ends with its deadline, the fourth is not tried."""
+    with contextlib.closing(black_hole()) as hole:
+        client = Leanbase("k", f"http://127.0.0.1:{hole.getsockname()[1]}", send_deadline=0.4)
+        for _ in range(3):
+            assert 0.3 < seconds(lambda: client.capture("e", "u")) < 0.9
+        assert min(seconds(lambda: client.capture("e", "u")) for _ in range(10)) < 0.005
+        assert client.stats()["retained"] == 13
+        assert balanced(client)
+
+
+def test_a_name_that_is_not_resolved_in_time_ends_with_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C library's resolver takes no timeout; nobody waits for it longer than the deadline."""
+    real = socket.getaddrinfo
+
+    def slow(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host == "slow.invalid" and not kwargs.get("flags"):
+            time.sleep(2)
+        return real(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    client = Leanbase("k", "http://slow.invalid", send_deadline=0.4)
+    assert seconds(lambda: client.capture("e", "u")) < 0.9
+    assert client.stats()["retained"] == 1
+
+
+def test_w13_a_name_that_does_not_exist_is_retained(caplog: pytest.LogCaptureFixture) -> None:
+    client = Leanbase("k", "http://no-such-host.invalid", max_retries=0)
+    client.capture("e", "u")
+    assert client.stats()["retained"] == 1
+    assert "could not be resolved" in caplog.text
+
+
+def test_dead_addresses_share_the_time(server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose first address is a black hole is reached through its second within the deadline."""
+    with contextlib.closing(black_hole()) as hole:
+
+        def two(*args: Any, **kwargs: Any) -> Any:
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+                for port in (hole.getsockname()[1], server.port)
+            ]
+
+        monkeypatch.setattr(socket, "getaddrinfo", two)
+        client = make(server, send_deadline=1.0, max_retries=0)
+        client.capture("e", "u")
+        assert client.stats()["delivered"] == 1
+
+
+# --- the circuit breaker ----------------------------------------------------------------------------
+
+
+def test_the_breaker_refuses_then_probes_then_closes(
+    server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ahead = 0.0
+    real = time.time
+    monkeypatch.setattr("leanbase.delivery.time.time", lambda: real() + ahead)
+    server.always(Behaviour(status=500))
+    client = make(server, max_retries=0)
+
+    def requests_for(captures: int) -> int:
+        before = len(server.requests)
+        for _ in range(captures):
+            client.capture("e", "u")
+        return len(server.requests) - before
+
+    assert requests_for(3) == 3
+    assert "3 sends failed in a row" in caplog.text
+    assert requests_for(5) == 0
+    ahead = 29
+    assert requests_for(5) == 0
+    ahead = 31
+    assert requests_for(5) == 1
+    ahead = 31 + 59
+    assert requests_for(5) == 0
+    ahead = 31 + 61
+    server.always(Behaviour())
+    assert requests_for(1) == 1
+    assert requests_for(3) == 3
+    assert client.stats()["delivered"] == client.stats()["captured"]
+    assert len(server.requests[-4].events) == 24
+
+
+def test_a_refusal_by_the_server_closes_the_breaker(server: FaultServer, make: Make) -> None:
+    """401 three times means a wrong key, not a dead endpoint."""
+    server.always(Behaviour(status=401))
+    client = make(server)
+    for _ in range(6):
+        client.capture("e", "u")
+    assert len(server.requests) == 6
+
+
+# --- W-21, W-22: batches ----------------------------------------------------------------------------
+
+
+def test_w21_w22_batches_are_cut_by_count_and_bytes(server: FaultServer) -> None:
+    client = Leanbase("k", server.url, gzip=False)
+    server.script(*[Behaviour(status=401)])  # the first answer is a refusal, so that nothing is kept
+    transport = client._current().outbox._transport
+    assert transport is not None
+    from leanbase.encoding import encode
+
+    small = [encode({"uuid": UUID, "event": "e", "p": number}) for number in range(250)]
+    transport.send(small, deadline=Deadline.after(5))
+    assert [len(request.events) for request in server.requests] == [100, 100, 50]
+    server.requests.clear()
+    large = [encode({"uuid": UUID, "event": "e", "p": "x" * 900_000}) for _ in range(12)]
+    transport.send(large, deadline=Deadline.after(10))
+    assert [len(request.events) for request in server.requests] == [5, 5, 2]
+    assert all(len(request.raw) < 5 * 1024 * 1024 for request in server.requests)
+
+
+# --- TLS and proxies --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_server(authority: trustme.CA) -> Iterator[FaultServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    running = FaultServer(tls=context)
+    yield running
+    running.stop()
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_https_with_a_custom_ca(
+    variable: str, tls_server: FaultServer, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
+    client = make(tls_server)
+    client.capture("first", "u")
+    tls_server.script(Behaviour(instead="reset"))
+    client.capture("second", "u", {"p": "x" * 300_000})
+    assert client.stats()["delivered"] == 2
+
+
+def test_https_verifies_by_default(tls_server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    client = make(tls_server, max_retries=0)
+    client.capture("e", "u")
+    assert tls_server.requests == []
+    assert client.stats()["retained"] == 1
+    assert "TLS failed" in caplog.text
+
+
+def test_https_checks_the_name(
+    tls_server: FaultServer, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    # The certificate is for 127.0.0.1; on 127.0.0.2 the same server must not be believed.
+    with contextlib.closing(socket.create_server(("127.0.0.2", 0))) as listener:
+        port = listener.getsockname()[1]
+        threading.Thread(target=_relay_one, args=(listener, tls_server.port), daemon=True).start()
+        client = Leanbase("k", f"https://127.0.0.2:{port}", max_retries=0)
+        client.capture("e", "u")
+    assert tls_server.requests == []
+    assert "TLS failed" in caplog.text
+
+
+def test_https_ends_with_the_deadline_when_the_answer_trickles(
+    tls_server: FaultServer, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    tls_server.always(Behaviour(trickle=0.05))
+    client = make(tls_server, send_deadline=0.6)
+    assert seconds(lambda: client.capture("e", "u")) < 1.1
+
+
+def test_an_unusable_ca_bundle_is_said(
+    tls_server: FaultServer, monkeypatch: pytest.MonkeyPatch, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file.pem")
+    client = make(tls_server, max_retries=0)
+    client.capture("e", "u")
+    assert "/no/such/file.pem" in caplog.text
+    assert client.stats()["retained"] == 1
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with contextlib.suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+def _join(inside: socket.socket, port: int) -> None:
+    """Pass bytes between an accepted connection and a port of this machine until both ends are done."""
+    with inside, socket.create_connection(("127.0.0.1", port)) as outside:
+        back = threading.Thread(target=_pump, args=(outside, inside), daemon=True)
+        back.start()
+        _pump(inside, outside)
+        back.join()
+
+
+def _relay_one(listener: socket.socket, port: int) -> None:
+    with contextlib.suppress(OSError):
+        _join(listener.accept()[0], port)
+
+
+class Proxy:
+    """A CONNECT proxy that notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://user:p%40ss@127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                inside, _ = self._listener.accept()
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += inside.recv(1)
+                self.asked.append(head.decode())
+                port = int(head.split(b" ")[1].rpartition(b":")[2])
+                inside.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                threading.Thread(target=_join, args=(inside, port), daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_https_through_the_systems_proxy(
+    tls_server: FaultServer, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    with contextlib.closing(Proxy()) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        client = make(tls_server)
+        client.warm_up()
+        client.capture("e", "u")
+        assert client.stats()["delivered"] == 1
+        (asked,) = proxy.asked
+        assert asked.startswith(f"CONNECT 127.0.0.1:{tls_server.port} ")
+        assert "proxy-authorization: Basic dXNlcjpwQHNz" in asked
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        make(tls_server).capture("e", "u")
+        assert len(proxy.asked) == 1
+        assert len(tls_server.events) == 2
+
+
+def test_plain_http_through_the_systems_proxy(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forwarding proxy is asked for the whole URL; here the fault server plays the proxy."""
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    client = Leanbase("k", "http://leanbase.test", max_retries=0)
+    client.capture("e", "u")
+    assert server.requests[0].line == "POST http://leanbase.test/batch/ HTTP/1.1"
+    assert server.requests[0].headers["host"] == "leanbase.test"
+    assert client.stats()["delivered"] == 1
+
+
+# --- warm-up and threads ----------------------------------------------------------------------------
+
+
+def test_warm_up_opens_the_connection_that_the_first_send_uses(server: FaultServer, make: Make) -> None:
+    client = make(server)
+    client.warm_up()
+    deadline = time.monotonic() + 2
+    while server.connections == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    client.capture("e", "u")
+    assert server.connections == 1
+    assert server.requests[0].connection == 1
+
+
+def test_warm_up_of_a_dead_endpoint_is_short_and_silent(caplog: pytest.LogCaptureFixture) -> None:
+    with contextlib.closing(black_hole()) as hole:
+        client = Leanbase("k", f"http://127.0.0.1:{hole.getsockname()[1]}")
+        assert seconds(lambda: client.warm_up(0.3)) < 0.8
+    assert caplog.records == []
+
+
+def test_g4_many_threads_deliver_everything_once(server: FaultServer, make: Make) -> None:
+    client = make(server)
+
+    def work(name: int) -> None:
+        for number in range(25):
+            client.capture("e", f"{name}-{number}")
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ids = [event["distinct_id"] for event in server.events]
+    assert len(ids) == len(set(ids)) == 200
+    assert client.stats()["delivered"] == 200
+
+
+def test_the_default_path_starts_no_thread(server: FaultServer) -> None:
+    code = (
+        "import threading, leanbase\n"
+        f"client = leanbase.Leanbase('k', {server.url!r})\n"
+        "with client.delivery_scope(): client.capture('e', 'u')\n"
+        "client.capture('e', 'u'); print(threading.active_count(), client.stats()['delivered'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["1", "2"]
+
+
+def test_bodies_are_strict_json_whatever_the_key(server: FaultServer) -> None:
+    Leanbase('k"\\\u2028é', server.url).capture("e", "u")
+    assert json.loads(server.requests[0].text)["api_key"] == 'k"\\\u2028é'
