@@ -457,9 +457,12 @@ class Leanbase:
         """Do now what the first send would do first: import the HTTP stack, open a connection.
 
         Args:
-            timeout: Most seconds to take. Failures are left to the first send.
+            timeout: Most seconds to take; `0` only imports. Failures are left to the first send.
         """
-        self._current().outbox.warm_up(within=timeout)
+        try:
+            self._current().outbox.warm_up(within=timeout)
+        except Exception as error:
+            _log_internal("warm_up", error)
 
     def stats(self) -> Stats:
         """Return what became of the events captured by this process, see `leanbase.outbox.Stats`.

@@ -58,6 +58,19 @@ class DefaultClient(Leanbase):
             pipeline, self._latest = self._latest, None
         return Receipt() if pipeline is None else self._close(pipeline, timeout)
 
+    def warm_up(self, timeout: float = 1.0) -> None:
+        """Prepare the first send, unless the settings are not there yet: the first call reads them."""
+        from leanbase.settings import Settings
+        from leanbase.transports import missing_settings
+
+        if self._latest is None:
+            try:
+                if missing_settings(Settings.resolve({})):
+                    return
+            except ConfigError:
+                return
+        super().warm_up(timeout)
+
     def close_scope(self, scope: DeliveryScope) -> Receipt:
         """Send what a delivery scope collected, and what this client, if it is used, has retained."""
         return scope.close() if self._latest is None else super().close_scope(scope)

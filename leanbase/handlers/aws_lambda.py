@@ -95,7 +95,7 @@ def lambda_handler(
     def decorate(handler: Any) -> Any:
         if not callable(handler):
             raise TypeError(f"lambda_handler decorates a handler, not {type(handler).__name__}")
-        _initialise(client, preconnect)
+        _initialise(client or default_client, preconnect)
         wrapped: Any
         if _is_async(handler):
 
@@ -146,25 +146,13 @@ class _Invocation:
             self._context.__exit__(*exc_info)
 
 
-def _initialise(client: Leanbase | None, preconnect: bool) -> None:
+def _initialise(client: Leanbase, preconnect: bool) -> None:
     """Use the initialisation phase, which has a full CPU, for what the first send would wait for."""
     if "AWS_LAMBDA_RUNTIME_API" not in os.environ:
         return  # imported by a test or a tool
-    try:
-        if client is None and not _configured_already():
-            return  # the settings may be set below the handler; its first call will read them
-        # A snapshot would keep the connection and not the peer.
-        snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
-        (client or default_client).warm_up(WARM_UP_SECONDS if preconnect and not snapshot else 0.0)
-    except Exception as error:
-        logger.warning("initialising failed: %s", type(error).__name__)
-
-
-def _configured_already() -> bool:
-    from leanbase.settings import effective, module_attributes
-
-    given = module_attributes()
-    return all(given.get(name) or effective(name) for name in ("api_key", "host")) or "transport" in given
+    # A snapshot would keep the connection and not the peer.
+    snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
+    client.warm_up(WARM_UP_SECONDS if preconnect and not snapshot else 0.0)
 
 
 def _time_limit(context: Any) -> Deadline | None:

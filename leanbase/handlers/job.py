@@ -104,6 +104,8 @@ class _Run:
         if threading.current_thread() is threading.main_thread():
             self._installed = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         if self._installed:
+            # The import lock must not be held when the signal comes: its flush would wait for it.
+            self._client.warm_up(0.0)
             signal.signal(signal.SIGTERM, self._terminate)
 
     def __exit__(self, *exc_info: Any) -> None:

@@ -1,0 +1,68 @@
+# Every target sets up what it needs. All it takes is Python >= 3.10 with venv, git and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ENVS := .venvs
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test check format bench clean
+
+help:
+	@echo "make demo     run the examples against the local ingestion server"
+	@echo "make test     run all tests"
+	@echo "make check    format and lint checks, types, imports, then all tests"
+	@echo "make format   format the code"
+	@echo "make bench    measure side by side with other SDKs; writes benchmarks/results.md"
+	@echo "make clean    remove the virtual environments and caches"
+
+# pip knows dependency groups from 25.1 on.
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet 'pip>=25.1'
+	$(BIN)/pip install --quiet --editable . --group dev
+	@touch $@
+
+# aws-sam-cli carries AWS's runtime interface emulator; its pins do not get along with ours.
+$(ENVS)/sam/ready:
+	$(PYTHON) -m venv $(ENVS)/sam
+	$(ENVS)/sam/bin/pip install --quiet 'aws-sam-cli>=1.130'
+	@touch $@
+
+# The demo installs the package alone, as a user would.
+$(ENVS)/demo/ready: pyproject.toml
+	$(PYTHON) -m venv $(ENVS)/demo
+	$(ENVS)/demo/bin/pip install --quiet --editable .
+	@touch $@
+
+$(ENVS)/bench/ready: pyproject.toml
+	$(PYTHON) -m venv $(ENVS)/bench
+	$(ENVS)/bench/bin/pip install --quiet . posthog segment-analytics-python awslambdaric
+	@touch $@
+
+setup: $(VENV)/ready $(ENVS)/sam/ready
+
+demo: $(ENVS)/demo/ready
+	@$(ENVS)/demo/bin/python examples/demo.py
+
+test: setup
+	$(BIN)/python -m pytest
+	$(BIN)/python tests/every_python.py
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) test
+
+format: $(VENV)/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(ENVS)/bench/ready $(ENVS)/sam/ready
+	$(ENVS)/bench/bin/pip install --quiet --no-deps --force-reinstall .
+	$(ENVS)/bench/bin/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) $(ENVS) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
