@@ -114,7 +114,9 @@ class HttpTransport(BaseTransport):
         return receipt
 
     def warm_up(self, *, deadline: Deadline) -> None:
-        """Import urllib3 and open a connection."""
+        """Import urllib3 and open a connection; once, however many handlers a module decorates."""
+        if self._connections is not None:
+            return
         try:
             self._connected().open_one(self._url, deadline=deadline)
         except Exception as error:

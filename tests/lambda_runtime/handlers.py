@@ -1,0 +1,60 @@
+"""The handlers that run inside the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import leanbase
+
+
+@leanbase.lambda_handler
+def capture(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    for number in range(event["count"]):
+        leanbase.capture("order created", properties={"number": number})
+    return {
+        "request": context.aws_request_id,
+        "left": context.get_remaining_time_in_millis(),
+        "stats": leanbase.stats(),
+    }
+
+
+@leanbase.lambda_handler(flush="each")
+def capture_each(event: dict[str, Any], context: Any) -> None:
+    for number in range(event["count"]):
+        leanbase.capture("order created", properties={"number": number})
+
+
+@leanbase.lambda_handler
+def fail(event: dict[str, Any], context: Any) -> None:
+    leanbase.capture("before the failure", "u")
+    raise ValueError("the handler's own error")
+
+
+def fail_undecorated(event: dict[str, Any], context: Any) -> None:
+    raise ValueError("the handler's own error")
+
+
+@leanbase.lambda_handler
+async def coroutine(event: dict[str, Any], context: Any) -> str:
+    await asyncio.gather(*(asyncio.to_thread(leanbase.capture, "from a task", "u") for _ in range(3)))
+    return "done"
+
+
+def run_coroutine(event: dict[str, Any], context: Any) -> Any:
+    return asyncio.run(coroutine(event, context))
+
+
+@leanbase.lambda_handler
+def shut_down(event: dict[str, Any], context: Any) -> bool:
+    leanbase.capture("order created", "u")
+    return bool(leanbase.shutdown())
+
+
+LOADED_AT_INIT = "urllib3" in sys.modules
+
+
+@leanbase.lambda_handler
+def loaded(event: dict[str, Any], context: Any) -> bool:
+    return LOADED_AT_INIT
