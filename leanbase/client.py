@@ -32,10 +32,15 @@ logger = logging.getLogger("leanbase")
 NO_TIME_LIMIT_SECONDS = 86_400.0
 
 
-if TYPE_CHECKING:
+def _takes(
+    options: Callable[[], Callable[P, Settings]],  # noqa: ARG001 - read by type checkers
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
+    """Give `__init__` the parameters of `Settings`, which names each option once.
 
-    def _takes(options: Callable[P, Settings]) -> Callable[[Any], Callable[Concatenate[Any, P], None]]:
-        """Give `__init__` the parameters of `Settings`, which names each option once."""
+    For type checkers and editors; `options` is a function because the settings are imported only when
+    a client is made.
+    """
+    return lambda init: init
 
 
 def _event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Concatenate[T, P], str | None]:
@@ -85,7 +90,8 @@ class Leanbase:
         1
     """
 
-    def _init(self, *args: Any, **kwargs: Any) -> None:
+    @_takes(lambda: Settings)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         from leanbase.pipeline import Pipeline  # with all that only a used client needs
         from leanbase.settings import Settings
 
@@ -99,11 +105,6 @@ class Leanbase:
         self._debug = False
         if settings.debug:
             self._set_debug(True)
-
-    if TYPE_CHECKING:
-        __init__ = _takes(Settings)(_init)
-    else:
-        __init__ = _init
 
     def __repr__(self) -> str:
         host = self._current().settings.host

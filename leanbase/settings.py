@@ -48,7 +48,9 @@ class Settings:
     disabled: bool = _option(False, "No events, no requests; every call returns its sentinel.")
     debug: bool = _option(False, "Log at DEBUG, to stderr when logging is not configured.")
     send: bool = _option(True, "`False` admits events and runs hooks, but transmits nothing.")
-    sync_mode: bool = _option(True, "Deliver inside the call or when the delivery scope closes.")
+    sync_mode: bool = _option(
+        True, "Deliver inside the call or when the delivery scope closes; in this version the only way."
+    )
     flush_at: int = _option(100, "Most events in one request.", least=1)
     max_queue_size: int = _option(10_000, "Most undelivered events kept in memory.", least=1)
     max_retries: int = _option(3, "Attempts after the first, in one send.", least=0)
@@ -96,6 +98,8 @@ class Settings:
                 values[name] = _checked(
                     name, value, str(option.type), option.default, option.metadata["least"]
                 )
+        if values.get("sync_mode") is False:
+            raise ConfigError("sync_mode=False needs a buffered transport, which this version does not have")
         key = values.get("api_key") or values.pop("project_api_key", None) or ""
         values["api_key"] = key.strip() or None
         values["host"] = _checked_host(values.get("host"))

@@ -22,7 +22,9 @@ from tests.fault_server import FaultServer
 @pytest.fixture(autouse=True)
 def clean_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in list(os.environ):
-        if name.startswith(("LEANBASE_", "AWS_", "SSL_CERT_")) or name.lower().endswith(("_proxy", "_ca_bundle")):
+        if name.startswith(("LEANBASE_", "AWS_", "SSL_CERT_")) or name.lower().endswith(
+            ("_proxy", "_ca_bundle")
+        ):
             monkeypatch.delenv(name)
     yield
     for option in fields(Settings):

@@ -141,7 +141,9 @@ def test_c25_c27_c28_group_identify(client: Leanbase, memory: MemoryTransport) -
 
 
 @pytest.mark.parametrize(("kind", "key"), [("", "k"), (None, "k"), ("t", ""), ("t", None)])
-def test_c26_a_group_needs_type_and_key(kind: Any, key: Any, client: Leanbase, memory: MemoryTransport) -> None:
+def test_c26_a_group_needs_type_and_key(
+    kind: Any, key: Any, client: Leanbase, memory: MemoryTransport
+) -> None:
     assert client.group_identify(kind, key) is None
     assert memory.events == []
 
@@ -213,7 +215,9 @@ def test_c42_send_false_admits_and_transmits_nothing(server: FaultServer) -> Non
 # --- 3.12: before_send ------------------------------------------------------------------------------
 
 
-def test_h1_h3_hooks_run_in_order_and_may_change_everything(client: Leanbase, memory: MemoryTransport) -> None:
+def test_h1_h3_hooks_run_in_order_and_may_change_everything(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
     def rename(event: dict[str, Any]) -> dict[str, Any]:
         event["event"] = "renamed"
         return event
@@ -229,7 +233,7 @@ def test_h1_h3_hooks_run_in_order_and_may_change_everything(client: Leanbase, me
 
 def test_h2_the_hook_sees_the_finished_event(client: Leanbase) -> None:
     seen: list[dict[str, Any]] = []
-    client.before_send = lambda event: seen.append(event)  # type: ignore[func-returns-value]
+    client.before_send = lambda event: seen.append(event)
     client.capture("e", "u", {"at": object, "n": float("nan")})
     assert set(seen[0]) == {"event", "distinct_id", "uuid", "timestamp", "properties"}
     assert seen[0]["properties"]["at"] == "object"
@@ -253,7 +257,12 @@ def raising(event: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_h4_h5_h6_a_hook_that_drops_or_fails_sends_nothing(
-    hook: Any, warned: bool, reason: str, client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+    hook: Any,
+    warned: bool,
+    reason: str,
+    client: Leanbase,
+    memory: MemoryTransport,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The failed hook may have been a privacy filter, so neither version of the event may leave."""
     never: list[object] = []
@@ -393,7 +402,9 @@ def test_q40_q42_a_client_is_closed_for_good(
     }  # fmt: skip
 
 
-def test_q40_shutdown_inside_a_scope_sends_what_it_collected(client: Leanbase, memory: MemoryTransport) -> None:
+def test_q40_shutdown_inside_a_scope_sends_what_it_collected(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
     with client.delivery_scope():
         client.capture("e", "u")
         assert memory.events == []
@@ -416,6 +427,7 @@ def test_q40_shutdown_inside_a_scope_sends_what_it_collected(client: Leanbase, m
         ({"host": "http://x", "transport": "no.such.module:Thing"}, "no.such.module"),
         ({"host": "http://x", "transport": "json:JSONDecoder"}, "not a BaseTransport"),
         ({"host": 3}, "host must be a string"),
+        ({"host": "http://x", "sync_mode": False}, "buffered"),
     ],
 )
 def test_g1_what_can_never_work_is_found_at_the_start(options: Any, says: str) -> None:
@@ -424,7 +436,9 @@ def test_g1_what_can_never_work_is_found_at_the_start(options: Any, says: str) -
     assert "pw" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"host": "https://x.example"}, {"api_key": "k"}, {"api_key": " ", "host": "https://x"}])
+@pytest.mark.parametrize(
+    "options", [{"host": "https://x.example"}, {"api_key": "k"}, {"api_key": " ", "host": "https://x"}]
+)
 def test_g1_a_missing_key_or_host_disables_and_says_so_once(
     options: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -446,7 +460,7 @@ def test_an_unknown_option_is_a_type_error_with_a_hint() -> None:
     with pytest.raises(TypeError, match="did you mean 'timeout'"):
         Leanbase("k", "https://x", timeuot=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="by keyword"):
-        Leanbase("k", "https://x", 3)  # type: ignore[misc]
+        Leanbase("k", "https://x", 3)  # type: ignore[arg-type, call-arg]
 
 
 def test_client_is_an_alias() -> None:

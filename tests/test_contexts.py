@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -88,7 +88,7 @@ def test_k6_tasks_inherit_and_do_not_see_each_other() -> None:
     async def main() -> list[dict[str, Any]]:
         with new_context():
             tag("app", 1)
-            return await asyncio.gather(request("a"), request("b"))
+            return list(await asyncio.gather(request("a"), request("b")))
 
     assert asyncio.run(main()) == [{"app": 1, "request": "a"}, {"app": 1, "request": "b"}]
 
@@ -210,7 +210,7 @@ def test_scoped_on_a_coroutine_lives_for_the_whole_await() -> None:
 
 def test_scoped_on_a_generator_does_not_leak_between_items() -> None:
     @scoped()
-    def numbers() -> Iterator[Any]:
+    def numbers() -> Generator[Any, Any, str]:
         tag("in", 1)
         with new_context():
             tag("deeper", 1)
@@ -221,7 +221,7 @@ def test_scoped_on_a_generator_does_not_leak_between_items() -> None:
             yield received
         except ValueError:
             yield "caught", get_tags()
-        return "the end"  # noqa: B901
+        return "the end"
 
     with new_context():
         tag("out", 1)
@@ -297,7 +297,9 @@ def test_scoped_on_an_async_generator() -> None:
 # --- hypothesis: any sequence of enters and exits ---------------------------------------------------
 
 
-@given(st.lists(st.tuples(st.sampled_from(["enter", "fresh", "exit", "tag"]), st.integers(0, 5)), max_size=40))
+@given(
+    st.lists(st.tuples(st.sampled_from(["enter", "fresh", "exit", "tag"]), st.integers(0, 5)), max_size=40)
+)
 def test_any_nesting_reads_like_a_stack_of_dicts(steps: list[tuple[str, int]]) -> None:
     """Properly nested scopes behave like a stack; at the end nothing is left."""
     model: list[tuple[bool, dict[str, int]]] = []

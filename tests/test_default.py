@@ -132,7 +132,9 @@ def test_every_option_is_declared_on_the_module() -> None:
     """The types that editors see for `leanbase.<option>` are those of the settings."""
     source = Path(leanbase.__file__).read_text()
     declared = dict(
-        line.strip().split(": ", 1) for line in source.splitlines() if line.startswith("    ") and ": " in line
+        line.strip().split(": ", 1)
+        for line in source.splitlines()
+        if line.startswith("    ") and ": " in line
     )
     for option in dataclasses.fields(Settings):
         assert declared[option.name] == option.type
@@ -155,13 +157,25 @@ def test_all_names_what_is_public() -> None:
 
 def fresh(code: str) -> str:
     """Run code in a new interpreter and return what it printed."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     return done.stdout.strip()
 
 
 def test_g7_importing_has_no_side_effects() -> None:
     """No third-party package, no HTTP stack, no thread, no hook."""
-    heavy = ["urllib3", "ssl", "http.client", "email", "asyncio", "sqlite3", "typing", "dataclasses", "botocore"]
+    heavy = [
+        "urllib3",
+        "ssl",
+        "http.client",
+        "email",
+        "asyncio",
+        "sqlite3",
+        "typing",
+        "dataclasses",
+        "botocore",
+    ]
     code = f"""
 import sys, threading
 hooks = sys.excepthook, threading.excepthook
@@ -177,11 +191,14 @@ assert threading.active_count() == 1
 
 
 def test_g7_capturing_into_memory_does_not_load_the_http_stack() -> None:
-    assert fresh(
-        "import sys, leanbase\n"
-        "leanbase.Leanbase(transport='memory').capture('e', 'u')\n"
-        "print('urllib3' in sys.modules, 'ssl' in sys.modules)"
-    ) == "False False"
+    assert (
+        fresh(
+            "import sys, leanbase\n"
+            "leanbase.Leanbase(transport='memory').capture('e', 'u')\n"
+            "print('urllib3' in sys.modules, 'ssl' in sys.modules)"
+        )
+        == "False False"
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -47,7 +47,9 @@ def test_a_scope_collects_and_sends_once_also_when_the_body_raises(batches: Batc
     assert batches.sizes == [2]
 
 
-def test_events_of_several_clients_go_to_their_own_transport(batches: Batches, memory: MemoryTransport) -> None:
+def test_events_of_several_clients_go_to_their_own_transport(
+    batches: Batches, memory: MemoryTransport
+) -> None:
     first, second = Leanbase("k", transport=batches), Leanbase("k", transport=memory)
     with first.delivery_scope():
         first.capture("a", "u")
@@ -151,7 +153,7 @@ def test_flush_inside_a_scope_sends_what_it_collected(batches: Batches) -> None:
 def test_the_scopes_deadline_limits_every_send_inside(batches: Batches) -> None:
     client = Leanbase("k", transport=batches, send_deadline=5.0)
     for policy in ("end", "each"):
-        scope = DeliveryScope(policy, Deadline.after(1.0))  # type: ignore[arg-type]
+        scope = DeliveryScope(policy, Deadline.after(1.0))
         with entered(scope):
             client.capture("e", "u")
             assert send_deadline(5.0).remaining() <= 1.0
@@ -179,7 +181,9 @@ def test_resend_all_also_sends_what_is_on_its_way() -> None:
     uuids: list[Any] = []
     with entered(scope):
         uuids = [client.capture("e", number) for number in range(99)]
-        thread = threading.Thread(target=contextvars.copy_context().run, args=(client.capture, "e", "hundredth"))
+        thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(client.capture, "e", "hundredth")
+        )
         thread.start()
         under_way.wait(5)
         uuids.append(client.capture("after", "u"))

@@ -182,7 +182,11 @@ CASES: list[tuple[str, Any, Any]] = [
         [generator(), iter([1]), map(str, [])],
         ["<generator>", "<list_iterator>", "<map>"],
     ),
-    ("S-16", [{3, 1, 2}, frozenset("b"), {"k": 1}.keys(), {"k": 1}.items()], [[1, 2, 3], ["b"], ["k"], [["k", 1]]]),
+    (
+        "S-16",
+        [{3, 1, 2}, frozenset("b"), {"k": 1}.keys(), {"k": 1}.items()],
+        [[1, 2, 3], ["b"], ["k"], [["k", 1]]],
+    ),
     ("S-17", Point(1, 2.0), {"x": 1, "y": 2.0}),
     ("S-18", Order(1, [Point(1, 1.0)]), {"id": 1, "lines": [{"x": 1, "y": 1.0}]}),
     ("S-18 attrs", Slotted(), {"a": [1, 2]}),
@@ -197,7 +201,11 @@ CASES: list[tuple[str, Any, Any]] = [
     ("S-23 default text", Silent(), f"<{HERE}.Silent>"),
     ("S-23 long text", Talking(), "t" * 1024),
     ("S-28", [Shouting("quiet"), collections.Counter("a"), True + Number.TWO], ["quiet", {"a": 1}, 3]),
-    ("S-29", {"a": Broken(), "b": BrokenMapping(), "c": 1}, {"a": f"<{HERE}.Broken>", "b": f"<{HERE}.BrokenMapping>", "c": 1}),
+    (
+        "S-29",
+        {"a": Broken(), "b": BrokenMapping(), "c": 1},
+        {"a": f"<{HERE}.Broken>", "b": f"<{HERE}.BrokenMapping>", "c": 1},
+    ),
 ]
 
 
@@ -357,16 +365,25 @@ scalars = (
     | st.builds(Shouting, st.text())
     | st.builds(ValueError, st.text())
 )
-keys = st.text(st.characters(exclude_categories=())) | st.none() | st.booleans() | st.integers() | st.floats() | st.uuids()
+keys = (
+    st.text(st.characters(exclude_categories=()))
+    | st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.uuids()
+)
 values = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=6)
-    | st.lists(inner, max_size=6).map(tuple)
-    | st.lists(inner, max_size=6).map(collections.deque)
-    | st.dictionaries(keys, inner, max_size=6)
-    | st.dictionaries(keys, inner, max_size=6).map(types.MappingProxyType)
-    | st.builds(Point, inner, inner)
-    | st.builds(Order, st.integers(), st.lists(inner, max_size=3)),
+    lambda inner: (
+        st.lists(inner, max_size=6)
+        | st.lists(inner, max_size=6).map(tuple)
+        | st.lists(inner, max_size=6).map(collections.deque)
+        | st.dictionaries(keys, inner, max_size=6)
+        | st.dictionaries(keys, inner, max_size=6).map(types.MappingProxyType)
+        | st.builds(Point, inner, inner)
+        | st.builds(Order, st.integers(), st.lists(inner, max_size=3))
+    ),
     max_leaves=40,
 )
 
@@ -385,7 +402,11 @@ def test_any_value_becomes_strict_json(value: Any) -> None:
 
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(), inner, max_size=6),
 )
 

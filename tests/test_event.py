@@ -124,7 +124,10 @@ def test_e3_uuid7_is_ordered_and_well_formed() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (dt.datetime(2025, 1, 2, 8, 34, 5, tzinfo=dt.timezone(dt.timedelta(hours=5.5))), "2025-01-02T03:04:05+00:00"),
+        (
+            dt.datetime(2025, 1, 2, 8, 34, 5, tzinfo=dt.timezone(dt.timedelta(hours=5.5))),
+            "2025-01-02T03:04:05+00:00",
+        ),
         (dt.datetime(2025, 1, 2, 3, 4, 5, 678900), "2025-01-02T03:04:05.678900+00:00"),
         ("2025-01-02T03:04:05Z", "2025-01-02T03:04:05+00:00"),
         ("2025-01-02T08:34:05.123+05:30", "2025-01-02T03:04:05.123000+00:00"),
@@ -203,7 +206,9 @@ def test_e5_properties_that_are_no_mapping_are_left_out(
 
 
 def test_2_1_nothing_else_is_at_the_top_level(client: Leanbase, memory: MemoryTransport) -> None:
-    client.capture("e", "u", {"$set": {"a": 1}, "$set_once": {"b": 2}, "$unset": ["c"]}, groups={"company": "acme"})
+    client.capture(
+        "e", "u", {"$set": {"a": 1}, "$set_once": {"b": 2}, "$unset": ["c"]}, groups={"company": "acme"}
+    )
     event = captured(memory)
     assert set(event) == {"event", "distinct_id", "uuid", "timestamp", "properties"}
     assert event["properties"]["$set"] == {"a": 1}

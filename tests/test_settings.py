@@ -40,7 +40,9 @@ def test_environment_variables_are_read_as_their_option(
     assert getattr(Settings.resolve({}), option.lower()) == value
 
 
-@pytest.mark.parametrize(("option", "text"), [("DISABLED", "perhaps"), ("TIMEOUT", "soon"), ("ON_ERROR", "print")])
+@pytest.mark.parametrize(
+    ("option", "text"), [("DISABLED", "perhaps"), ("TIMEOUT", "soon"), ("ON_ERROR", "print")]
+)
 def test_unusable_environment_variables_are_ignored_with_a_warning(
     option: str, text: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

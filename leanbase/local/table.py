@@ -6,22 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# What the SDK adds to every event says nothing about this one.
-_EVERYWHERE = frozenset(
-    {
-        "$context_tags",
-        "$geoip_disable",
-        "$is_server",
-        "$lib",
-        "$lib_version",
-        "$os",
-        "$os_distro",
-        "$os_version",
-        "$python_runtime",
-        "$python_version",
-        "$raw_user_agent",
-    }
-)
+# What the SDK adds to every event, or a handler to every event of an invocation, tells none apart.
+_EVERYWHERE = (
+    "$context_tags", "$geoip_disable", "$ip", "$is_server", "$lib", "$os", "$python", "$raw_user_agent",
+    "$request_", "$user_agent", "cloud.", "faas.",
+)  # fmt: skip
 _HEADINGS = ("time", "event", "distinct id", "properties")
 
 
@@ -40,8 +29,8 @@ def rows(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]
 
 def properties_of_interest(properties: Mapping[str, Any]) -> str:
     """The properties that tell events apart, on one line; the application's own come first."""
-    shown = {name: value for name, value in properties.items() if name not in _EVERYWHERE}
-    ordered = sorted(shown, key=lambda name: (name.startswith("$"), "." in name))
+    shown = {name: value for name, value in properties.items() if not name.startswith(_EVERYWHERE)}
+    ordered = sorted(shown, key=lambda name: name.startswith("$"))
     return "  ".join(f"{printable(name)}={_short(shown[name])}" for name in ordered)
 
 

@@ -39,7 +39,11 @@ REST: dict[str, Any] = {
     "multiValueHeaders": MULTI,
     "queryStringParameters": {"q": "b c"},
     "multiValueQueryStringParameters": {"q": ["a", "b c"]},
-    "requestContext": {"path": "/prod/orders/7", "domainName": "x.execute-api.eu-west-1.amazonaws.com", "stage": "prod"},
+    "requestContext": {
+        "path": "/prod/orders/7",
+        "domainName": "x.execute-api.eu-west-1.amazonaws.com",
+        "stage": "prod",
+    },
     "body": None,
 }
 HTTP_API: dict[str, Any] = {

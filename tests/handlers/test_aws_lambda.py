@@ -110,7 +110,7 @@ def test_callable_objects_such_as_mangum(sent: MemoryTransport) -> None:
     http = {**HTTP_API["requestContext"]["http"], "sourceIp": "203.0.113.7"}
     event = {**HTTP_API, "requestContext": {**HTTP_API["requestContext"], "http": http}}
     with event_loop():
-        handler = leanbase.lambda_handler(Mangum(app, lifespan="off"))
+        handler: Any = leanbase.lambda_handler(Mangum(app, lifespan="off"))
         assert handler(event, LambdaContext())["statusCode"] == 200
     assert sent.events[0]["distinct_id"] == "user_1"
     assert properties(sent)["$request_path"] == "/orders/7"
@@ -136,7 +136,7 @@ class AsyncCallable:
 
 def test_callable_objects_with_an_async_call(sent: MemoryTransport) -> None:
     handler = leanbase.lambda_handler(AsyncCallable())
-    assert asyncio.run(handler({}, LambdaContext())) == "done"  # type: ignore[arg-type]
+    assert asyncio.run(handler({}, LambdaContext())) == "done"
     assert len(sent.events) == 1
 
 
@@ -268,7 +268,9 @@ def test_the_invocation_is_described(sent: MemoryTransport, monkeypatch: pytest.
     ],
     ids=["REST API", "HTTP API", "ALB", "ALB multi-value", "only multi-value", "only single-value"],
 )
-def test_m5_http_events_give_identity_and_request_tags(event: dict[str, Any], url: str, sent: MemoryTransport) -> None:
+def test_m5_http_events_give_identity_and_request_tags(
+    event: dict[str, Any], url: str, sent: MemoryTransport
+) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
         leanbase.capture("e")
@@ -364,7 +366,9 @@ def test_powertools_decorators(outermost: bool, powertools: Any, sent: MemoryTra
         logger.inject_lambda_context,
     ]
     decorated: Any = handler
-    for decorate in [*decorators, leanbase.lambda_handler] if outermost else [leanbase.lambda_handler, *decorators]:
+    for decorate in (
+        [*decorators, leanbase.lambda_handler] if outermost else [leanbase.lambda_handler, *decorators]
+    ):
         decorated = decorate(decorated)
     assert decorated(REST, LambdaContext()) == {"statusCode": 201}
     assert sent.events[0]["distinct_id"] == "user_1"
@@ -410,7 +414,9 @@ def test_initialisation_imports_and_connects_only_in_the_runtime(
     assert server.requests == []
 
 
-def test_settings_below_the_handler_are_still_read(server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_settings_below_the_handler_are_still_read(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
 
     @leanbase.lambda_handler

@@ -105,7 +105,9 @@ def test_a_handler_of_the_programs_own_stays_in_charge(server: FaultServer) -> N
 
 
 def test_afterwards_sigterm_is_what_it_was(server: FaultServer) -> None:
-    before = "import atexit; atexit.register(lambda: print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL))"
+    before = (
+        "import atexit; atexit.register(lambda: print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL))"
+    )
     returned, output = run(server, "pass", before)
     assert (returned, "True" in output) == (0, True)
 

@@ -63,6 +63,7 @@ class Emulator:
         assert binary is not None, "the emulator is missing: run make setup"
         self.port, runtime_port = free_port(), free_port()
         self.log: list[str] = []
+        self.seen: list[float] = []
         self._process = subprocess.Popen(
             [
                 str(binary),
@@ -148,4 +149,6 @@ class Emulator:
     def durations(self) -> list[float]:
         """Milliseconds from each invocation's start until its caller had the response."""
         lines = [line for line in self.log if "INVOKE RTDONE" in line]
-        return [float(found.group(1)) for line in lines if (found := re.search(r"duration: ([\d.]+)ms", line))]
+        return [
+            float(found.group(1)) for line in lines if (found := re.search(r"duration: ([\d.]+)ms", line))
+        ]

@@ -106,7 +106,7 @@ def test_reset_by_the_server_after_a_freeze(server: FaultServer, start: Start) -
     emulator.invoke({"count": 2})
     server.script(Behaviour(instead="reset"))
     assert emulator.invoke({"count": 2}).body["stats"]["captured"] == 4
-    first, died, resent = server.requests
+    _first, died, resent = server.requests
     assert died.raw == resent.raw
     assert len({event["uuid"] for event in server.events}) == 4
 

@@ -105,8 +105,12 @@ REFUSED: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "reason"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_what_the_real_server_refuses_is_refused_with_the_reason(body: Any, reason: str, local: LocalServer) -> None:
+@pytest.mark.parametrize(
+    ("body", "reason"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+)
+def test_what_the_real_server_refuses_is_refused_with_the_reason(
+    body: Any, reason: str, local: LocalServer
+) -> None:
     status, answer = post(local, body)
     assert status == 400
     assert reason in answer["error"]
@@ -197,9 +201,16 @@ def test_the_command_prints_where_it_listens_and_what_arrives() -> None:
 
 def test_the_command_refuses_other_addresses_and_taken_ports(local: LocalServer) -> None:
     port = local.url.rpartition(":")[2]
-    for arguments, reason in (("--host 0.0.0.0", "loopback"), (f"--port {port}", "in use"), ("--port 99999", "port")):
+    for arguments, reason in (
+        ("--host 0.0.0.0", "loopback"),
+        (f"--port {port}", "in use"),
+        ("--port 99999", "port"),
+    ):
         done = subprocess.run(
-            [sys.executable, "-m", "leanbase.local", *arguments.split()], capture_output=True, text=True, timeout=30
+            [sys.executable, "-m", "leanbase.local", *arguments.split()],
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
         assert done.returncode == 2
         assert "cannot start" in done.stderr
@@ -207,7 +218,9 @@ def test_the_command_refuses_other_addresses_and_taken_ports(local: LocalServer)
 
 
 def test_the_table_shows_what_tells_events_apart() -> None:
-    table = render([EVENT, {**EVENT, "event": "x" * 60, "properties": {"a\nb": ["\x07"], "$current_url": "u"}}], 100)
+    table = render(
+        [EVENT, {**EVENT, "event": "x" * 60, "properties": {"a\nb": ["\x07"], "$current_url": "u"}}], 100
+    )
     lines = table.splitlines()
     assert lines[0].split() == ["time", "event", "distinct", "id", "properties"]
     assert lines[2].split() == ["03:04:05.123", "order", "created", "user_1", "total=42"]

@@ -23,6 +23,7 @@ import trustme
 from leanbase import Leanbase
 from leanbase._version import __version__
 from leanbase.delivery import Deadline
+from leanbase.encoding import encode
 from leanbase.errors import RejectedError, TransportError
 from leanbase.local.validation import parse
 from leanbase.transports import HttpTransport
@@ -114,11 +115,8 @@ def test_an_empty_flush_sends_nothing(server: FaultServer, make: Make) -> None:
 def test_an_event_is_encoded_once_however_often_it_is_sent(
     server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import leanbase.pipeline
-
     encoded: list[Any] = []
-    original = leanbase.pipeline.encode
-    monkeypatch.setattr(leanbase.pipeline, "encode", lambda event: encoded.append(1) or original(event))
+    monkeypatch.setattr("leanbase.pipeline.encode", lambda event: encoded.append(1) or encode(event))
     server.script(Behaviour(status=500), Behaviour(status=500), Behaviour(instead="close"))
     make(server).capture("e", "u")
     assert len(server.requests) == 4
@@ -532,7 +530,9 @@ def test_a_send_ends_when_the_deadline_does(behaviour: Behaviour, server: FaultS
     assert client.stats()["retained"] == 1
 
 
-def test_an_answer_whose_body_trickles_is_success_within_the_deadline(server: FaultServer, make: Make) -> None:
+def test_an_answer_whose_body_trickles_is_success_within_the_deadline(
+    server: FaultServer, make: Make
+) -> None:
     server.always(Behaviour(headers={"Content-Length": "100000"}, close_after=False))
     client = make(server, send_deadline=0.6)
     assert seconds(lambda: client.capture("e", "u")) < 1.1
@@ -579,7 +579,9 @@ def test_w13_a_name_that_does_not_exist_is_retained(caplog: pytest.LogCaptureFix
     assert "could not be resolved" in caplog.text
 
 
-def test_dead_addresses_share_the_time(server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_addresses_share_the_time(
+    server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A host whose first address is a black hole is reached through its second within the deadline."""
     with contextlib.closing(black_hole()) as hole:
 
@@ -647,8 +649,6 @@ def test_w21_w22_batches_are_cut_by_count_and_bytes(server: FaultServer) -> None
     server.script(*[Behaviour(status=401)])  # the first answer is a refusal, so that nothing is kept
     transport = client._current().outbox._transport
     assert transport is not None
-    from leanbase.encoding import encode
-
     small = [encode({"uuid": UUID, "event": "e", "p": number}) for number in range(250)]
     transport.send(small, deadline=Deadline.after(5))
     assert [len(request.events) for request in server.requests] == [100, 100, 50]
@@ -678,7 +678,12 @@ def tls_server(authority: trustme.CA) -> Iterator[FaultServer]:
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_https_with_a_custom_ca(
-    variable: str, tls_server: FaultServer, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
+    variable: str,
+    tls_server: FaultServer,
+    authority: trustme.CA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Make,
 ) -> None:
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
@@ -689,7 +694,9 @@ def test_https_with_a_custom_ca(
     assert client.stats()["delivered"] == 2
 
 
-def test_https_verifies_by_default(tls_server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_https_verifies_by_default(
+    tls_server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     client = make(tls_server, max_retries=0)
     client.capture("e", "u")
     assert tls_server.requests == []
@@ -698,7 +705,11 @@ def test_https_verifies_by_default(tls_server: FaultServer, make: Make, caplog: 
 
 
 def test_https_checks_the_name(
-    tls_server: FaultServer, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tls_server: FaultServer,
+    authority: trustme.CA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -713,7 +724,11 @@ def test_https_checks_the_name(
 
 
 def test_https_ends_with_the_deadline_when_the_answer_trickles(
-    tls_server: FaultServer, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
+    tls_server: FaultServer,
+    authority: trustme.CA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Make,
 ) -> None:
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -780,7 +795,11 @@ class Proxy:
 
 
 def test_https_through_the_systems_proxy(
-    tls_server: FaultServer, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
+    tls_server: FaultServer,
+    authority: trustme.CA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Make,
 ) -> None:
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -854,7 +873,9 @@ def test_the_default_path_starts_no_thread(server: FaultServer) -> None:
         "with client.delivery_scope(): client.capture('e', 'u')\n"
         "client.capture('e', 'u'); print(threading.active_count(), client.stats()['delivered'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.split() == ["1", "2"]
 
 

@@ -1,0 +1,75 @@
+"""The functions that the emulator runs: ten events an invocation, by Leanbase and by others."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import Any
+
+from workload import KEY, NAME, PROPERTIES, WHO, body
+
+HOST = os.environ["BENCHMARK_HOST"]
+EVENTS = 10
+WHICH = os.environ["BENCHMARK_FUNCTION"]
+handler: Any
+
+if WHICH == "nothing":
+
+    def handler(event: Any, context: Any) -> str:
+        return "done"
+
+elif WHICH == "urllib3":
+    import urllib3
+
+    pool = urllib3.PoolManager()
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    PACKED = packer.compress(body(EVENTS)) + packer.flush()
+    HEADERS = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+
+    def handler(event: Any, context: Any) -> str:
+        pool.request("POST", f"{HOST}/batch/", body=PACKED, headers=HEADERS)
+        return "done"
+
+elif WHICH == "leanbase":
+    import leanbase
+
+    leanbase.api_key = KEY
+    leanbase.host = HOST
+
+    @leanbase.lambda_handler
+    def handler(event: Any, context: Any) -> str:
+        for _ in range(EVENTS):
+            leanbase.capture(NAME, WHO, PROPERTIES)
+        return "done"
+
+elif WHICH == "posthog sync_mode":
+    from posthog import Posthog
+
+    posthog = Posthog(KEY, host=HOST, sync_mode=True)
+
+    def handler(event: Any, context: Any) -> str:
+        for _ in range(EVENTS):
+            posthog.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
+        return "done"
+
+elif WHICH == "posthog flush":
+    from posthog import Posthog
+
+    posthog = Posthog(KEY, host=HOST)
+
+    def handler(event: Any, context: Any) -> str:
+        for _ in range(EVENTS):
+            posthog.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
+        posthog.flush()
+        return "done"
+
+elif WHICH == "segment flush":
+    from segment.analytics.client import Client
+
+    segment = Client(KEY, host=HOST)
+
+    def handler(event: Any, context: Any) -> str:
+        for _ in range(EVENTS):
+            segment.track(WHO, NAME, PROPERTIES)
+        segment.flush()
+        return "done"

@@ -1,0 +1,226 @@
+"""`make bench`: Leanbase side by side with other SDKs and with bare urllib3, in one run.
+
+Everything that is compared is measured in turns, round by round, so that a machine that slows down slows
+all of them down. Tables show the median and the middle half of the rounds; read the ratios, not the
+milliseconds. Writes results.md beside this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+from tests.lambda_runtime.emulator import Emulator
+from workload import KEY, NAME, PROPERTIES, WHO, body
+
+Samples = dict[str, list[float]]
+
+
+@contextlib.contextmanager
+def server(delay_ms: int = 0) -> Iterator[str]:
+    """An ingestion server in its own process; gives its URL."""
+    command = [sys.executable, str(HERE / "server.py"), str(delay_ms)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def in_turns(subjects: dict[str, Callable[[], float]], rounds: int, warm: int = 1) -> Samples:
+    """Measure each subject once a round; the first rounds do not count."""
+    samples: Samples = {name: [] for name in subjects}
+    for number in range(rounds + warm):
+        for name, measure in subjects.items():
+            value = measure()
+            if number >= warm:
+                samples[name].append(value)
+    return samples
+
+
+def wall(work: Callable[[], Any]) -> Callable[[], float]:
+    def measure() -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    return measure
+
+
+def table(samples: Samples, base: str, unit: str, scale: float) -> str:
+    """A Markdown table: median, middle half, and the ratio of the medians to `base`'s."""
+    reference = statistics.median(samples[base])
+    rows = [f"| | median, {unit} | middle half | ÷ {base} |", "|---|---:|---:|---:|"]
+    for name, values in samples.items():
+        low, median, high = (value * scale for value in statistics.quantiles(values, n=4))
+        ratio = median / scale / reference
+        rows.append(f"| {name} | {median:.2f} | {low:.2f} to {high:.2f} | {ratio:.2f} |")
+    return "\n".join(rows)
+
+
+def imports() -> str:
+    """Whole processes that do nothing but import."""
+    # With bytecode files, as an installed package has them.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+    def process(code: str) -> Callable[[], float]:
+        return wall(lambda: subprocess.run([sys.executable, "-c", code], check=True, env=environment))
+
+    subjects = {
+        "bare interpreter": process("pass"),
+        "json, logging": process("import json, logging"),
+        "leanbase": process("import leanbase"),
+        "posthog": process("import posthog"),
+        "segment": process("import segment.analytics"),
+    }
+    samples = in_turns(subjects, rounds=20)
+    bare = statistics.median(samples["bare interpreter"])
+    over = {name: statistics.median(values) - bare for name, values in samples.items()}
+    ratio = over["leanbase"] / over["json, logging"]
+    return (
+        table(samples, "json, logging", "ms", 1000)
+        + f"\n\nOver a bare interpreter, leanbase takes {ratio:.2f} times what `import json, logging` does."
+    )
+
+
+def one_capture() -> str:
+    """One event, sent and answered, on a warm connection."""
+    from leanbase import Leanbase
+    from posthog import Posthog
+    from segment.analytics.client import Client as Segment
+
+    with server() as url:
+        pool, data = urllib3.PoolManager(), body(1)
+        headers = {"Content-Type": "application/json", "User-Agent": "benchmark"}
+        ours = Leanbase(KEY, url)
+        # The bytes on the wire are the same: below 1 KiB nothing is compressed by default.
+        posthog = Posthog(KEY, host=url, sync_mode=True)
+        segment = Segment(KEY, host=url, sync_mode=True)
+        subjects = {
+            "bare urllib3": wall(lambda: pool.request("POST", f"{url}/batch/", body=data, headers=headers)),
+            "leanbase": wall(lambda: ours.capture(NAME, WHO, PROPERTIES)),
+            "posthog sync_mode": wall(lambda: posthog.capture(NAME, distinct_id=WHO, properties=PROPERTIES)),
+            "segment sync_mode": wall(lambda: segment.track(WHO, NAME, PROPERTIES)),
+        }
+        samples = in_turns(subjects, rounds=600, warm=50)
+        assert len(data) < 1024
+        assert ours.stats()["delivered"] == 650
+        ratio = statistics.median(samples["leanbase"]) / statistics.median(samples["posthog sync_mode"])
+        return (
+            table(samples, "bare urllib3", "ms", 1000)
+            + f"\n\nleanbase takes {ratio:.2f} times what posthog does."
+        )
+
+
+def cpu_per_event() -> str:
+    """CPU of the whole process, all threads, until everything is delivered."""
+    from leanbase import Leanbase
+    from posthog import Posthog
+    from segment.analytics.client import Client as Segment
+
+    events = 1000
+
+    def cpu(work: Callable[[], Any]) -> Callable[[], float]:
+        def measure() -> float:
+            started = time.process_time()
+            work()
+            return (time.process_time() - started) / events
+
+        return measure
+
+    with server() as url:
+        ours = Leanbase(KEY, url)
+        posthog = Posthog(KEY, host=url)
+        segment = Segment(KEY, host=url)
+
+        def leanbase_scope() -> None:
+            with ours.delivery_scope():
+                for _ in range(events):
+                    ours.capture(NAME, WHO, PROPERTIES)
+
+        def posthog_queue() -> None:
+            for _ in range(events):
+                posthog.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
+            posthog.flush()
+
+        def segment_queue() -> None:
+            for _ in range(events):
+                segment.track(WHO, NAME, PROPERTIES)
+            segment.flush()
+
+        subjects = {
+            "leanbase in a scope": cpu(leanbase_scope),
+            "posthog to its queue, with its worker": cpu(posthog_queue),
+            "segment to its queue, with its worker": cpu(segment_queue),
+        }
+        samples = in_turns(subjects, rounds=15, warm=2)
+        assert ours.stats()["delivered"] == 17 * events
+        return table(samples, "posthog to its queue, with its worker", "µs", 1e6)
+
+
+def invocation(delay_ms: int) -> str:
+    """Ten events in one warm invocation, in AWS's emulator, until the caller has the response."""
+    functions = ["nothing", "urllib3", "leanbase", "posthog flush", "segment flush", "posthog sync_mode"]
+    with server(delay_ms) as url, contextlib.ExitStack() as stack:
+        emulators: dict[str, Emulator] = {}
+        for name in functions:
+            environment = {"BENCHMARK_HOST": url, "BENCHMARK_FUNCTION": name}
+            emulators[name] = Emulator("lambda_functions.handler", HERE, environment, timeout=30)
+            stack.callback(emulators[name].kill)
+
+        def invoke(emulator: Emulator) -> float:
+            answer = emulator.invoke({})
+            assert answer.body == "done", answer
+            seen = len(emulator.seen)
+            while len(emulator.durations()) <= seen:
+                time.sleep(0.001)
+            emulator.seen = emulator.durations()
+            return emulator.seen[-1] / 1000
+
+        for emulator in emulators.values():
+            emulator.seen = []
+        subjects = {name: (lambda e=emulator: invoke(e)) for name, emulator in emulators.items()}
+        return table(in_turns(subjects, rounds=30, warm=3), "urllib3", "ms", 1000)
+
+
+QUESTIONS: dict[str, Callable[[], str]] = {
+    "What does importing cost? (whole process)": imports,
+    "What does one synchronous capture cost? (server on loopback, connection warm)": one_capture,
+    "What does an event cost in CPU? (1000 events, typical properties, until all are delivered)": cpu_per_event,
+    "What do ten events add to an invocation? (in AWS's emulator, server 0 ms away)": lambda: invocation(0),
+    "What do ten events add to an invocation? (in AWS's emulator, server 50 ms away)": lambda: invocation(50),
+}
+
+
+def main() -> None:
+    packages = ("leanbase", "urllib3", "posthog", "segment-analytics-python", "awslambdaric")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    sections = []
+    for question, measure in QUESTIONS.items():
+        sections.append(f"## {question}\n\n{measure()}\n")
+        print(f"\n{sections[-1]}", flush=True)
+    (HERE / "results.md").write_text(
+        "# Benchmarks\n\n"
+        f"Written by `make bench`: {versions}; CPython {platform.python_version()}, {os.cpu_count()} cores. All rows of a "
+        "table were measured in turns in one run; compare the ratios.\n\n" + "\n".join(sections)
+    )
+
+
+if __name__ == "__main__":
+    main()

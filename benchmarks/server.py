@@ -1,0 +1,39 @@
+"""An ingestion server as fast as Python allows, in a process of its own: `python server.py DELAY_MS`.
+
+Prints its port; answers every POST after the delay. What it received is not looked at.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import time
+
+ANSWER = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{"status": 1}'
+
+
+def serve(connection: socket.socket, delay: float) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    reader = connection.makefile("rb")
+    while reader.readline():
+        length = 0
+        while (header := reader.readline()) not in (b"\r\n", b""):
+            if header.lower().startswith(b"content-length:"):
+                length = int(header.split(b":")[1])
+        reader.read(length)
+        if delay:
+            time.sleep(delay)
+        connection.sendall(ANSWER)
+
+
+def main() -> None:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=serve, args=(connection, float(sys.argv[1]) / 1000), daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
