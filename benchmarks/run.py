@@ -8,14 +8,17 @@ milliseconds. Writes results.md beside this file.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,9 @@ import urllib3
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from tests.lambda_runtime.emulator import Emulator
 from workload import KEY, NAME, PROPERTIES, WHO, body
+
+from tests.lambda_runtime.emulator import Emulator
 
 Samples = dict[str, list[float]]
 
@@ -43,12 +47,15 @@ def server(delay_ms: int = 0) -> Iterator[str]:
         process.wait()
 
 
-def in_turns(subjects: dict[str, Callable[[], float]], rounds: int, warm: int = 1) -> Samples:
-    """Measure each subject once a round; the first rounds do not count."""
+def in_turns(subjects: Mapping[str, Callable[[], float]], rounds: int, warm: int = 1) -> Samples:
+    """Measure each subject once a round, in a new order each time; the first rounds do not count."""
     samples: Samples = {name: [] for name in subjects}
+    order = list(subjects)
+    shuffle = random.Random(1).shuffle
     for number in range(rounds + warm):
-        for name, measure in subjects.items():
-            value = measure()
+        shuffle(order)  # whatever ran before leaves the caches to the next
+        for name in order:
+            value = subjects[name]()
             if number >= warm:
                 samples[name].append(value)
     return samples
@@ -101,9 +108,10 @@ def imports() -> str:
 
 def one_capture() -> str:
     """One event, sent and answered, on a warm connection."""
-    from leanbase import Leanbase
     from posthog import Posthog
     from segment.analytics.client import Client as Segment
+
+    from leanbase import Leanbase
 
     with server() as url:
         pool, data = urllib3.PoolManager(), body(1)
@@ -130,9 +138,10 @@ def one_capture() -> str:
 
 def cpu_per_event() -> str:
     """CPU of the whole process, all threads, until everything is delivered."""
-    from leanbase import Leanbase
     from posthog import Posthog
     from segment.analytics.client import Client as Segment
+
+    from leanbase import Leanbase
 
     events = 1000
 
@@ -179,6 +188,7 @@ def invocation(delay_ms: int) -> str:
     functions = ["nothing", "urllib3", "leanbase", "posthog flush", "segment flush", "posthog sync_mode"]
     with server(delay_ms) as url, contextlib.ExitStack() as stack:
         emulators: dict[str, Emulator] = {}
+        counts: Counter[Emulator] = Counter()
         for name in functions:
             environment = {"BENCHMARK_HOST": url, "BENCHMARK_FUNCTION": name}
             emulators[name] = Emulator("lambda_functions.handler", HERE, environment, timeout=30)
@@ -187,21 +197,18 @@ def invocation(delay_ms: int) -> str:
         def invoke(emulator: Emulator) -> float:
             answer = emulator.invoke({})
             assert answer.body == "done", answer
-            seen = len(emulator.seen)
-            while len(emulator.durations()) <= seen:
-                time.sleep(0.001)
-            emulator.seen = emulator.durations()
-            return emulator.seen[-1] / 1000
+            counts[emulator] += 1
+            while len(durations := emulator.durations()) < counts[emulator]:
+                time.sleep(0.001)  # the log line comes after the response
+            return durations[-1] / 1000
 
-        for emulator in emulators.values():
-            emulator.seen = []
-        subjects = {name: (lambda e=emulator: invoke(e)) for name, emulator in emulators.items()}
+        subjects = {name: functools.partial(invoke, emulator) for name, emulator in emulators.items()}
         return table(in_turns(subjects, rounds=30, warm=3), "urllib3", "ms", 1000)
 
 
 QUESTIONS: dict[str, Callable[[], str]] = {
     "What does importing cost? (whole process)": imports,
-    "What does one synchronous capture cost? (server on loopback, connection warm)": one_capture,
+    "What does one synchronous capture cost? (server on loopback, warm)": one_capture,
     "What does an event cost in CPU? (1000 events, typical properties, until all are delivered)": cpu_per_event,
     "What do ten events add to an invocation? (in AWS's emulator, server 0 ms away)": lambda: invocation(0),
     "What do ten events add to an invocation? (in AWS's emulator, server 50 ms away)": lambda: invocation(50),
@@ -217,8 +224,8 @@ def main() -> None:
         print(f"\n{sections[-1]}", flush=True)
     (HERE / "results.md").write_text(
         "# Benchmarks\n\n"
-        f"Written by `make bench`: {versions}; CPython {platform.python_version()}, {os.cpu_count()} cores. All rows of a "
-        "table were measured in turns in one run; compare the ratios.\n\n" + "\n".join(sections)
+        f"Written by `make bench`: {versions}; CPython {platform.python_version()}, {os.cpu_count()} cores. "
+        "All rows of a table were measured in turns in one run; compare the ratios.\n\n" + "\n".join(sections)
     )
 
 

@@ -119,7 +119,7 @@ def _properties(draft: Draft, groups: object, super_properties: Mapping[str, Any
 
 
 def _mapping(value: object, argument: str) -> dict[str, Any]:
-    if isinstance(value, Mapping):
+    if type(value) is dict or isinstance(value, Mapping):
         plain = sanitize(value)
         if isinstance(plain, dict):
             return plain

@@ -77,7 +77,9 @@ class Outbox:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._captured = 0
-        self._passed_on = Receipt()
+        self._delivered = 0
+        self._handed_off = 0
+        self._spooled = 0
         self._dropped: Counter[str] = Counter()
 
     def put(self, event: EncodedEvent) -> bool:
@@ -133,13 +135,12 @@ class Outbox:
         """The books of this process."""
         self._count()
         with self._lock:
-            passed_on = self._passed_on
-            settled = passed_on.delivered + passed_on.handed_off + passed_on.spooled
+            settled = self._delivered + self._handed_off + self._spooled
             return {
                 "captured": self._captured,
-                "delivered": passed_on.delivered,
-                "handed_off": passed_on.handed_off,
-                "spooled": passed_on.spooled,
+                "delivered": self._delivered,
+                "handed_off": self._handed_off,
+                "spooled": self._spooled,
                 "retained": self._captured - settled - self._dropped.total(),
                 "dropped": dict(self._dropped),
             }
@@ -159,8 +160,11 @@ class Outbox:
         if self._pid != os.getpid():
             self._own_process()
         with self._lock:
-            self._passed_on += receipt.without([each.event for each in receipt.undelivered])
-            self._dropped.update(receipt.dropped)
+            self._delivered += receipt.delivered
+            self._handed_off += receipt.handed_off
+            self._spooled += receipt.spooled
+            if receipt.undelivered:
+                self._dropped.update(receipt.dropped)
         if receipt.undelivered and self._on_error is not None:
             self._report(receipt.undelivered, self._on_error)
         return receipt

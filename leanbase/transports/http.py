@@ -108,7 +108,7 @@ class HttpTransport(BaseTransport):
             part = self._send_batch(batch, deadline)
             receipt += part
             start += len(batch)
-            if part.undelivered and not part:
+            if not part:
                 failure = part.undelivered[-1]
                 return receipt + Receipt.retaining(events[start:], failure.reason, failure.error)
         return receipt

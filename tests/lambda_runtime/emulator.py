@@ -63,7 +63,6 @@ class Emulator:
         assert binary is not None, "the emulator is missing: run make setup"
         self.port, runtime_port = free_port(), free_port()
         self.log: list[str] = []
-        self.seen: list[float] = []
         self._process = subprocess.Popen(
             [
                 str(binary),
