@@ -209,7 +209,7 @@ def invocation(delay_ms: int) -> str:
 QUESTIONS: dict[str, Callable[[], str]] = {
     "What does importing cost? (whole process)": imports,
     "What does one synchronous capture cost? (server on loopback, warm)": one_capture,
-    "What does an event cost in CPU? (1000 events, typical properties, until all are delivered)": cpu_per_event,
+    "What does an event cost in CPU? (1000 events, until all are delivered)": cpu_per_event,
     "What do ten events add to an invocation? (in AWS's emulator, server 0 ms away)": lambda: invocation(0),
     "What do ten events add to an invocation? (in AWS's emulator, server 50 ms away)": lambda: invocation(50),
 }

@@ -115,11 +115,11 @@ class Leanbase:
 
     def _admits(self) -> bool:
         """The first step of every event-producing call: is there any point in going on?"""
-        if self.disabled or self._opted_out:
+        outbox = self._current().outbox
+        if outbox.disabled or self._opted_out:
             return False
-        if self._current().outbox.closed:
-            logger.warning("the client was shut down; nothing is sent")
-            self._current().outbox.drop("shutdown")
+        if outbox.closed and outbox is self._current().outbox:
+            self._refuse()
             return False
         return True
 
@@ -142,15 +142,20 @@ class Leanbase:
             groups=groups,
             disable_geoip=disable_geoip,
         )
-        # The second try is for the default client: shutdown() in another thread may just have
-        # closed the outbox, and a new one is there by now.
         if encoded is None:
             return None
-        if self._current().outbox.put(encoded) or self._current().outbox.put(encoded):
-            return encoded.uuid
+        outbox = self._current().outbox
+        while not outbox.put(encoded):
+            closed, outbox = outbox, self._current().outbox
+            if outbox is closed:
+                self._refuse()
+                return None
+            # The default client was shut down by another thread, and has a new outbox already.
+        return encoded.uuid
+
+    def _refuse(self) -> None:
         logger.warning("the client was shut down; nothing is sent")
         self._current().outbox.drop("shutdown")
-        return None
 
     # --- events ------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     class Sender(Protocol):
         """What a scope hands collected events to: the outbox of the client that captured them."""
 
-        def send(self, events: Sequence[EncodedEvent]) -> Receipt: ...
+        def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline | None) -> Receipt: ...
 
         def flush(self) -> Receipt: ...
 
@@ -228,11 +228,12 @@ class DeliveryScope:
             self.send_collected()
         return True
 
-    def send_collected(self, only: Sender | None = None) -> Receipt:
+    def send_collected(self, only: Sender | None = None, deadline: Deadline | None = None) -> Receipt:
         """Send what has gathered, in capture order for each client. Blocks up to the deadline.
 
         Args:
             only: The one client whose events to send; all by default.
+            deadline: By when; by default each client's own limit.
         """
         receipt = Receipt()
         if self._pid != os.getpid():
@@ -240,17 +241,17 @@ class DeliveryScope:
         with self._lock:
             senders = list(self._collected) if only is None else [only]
         for sender in senders:
-            receipt += self._send_for(sender)
+            receipt += self._send_for(sender, deadline)
         return receipt
 
-    def _send_for(self, sender: Sender) -> Receipt:
+    def _send_for(self, sender: Sender, deadline: Deadline | None) -> Receipt:
         with self._lock:
             events = self._collected.pop(sender, [])
             self._events -= len(events)
             self._bytes -= sum(map(len, events))
             self._sending.setdefault(sender, []).extend(events)
         try:
-            return sender.send(events) if events else Receipt()
+            return sender.send(events, deadline=deadline) if events else Receipt()
         finally:
             with self._lock:
                 sent = set(map(id, events))

@@ -102,29 +102,38 @@ class Outbox:
         """Account for an event that was captured but not admitted."""
         self._count(captured=1, dropped=reason)
 
-    def send(self, events: Sequence[EncodedEvent], *, within: float | None = None) -> Receipt:
+    def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline | None = None) -> Receipt:
         """Hand events to the transport and account for the outcome. Blocks up to the deadline."""
         if self.disabled:
             error = DroppedError("disabled", "the client is disabled")
             return self._settle(self._transport.keep(events, "disabled", error))
-        return self._settle(self._transport.send(events, deadline=self._deadline(within)))
+        if deadline is None:
+            deadline = send_deadline(self._send_seconds)
+        return self._settle(self._transport.send(events, deadline=deadline))
 
     def flush(self, *, within: float | None = None) -> Receipt:
         """Send what the open scope collected for this client, then all that waits in the transport."""
-        receipt = Receipt()
         if self.disabled:
-            return receipt
-        deadline = self._deadline(within)
-        scope = open_scope()
-        if scope is not None:
-            receipt = scope.send_collected(only=self)
+            return Receipt()
+        deadline = send_deadline(self._send_seconds if within is None else within)
+        receipt = self._send_collected(deadline)
+        if not receipt:
+            return receipt  # it has just been tried; trying again at once would only take time
         return receipt + self._settle(self._transport.flush(deadline=deadline))
 
     def close(self, *, within: float | None = None) -> Receipt:
-        """Refuse new events, flush, and release what the transport holds."""
+        """Refuse new events, send what waits, and release what the transport holds."""
         self.closed = True
-        receipt = self.flush(within=within)
-        return receipt + self._settle(self._transport.close(deadline=self._deadline(within)))
+        deadline = send_deadline(self._send_seconds if within is None else within)
+        if self.disabled:
+            return self._settle(self._transport.abandon() + self._transport.close(deadline=deadline))
+        self._transport.keep_no_more()
+        receipt = self._send_collected(deadline)
+        return receipt + self._settle(self._transport.close(deadline=deadline))
+
+    def _send_collected(self, deadline: Deadline) -> Receipt:
+        scope = open_scope()
+        return Receipt() if scope is None else scope.send_collected(only=self, deadline=deadline)
 
     def warm_up(self, *, within: float) -> None:
         """Let the transport prepare its first send."""
@@ -144,9 +153,6 @@ class Outbox:
                 "retained": self._captured - settled - self._dropped.total(),
                 "dropped": dict(self._dropped),
             }
-
-    def _deadline(self, within: float | None) -> Deadline:
-        return send_deadline(self._send_seconds if within is None else within)
 
     def _count(self, *, captured: int = 0, dropped: str | None = None) -> None:
         if self._pid != os.getpid():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from leanbase import Leanbase
 from leanbase.errors import ConfigError
 from leanbase.transports import BaseTransport, MemoryTransport
 from tests.conftest import balanced
-from tests.fault_server import FaultServer
+from tests.fault_server import Behaviour, FaultServer
 
 
 def only(memory: MemoryTransport) -> dict[str, Any]:
@@ -291,8 +292,6 @@ def test_h6_a_changed_uuid_is_what_the_call_returns(client: Leanbase, memory: Me
 
 
 def test_h8_on_error_sees_the_hooked_event_alone(server: FaultServer) -> None:
-    from tests.fault_server import Behaviour
-
     heard: list[Any] = []
     server.always(Behaviour(status=400))
     client = Leanbase(
@@ -410,6 +409,38 @@ def test_q40_shutdown_inside_a_scope_sends_what_it_collected(
         assert memory.events == []
         assert client.shutdown().delivered == 1
     assert len(memory.events) == 1
+
+
+def test_q43_shutdown_inside_a_scope_tries_a_dead_endpoint_once(server: FaultServer) -> None:
+    server.always(Behaviour(status=500))
+    client = Leanbase("k", server.url, max_retries=0)
+    with client.delivery_scope():
+        client.capture("e", "u")
+        assert client.shutdown().dropped == {"shutdown": 1}
+    assert len(server.requests) == 1
+    assert balanced(client)
+
+
+def test_c40_shutdown_while_disabled_makes_no_request(server: FaultServer) -> None:
+    server.script(Behaviour(status=500))
+    client = Leanbase("k", server.url, max_retries=0)
+    client.capture("e", "u")
+    client.disabled = True
+    assert client.shutdown().dropped == {"shutdown": 1}
+    assert len(server.requests) == 1
+    assert balanced(client)
+
+
+def test_q32_flush_keeps_to_its_timeout_inside_a_scope(server: FaultServer) -> None:
+    server.always(Behaviour(instead="silence"))
+    client = Leanbase("k", server.url, max_retries=0, send_deadline=5)
+    with client.delivery_scope():
+        client.capture("e", "u")
+        started = time.monotonic()
+        assert not client.flush(timeout=0.3)
+        assert time.monotonic() - started < 1
+        assert len(server.requests) == 1
+        server.always(Behaviour())
 
 
 # --- configuration errors ---------------------------------------------------------------------------

@@ -53,7 +53,8 @@ class RetainingTransport(BaseTransport):
             try:
                 receipt = self._inner.send(batch, deadline=deadline) if batch else Receipt()
             except Exception as error:
-                logger.exception("the transport raised; %d events are kept", len(batch))
+                logger.error("the transport raised %s; %d events are kept", type(error).__name__, len(batch))
+                logger.debug("the transport failed here:", exc_info=error)
                 receipt = Receipt.retaining(batch, "failed", error)
             return self._keep(receipt)
         finally:
@@ -99,10 +100,21 @@ class RetainingTransport(BaseTransport):
         return receipt
 
     def close(self, *, deadline: Deadline) -> Receipt:
-        """Flush one last time; what still fails is dropped with the reason `"shutdown"`."""
+        """Send what was kept one last time; what still fails is dropped with the reason `"shutdown"`."""
+        self.keep_no_more()
         self._join(deadline)
-        self._closed = True
         return self.send((), deadline=deadline) + self._inner.close(deadline=deadline)
+
+    def keep_no_more(self) -> None:
+        """From now on drop what cannot be delivered, with the reason `"shutdown"`."""
+        self._closed = True
+
+    def abandon(self) -> Receipt:
+        """Drop what was kept, and keep nothing from now on."""
+        self.keep_no_more()
+        with self._lock:
+            kept, self._kept = self._kept, []
+        return self._give_up(Receipt(), kept) if kept else Receipt()
 
     def _give_up(self, receipt: Receipt, retained: list[EncodedEvent]) -> Receipt:
         error = DroppedError("shutdown", f"{len(retained)} events could not be delivered before shutdown")
