@@ -1,4 +1,4 @@
-"""Product analytics for serverless Python: every event is delivered, handed off, or accounted for.
+"""Product analytics for serverless Python: every event is delivered, or accounted for.
 
     import leanbase
 

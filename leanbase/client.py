@@ -49,19 +49,33 @@ def _event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Con
     @wraps(method)
     def call(self: T, /, *args: P.args, **kwargs: P.kwargs) -> str | None:
         try:
-            return method(self, *args, **kwargs) if self._admits() else None
+            if self._admits():
+                return method(self, *args, **kwargs)
+            # A call that does not fit must not go unnoticed where nothing is sent, as in tests.
+            _check_call(method, self, args, kwargs)
+            return None
         except InvalidEventError as error:
             reason = "invalid"
             logger.warning("%s() %s; nothing is sent", method.__name__, error)
         except Exception as error:
-            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
-                raise  # Python's own TypeError: the call does not fit the signature
+            if isinstance(error, TypeError):
+                _check_call(method, self, args, kwargs)
             reason = "internal"
             _log_internal(method.__name__, error)
         self._current().outbox.drop(reason)
         return None
 
     return call
+
+
+def _check_call(method: Callable[..., Any], self: Leanbase, args: Any, kwargs: Any) -> None:
+    """Raise Python's own TypeError when the arguments do not fit the signature (G-1)."""
+    from inspect import signature
+
+    try:
+        signature(method).bind(self, *args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{method.__name__}() {error}") from None
 
 
 def _log_internal(call: str, error: Exception) -> None:
@@ -76,7 +90,8 @@ class Leanbase:
     Outside a delivery scope, `capture` and its siblings return when their event has an outcome, after
     `send_deadline` seconds at the latest. Inside one (a decorated handler or job, or
     `delivery_scope`), they return at once and the events leave together when the scope closes.
-    None of them ever raises. The options are those of `leanbase.settings.Settings`.
+    None of them ever raises, but for the TypeError of a call that does not fit its signature. The
+    options are those of `leanbase.settings.Settings`. Used with `with`, a client shuts down at the end.
 
     Raises:
         ConfigError: An option that can never work, such as a host that is no URL. A missing key or
@@ -186,7 +201,9 @@ class Leanbase:
                 Default: the client's option.
 
         Returns:
-            The event's uuid, exactly as sent; `None` when the event was dropped.
+            The event's uuid, exactly as sent; `None` when the event was not admitted: the client is
+            disabled, the arguments make no event, a hook dropped it, it is too large. What the server
+            made of it is in `stats()` and goes to `on_error`.
 
         Blocks until the event has an outcome, at most `send_deadline` seconds; not at all inside a
         delivery scope. Never raises.
@@ -289,7 +306,7 @@ class Leanbase:
         person = contexts.coerce_id(distinct_id)
         if person is None:
             raise InvalidEventError("needs a distinct_id")
-        given = {"$set": properties, "$set_once": set_once}
+        given = {"$set": _mapping_or_none(properties), "$set_once": _mapping_or_none(set_once)}
         return self._emit(
             Draft("$identify", {key: value for key, value in given.items() if value}),
             distinct_id=person,
@@ -359,10 +376,7 @@ class Leanbase:
             The uuid of the event, or `None` when nothing was sent. Blocks like `capture`.
         """
         kind, key = _group_part(group_type, "group_type"), _group_part(group_key, "group_key")
-        if properties is not None and not isinstance(properties, Mapping):
-            logger.warning("properties must be a mapping, not %s; left out", type(properties).__name__)
-            properties = None
-        group = {"$group_type": kind, "$group_key": key, "$group_set": properties or {}}
+        group = {"$group_type": kind, "$group_key": key, "$group_set": _mapping_or_none(properties) or {}}
         return self._emit(
             Draft("$groupidentify", group, with_tags=False),
             distinct_id=_explicit_or_context(distinct_id) or f"${kind}_{key}",
@@ -398,8 +412,12 @@ class Leanbase:
             flush: `"end"`, or `"each"` to let every capture send for itself.
 
         Returns:
-            A context manager that gives a `DeliveryScope`. Leaving it blocks for the send, at most
-            `send_deadline` seconds, also when the body raised.
+            A context manager that gives a `DeliveryScope`, whose `receipt` says afterwards what became
+            of the events. Leaving it blocks for the send, at most `send_deadline` seconds, also when
+            the body raised.
+
+        Raises:
+            ValueError: `flush` is neither.
 
         Example:
             >>> import leanbase
@@ -408,6 +426,12 @@ class Leanbase:
             ...         leanbase.capture("order created", distinct_id=order)
         """
         return _ClientScope(client or self, DeliveryScope(flush))
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.shutdown()
 
     def close_scope(self, scope: DeliveryScope) -> Receipt:
         """Send what a delivery scope collected, and what this client has retained. Never raises."""
@@ -552,6 +576,13 @@ class _ClientScope:
 def _explicit_or_context(distinct_id: object) -> str | None:
     explicit = contexts.coerce_id(distinct_id)
     return contexts.get_context_distinct_id() if explicit is None else explicit
+
+
+def _mapping_or_none(properties: object) -> Mapping[str, Any] | None:
+    if properties is None or isinstance(properties, Mapping):
+        return properties
+    logger.warning("properties must be a mapping, not %s; left out", type(properties).__name__)
+    return None
 
 
 def _group_part(value: object, argument: str) -> str | int:

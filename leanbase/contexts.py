@@ -16,7 +16,7 @@ from functools import wraps
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any, ParamSpec, TypeVar
+    from typing import Any, ParamSpec, TypeVar, overload
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -107,7 +107,15 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
             scope.left_early = True
 
 
-def scoped(fresh: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+if TYPE_CHECKING:
+
+    @overload
+    def scoped(fresh: Callable[P, R], /) -> Callable[P, R]: ...
+    @overload
+    def scoped(fresh: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def scoped(fresh: Any = False) -> Any:
     """Run a function in a context of its own; the decorator form of `new_context`.
 
     For plain, `async`, generator and async generator functions. A generator's context is active
@@ -124,11 +132,9 @@ def scoped(fresh: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
         >>> handle("o-1"), get_tags()
         ({'order': 'o-1'}, {})
     """
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        return _in_scope(function, fresh)
-
-    return decorate
+    if callable(fresh):  # used without parentheses
+        return _in_scope(fresh, False)
+    return lambda function: _in_scope(function, bool(fresh))
 
 
 def _in_scope(function: Callable[..., Any], fresh: bool) -> Callable[..., Any]:
@@ -240,7 +246,8 @@ def tag(name: str, value: Any) -> None:
         if isinstance(name, str) and name:
             scope.tags[name] = value
         else:
-            logger.warning("tag() needs a non-empty string as name, not %s", type(name).__name__)
+            given = "an empty one" if isinstance(name, str) else type(name).__name__
+            logger.warning("tag() needs a non-empty string as name, not %s", given)
 
 
 def get_tags() -> dict[str, Any]:

@@ -83,6 +83,10 @@ class DefaultClient(Leanbase):
                 if pipeline is None:
                     pipeline = self._latest = self._configure()
         attributes = vars(sys.modules["leanbase"])
+        if pipeline.missing and all(attributes.get(name) for name in pipeline.missing):
+            # Used before its settings were there, and now they are.
+            self.shutdown()
+            return self._current()
         for name in _LIVE:
             if attributes.get(name) is not self._seen.get(name):
                 self._follow(pipeline, name, attributes.get(name))

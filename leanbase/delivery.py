@@ -200,10 +200,19 @@ class DeliveryScope:
         flush: `"end"` collects; `"each"` lets every capture send for itself, also inside an outer
             scope that collects.
         deadline: No send inside may outlast it; `None` leaves each to its client's limit.
+
+    Attributes:
+        receipt: What became of the events, complete when the scope is closed.
+
+    Raises:
+        ValueError: `flush` is neither.
     """
 
     def __init__(self, flush: FlushPolicy = "end", deadline: Deadline | None = None) -> None:
+        if flush not in ("end", "each"):
+            raise ValueError(f"flush must be 'end' or 'each', not {flush!r}")
         self.deadline = deadline
+        self.receipt = Receipt()
         self._collects = flush == "end"
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -251,7 +260,9 @@ class DeliveryScope:
             self._bytes -= sum(map(len, events))
             self._sending.setdefault(sender, []).extend(events)
         try:
-            return sender.send(events, deadline=deadline) if events else Receipt()
+            receipt = sender.send(events, deadline=deadline) if events else Receipt()
+            self.receipt += receipt
+            return receipt
         finally:
             with self._lock:
                 sent = set(map(id, events))
@@ -289,6 +300,7 @@ class DeliveryScope:
 
 
 _open_scope: ContextVar[DeliveryScope | None] = ContextVar("leanbase_delivery", default=None)
+_deadlines: set[Deadline] = set()
 
 
 def open_scope() -> DeliveryScope | None:
@@ -306,14 +318,26 @@ class entered:  # noqa: N801 - used like a function
 
     def __enter__(self) -> DeliveryScope:
         self._token = _open_scope.set(self._scope)
+        if self._scope.deadline is not None:
+            _deadlines.add(self._scope.deadline)
         return self._scope
 
     def __exit__(self, *exc_info: Any) -> None:
+        if self._scope.deadline is not None:
+            _deadlines.discard(self._scope.deadline)
         _open_scope.reset(self._token)
 
 
 def send_deadline(limit: float) -> Deadline:
-    """The deadline of a send that starts now: `limit` seconds, or the open scope's when earlier."""
+    """The deadline of a send that starts now: `limit` seconds, or the open scope's when earlier.
+
+    In a thread that carries no scope it is the earliest of all open scopes: an invocation that waits
+    for the thread must not be made to time out by it.
+    """
     deadline = Deadline.after(limit)
     scope = open_scope()
-    return deadline if scope is None else deadline.earlier(scope.deadline)
+    if scope is not None:
+        return deadline.earlier(scope.deadline)
+    for other in tuple(_deadlines):
+        deadline = deadline.earlier(other)
+    return deadline

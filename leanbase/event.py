@@ -106,8 +106,8 @@ def _properties(draft: Draft, groups: object, super_properties: Mapping[str, Any
         properties["$context_tags"] = sorted(clean_text(name) for name in tags)
     if draft.properties is not None:
         properties.update(_mapping(draft.properties, "properties"))
-    if groups is not None:
-        properties["$groups"] = _mapping(groups, "groups")
+    if groups is not None and (named := _mapping(groups, "groups")):
+        properties["$groups"] = named
     if draft.with_runtime:
         properties.update(runtime_properties())
     properties.update(super_properties)
@@ -135,22 +135,22 @@ def checked(event: object) -> dict[str, Any]:
     """
     plain = sanitize(event)
     if not isinstance(plain, dict):
-        raise InvalidEventError("before_send must return the event as a dict")
+        raise InvalidEventError("sent nothing: before_send must return the event as a dict")
     if not isinstance(plain.get("properties"), dict):
-        raise InvalidEventError("before_send left properties that are no object")
+        raise InvalidEventError("sent nothing: before_send left properties that are no dict")
     distinct_id = coerce_id(plain.get("distinct_id"))
     if distinct_id is None:
-        raise InvalidEventError("before_send left no distinct_id")
+        raise InvalidEventError("sent nothing: before_send left no distinct_id")
     return {
         **plain,
-        "event": checked_name(plain.get("event")),
+        "event": checked_name(plain.get("event"), "sent nothing: the event name that before_send left"),
         "distinct_id": distinct_id,
         "uuid": normalized_uuid(plain.get("uuid")),
         "timestamp": normalized_timestamp(plain.get("timestamp")),
     }
 
 
-def checked_name(name: object) -> str:
+def checked_name(name: object, what: str = "the event name") -> str:
     """Return an event name verbatim.
 
     Raises:
@@ -158,7 +158,7 @@ def checked_name(name: object) -> str:
     """
     if not isinstance(name, str) or not name.strip():
         given = "a blank string" if isinstance(name, str) else type(name).__name__
-        raise InvalidEventError(f"the event name must be a non-empty string, not {given}")
+        raise InvalidEventError(f"{what} must be a non-empty string, not {given}")
     return str.__str__(name)
 
 
@@ -273,7 +273,8 @@ def normalized_timestamp(value: object) -> str:
     except Exception as error:
         logger.debug("timestamp could not be converted: %s", type(error).__name__)
     logger.warning(
-        "timestamp must be a datetime or an ISO 8601 date-time text, not this %s; now is used",
+        "timestamp must be a datetime, or a text with date and time such as 2026-01-02T03:04:05Z, "
+        "not this %s; now is used",
         type(value).__name__,
     )
     return utc_now()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
 from typing import Any
 
 from leanbase import transports
 from leanbase.encoding import EncodedEvent, EventTooLargeError, encode, sanitize
-from leanbase.event import Draft, build, checked
+from leanbase.event import Draft, InvalidEventError, build, checked
 from leanbase.outbox import Outbox
 from leanbase.settings import BeforeSend, Settings, as_hooks
 
 logger = logging.getLogger("leanbase")
+
+_in_hook: ContextVar[bool] = ContextVar("leanbase_in_before_send", default=False)
 
 
 class Pipeline:
@@ -71,11 +74,13 @@ class Pipeline:
                 timestamp=timestamp,
                 uuid=uuid,
                 groups=groups,
-                geoip_disabled=settings.disable_geoip if disable_geoip is None else disable_geoip,
+                geoip_disabled=disable_geoip if isinstance(disable_geoip, bool) else settings.disable_geoip,
                 is_server=settings.is_server,
                 super_properties=self.super_properties,
             )
             if self.hooks:
+                if _in_hook.get():
+                    raise InvalidEventError("was called inside before_send, which would call it again")
                 hooked = _run_hooks(self.hooks, event)
                 if hooked is None:
                     self.outbox.drop("before_send")
@@ -90,18 +95,34 @@ class Pipeline:
 
 def _run_hooks(hooks: tuple[BeforeSend, ...], event: dict[str, Any]) -> dict[str, Any] | None:
     """Pass the event through the hooks; `None` when one dropped it, or failed (H-5)."""
+    name = event["event"]
     result: Any = event
-    for hook in hooks:
-        try:
-            result = hook(result)
-        except Exception as error:
-            logger.warning("before_send raised %s; the event is dropped", type(error).__name__)
-            return None
-        if result is None:
-            logger.debug("before_send dropped an event")
-            return None
-        if not isinstance(result, dict):
-            logger.warning("before_send returned %s, not a dict; dropped", type(result).__name__)
-            return None
+    token = _in_hook.set(True)
+    try:
+        for hook in hooks:
+            try:
+                result = hook(result)
+            except Exception as error:
+                text = "before_send raised %s%s; event %r is dropped"
+                logger.warning(text, type(error).__name__, _place(error), name)
+                logger.debug("before_send failed here:", exc_info=error)
+                return None
+            if result is None:
+                logger.debug("before_send returned None; event %r is dropped", name)
+                return None
+            if not isinstance(result, dict):
+                kind = type(result).__name__
+                logger.warning("before_send returned %s, not a dict; event %r is dropped", kind, name)
+                return None
+    finally:
+        _in_hook.reset(token)
     final: dict[str, Any] = result
     return final
+
+
+def _place(error: BaseException) -> str:
+    """Where an exception was raised, as ` at file:line`; never its text, which may quote a property."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return f" at {traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}" if traceback else ""

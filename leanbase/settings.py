@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from leanbase.errors import ConfigError
@@ -24,6 +25,19 @@ Event: TypeAlias = dict[str, Any]
 BeforeSend: TypeAlias = Callable[[Event], "Event | None"]
 OnError: TypeAlias = Callable[[Exception, "list[Event]"], object]
 
+MOST_SECONDS = 86_400.0
+"""No timeout is longer than a day; the operating system takes no infinite ones."""
+
+_WORDS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -54,7 +68,7 @@ class Settings:
     flush_at: int = _option(100, "Most events in one request.", least=1)
     max_queue_size: int = _option(10_000, "Most undelivered events kept in memory.", least=1)
     max_retries: int = _option(3, "Attempts after the first, in one send.", least=0)
-    timeout: float = _option(15.0, "Most seconds for one attempt.", least=0.1)
+    timeout: float = _option(15.0, "Most seconds for one attempt, within `send_deadline`.", least=0.1)
     send_deadline: float = _option(
         10.0, "Most seconds for one send: connecting, attempts and waits together.", least=0.1
     )
@@ -114,6 +128,8 @@ def module_attributes() -> Mapping[str, Any]:
 def effective(name: str) -> Any:
     """The value of an option that is not set on the module: the environment's, else the default.
 
+    Or a public submodule that was not imported yet.
+
     Raises:
         AttributeError: There is no such option.
     """
@@ -121,6 +137,8 @@ def effective(name: str) -> Any:
         if option.name == name:
             given = _from_environment(name, str(option.type))
             return option.default if given is None else given
+    if name in ("errors", "local", "settings", "transports"):
+        return import_module(f"leanbase.{name}")
     raise AttributeError(f"module 'leanbase' has no attribute {name!r}")
 
 
@@ -148,28 +166,32 @@ def _from_environment(name: str, kind: str) -> Any:
     text = os.environ.get(f"LEANBASE_{name.upper()}", "").strip()
     if not text:
         return None
-    lowered = text.lower()
     if kind.startswith("bool"):
-        if lowered in ("1", "true", "yes", "on"):
-            return True
-        if lowered in ("0", "false", "no", "off"):
-            return False
-        expected = "true or false"
+        if text.lower() in _WORDS:
+            return _WORDS[text.lower()]
+        problem = "it must be true or false"
     elif kind in ("int", "float"):
         try:
             return int(text) if kind == "int" else float(text)
         except ValueError:
-            expected = "a number"
+            problem = f"it must be a {'whole ' if kind == 'int' else ''}number"
     elif kind.startswith("str"):
         return text
     else:
-        expected = "nothing: it can only be set in code"
-    logger.warning("LEANBASE_%s is ignored: expected %s", name.upper(), expected)
+        problem = "this option can only be set in code"
+    logger.warning("LEANBASE_%s is ignored, the default is used: %s", name.upper(), problem)
     return None
 
 
 def _checked(name: str, value: Any, kind: str, default: Any, least: float | None) -> Any:
-    if kind == "bool":
+    if kind.startswith("bool"):
+        if isinstance(value, str) and value.lower() in _WORDS:
+            return _WORDS[value.lower()]
+        if not isinstance(value, (bool, int)):
+            logger.warning(
+                "%s must be True or False, not %r; %s is used", name, type(value).__name__, default
+            )
+            return default
         return bool(value)
     if kind in ("int", "float"):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
@@ -178,6 +200,12 @@ def _checked(name: str, value: Any, kind: str, default: Any, least: float | None
         if least is not None and value < least:
             logger.warning("%s must be at least %s; %s is used instead of %s", name, least, least, value)
             return type(default)(least)
+        if kind == "float" and value > MOST_SECONDS:
+            logger.warning("%s can be at most %s, which is used instead of %s", name, MOST_SECONDS, value)
+            value = MOST_SECONDS
+        if kind == "int" and not isinstance(value, int):
+            logger.warning("%s must be a whole number, not %s; %s is used", name, value, default)
+            return default
     elif kind.startswith("str |") and "Transport" not in kind and not isinstance(value, str):
         raise ConfigError(f"{name} must be a string, not {type(value).__name__}")
     elif name == "on_error" and not callable(value):
@@ -203,7 +231,7 @@ def _checked_host(host: str | None) -> str | None:
     if usable and ("@" in parts.netloc or parts.query or parts.fragment):
         raise ConfigError("host must be a plain URL, without credentials, query or fragment")
     if not usable:
-        raise ConfigError(f"host must be an http(s) URL such as https://leanbase.example.com, not {text!r}")
+        raise ConfigError(f"host must be an http(s) URL such as https://leanbase.example.com, not {host!r}")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
         logger.warning("host is plain http: the API key and the events travel unencrypted")
     return text

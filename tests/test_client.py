@@ -496,3 +496,57 @@ def test_an_unknown_option_is_a_type_error_with_a_hint() -> None:
 
 def test_client_is_an_alias() -> None:
     assert leanbase.Client is leanbase.Leanbase
+
+
+def test_g1_a_call_that_does_not_fit_fails_the_same_when_disabled() -> None:
+    """Otherwise the mistake passes every test with `disabled=True` and shows in production."""
+    client = Leanbase("k", transport="memory", disabled=True)
+    with pytest.raises(TypeError, match=r"capture\(\) .*user_id"):
+        client.capture("e", user_id="u")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="event"):
+        client.capture()  # type: ignore[call-arg]
+
+
+def test_h2_a_capture_inside_before_send_is_refused(
+    client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would go through the same hook again, without end."""
+    client.before_send = lambda event: client.capture("inner", "u") or event
+    assert client.capture("outer", "u") is not None
+    assert [event["event"] for event in memory.events] == ["outer"]
+    assert "inside before_send" in caplog.text
+    assert balanced(client)
+
+
+def test_h5_a_failing_hook_is_named_by_its_place(client: Leanbase, caplog: pytest.LogCaptureFixture) -> None:
+    client.before_send = raising
+    client.capture("e", "u")
+    assert "RuntimeError at" in caplog.text
+    assert "test_client.py:" in caplog.text
+
+
+def test_a_client_can_be_used_as_a_context_manager(memory: MemoryTransport) -> None:
+    with Leanbase("k", transport=memory) as client, client.delivery_scope():
+        client.capture("e", "u")
+    assert len(memory.events) == 1
+    assert client.capture("late", "u") is None
+
+
+def test_arguments_of_the_wrong_kind_are_left_out_with_a_warning(
+    client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.capture("e", "u", groups=["acme"])  # type: ignore[arg-type]
+    client.identify("u", ["no mapping"])  # type: ignore[arg-type]
+    assert "$groups" not in memory.events[0]["properties"]
+    assert "$set" not in memory.events[1]["properties"]
+    assert len(caplog.records) == 2
+
+
+def test_a_disabled_client_says_that_something_waits(server: FaultServer) -> None:
+    server.script(Behaviour(status=500))
+    client = Leanbase("k", server.url, max_retries=0)
+    client.capture("e", "u")
+    client.disabled = True
+    receipt = client.flush()
+    assert not receipt
+    assert receipt.retained == 1

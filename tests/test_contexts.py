@@ -192,6 +192,16 @@ def test_scoped_on_a_plain_function_keeps_its_signature() -> None:
     assert list(inspect.signature(add).parameters) == ["a", "b"]
 
 
+def test_scoped_without_parentheses() -> None:
+    @scoped
+    def work(value: int) -> dict[str, Any]:
+        tag("in", value)
+        return get_tags()
+
+    assert work(3) == {"in": 3}
+    assert get_tags() == {}
+
+
 def test_scoped_on_a_coroutine_lives_for_the_whole_await() -> None:
     @scoped(fresh=True)
     async def work() -> dict[str, Any]:

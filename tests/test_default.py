@@ -230,3 +230,20 @@ if pid:
     assert [event["event"] for event in server.events] == ["parent first", "child", "parent collected"]
     by_name = {request.events[0]["event"]: request.connection for request in server.requests}
     assert by_name["child"] != by_name["parent first"] == by_name["parent collected"]
+
+
+def test_settings_that_come_after_the_first_call_are_taken(
+    server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A key that is fetched from a secret store arrives late; the calls before it are disabled."""
+    assert leanbase.capture("early", "u") is None
+    use(server)
+    assert leanbase.capture("late", "u") is not None
+    assert [event["event"] for event in server.events] == ["late"]
+    assert len(caplog.records) == 1
+
+
+def test_public_submodules_need_no_import_of_their_own() -> None:
+    assert fresh(
+        "import leanbase; print(leanbase.settings.Settings.__name__, leanbase.errors.ConfigError.__name__)"
+    ) == ("Settings ConfigError")

@@ -231,3 +231,25 @@ def test_receipts_add_up_and_read_well() -> None:
     assert repr(Receipt()) == "<Receipt nothing to do>"
     assert Receipt()
     assert "u0 retained: unavailable" in repr(receipt.undelivered[0])
+
+
+def test_a_scopes_receipt_says_what_became_of_its_events(batches: Batches) -> None:
+    client = Leanbase("k", transport=batches)
+    with client.delivery_scope() as scope:
+        for number in range(120):
+            client.capture("e", number)
+    assert scope.receipt.delivered == 120
+    with pytest.raises(ValueError, match="'ecah'"):
+        client.delivery_scope(flush="ecah")  # type: ignore[arg-type]
+
+
+def test_a_thread_without_the_scope_still_keeps_to_its_deadline(batches: Batches) -> None:
+    """A handler that waits for its thread pool must not time out because of a capture in it."""
+    client = Leanbase("k", transport=batches, send_deadline=5.0)
+    with entered(DeliveryScope("end", Deadline.after(1.0))):
+        thread = threading.Thread(target=client.capture, args=("e", "u"))
+        thread.start()
+        thread.join()
+    client.capture("e", "u")
+    assert batches.seconds[0] <= 1.0
+    assert batches.seconds[1] > 4.0

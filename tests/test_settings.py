@@ -58,6 +58,9 @@ def test_unusable_environment_variables_are_ignored_with_a_warning(
         ({"send_deadline": 0}, 0.1),
         ({"max_retries": -3}, 0),
         ({"flush_at": 0}, 1),
+        ({"flush_at": 1.5}, 100),
+        ({"timeout": float("inf")}, 86_400.0),
+        ({"disabled": "perhaps"}, False),
         ({"max_queue_size": -5}, 1),
         ({"timeout": "soon"}, 15.0),
         ({"timeout": float("nan")}, 15.0),
@@ -72,6 +75,11 @@ def test_values_that_make_no_sense_are_clamped_or_ignored(
     (name,) = given
     assert getattr(Settings.resolve(given), name) == used
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+@pytest.mark.parametrize(("text", "value"), [("false", False), ("no", False), ("True", True), ("on", True)])
+def test_the_words_of_the_environment_count_for_keywords_too(text: Any, value: bool) -> None:
+    assert Settings.resolve({"disabled": text}).disabled is value
 
 
 def test_w1_w6_host_and_key_are_trimmed() -> None:

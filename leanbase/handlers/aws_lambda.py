@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import WRAPPER_ASSIGNMENTS, update_wrapper
 
+from leanbase.client import Leanbase
 from leanbase.contexts import identify_context, new_context, set_context_session, tag
 from leanbase.default import default_client
 from leanbase.delivery import Deadline, DeliveryScope, entered
@@ -20,7 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol, TypeVar, overload
 
-    from leanbase.client import Leanbase
     from leanbase.delivery import FlushPolicy
 
     class LambdaContext(Protocol):
@@ -68,10 +68,13 @@ def lambda_handler(
 ) -> Any:
     """Deliver the events of each invocation of a Lambda handler before its response is returned.
 
-    Works on functions, `async` functions and callable objects such as `Mangum(app)`, above or below
-    other decorators. Inside, events carry the tags `faas.*` and `cloud.*`, and for HTTP events
-    (API Gateway, Function URL, ALB) the request's tags and the caller's session and distinct id. The
-    handler's result and exceptions pass through unchanged.
+    Works on functions and callable objects such as `Mangum(app)`, above or below other decorators. An
+    `async` function stays one, for whatever awaits it; the Lambda runtime itself does not. The handler's
+    result and exceptions pass through unchanged.
+
+    Inside, events carry the tags `faas.*` and `cloud.*`, and for HTTP events (API Gateway, Function URL,
+    ALB) the request's tags and the caller's session and distinct id. Threads see that context, and are
+    collected, when they carry it: `asyncio.to_thread` does, `contextvars.copy_context().run` makes them.
 
     Args:
         handler: The handler, when used without parentheses.
@@ -95,6 +98,8 @@ def lambda_handler(
     def decorate(handler: Any) -> Any:
         if not callable(handler):
             raise TypeError(f"lambda_handler decorates a handler, not {type(handler).__name__}")
+        if _is_generator(handler):
+            raise TypeError("lambda_handler decorates a handler that returns its result, not a generator")
         _initialise(client or default_client, preconnect)
         wrapped: Any
         if _is_async(handler):
@@ -113,8 +118,9 @@ def lambda_handler(
         is_function = hasattr(handler, "__code__")
         return update_wrapper(wrapped, handler, WRAPPER_ASSIGNMENTS, ("__dict__",) if is_function else ())
 
-    if flush not in ("end", "each"):
-        raise ValueError(f"flush must be 'end' or 'each', not {flush!r}")
+    DeliveryScope(flush)  # a wrong policy is found here, at decoration
+    if client is not None and not isinstance(client, Leanbase):
+        raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
     return decorate if handler is None else decorate(handler)
 
 
@@ -242,6 +248,12 @@ def _url(event: Mapping[str, Any], headers: Headers, path: str | None, query: st
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def _is_generator(handler: Any) -> bool:
+    from inspect import isasyncgenfunction, isgeneratorfunction  # slow to import
+
+    return isgeneratorfunction(handler) or isasyncgenfunction(handler)
 
 
 def _is_async(handler: Any) -> bool:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from functools import wraps
 
+from leanbase.client import Leanbase
 from leanbase.contexts import new_context
 from leanbase.default import default_client
 from leanbase.delivery import DeliveryScope, entered
@@ -17,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeVar, overload
 
-    from leanbase.client import Leanbase
     from leanbase.delivery import FlushPolicy
 
     Function = TypeVar("Function", bound=Callable[..., Any])
@@ -64,8 +64,10 @@ def job(function: Any = None, /, *, flush: FlushPolicy = "end", client: Leanbase
     def decorate(function: Any) -> Any:
         if not callable(function):
             raise TypeError(f"job decorates a function, not {type(function).__name__}")
-        from inspect import iscoroutinefunction  # slow to import
+        from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction  # slow to import
 
+        if isgeneratorfunction(function) or isasyncgenfunction(function) or isinstance(function, type):
+            raise TypeError("job decorates a function that runs to its end, not a generator or a class")
         if iscoroutinefunction(function):
 
             @wraps(function)
@@ -81,8 +83,9 @@ def job(function: Any = None, /, *, flush: FlushPolicy = "end", client: Leanbase
 
         return wrapped
 
-    if flush not in ("end", "each"):
-        raise ValueError(f"flush must be 'end' or 'each', not {flush!r}")
+    DeliveryScope(flush)  # a wrong policy is found here, at decoration
+    if client is not None and not isinstance(client, Leanbase):
+        raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
     return decorate if function is None else decorate(function)
 
 
@@ -110,7 +113,9 @@ class _Run:
 
     def __exit__(self, *exc_info: Any) -> None:
         try:
-            self._client.close_scope(self._scope)
+            receipt = self._client.close_scope(self._scope)
+            if not receipt:
+                logger.error("%d events are not delivered, and lost when the process ends", receipt.retained)
         finally:
             if self._installed and signal.getsignal(signal.SIGTERM) == self._terminate:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)

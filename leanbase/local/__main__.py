@@ -27,7 +27,8 @@ def main() -> int:
             options.host, options.port, store=Store(options.database), show=not options.quiet
         )
     except (ConfigError, OSError, OverflowError) as error:
-        print(f"cannot start: {error}", file=sys.stderr)
+        hint = f" (port {options.port}; --port 0 takes a free one)" if isinstance(error, OSError) else ""
+        print(f"cannot start: {error}{hint}", file=sys.stderr)
         return 2
     print(f"listening on {server.url}   (set host to it; received events: {server.url}/events)", flush=True)
     try:

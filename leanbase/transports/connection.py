@@ -208,7 +208,11 @@ class _Connection(HTTPConnection):
         # urllib3 asks when it takes a connection from the pool, and reconnects on False.
         if _attempt.get().fresh or self._last_used.seconds() > MAX_IDLE_SECONDS:
             return False
-        return super().is_connected
+        return super().is_connected or self._is_quiet()
+
+    def _is_quiet(self) -> bool:
+        """Whether what there is to read is no end and no data, although there is something."""
+        return False
 
     def _new_conn(self) -> socket.socket:
         attempt = _attempt.get()
@@ -221,7 +225,19 @@ class _Connection(HTTPConnection):
 
 
 class _TLSConnection(_Connection, HTTPSConnection):
-    pass
+    def _is_quiet(self) -> bool:
+        # A TLS 1.3 server sends session tickets after the handshake. urllib3 takes them for a sign
+        # of closing, and would throw away each connection that was opened ahead of its first use.
+        if not isinstance(self.sock, ssl.SSLSocket):
+            return False
+        self.sock.settimeout(0.0)
+        try:
+            self.sock.recv(1)
+        except ssl.SSLWantReadError:
+            return True
+        except OSError:
+            pass
+        return False
 
 
 class _Pool(HTTPConnectionPool):

@@ -32,11 +32,14 @@ FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 30.0
 SHORTEST_WAIT_SECONDS = 0.1
 RETRIED_4XX = (408, 429)
+TOO_LARGE = 413
 QUOTA_WARNING_SECONDS = 60.0
 
-
-class _TooLargeError(RejectedError):
-    """413: the batch may pass in halves."""
+_EXPLAINED = {
+    401: ": the API key was rejected",
+    404: ": is host the address of the ingestion server?",
+    TOO_LARGE: ": the event is too large for it",
+}
 
 
 class HttpTransport(BaseTransport):
@@ -157,17 +160,15 @@ class HttpTransport(BaseTransport):
             return Receipt.retaining(batch, "paused", pause)
         try:
             self._post_with_retries(batch, deadline)
-        except _TooLargeError as error:
-            self._breaker.succeeded()
-            if len(batch) > 1:
-                return self._send_halves(batch, deadline)
-            return self._rejected(batch, error)
         except RejectedError as error:
             self._breaker.succeeded()
-            return self._rejected(batch, error)
+            if error.status == TOO_LARGE and len(batch) > 1:
+                return self._send_halves(batch, deadline)
+            logger.error("%s dropped: %s: %s", _counted(batch), self._url, error)
+            return Receipt.dropping(batch, "rejected", error)
         except TransportError as error:
             self._breaker.failed()
-            logger.warning("%d events not delivered yet: %s", len(batch), error)
+            logger.warning("%s not delivered yet: %s: %s", _counted(batch), self._url, error)
             return Receipt.retaining(batch, "unavailable", error)
         except BaseException:
             self._breaker.failed()
@@ -184,10 +185,6 @@ class HttpTransport(BaseTransport):
             return first + Receipt.retaining(batch[middle:], failure.reason, failure.error)
         return first + self._send_batch(batch[middle:], deadline)
 
-    def _rejected(self, batch: Sequence[EncodedEvent], error: RejectedError) -> Receipt:
-        logger.error("%d events dropped: %s", len(batch), error)
-        return Receipt.dropping(batch, "rejected", error)
-
     def _post_with_retries(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> None:
         """Return when the server has the batch.
 
@@ -203,6 +200,7 @@ class HttpTransport(BaseTransport):
                 raise
             except TransportError as error:
                 wait = _wait_before_retry(attempt, error.retry_after)
+                logger.debug("attempt %d failed: %s; the next would be in %.1f s", attempt + 1, error, wait)
                 if attempt == self._max_retries or wait >= deadline.remaining() or closing.wait(wait):
                     raise
 
@@ -211,6 +209,7 @@ class HttpTransport(BaseTransport):
         limit = Deadline.after(self._timeout).earlier(deadline)
         connections = self._connected()
         answer = connections.post(self._url, body, headers, deadline=limit)
+        logger.debug("%s in %d bytes to %s: %d", _counted(batch), len(body), self._url, answer.status)
         if answer.status in (307, 308) and (location := self._redirected(answer)):
             answer = connections.post(location, body, headers, deadline=limit)
         self._judge(answer)
@@ -225,7 +224,7 @@ class HttpTransport(BaseTransport):
                 body = packer.compress(body) + packer.flush()
                 headers["Content-Encoding"] = "gzip"
             except Exception as error:
-                logger.warning("sending %d events uncompressed: %s", len(batch), type(error).__name__)
+                logger.warning("sending %s uncompressed: %s", _counted(batch), type(error).__name__)
         return body, headers
 
     def _redirected(self, answer: Answer) -> str | None:
@@ -254,11 +253,9 @@ class HttpTransport(BaseTransport):
                 "set host to the address that takes events",
                 status=status,
             )
-        if status == 413:
-            raise _TooLargeError("the server answered 413: the event is too large for it", status=status)
-        if status == 401:
-            raise RejectedError("the server answered 401: the API key was rejected", status=status)
-        raise RejectedError(f"the server answered {status}", status=status)
+        # What the server says of it may quote a property.
+        logger.debug("the server answered %d: %s", status, answer.body[:1000].decode(errors="replace"))
+        raise RejectedError(f"the server answered {status}{_EXPLAINED.get(status, '')}", status=status)
 
     def _warn_of_quota(self, body: bytes) -> None:
         if b"quota_limited" not in body:
@@ -271,6 +268,10 @@ class HttpTransport(BaseTransport):
         if limited and (warned is None or warned.seconds() >= QUOTA_WARNING_SECONDS):
             self._quota_warned = Elapsed()
             logger.warning("the project is over its quota; the server discarded what was sent")
+
+
+def _counted(batch: Sequence[EncodedEvent]) -> str:
+    return "1 event" if len(batch) == 1 else f"{len(batch)} events"
 
 
 def _wait_before_retry(attempt: int, retry_after: float | None) -> float:

@@ -87,6 +87,13 @@ class RetainingTransport(BaseTransport):
         logger.warning("%s", error)
         return receipt.without(gone) + Receipt.dropping(gone, "overflow", error)
 
+    def waiting(self) -> Receipt:
+        """A receipt of what is kept, without an attempt to send it."""
+        with self._lock:
+            return Receipt.retaining(
+                self._kept, "disabled", DroppedError("disabled", "the client is disabled")
+            )
+
     def _join(self, deadline: Deadline) -> None:
         """Wait for the sends of other threads that are under way now."""
         with self._lock:

@@ -143,6 +143,14 @@ def test_callable_objects_with_an_async_call(sent: MemoryTransport) -> None:
 def test_wrong_use_is_a_clear_error() -> None:
     with pytest.raises(TypeError, match="decorates a handler, not str"):
         leanbase.lambda_handler("handler")  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="client must be a Leanbase, not str"):
+        leanbase.lambda_handler(client="x")  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="generator"):
+
+        @leanbase.lambda_handler
+        def handler(event: Any, context: Any) -> Iterator[int]:
+            yield 1
+
     with pytest.raises(ValueError, match="'later'"):
         leanbase.lambda_handler(flush="later")  # type: ignore[call-overload]
 

@@ -97,6 +97,12 @@ def test_sigterm_with_a_dead_endpoint_still_terminates(server: FaultServer) -> N
     assert returned == -signal.SIGTERM
 
 
+def test_events_that_are_lost_with_the_process_are_reported(server: FaultServer) -> None:
+    server.always(Behaviour(status=503))
+    _, output = run(server, "pass", "leanbase.max_retries = 0")
+    assert "1 events are not delivered, and lost when the process ends" in output
+
+
 def test_a_handler_of_the_programs_own_stays_in_charge(server: FaultServer) -> None:
     before = "signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))"
     returned, _ = run(server, WAIT, before, terminate=True)
@@ -142,5 +148,9 @@ def test_results_arguments_threads_and_async() -> None:
 def test_wrong_use_is_a_clear_error() -> None:
     with pytest.raises(TypeError, match="decorates a function, not int"):
         leanbase.job(3)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="a class"):
+        leanbase.job(int)
+    with pytest.raises(TypeError, match="client must be a Leanbase, not str"):
+        leanbase.job(client="x")  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="'later'"):
         leanbase.job(flush="later")  # type: ignore[call-overload]

@@ -688,10 +688,17 @@ def test_https_with_a_custom_ca(
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
     client = make(tls_server)
+    client.warm_up()
+    time.sleep(0.1)  # for the session tickets, which must not pass for the end of the connection
     client.capture("first", "u")
+    client.capture("first", "u")
+    assert tls_server.connections == 1
     tls_server.script(Behaviour(instead="reset"))
     client.capture("second", "u", {"p": "x" * 300_000})
-    assert client.stats()["delivered"] == 2
+    assert client.stats()["delivered"] == 3
+    tls_server.close_connections()
+    client.capture("third", "u")
+    assert client.stats()["delivered"] == 4
 
 
 def test_https_verifies_by_default(
