@@ -7,7 +7,6 @@ becomes of it is the outbox's business.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from functools import wraps
 
@@ -115,7 +114,7 @@ class Leanbase:
         keywords = dict(zip(("api_key", "host"), args, strict=False), **kwargs)
         settings = Settings.resolve(keywords)
         self._pipeline = Pipeline(settings)
-        self._lock = threading.Lock()
+        self._pipeline.complain()
         self._opted_out = settings.opted_out
         self._debug = False
         if settings.debug:
@@ -441,6 +440,13 @@ class Leanbase:
             _log_internal("delivery_scope", error)
             return Receipt()
 
+    def resend_scope(self, scope: DeliveryScope) -> None:
+        """Send all that a delivery scope and this client have, before the process is killed."""
+        try:
+            scope.resend_all(self._current().outbox)
+        except Exception as error:
+            _log_internal("delivery_scope", error)
+
     def flush(self, timeout: float | None = 10.0) -> Receipt:
         """Send everything that waits: collected in the open scope, or retained after a failure.
 
@@ -472,10 +478,9 @@ class Leanbase:
         return self._close(self._current(), timeout)
 
     def _close(self, pipeline: Pipeline, timeout: float | None) -> Receipt:
-        with self._lock:
-            if pipeline.outbox.closed:
-                return Receipt()
-            pipeline.outbox.closed = True
+        if pipeline.outbox.closed:
+            return Receipt()
+        pipeline.outbox.closed = True
         try:
             limit = pipeline.settings.send_deadline
             return pipeline.outbox.close(within=_seconds(timeout, limit))

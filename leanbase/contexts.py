@@ -58,6 +58,8 @@ def active() -> Scope | None:
     A scope that a fork carried into this process does not count: it is the parent's.
     """
     scope = _innermost.get()
+    while scope is not None and scope.left_early:
+        scope = scope.parent
     return scope if scope is not None and scope.pid == os.getpid() else None
 
 
@@ -97,13 +99,10 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         if scope is None:
             return
         if _innermost.get() is scope:
-            restored = scope.parent
-            while restored is not None and restored.left_early:
-                restored = restored.parent
-            _innermost.set(restored)
+            _innermost.set(scope.parent)
         else:
-            # Left out of order, or from another thread or task: whoever is inside stays inside,
-            # and will not come back to this scope when it leaves.
+            # Left out of order, or from another thread or task: whoever is inside a scope of its own
+            # stays there, and nobody comes back to this one.
             scope.left_early = True
 
 

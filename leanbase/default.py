@@ -9,6 +9,7 @@ import threading
 from leanbase.client import Leanbase
 from leanbase.delivery import DeliveryScope, Receipt
 from leanbase.errors import ConfigError
+from leanbase.forking import reset_in_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,11 +31,16 @@ class DefaultClient(Leanbase):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._own_process()
         self._latest: Pipeline | None = None
         self._seen: dict[str, Any] = {}
+        self._explicitly_opted_out: bool | None = None
         self._opted_out = False
         self._debug = False
+        self._complained = False
+
+    def _own_process(self) -> None:
+        self._lock = threading.RLock()
 
     def setup(self) -> Leanbase:
         """Return the default client, configured; it is always the same object. Never raises."""
@@ -75,18 +81,25 @@ class DefaultClient(Leanbase):
         """Send what a delivery scope collected, and what this client, if it is used, has retained."""
         return scope.close() if self._latest is None else super().close_scope(scope)
 
+    def resend_scope(self, scope: DeliveryScope) -> None:
+        """Send all there is before the process is killed, also this client's, if it is used."""
+        if self._latest is None:
+            scope.resend_all()
+        else:
+            super().resend_scope(scope)
+
     def _current(self) -> Pipeline:
+        attributes = vars(sys.modules["leanbase"])
         pipeline = self._latest
+        if pipeline is not None and pipeline.missing and _all_set(attributes, pipeline.missing):
+            self.shutdown()  # it was used before its settings were there, and now they are
+            pipeline = None
         if pipeline is None:
+            reset_in_child(self)
             with self._lock:
                 pipeline = self._latest
                 if pipeline is None:
                     pipeline = self._latest = self._configure()
-        attributes = vars(sys.modules["leanbase"])
-        if pipeline.missing and all(attributes.get(name) for name in pipeline.missing):
-            # Used before its settings were there, and now they are.
-            self.shutdown()
-            return self._current()
         for name in _LIVE:
             if attributes.get(name) is not self._seen.get(name):
                 self._follow(pipeline, name, attributes.get(name))
@@ -100,14 +113,29 @@ class DefaultClient(Leanbase):
         self._seen = {name: attributes.get(name) for name in _LIVE}
         try:
             pipeline = Pipeline(Settings.resolve({}))
-        except ConfigError as error:
-            logger.error("leanbase is disabled: %s", error)
+        except Exception as error:
+            text = str(error) if isinstance(error, ConfigError) else type(error).__name__
+            logger.error("leanbase is disabled: %s", text)
             pipeline = Pipeline(Settings(disabled=True, transport="memory"))
+            # Not to be enabled by an attribute: there is nowhere to send to.
+            pipeline.missing = ["settings that can work"]
+        if not self._complained:
+            pipeline.complain()
+            self._complained = bool(pipeline.missing)
         settings = pipeline.settings
-        self._opted_out = self._opted_out or settings.opted_out
+        chosen = self._explicitly_opted_out
+        self._opted_out = settings.opted_out if chosen is None else chosen
         if settings.debug != self._debug:
             self._set_debug(settings.debug)
         return pipeline
+
+    def opt_out(self) -> None:
+        """Capture nothing from now on, also after a shutdown; what was captured before is delivered."""
+        self._opted_out = self._explicitly_opted_out = True
+
+    def opt_in(self) -> None:
+        """Undo `opt_out`."""
+        self._opted_out = self._explicitly_opted_out = False
 
     def _follow(self, pipeline: Pipeline, name: str, value: Any) -> None:
         self._seen[name] = value
@@ -117,6 +145,10 @@ class DefaultClient(Leanbase):
             self._set_debug(bool(value))
         else:
             pipeline.set_hooks(value)
+
+
+def _all_set(attributes: dict[str, Any], names: list[str]) -> bool:
+    return all(isinstance(value := attributes.get(name), str) and value.strip() for name in names)
 
 
 default_client = DefaultClient()

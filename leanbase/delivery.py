@@ -111,6 +111,20 @@ class Undelivered:
         return f"<Undelivered {self.uuid} {self.outcome}: {self.reason}>"
 
 
+class _Group:
+    """Events that met the same fate together. A receipt of ten thousand must not make as many objects."""
+
+    __slots__ = ("error", "events", "outcome", "reason")
+
+    def __init__(
+        self, events: Sequence[EncodedEvent], outcome: Outcome, reason: str, error: Exception
+    ) -> None:
+        self.events = events
+        self.outcome = outcome
+        self.reason = reason
+        self.error = error
+
+
 class Receipt:
     """What became of the events of a send, flush or shutdown. True when nothing is outstanding.
 
@@ -120,62 +134,78 @@ class Receipt:
         delivered: How many the ingestion server accepted.
         handed_off: How many a queue or a log took over.
         spooled: How many wait in a directory.
-        undelivered: Every other one, retained or dropped, with its uuid and the reason.
     """
 
-    __slots__ = ("delivered", "handed_off", "spooled", "undelivered")
+    __slots__ = ("delivered", "groups", "handed_off", "spooled")
 
     def __init__(
         self,
         delivered: int = 0,
         handed_off: int = 0,
         spooled: int = 0,
-        undelivered: tuple[Undelivered, ...] = (),
+        groups: tuple[_Group, ...] = (),
     ) -> None:
         self.delivered = delivered
         self.handed_off = handed_off
         self.spooled = spooled
-        self.undelivered = undelivered
+        self.groups = groups
 
     @classmethod
-    def retaining(cls, events: Iterable[EncodedEvent], reason: str, error: Exception) -> Receipt:
+    def retaining(cls, events: Sequence[EncodedEvent], reason: str, error: Exception) -> Receipt:
         """None of `events` went out; whoever sent them still has them."""
-        return cls(undelivered=tuple(Undelivered(e, "retained", reason, error) for e in events))
+        return cls(groups=(_Group(events, "retained", reason, error),)) if events else cls()
 
     @classmethod
-    def dropping(cls, events: Iterable[EncodedEvent], reason: str, error: Exception) -> Receipt:
+    def dropping(cls, events: Sequence[EncodedEvent], reason: str, error: Exception) -> Receipt:
         """All of `events` are given up."""
-        return cls(undelivered=tuple(Undelivered(e, "dropped", reason, error) for e in events))
+        return cls(groups=(_Group(events, "dropped", reason, error),)) if events else cls()
+
+    @property
+    def undelivered(self) -> tuple[Undelivered, ...]:
+        """Every event that was retained or dropped, with its uuid and the reason."""
+        return tuple(
+            Undelivered(event, group.outcome, group.reason, group.error)
+            for group in self.groups
+            for event in group.events
+        )
 
     @property
     def retained(self) -> int:
         """How many are still to be delivered."""
-        return sum(each.outcome == "retained" for each in self.undelivered)
+        return sum(len(group.events) for group in self.groups if group.outcome == "retained")
 
     @property
     def dropped(self) -> dict[str, int]:
         """How many were given up, by reason."""
         counts: dict[str, int] = {}
-        for each in self.undelivered:
-            if each.outcome == "dropped":
-                counts[each.reason] = counts.get(each.reason, 0) + 1
+        for group in self.groups:
+            if group.outcome == "dropped":
+                counts[group.reason] = counts.get(group.reason, 0) + len(group.events)
         return counts
+
+    def retained_events(self) -> list[EncodedEvent]:
+        """The events that are still to be delivered, in order."""
+        return [event for group in self.groups if group.outcome == "retained" for event in group.events]
 
     def without(self, events: Iterable[EncodedEvent]) -> Receipt:
         """The same receipt without what it says of these undelivered events."""
         others = set(map(id, events))
-        rest = tuple(each for each in self.undelivered if id(each.event) not in others)
-        return Receipt(self.delivered, self.handed_off, self.spooled, rest)
+        groups = []
+        for group in self.groups:
+            rest = [event for event in group.events if id(event) not in others]
+            if rest:
+                groups.append(_Group(rest, group.outcome, group.reason, group.error))
+        return Receipt(self.delivered, self.handed_off, self.spooled, tuple(groups))
 
     def __bool__(self) -> bool:
-        return self.retained == 0
+        return not any(group.outcome == "retained" for group in self.groups)
 
     def __add__(self, other: Receipt) -> Receipt:
         return Receipt(
             self.delivered + other.delivered,
             self.handed_off + other.handed_off,
             self.spooled + other.spooled,
-            self.undelivered + other.undelivered,
+            self.groups + other.groups,
         )
 
     def __repr__(self) -> str:
@@ -215,8 +245,11 @@ class DeliveryScope:
         self.receipt = Receipt()
         self._collects = flush == "end"
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may flush while this very thread holds it.
+        self._lock = threading.RLock()
+        self._one_ended = threading.Condition(self._lock)
         self._closed = False
+        self.finished = False
         self._collected: dict[Sender, list[EncodedEvent]] = {}
         self._sending: dict[Sender, list[EncodedEvent]] = {}
         self._events = 0
@@ -268,6 +301,7 @@ class DeliveryScope:
                 sent = set(map(id, events))
                 left = self._sending.get(sender, [])
                 self._sending[sender] = [event for event in left if id(event) not in sent]
+                self._one_ended.notify_all()
 
     def close(self, *others: Sender) -> Receipt:
         """Send everything; `others`, of which nothing was collected, send what they have retained.
@@ -284,23 +318,32 @@ class DeliveryScope:
         receipt = self.send_collected()
         for sender in idle:
             receipt += sender.flush()
+        with self._lock:
+            # What another thread made leave early is to arrive before its invocation ends, too.
+            limit = None if self.deadline is None else self.deadline.remaining()
+            self._one_ended.wait_for(lambda: not any(self._sending.values()), limit)
+        self.finished = True
         return receipt
 
-    def resend_all(self) -> None:
-        """Send what was collected and what is on its way, because this process is about to be killed.
+    def resend_all(self, *others: Sender) -> None:
+        """Send all there is, also what is on its way, because this process is about to be killed.
 
         An event that was on its way may arrive twice, with the same uuid.
         """
         with self._lock:
             self._closed = True
             for sender, events in self._sending.items():
-                self._collected[sender] = events + self._collected.get(sender, [])
+                if events:
+                    self._collected[sender] = events + self._collected.get(sender, [])
             self._sending = {}
+            idle = [sender for sender in others if sender not in self._collected]
         self.send_collected()
+        for sender in idle:
+            sender.flush()
 
 
 _open_scope: ContextVar[DeliveryScope | None] = ContextVar("leanbase_delivery", default=None)
-_deadlines: set[Deadline] = set()
+_deadlines: set[tuple[int, Deadline]] = set()
 
 
 def open_scope() -> DeliveryScope | None:
@@ -311,33 +354,38 @@ def open_scope() -> DeliveryScope | None:
 class entered:  # noqa: N801 - used like a function
     """Make `scope` the open one inside the `with`; closing it stays with the caller."""
 
-    __slots__ = ("_scope", "_token")
+    __slots__ = ("_limit", "_scope", "_token")
 
     def __init__(self, scope: DeliveryScope) -> None:
         self._scope = scope
+        self._limit: tuple[int, Deadline] = (0, Deadline(0.0))
 
     def __enter__(self) -> DeliveryScope:
         self._token = _open_scope.set(self._scope)
         if self._scope.deadline is not None:
-            _deadlines.add(self._scope.deadline)
+            self._limit = os.getpid(), self._scope.deadline
+            _deadlines.add(self._limit)
         return self._scope
 
     def __exit__(self, *exc_info: Any) -> None:
-        if self._scope.deadline is not None:
-            _deadlines.discard(self._scope.deadline)
-        _open_scope.reset(self._token)
+        _deadlines.discard(self._limit)
+        try:
+            _open_scope.reset(self._token)
+        except ValueError:
+            pass  # left in another context, as the clean-up of some frameworks is; this one never had it
 
 
 def send_deadline(limit: float) -> Deadline:
     """The deadline of a send that starts now: `limit` seconds, or the open scope's when earlier.
 
     In a thread that carries no scope it is the earliest of all open scopes: an invocation that waits
-    for the thread must not be made to time out by it.
+    for the thread must not be made to time out by it. A scope that is finished limits nothing any more.
     """
     deadline = Deadline.after(limit)
     scope = open_scope()
-    if scope is not None:
+    if scope is not None and not scope.finished:
         return deadline.earlier(scope.deadline)
-    for other in tuple(_deadlines):
-        deadline = deadline.earlier(other)
+    for process, other in tuple(_deadlines):
+        if process == os.getpid():
+            deadline = deadline.earlier(other)
     return deadline

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 64
 MAX_ENTRIES = 10_000
 MAX_TEXT_OF_OTHERS = 1024
+BYTES_OF_A_NODE = 2  # the least that one takes, with its separator
 MAX_EVENT_BYTES = 900 * 1024
 """W-20. Far under the server's 20 MiB; the same for every transport, so that an event which one
 can carry all can (SQS takes 1 MiB per message)."""
@@ -113,18 +114,18 @@ _to_text: Callable[[Any], str] = json.JSONEncoder(
 
 
 class _Walk:
-    """One pass over one value: which containers are open above us, and how many nodes are left."""
+    """One pass over one value: which containers are open above us, and how many bytes are left."""
 
-    __slots__ = ("nodes_left", "open")
+    __slots__ = ("bytes_left", "open")
 
     def __init__(self) -> None:
         self.open: set[int] = set()
-        # Every node takes at least two bytes with its separator, so more cannot fit.
-        self.nodes_left = MAX_EVENT_BYTES // 2
+        self.bytes_left = MAX_EVENT_BYTES
 
     def value(self, value: Any, depth: int) -> Any:
         kind = type(value)
         if kind is str:
+            self.spend(len(value))
             return value if value.isascii() else clean_text(value)
         if kind is bool or kind is _NONE:
             return value
@@ -160,7 +161,8 @@ class _Walk:
         too_many = len(items) > MAX_ENTRIES
         if too_many:
             del items[MAX_ENTRIES:]
-        self.spend(len(items))
+        self.spend(BYTES_OF_A_NODE * len(items))
+        size = 0
         result: dict[str, Any] = {}
         for key, value in items:
             if type(key) is not str:
@@ -169,12 +171,17 @@ class _Walk:
                     continue
             if not key.isascii():
                 key = clean_text(key)
+            size += len(key)
             # The commonest values, told apart here to spare a call for each property.
             kind = type(value)
-            if (kind is str and value.isascii()) or kind is bool or (kind is int and 0 <= value < 2**63):
+            if kind is str and value.isascii():
+                result[key] = value
+                size += len(value)
+            elif kind is bool or (kind is int and 0 <= value < 2**63):
                 result[key] = value
             else:
                 result[key] = self.value(value, depth)
+        self.spend(size)
         if too_many:
             result["$truncated"] = True
         return result
@@ -184,7 +191,7 @@ class _Walk:
         too_many = len(taken) > MAX_ENTRIES
         if too_many:
             del taken[MAX_ENTRIES:]
-        self.spend(len(taken))
+        self.spend(BYTES_OF_A_NODE * len(taken))
         result = [self.value(value, depth) for value in taken]
         if too_many:
             result.append("<truncated>")
@@ -194,10 +201,11 @@ class _Walk:
         """Write what a conversion returned, one level down, with its original still open above."""
         return self.value(replacement, depth)
 
-    def spend(self, nodes: int) -> None:
-        self.nodes_left -= nodes
-        if self.nodes_left < 0:
-            raise EventTooLargeError(MAX_EVENT_BYTES)
+    def spend(self, size: int) -> None:
+        """Stop as soon as it is certain that the text will not fit, before it is made."""
+        self.bytes_left -= size
+        if self.bytes_left < 0:
+            raise EventTooLargeError(MAX_EVENT_BYTES - self.bytes_left)
 
     def key(self, key: Any) -> str | None:
         """A mapping key that is not exactly a `str` (S-14), or `None` when it cannot be rendered."""
@@ -246,8 +254,11 @@ class _Walk:
 
 
 def _big_int(value: int) -> str:
-    # Compared, not measured: str() of an int beyond 4300 digits raises.
-    return str(value) if -_MAX_HUGE_INT < value < _MAX_HUGE_INT else "<huge int>"
+    # Compared, not measured: str() of an int beyond 4300 digits raises, or beyond a limit set lower.
+    try:
+        return str(value) if -_MAX_HUGE_INT < value < _MAX_HUGE_INT else "<huge int>"
+    except ValueError:
+        return "<huge int>"
 
 
 def _unreadable(kind: type) -> str:

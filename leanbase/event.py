@@ -142,11 +142,11 @@ def checked(event: object) -> dict[str, Any]:
     if distinct_id is None:
         raise InvalidEventError("sent nothing: before_send left no distinct_id")
     return {
-        **plain,
         "event": checked_name(plain.get("event"), "sent nothing: the event name that before_send left"),
         "distinct_id": distinct_id,
         "uuid": normalized_uuid(plain.get("uuid")),
         "timestamp": normalized_timestamp(plain.get("timestamp")),
+        "properties": plain["properties"],
     }
 
 
@@ -180,7 +180,7 @@ def runtime_properties() -> Mapping[str, str]:
     elif sys.platform == "linux":
         try:
             release = platform.freedesktop_os_release()
-        except OSError:
+        except Exception:  # missing, or not what it should be
             release = {}
         found["$os_distro"] = release.get("NAME", "")
         found["$os_version"] = release.get("VERSION_ID") or found["$os_version"]

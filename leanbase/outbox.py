@@ -7,24 +7,24 @@ at any moment: captured = delivered + handed off + spooled + retained + dropped.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TypedDict
 
-from leanbase.delivery import Deadline, Receipt, Undelivered, open_scope, send_deadline
+from leanbase.delivery import Deadline, Receipt, open_scope, send_deadline
 from leanbase.encoding import EncodedEvent
-from leanbase.errors import DroppedError
+from leanbase.forking import reset_in_child
 from leanbase.settings import OnError
 from leanbase.transports.base import BaseTransport
-from leanbase.transports.retaining import RetainingTransport
+from leanbase.transports.http import PAUSED
+from leanbase.transports.retaining import WAITING, RetainingTransport
 
 logger = logging.getLogger("leanbase")
 
 # Nothing was tried for these, so there is nothing to tell `on_error` that it has not heard.
-_UNTRIED = frozenset({"paused", "disabled"})
+_UNTRIED = frozenset({PAUSED, WAITING})
 
 _in_on_error: ContextVar[bool] = ContextVar("leanbase_in_on_error", default=False)
 
@@ -71,11 +71,11 @@ class Outbox:
         self._transmits = transmits
         self._on_error = on_error
         self._own_process()
+        reset_in_child(self)
 
     def _own_process(self) -> None:
         """Start the books of this process: what the parent captured is the parent's to account for."""
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._captured = 0
         self._delivered = 0
         self._handed_off = 0
@@ -94,8 +94,12 @@ class Outbox:
             self._count(dropped="send_off")
             return True
         scope = open_scope()
-        if scope is None or not scope.collect(self, event):
-            self.send((event,))
+        try:
+            if scope is None or not scope.collect(self, event):
+                self.send((event,))
+        except Exception as error:
+            logger.error("internal error %s; please report it", type(error).__name__)
+            logger.debug("it happened here:", exc_info=error)
         return True
 
     def drop(self, reason: str) -> None:
@@ -105,15 +109,14 @@ class Outbox:
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline | None = None) -> Receipt:
         """Hand events to the transport and account for the outcome. Blocks up to the deadline."""
         if self.disabled:
-            error = DroppedError("disabled", "the client is disabled")
-            return self._settle(self._transport.keep(events, "disabled", error))
+            return self._settle(self._transport.keep(events))
         if deadline is None:
             deadline = send_deadline(self._send_seconds)
         return self._settle(self._transport.send(events, deadline=deadline))
 
     def flush(self, *, within: float | None = None) -> Receipt:
         """Send what the open scope collected for this client, then all that waits in the transport."""
-        if self.disabled:
+        if self.disabled or _in_on_error.get():
             return self._transport.waiting()
         deadline = send_deadline(self._send_seconds if within is None else within)
         receipt = self._send_collected(deadline)
@@ -125,11 +128,13 @@ class Outbox:
         """Refuse new events, send what waits, and release what the transport holds."""
         self.closed = True
         deadline = send_deadline(self._send_seconds if within is None else within)
-        if self.disabled:
-            return self._settle(self._transport.abandon() + self._transport.close(deadline=deadline))
-        self._transport.keep_no_more()
+        if self.disabled or _in_on_error.get():
+            return self._settle(self._transport.abandon(deadline=deadline))
         receipt = self._send_collected(deadline)
-        return receipt + self._settle(self._transport.close(deadline=deadline))
+        # What has just failed is not tried again at once.
+        ended = self._transport.close if receipt else self._transport.abandon
+        last = self._settle(ended(deadline=deadline))
+        return receipt.without(each.event for each in last.undelivered) + last
 
     def _send_collected(self, deadline: Deadline) -> Receipt:
         scope = open_scope()
@@ -155,39 +160,35 @@ class Outbox:
             }
 
     def _count(self, *, captured: int = 0, dropped: str | None = None) -> None:
-        if self._pid != os.getpid():
-            self._own_process()
         with self._lock:
             self._captured += captured
             if dropped is not None:
                 self._dropped[dropped] += 1
 
     def _settle(self, receipt: Receipt) -> Receipt:
-        if self._pid != os.getpid():
-            self._own_process()
         with self._lock:
             self._delivered += receipt.delivered
             self._handed_off += receipt.handed_off
             self._spooled += receipt.spooled
-            if receipt.undelivered:
+            if receipt.groups:
                 self._dropped.update(receipt.dropped)
-        if receipt.undelivered and self._on_error is not None:
-            self._report(receipt.undelivered, self._on_error)
+        if receipt.groups and self._on_error is not None:
+            self._report(receipt, self._on_error)
         return receipt
 
-    def _report(self, undelivered: Sequence[Undelivered], on_error: OnError) -> None:
+    def _report(self, receipt: Receipt, on_error: OnError) -> None:
         """Call the user's `on_error` once for each cause."""
         if _in_on_error.get():
             return  # it captured something that failed as well: told once is enough
-        by_cause: dict[int, list[Undelivered]] = {}
-        for each in undelivered:
-            if each.reason not in _UNTRIED:
-                by_cause.setdefault(id(each.error), []).append(each)
+        by_cause: dict[int, tuple[Exception, list[EncodedEvent]]] = {}
+        for group in receipt.groups:
+            if group.reason not in _UNTRIED:
+                by_cause.setdefault(id(group.error), (group.error, []))[1].extend(group.events)
         token = _in_on_error.set(True)
         try:
-            for group in by_cause.values():
+            for cause, events in by_cause.values():
                 try:
-                    on_error(group[0].error, [each.event.decode() for each in group])
+                    on_error(cause, [event.decode() for event in events])
                 except Exception as error:
                     logger.error("on_error raised %s", type(error).__name__)
         finally:

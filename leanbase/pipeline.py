@@ -8,6 +8,7 @@ from typing import Any
 
 from leanbase import transports
 from leanbase.encoding import EncodedEvent, EventTooLargeError, encode, sanitize
+from leanbase.errors import ConfigError
 from leanbase.event import Draft, InvalidEventError, build, checked
 from leanbase.outbox import Outbox
 from leanbase.settings import BeforeSend, Settings, as_hooks
@@ -30,7 +31,10 @@ class Pipeline:
         self.settings = settings
         self.missing = transports.missing_settings(settings)
         self.set_hooks(settings.before_send)
-        self.super_properties: dict[str, Any] = sanitize(settings.super_properties or {})
+        try:
+            self.super_properties: dict[str, Any] = sanitize(settings.super_properties or {})
+        except EventTooLargeError as error:
+            raise ConfigError(f"super_properties are too large: {error}") from None
         self.outbox = Outbox(
             transports.create(settings),
             send_seconds=settings.send_deadline,
@@ -39,13 +43,16 @@ class Pipeline:
             on_error=settings.on_error,
         )
         self.disable(settings.disabled)
-        if self.missing and not settings.disabled:
-            variables = " and ".join(f"LEANBASE_{name.upper()}" for name in self.missing)
-            logger.error("leanbase is disabled: set %s, or %s", " and ".join(self.missing), variables)
 
     def disable(self, disabled: bool) -> None:
         """Turn the kill switch; without a key or host it stays on."""
         self.outbox.disabled = disabled or bool(self.missing)
+
+    def complain(self) -> None:
+        """Say what is missing, if the client is disabled for it."""
+        if self.missing and not self.settings.disabled:
+            variables = " and ".join(f"LEANBASE_{name.upper()}" for name in self.missing)
+            logger.error("leanbase is disabled: set %s, or %s", " and ".join(self.missing), variables)
 
     def set_hooks(self, before_send: object) -> None:
         """Take the `before_send` hooks, one or several."""
@@ -76,7 +83,8 @@ class Pipeline:
                 groups=groups,
                 geoip_disabled=disable_geoip if isinstance(disable_geoip, bool) else settings.disable_geoip,
                 is_server=settings.is_server,
-                super_properties=self.super_properties,
+                # A hook may change what it is given, at any depth.
+                super_properties=sanitize(self.super_properties) if self.hooks else self.super_properties,
             )
             if self.hooks:
                 if _in_hook.get():

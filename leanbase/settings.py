@@ -43,7 +43,8 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 def _option(default: Any, doc: str, *, least: float | None = None) -> Any:
     """A field with its documentation; numbers below `least` are raised to it, with a warning."""
-    return field(default=default, metadata={"doc": doc, "least": least})
+    secret = "API key" in doc or "api_key" in doc
+    return field(default=default, repr=not secret, metadata={"doc": doc, "least": least})
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def _checked_host(host: str | None) -> str | None:
     if usable and ("@" in parts.netloc or parts.query or parts.fragment):
         raise ConfigError("host must be a plain URL, without credentials, query or fragment")
     if not usable:
-        raise ConfigError(f"host must be an http(s) URL such as https://leanbase.example.com, not {host!r}")
+        raise ConfigError("host must be an http(s) URL such as https://leanbase.example.com")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
         logger.warning("host is plain http: the API key and the events travel unencrypted")
     return text

@@ -31,6 +31,8 @@ def clean_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         vars(leanbase).pop(option.name, None)
     default_client._latest = None
     default_client._opted_out = False
+    default_client._explicitly_opted_out = None
+    default_client._complained = False
     default_client._set_debug(False)
     logger = logging.getLogger("leanbase")
     logger.setLevel(logging.NOTSET)

@@ -131,9 +131,10 @@ def test_k8_a_scope_left_in_another_thread_does_not_raise() -> None:
     thread = threading.Thread(target=lambda: scope.__exit__(None, None, None))
     thread.start()
     thread.join()
-    assert get_tags() == {"a": 1}
+    assert get_tags() == {}
     with new_context():
-        pass
+        tag("b", 1)
+        assert get_tags() == {"b": 1}
     assert get_tags() == {}
 
 

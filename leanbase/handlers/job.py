@@ -12,7 +12,7 @@ from functools import wraps
 from leanbase.client import Leanbase
 from leanbase.contexts import new_context
 from leanbase.default import default_client
-from leanbase.delivery import DeliveryScope, entered
+from leanbase.delivery import Deadline, DeliveryScope, entered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class _Run:
         self._context = new_context(fresh=True)
         self._pid = os.getpid()
         self._installed = False
+        self._flushing: threading.Thread | None = None
 
     def __enter__(self) -> None:
         self._context.__enter__()
@@ -116,6 +117,8 @@ class _Run:
             receipt = self._client.close_scope(self._scope)
             if not receipt:
                 logger.error("%d events are not delivered, and lost when the process ends", receipt.retained)
+            if self._flushing is not None:
+                self._flushing.join(GRACE_SECONDS)  # and die of the signal here
         finally:
             if self._installed and signal.getsignal(signal.SIGTERM) == self._terminate:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -123,12 +126,23 @@ class _Run:
             self._context.__exit__(*exc_info)
 
     def _terminate(self, signum: int, frame: object) -> None:
-        """Send what there is, then die of the signal as the process would have without us."""
-        if self._pid == os.getpid():
-            # In a thread: the signal may have interrupted this one while it held a lock, and a flush
-            # that waits for that lock must not wait for ever.
-            flush = threading.Thread(target=self._scope.resend_all, name="leanbase-sigterm", daemon=True)
-            flush.start()
-            flush.join(GRACE_SECONDS)
+        """Send what there is, then die of the signal as the process would have without us.
+
+        The work is done in a thread while the program goes on: it may have been interrupted while it held
+        a lock, or half-way through a send. The thread raises the signal again when it is done.
+        """
+        if self._flushing is None and self._pid == os.getpid():
+            self._flushing = threading.Thread(target=self._flush, args=(signum,), daemon=True)
+            self._flushing.start()
+            return
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
+
+    def _flush(self, signum: int) -> None:
+        self._scope.deadline = Deadline.after(GRACE_SECONDS)
+        try:
+            with entered(self._scope):
+                self._client.resend_scope(self._scope)
+        finally:
+            # To the main thread: it wakes from whatever it waits for.
+            signal.pthread_kill(threading.main_thread().ident or 0, signum)

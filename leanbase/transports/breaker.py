@@ -22,23 +22,25 @@ class CircuitBreaker:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._failures = 0
         self._pause = FIRST_PAUSE_SECONDS
         self._opened: Elapsed | None = None
+        # Rises when the circuit opens and when a probe leaves: failures of sends that were admitted
+        # before say nothing new.
+        self._epoch = 1
 
-    def admits(self) -> bool:
-        """Whether a send may go out now. A `True` must be followed by `succeeded` or `failed`."""
-        if self._opened is None:
-            return True
+    def admits(self) -> int:
+        """A ticket for a send that may go out now, or 0. Give it back to `succeeded` or `failed`."""
         with self._lock:
             if self._opened is None:
-                return True
+                return self._epoch
             if self._opened.seconds() < self._pause:
-                return False
+                return 0
             # This caller is the probe. The pause starts again, so that no other is until it is over.
             self._opened = Elapsed()
-            return True
+            self._epoch += 1
+            return self._epoch
 
     def succeeded(self) -> None:
         """The endpoint answered, if only to refuse."""
@@ -47,13 +49,16 @@ class CircuitBreaker:
             self._pause = FIRST_PAUSE_SECONDS
             self._opened = None
 
-    def failed(self) -> None:
+    def failed(self, ticket: int) -> None:
         """No answer, or one that says to come back later."""
         with self._lock:
+            if ticket != self._epoch:
+                return
             self._failures += 1
             if self._failures < FAILURES_TO_OPEN:
                 return
             if self._opened is not None:
                 self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
             self._opened = Elapsed()
+            self._epoch += 1
         logger.warning("%d sends failed in a row; the next is tried in %d s", self._failures, self._pause)

@@ -76,19 +76,19 @@ class Connections:
     """The kept-alive connections to a host, straight or through the system's proxy."""
 
     def __init__(self) -> None:
-        # By URL: there is the configured one, and at most the one that it redirects to.
-        self._pools: dict[str, tuple[Any, str]] = {}
+        # By scheme and address: there is the configured one, and at most an upgrade of it to https.
+        self._pools: dict[tuple[str, str], Any] = {}
 
     def _pool(self, url: str) -> tuple[Any, str]:
         """The pool for a URL and what to ask it for: the path, or the whole URL for a plain proxy."""
-        found = self._pools.get(url)
-        if found is None:
-            manager = _manager_for(url)
-            parts = urlsplit(url)
-            forwarded = manager.proxy is not None and parts.scheme == "http"
-            pool = manager.connection_from_url(url)
-            found = self._pools.setdefault(url, (pool, url if forwarded else parts.path))
-        return found
+        parts = urlsplit(url)
+        pool = self._pools.get((parts.scheme, parts.netloc))
+        if pool is None:
+            pool = _manager_for(url).connection_from_url(url)
+            pool = self._pools.setdefault((parts.scheme, parts.netloc), pool)
+        if pool.proxy is not None and parts.scheme == "http":
+            return pool, url
+        return pool, f"{parts.path}?{parts.query}" if parts.query else parts.path
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], *, deadline: Deadline) -> Answer:
         """Send one POST and read the answer, both before the deadline.
@@ -156,7 +156,7 @@ class Connections:
 
     def close(self) -> None:
         """Close the idle connections; those in use close when they are done."""
-        for pool, _ in self._pools.values():
+        for pool in self._pools.values():
             pool.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import threading
 import time
@@ -17,6 +16,7 @@ from leanbase.delivery import Deadline, Elapsed, Receipt
 from leanbase.encoding import EncodedEvent
 from leanbase.errors import RejectedError, TransportError
 from leanbase.event import utc_now
+from leanbase.forking import reset_in_child
 from leanbase.transports.base import BaseTransport
 from leanbase.transports.breaker import CircuitBreaker
 
@@ -33,6 +33,7 @@ LONGEST_WAIT_SECONDS = 30.0
 SHORTEST_WAIT_SECONDS = 0.1
 RETRIED_4XX = (408, 429)
 TOO_LARGE = 413
+PAUSED = "paused"
 QUOTA_WARNING_SECONDS = 60.0
 
 _EXPLAINED = {
@@ -82,11 +83,10 @@ class HttpTransport(BaseTransport):
         self._gzip = gzip
         self._max_events = max(1, flush_at)
         self._own_process()
+        reset_in_child(self)
 
     def _own_process(self) -> None:
-        """Start over without what a fork copied: sockets that are the parent's, locks that may be held."""
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._breaker = CircuitBreaker()
         self._connections: Connections | None = None
         self._max_bytes = MAX_BODY_BYTES
@@ -102,8 +102,6 @@ class HttpTransport(BaseTransport):
         Delivery stops at the first batch that is retained; a batch that the server refuses for good
         is dropped, and the next one is sent.
         """
-        if self._pid != os.getpid():
-            self._own_process()
         receipt = Receipt()
         start = 0
         while start < len(events):
@@ -112,7 +110,7 @@ class HttpTransport(BaseTransport):
             receipt += part
             start += len(batch)
             if not part:
-                failure = part.undelivered[-1]
+                failure = part.groups[-1]
                 return receipt + Receipt.retaining(events[start:], failure.reason, failure.error)
         return receipt
 
@@ -136,11 +134,12 @@ class HttpTransport(BaseTransport):
         return Receipt()
 
     def _connected(self) -> Connections:
+        # Here, not above: importing leanbase must not load urllib3 and ssl. And not under the lock: a
+        # signal handler that sends would wait for an import that it has interrupted.
+        from leanbase.transports.connection import Connections
+
         with self._lock:
             if self._connections is None:
-                # Here, not above: importing leanbase must not load urllib3 and ssl.
-                from leanbase.transports.connection import Connections
-
                 self._connections = Connections()
             return self._connections
 
@@ -155,9 +154,13 @@ class HttpTransport(BaseTransport):
 
     def _send_batch(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
         """One delivery cycle for one batch, halved where the server finds it too large."""
-        if not self._breaker.admits():
+        if deadline.expired:
+            # Says nothing about the endpoint, so the breaker does not hear of it.
+            return Receipt.retaining(batch, "deadline", TransportError("there was no time left to send"))
+        ticket = self._breaker.admits()
+        if not ticket:
             pause = TransportError("the endpoint failed several times in a row; sending is paused")
-            return Receipt.retaining(batch, "paused", pause)
+            return Receipt.retaining(batch, PAUSED, pause)
         try:
             self._post_with_retries(batch, deadline)
         except RejectedError as error:
@@ -167,11 +170,11 @@ class HttpTransport(BaseTransport):
             logger.error("%s dropped: %s: %s", _counted(batch), self._url, error)
             return Receipt.dropping(batch, "rejected", error)
         except TransportError as error:
-            self._breaker.failed()
+            self._breaker.failed(ticket)
             logger.warning("%s not delivered yet: %s: %s", _counted(batch), self._url, error)
             return Receipt.retaining(batch, "unavailable", error)
         except BaseException:
-            self._breaker.failed()
+            self._breaker.failed(ticket)
             raise
         self._breaker.succeeded()
         return Receipt(delivered=len(batch))
@@ -181,7 +184,7 @@ class HttpTransport(BaseTransport):
         self._max_bytes = min(self._max_bytes, sum(map(len, batch)) // 2)
         first = self._send_batch(batch[:middle], deadline)
         if not first:
-            failure = first.undelivered[-1]
+            failure = first.groups[-1]
             return first + Receipt.retaining(batch[middle:], failure.reason, failure.error)
         return first + self._send_batch(batch[middle:], deadline)
 
@@ -231,11 +234,15 @@ class HttpTransport(BaseTransport):
         """Where a 307 or 308 leads, when that is still the configured host."""
         from urllib.parse import urljoin, urlsplit
 
-        location = urljoin(self._url, answer.headers.get("Location") or "")
-        here, there = urlsplit(self._url), urlsplit(location)
-        same_host = here.hostname == there.hostname
+        try:
+            location = urljoin(self._url, answer.headers.get("Location") or "")
+            here, there = urlsplit(self._url), urlsplit(location)
+            same_place = here.hostname == there.hostname and here.port == there.port
+        except ValueError:
+            return None
+        # Without a port in either, http to https is the upgrade from 80 to 443.
         same_scheme_or_better = there.scheme in {here.scheme, "https"}
-        return location if same_host and same_scheme_or_better and location != self._url else None
+        return location if same_place and same_scheme_or_better and location != self._url else None
 
     def _judge(self, answer: Answer) -> None:
         status = answer.status
@@ -245,12 +252,9 @@ class HttpTransport(BaseTransport):
             retry_after = parse_retry_after(answer.headers.get("Retry-After"))
             raise TransportError(f"the server answered {status}", retry_after=retry_after)
         if 300 <= status < 400:
-            from urllib.parse import urlsplit
-
-            target = urlsplit(answer.headers.get("Location") or "").hostname or "the same host"
             raise RejectedError(
-                f"the server answered {status} and points to {target}, which is not followed; "
-                "set host to the address that takes events",
+                f"the server answered {status} and points to {_host_in(answer.headers.get('Location'))}, "
+                "which is not followed; set host to the address that takes events",
                 status=status,
             )
         # What the server says of it may quote a property.
@@ -262,7 +266,7 @@ class HttpTransport(BaseTransport):
             return
         try:
             limited = json.loads(body).get("quota_limited")
-        except (ValueError, AttributeError):
+        except Exception:  # whatever it says, the events are delivered
             return
         warned = self._quota_warned
         if limited and (warned is None or warned.seconds() >= QUOTA_WARNING_SECONDS):
@@ -272,6 +276,15 @@ class HttpTransport(BaseTransport):
 
 def _counted(batch: Sequence[EncodedEvent]) -> str:
     return "1 event" if len(batch) == 1 else f"{len(batch)} events"
+
+
+def _host_in(location: str | None) -> str:
+    from urllib.parse import urlsplit
+
+    try:
+        return urlsplit(location or "").hostname or "the same host"
+    except ValueError:
+        return "an address that is none"
 
 
 def _wait_before_retry(attempt: int, retry_after: float | None) -> float:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Sequence
 
 from leanbase.delivery import Deadline, Receipt
 from leanbase.encoding import EncodedEvent
 from leanbase.errors import DroppedError
+from leanbase.forking import reset_in_child
 from leanbase.transports.base import BaseTransport
 
 logger = logging.getLogger("leanbase")
+
+WAITING = "waiting"
+"""The reason of events that a receipt counts as retained because nothing was tried."""
 
 
 class RetainingTransport(BaseTransport):
@@ -31,43 +34,51 @@ class RetainingTransport(BaseTransport):
         self._limit = limit
         self._closed = False
         self._own_process()
+        reset_in_child(self)
 
     def _own_process(self) -> None:
-        """Start over without what a fork copied: the parent's events, and locks that may be held."""
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._kept: list[EncodedEvent] = []
-        self._under_way: set[object] = set()
+        # Reentrant: a signal handler may flush or shut down while this very thread holds it.
+        self._lock = threading.RLock()
         self._one_ended = threading.Condition(self._lock)
+        self._kept: list[EncodedEvent] = []
+        self._under_way: dict[object, tuple[int, Sequence[EncodedEvent]]] = {}
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Send what was kept and then `events`. The receipt speaks of both."""
-        if self._pid != os.getpid():
-            self._own_process()
         ticket = object()
         with self._lock:
-            kept, self._kept = self._kept, []
-            self._under_way.add(ticket)
-        batch = [*kept, *events]
+            batch = [*self._kept, *events]
+            self._kept = []
+            if not batch:
+                return Receipt()
+            self._under_way[ticket] = threading.get_ident(), batch
         try:
-            try:
-                receipt = self._inner.send(batch, deadline=deadline) if batch else Receipt()
-            except Exception as error:
-                logger.error("the transport raised %s; %d events are kept", type(error).__name__, len(batch))
-                logger.debug("the transport failed here:", exc_info=error)
-                receipt = Receipt.retaining(batch, "failed", error)
-            return self._keep(receipt)
+            return self._keep(self._try(batch, deadline))
+        except BaseException as error:
+            # An exit or an interrupt, raised by a signal handler: the events are not to go with it.
+            self._keep(
+                Receipt.retaining(batch, "interrupted", DroppedError("interrupted", repr(type(error))))
+            )
+            raise
         finally:
             with self._lock:
-                self._under_way.discard(ticket)
+                del self._under_way[ticket]
                 self._one_ended.notify_all()
 
-    def keep(self, events: Sequence[EncodedEvent], reason: str, error: Exception) -> Receipt:
-        """Keep events without an attempt to send them."""
-        return self._keep(Receipt.retaining(events, reason, error))
+    def _try(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
+        try:
+            receipt = self._inner.send(batch, deadline=deadline)
+            if not isinstance(receipt, Receipt):
+                raise TypeError(f"send() must return a Receipt, not {type(receipt).__name__}")
+            return receipt
+        except Exception as error:
+            name = type(self._inner).__name__
+            logger.error("%s raised %s; %d events are kept", name, type(error).__name__, len(batch))
+            logger.debug("the transport failed here:", exc_info=error)
+            return Receipt.retaining(batch, "failed", error)
 
     def _keep(self, receipt: Receipt) -> Receipt:
-        retained = [each.event for each in receipt.undelivered if each.outcome == "retained"]
+        retained = receipt.retained_events()
         if not retained:
             return receipt
         if self._closed:
@@ -87,46 +98,59 @@ class RetainingTransport(BaseTransport):
         logger.warning("%s", error)
         return receipt.without(gone) + Receipt.dropping(gone, "overflow", error)
 
-    def waiting(self) -> Receipt:
-        """A receipt of what is kept, without an attempt to send it."""
-        with self._lock:
-            return Receipt.retaining(
-                self._kept, "disabled", DroppedError("disabled", "the client is disabled")
-            )
+    def _give_up(self, receipt: Receipt, retained: Sequence[EncodedEvent]) -> Receipt:
+        error = DroppedError("shutdown", f"{len(retained)} events could not be delivered before shutdown")
+        logger.warning("%s", error)
+        return receipt.without(retained) + Receipt.dropping(retained, "shutdown", error)
 
-    def _join(self, deadline: Deadline) -> None:
-        """Wait for the sends of other threads that are under way now."""
+    def keep(self, events: Sequence[EncodedEvent]) -> Receipt:
+        """Keep events without an attempt to send them."""
+        return self._keep(Receipt.retaining(events, WAITING, DroppedError(WAITING, "nothing was tried")))
+
+    def waiting(self) -> Receipt:
+        """A receipt of all that is kept or under way in other threads, without an attempt to send it."""
         with self._lock:
-            others = set(self._under_way)
-            self._one_ended.wait_for(lambda: not others & self._under_way, deadline.remaining())
+            waiting = [*self._kept, *(event for _, batch in self._others().values() for event in batch)]
+        return Receipt.retaining(waiting, WAITING, DroppedError(WAITING, "nothing was tried"))
+
+    def _others(self) -> dict[object, tuple[int, Sequence[EncodedEvent]]]:
+        """Sends under way but this thread's own, which a signal handler may have interrupted."""
+        me = threading.get_ident()
+        return {ticket: (ident, batch) for ticket, (ident, batch) in self._under_way.items() if ident != me}
+
+    def _join(self, deadline: Deadline) -> bool:
+        """Wait for the sends of other threads that are under way now; False when there were none."""
+        with self._lock:
+            others = set(self._others())
+            self._one_ended.wait_for(lambda: not others & set(self._under_way), deadline.remaining())
+        return bool(others)
 
     def flush(self, *, deadline: Deadline) -> Receipt:
         """Send what was kept, flush the transport inside, and wait for sends that are under way."""
         receipt = self.send((), deadline=deadline) + self._inner.flush(deadline=deadline)
-        self._join(deadline)
+        if self._join(deadline):
+            waiting = self.waiting()
+            receipt = receipt.without(waiting.retained_events()) + waiting
         return receipt
 
     def close(self, *, deadline: Deadline) -> Receipt:
         """Send what was kept one last time; what still fails is dropped with the reason `"shutdown"`."""
-        self.keep_no_more()
+        return self._end(deadline, last_try=True)
+
+    def abandon(self, *, deadline: Deadline) -> Receipt:
+        """Close without a last try."""
+        return self._end(deadline, last_try=False)
+
+    def _end(self, deadline: Deadline, *, last_try: bool) -> Receipt:
+        # First of all end waits between retries; what was in them is then kept.
+        receipt = self._inner.close(deadline=deadline)
         self._join(deadline)
-        return self.send((), deadline=deadline) + self._inner.close(deadline=deadline)
-
-    def keep_no_more(self) -> None:
-        """From now on drop what cannot be delivered, with the reason `"shutdown"`."""
         self._closed = True
-
-    def abandon(self) -> Receipt:
-        """Drop what was kept, and keep nothing from now on."""
-        self.keep_no_more()
+        if last_try:
+            return receipt + self.send((), deadline=deadline) + self._inner.close(deadline=deadline)
         with self._lock:
             kept, self._kept = self._kept, []
-        return self._give_up(Receipt(), kept) if kept else Receipt()
-
-    def _give_up(self, receipt: Receipt, retained: list[EncodedEvent]) -> Receipt:
-        error = DroppedError("shutdown", f"{len(retained)} events could not be delivered before shutdown")
-        logger.warning("%s", error)
-        return receipt.without(retained) + Receipt.dropping(retained, "shutdown", error)
+        return receipt + (self._give_up(Receipt(), kept) if kept else Receipt())
 
     def warm_up(self, *, deadline: Deadline) -> None:
         """Warm up the transport inside."""
