@@ -137,25 +137,9 @@ class Leanbase:
             return False
         return True
 
-    def _emit(
-        self,
-        draft: Draft,
-        *,
-        distinct_id: str | None,
-        timestamp: object,
-        uuid: object,
-        disable_geoip: bool | None,
-        groups: object = None,
-    ) -> str | None:
+    def _emit(self, draft: Draft) -> str | None:
         """Make the event and hand it over. Raises what `_event_call` turns into a logged drop."""
-        encoded = self._current().prepare(
-            draft,
-            distinct_id=distinct_id,
-            timestamp=timestamp,
-            uuid=uuid,
-            groups=groups,
-            disable_geoip=disable_geoip,
-        )
+        encoded = self._current().prepare(draft)
         if encoded is None:
             return None
         outbox = self._current().outbox
@@ -212,14 +196,17 @@ class Leanbase:
             >>> leanbase.capture("order created", distinct_id="user_1", properties={"total": 42})
         """
         name = checked_name(event)
-        return self._emit(
-            Draft(name, properties, with_runtime=True),
-            distinct_id=_explicit_or_context(distinct_id),
-            timestamp=timestamp,
-            uuid=uuid,
+        draft = Draft(
+            name,
+            properties,
+            _explicit_or_context(distinct_id),
+            timestamp,
+            uuid,
+            disable_geoip,
             groups=groups,
-            disable_geoip=disable_geoip,
+            with_runtime=True,
         )
+        return self._emit(draft)
 
     @_event_call
     def set(
@@ -270,13 +257,8 @@ class Leanbase:
             raise InvalidEventError("needs a distinct_id, given or from the context")
         if not isinstance(properties, Mapping) or not properties:
             raise InvalidEventError("needs properties, a mapping that is not empty")
-        return self._emit(
-            Draft(key, {key: properties}),
-            distinct_id=person,
-            timestamp=timestamp,
-            uuid=uuid,
-            disable_geoip=disable_geoip,
-        )
+        draft = Draft(key, {key: properties}, person, timestamp, uuid, disable_geoip)
+        return self._emit(draft)
 
     @_event_call
     def identify(
@@ -306,13 +288,15 @@ class Leanbase:
         if person is None:
             raise InvalidEventError("needs a distinct_id")
         given = {"$set": _mapping_or_none(properties), "$set_once": _mapping_or_none(set_once)}
-        return self._emit(
-            Draft("$identify", {key: value for key, value in given.items() if value}),
-            distinct_id=person,
-            timestamp=timestamp,
-            uuid=uuid,
-            disable_geoip=disable_geoip,
+        draft = Draft(
+            "$identify",
+            {key: value for key, value in given.items() if value},
+            person,
+            timestamp,
+            uuid,
+            disable_geoip,
         )
+        return self._emit(draft)
 
     @_event_call
     def alias(
@@ -341,13 +325,16 @@ class Leanbase:
         new = _explicit_or_context(distinct_id)
         if new is None:
             raise InvalidEventError("needs a distinct_id, given or from the context")
-        return self._emit(
-            Draft("$create_alias", {"distinct_id": previous, "alias": new}, with_tags=False),
-            distinct_id=previous,
-            timestamp=timestamp,
-            uuid=uuid,
-            disable_geoip=disable_geoip,
+        draft = Draft(
+            "$create_alias",
+            {"distinct_id": previous, "alias": new},
+            previous,
+            timestamp,
+            uuid,
+            disable_geoip,
+            with_tags=False,
         )
+        return self._emit(draft)
 
     @_event_call
     def group_identify(
@@ -376,13 +363,16 @@ class Leanbase:
         """
         kind, key = _group_part(group_type, "group_type"), _group_part(group_key, "group_key")
         group = {"$group_type": kind, "$group_key": key, "$group_set": _mapping_or_none(properties) or {}}
-        return self._emit(
-            Draft("$groupidentify", group, with_tags=False),
-            distinct_id=_explicit_or_context(distinct_id) or f"${kind}_{key}",
-            timestamp=timestamp,
-            uuid=uuid,
-            disable_geoip=disable_geoip,
+        draft = Draft(
+            "$groupidentify",
+            group,
+            _explicit_or_context(distinct_id) or f"${kind}_{key}",
+            timestamp,
+            uuid,
+            disable_geoip,
+            with_tags=False,
         )
+        return self._emit(draft)
 
     # --- contexts: the functions of `leanbase.contexts`, so that a client is all one needs ---------
 

@@ -34,50 +34,70 @@ class InvalidEventError(Exception):
 
 
 class Draft:
-    """What one kind of call puts into its event, beside the caller's common arguments.
+    """What one call puts into its event.
 
-    Attributes:
+    Args:
         name: The event's name.
         properties: The properties given by the caller or made by the call.
+        distinct_id: Whom the event belongs to; `None` makes it personless.
+        timestamp: The caller's, or `None` for now.
+        uuid: The caller's, or `None` for a new one.
+        groups: The caller's `{type: key}`, or `None`.
+        disable_geoip: Whether the server must not look the sender's address up; `None` leaves it to
+            the client's option.
         with_tags: Whether context tags become properties.
         with_runtime: Whether the interpreter and the operating system are described.
     """
 
-    __slots__ = ("name", "properties", "with_runtime", "with_tags")
+    __slots__ = (
+        "disable_geoip",
+        "distinct_id",
+        "groups",
+        "name",
+        "properties",
+        "timestamp",
+        "uuid",
+        "with_runtime",
+        "with_tags",
+    )
 
     def __init__(
-        self, name: str, properties: object, *, with_tags: bool = True, with_runtime: bool = False
+        self,
+        name: str,
+        properties: object,
+        distinct_id: str | None,
+        timestamp: object,
+        uuid: object,
+        disable_geoip: bool | None,
+        *,
+        groups: object = None,
+        with_tags: bool = True,
+        with_runtime: bool = False,
     ) -> None:
         self.name = name
         self.properties = properties
+        self.distinct_id = distinct_id
+        self.timestamp = timestamp
+        self.uuid = uuid
+        self.groups = groups
+        self.disable_geoip = disable_geoip
         self.with_tags = with_tags
         self.with_runtime = with_runtime
 
 
 def build(
-    draft: Draft,
-    *,
-    distinct_id: str | None,
-    timestamp: object,
-    uuid: object,
-    groups: object,
-    geoip_disabled: bool,
-    is_server: bool,
-    super_properties: Mapping[str, Any],
+    draft: Draft, *, disable_geoip: bool, is_server: bool, super_properties: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Put an event together; every value in it is plain and a copy.
 
     Args:
         draft: What the call is about.
-        distinct_id: Whom the event belongs to; `None` makes it personless.
-        timestamp: The caller's, or `None` for now.
-        uuid: The caller's, or `None` for a new one.
-        groups: The caller's `{type: key}`, or `None`.
-        geoip_disabled: Whether the server must not look the sender's address up.
+        disable_geoip: The client's option, for drafts that do not say.
         is_server: Whether events are marked as a server's.
         super_properties: Properties of every event of the client, sanitized already.
     """
-    properties = _properties(draft, groups, super_properties)
+    properties = _properties(draft, super_properties)
+    distinct_id = draft.distinct_id
     if distinct_id is None:
         distinct_id = uuid4()
         properties.setdefault("$process_person_profile", False)
@@ -85,18 +105,18 @@ def build(
     properties.setdefault("$lib_version", __version__)
     if is_server:
         properties["$is_server"] = True
-    if geoip_disabled:
+    if draft.disable_geoip if isinstance(draft.disable_geoip, bool) else disable_geoip:
         properties["$geoip_disable"] = True
     return {
         "event": clean_text(draft.name),
         "distinct_id": clean_text(distinct_id),
-        "uuid": normalized_uuid(uuid),
-        "timestamp": normalized_timestamp(timestamp),
+        "uuid": normalized_uuid(draft.uuid),
+        "timestamp": normalized_timestamp(draft.timestamp),
         "properties": properties,
     }
 
 
-def _properties(draft: Draft, groups: object, super_properties: Mapping[str, Any]) -> dict[str, Any]:
+def _properties(draft: Draft, super_properties: Mapping[str, Any]) -> dict[str, Any]:
     """Merge the sources of properties, each replacing what those before it set (E-20)."""
     properties: dict[str, Any] = {}
     in_context = contexts.active() is not None
@@ -106,7 +126,7 @@ def _properties(draft: Draft, groups: object, super_properties: Mapping[str, Any
         properties["$context_tags"] = sorted(clean_text(name) for name in tags)
     if draft.properties is not None:
         properties.update(_mapping(draft.properties, "properties"))
-    if groups is not None and (named := _mapping(groups, "groups")):
+    if draft.groups is not None and (named := _mapping(draft.groups, "groups")):
         properties["$groups"] = named
     if draft.with_runtime:
         properties.update(runtime_properties())

@@ -58,33 +58,21 @@ class Pipeline:
         """Take the `before_send` hooks, one or several."""
         self.hooks: tuple[BeforeSend, ...] = as_hooks(before_send)
 
-    def prepare(
-        self,
-        draft: Draft,
-        *,
-        distinct_id: str | None,
-        timestamp: object,
-        uuid: object,
-        groups: object,
-        disable_geoip: bool | None,
-    ) -> EncodedEvent | None:
+    def prepare(self, draft: Draft) -> EncodedEvent | None:
         """Make the event as it will be sent; `None` when a hook or its size dropped it.
 
         Raises:
             InvalidEventError: What the hooks left is no event.
         """
+        # A hook may change what it is given, at any depth.
+        supers = sanitize(self.super_properties) if self.hooks else self.super_properties
         settings = self.settings
         try:
             event = build(
                 draft,
-                distinct_id=distinct_id,
-                timestamp=timestamp,
-                uuid=uuid,
-                groups=groups,
-                geoip_disabled=disable_geoip if isinstance(disable_geoip, bool) else settings.disable_geoip,
+                disable_geoip=settings.disable_geoip,
                 is_server=settings.is_server,
-                # A hook may change what it is given, at any depth.
-                super_properties=sanitize(self.super_properties) if self.hooks else self.super_properties,
+                super_properties=supers,
             )
             if self.hooks:
                 if _in_hook.get():

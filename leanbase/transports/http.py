@@ -31,6 +31,8 @@ COMPRESSION_LEVEL = 1
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 30.0
 SHORTEST_WAIT_SECONDS = 0.1
+HEADERS = {"Content-Type": "application/json", "User-Agent": f"leanbase-python/{__version__}"}
+GZIP_HEADERS = {**HEADERS, "Content-Encoding": "gzip"}
 RETRIED_4XX = (408, 429)
 TOO_LARGE = 413
 PAUSED = "paused"
@@ -107,6 +109,8 @@ class HttpTransport(BaseTransport):
         while start < len(events):
             batch = self._cut(events, start)
             part = self._send_batch(batch, deadline)
+            if len(batch) == len(events):
+                return part
             receipt += part
             start += len(batch)
             if not part:
@@ -212,7 +216,7 @@ class HttpTransport(BaseTransport):
         limit = Deadline.after(self._timeout).earlier(deadline)
         connections = self._connected()
         answer = connections.post(self._url, body, headers, deadline=limit)
-        logger.debug("%s in %d bytes to %s: %d", _counted(batch), len(body), self._url, answer.status)
+        logger.debug("%d events in %d bytes to %s: %d", len(batch), len(body), self._url, answer.status)
         if answer.status in (307, 308) and (location := self._redirected(answer)):
             answer = connections.post(location, body, headers, deadline=limit)
         self._judge(answer)
@@ -220,12 +224,12 @@ class HttpTransport(BaseTransport):
     def _request(self, batch: Sequence[EncodedEvent]) -> tuple[bytes, dict[str, str]]:
         events = b",".join([event.body for event in batch])
         body = b"".join((self._head, utc_now().encode(), b'","batch":[', events, b"]}"))
-        headers = {"Content-Type": "application/json", "User-Agent": f"leanbase-python/{__version__}"}
+        headers = HEADERS
         if self._gzip or (self._gzip is None and len(body) >= COMPRESS_FROM_BYTES):
             try:
                 packer = zlib.compressobj(COMPRESSION_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
                 body = packer.compress(body) + packer.flush()
-                headers["Content-Encoding"] = "gzip"
+                headers = GZIP_HEADERS
             except Exception as error:
                 logger.warning("sending %s uncompressed: %s", _counted(batch), type(error).__name__)
         return body, headers
