@@ -8,10 +8,11 @@ scope is entered. All clients share the contexts of the process.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import wraps
+
+from leanbase import forking
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,16 @@ _NUL = "\x00"
 class Scope:
     """What one `with new_context()` holds. Read it through the functions of this module."""
 
-    __slots__ = ("device_id", "distinct_id", "fresh", "left_early", "parent", "pid", "session_id", "tags")
+    __slots__ = (
+        "device_id",
+        "distinct_id",
+        "fresh",
+        "generation",
+        "left_early",
+        "parent",
+        "session_id",
+        "tags",
+    )
 
     def __init__(self, parent: Scope | None, fresh: bool) -> None:
         self.parent = parent
@@ -38,7 +48,7 @@ class Scope:
         self.distinct_id: str | None = None
         self.session_id: str | None = None
         self.device_id: str | None = None
-        self.pid = os.getpid()
+        self.generation = forking.watch()
         self.left_early = False
 
     def outwards(self) -> Iterator[Scope]:
@@ -60,7 +70,7 @@ def active() -> Scope | None:
     scope = _innermost.get()
     while scope is not None and scope.left_early:
         scope = scope.parent
-    return scope if scope is not None and scope.pid == os.getpid() else None
+    return scope if scope is not None and scope.generation == forking.generation else None
 
 
 class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress` is

@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
+
+from leanbase import forking
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ class DeliveryScope:
         self.deadline = deadline
         self.receipt = Receipt()
         self._collects = flush == "end"
-        self._pid = os.getpid()
+        self._generation = forking.watch()
         # Reentrant: a signal handler may flush while this very thread holds it.
         self._lock = threading.RLock()
         self._one_ended = threading.Condition(self._lock)
@@ -257,7 +258,7 @@ class DeliveryScope:
 
     def collect(self, sender: Sender, event: EncodedEvent) -> bool:
         """Take the event over, unless the scope is closed, does not collect, or is a parent process's."""
-        if not self._collects or self._pid != os.getpid():
+        if not self._collects or self._generation != forking.generation:
             return False
         with self._lock:
             if self._closed:
@@ -278,7 +279,7 @@ class DeliveryScope:
             deadline: By when; by default each client's own limit.
         """
         receipt = Receipt()
-        if self._pid != os.getpid():
+        if self._generation != forking.generation:
             return receipt
         with self._lock:
             senders = list(self._collected) if only is None else [only]
@@ -310,7 +311,7 @@ class DeliveryScope:
         that still carry this scope go out at once. A fork's child sends nothing: the events are its
         parent's.
         """
-        if self._pid != os.getpid():
+        if self._generation != forking.generation:
             return Receipt()
         with self._lock:
             self._closed = True
@@ -363,7 +364,7 @@ class entered:  # noqa: N801 - used like a function
     def __enter__(self) -> DeliveryScope:
         self._token = _open_scope.set(self._scope)
         if self._scope.deadline is not None:
-            self._limit = os.getpid(), self._scope.deadline
+            self._limit = forking.generation, self._scope.deadline
             _deadlines.add(self._limit)
         return self._scope
 
@@ -385,7 +386,7 @@ def send_deadline(limit: float) -> Deadline:
     scope = open_scope()
     if scope is not None and not scope.finished:
         return deadline.earlier(scope.deadline)
-    for process, other in tuple(_deadlines):
-        if process == os.getpid():
+    for generation, other in tuple(_deadlines):
+        if generation == forking.generation:
             deadline = deadline.earlier(other)
     return deadline

@@ -149,20 +149,20 @@ class _Walk:
         if depth >= MAX_DEPTH:
             return "<max depth>"
         identity = id(value)
-        if identity in self.open:
+        opened = self.open
+        if identity in opened:
             return "<circular>"
-        self.open.add(identity)
+        opened.add(identity)
         try:
             return write(self, content, depth + 1)
         finally:
-            self.open.discard(identity)
+            opened.discard(identity)
 
     def object(self, items: list[tuple[Any, Any]], depth: int) -> dict[str, Any]:
         too_many = len(items) > MAX_ENTRIES
         if too_many:
             del items[MAX_ENTRIES:]
-        self.spend(BYTES_OF_A_NODE * len(items))
-        size = 0
+        size = BYTES_OF_A_NODE * len(items)
         result: dict[str, Any] = {}
         for key, value in items:
             if type(key) is not str:

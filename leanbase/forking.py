@@ -1,6 +1,7 @@
 """What a forked child must not share with its parent: locks that may be held, sockets, waiting events.
 
-Objects that hold such things register here when they are made. Nothing is installed before the first.
+Objects that hold such things are told in the child, before anything else runs there. Others remember
+the `generation` they were made in and compare. Nothing is installed before the first of either.
 """
 
 from __future__ import annotations
@@ -14,22 +15,34 @@ if TYPE_CHECKING:
 
     class ForkAware(Protocol):
         def _own_process(self) -> None:
-            """Start over in this process. Runs in the child before anything else does."""
+            """Start over in this process."""
 
 
-_registered: WeakSet[ForkAware] | None = None
+generation = 0
+"""How many forks lie between this process and the one that was started. Cheaper than the process id."""
+
+_told: WeakSet[ForkAware] = WeakSet()
+_installed = False
+
+
+def watch() -> int:
+    """See to it that `generation` is right in children, and return it."""
+    global _installed
+    if not _installed:
+        _installed = True
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_in_child)
+    return generation
 
 
 def reset_in_child(thing: ForkAware) -> None:
     """Call `thing._own_process()` in every child that is forked while `thing` is alive."""
-    global _registered
-    if _registered is None:
-        _registered = WeakSet()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_reset_all)
-    _registered.add(thing)
+    watch()
+    _told.add(thing)
 
 
-def _reset_all() -> None:
-    for thing in list(_registered or ()):
+def _in_child() -> None:
+    global generation
+    generation += 1
+    for thing in list(_told):
         thing._own_process()

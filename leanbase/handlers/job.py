@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from functools import wraps
 
+from leanbase import forking
 from leanbase.client import Leanbase
 from leanbase.contexts import new_context
 from leanbase.default import default_client
@@ -97,7 +98,7 @@ class _Run:
         self._scope = DeliveryScope(flush)
         self._entered = entered(self._scope)
         self._context = new_context(fresh=True)
-        self._pid = os.getpid()
+        self._generation = forking.watch()
         self._installed = False
         self._flushing: threading.Thread | None = None
 
@@ -131,7 +132,7 @@ class _Run:
         The work is done in a thread while the program goes on: it may have been interrupted while it held
         a lock, or half-way through a send. The thread raises the signal again when it is done.
         """
-        if self._flushing is None and self._pid == os.getpid():
+        if self._flushing is None and self._generation == forking.generation:
             self._flushing = threading.Thread(target=self._flush, args=(signum,), daemon=True)
             self._flushing.start()
             return
