@@ -76,14 +76,28 @@ def encode(event: dict[str, Any]) -> EncodedEvent:
     Raises:
         EventTooLargeError: The event is above `MAX_EVENT_BYTES`.
     """
-    body = _to_text(event).encode()
+    text = _to_text(event)
+    try:
+        body = text.encode()
+    except UnicodeEncodeError:
+        # Halves of surrogate pairs (S-1), met here once rather than looked for in every text. Two keys
+        # may have become one, hence the way through a dict.
+        event = json.loads(_clean(text))
+        body = _to_text(event).encode()
     if len(body) > MAX_EVENT_BYTES:
         raise EventTooLargeError(len(body))
     return EncodedEvent(event["uuid"], body)
 
 
+def _clean(text: str) -> str:
+    """Join halves of surrogate pairs; lone ones become U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def sanitize(value: object) -> Any:
     """Return `value` as plain JSON values; what has no JSON form becomes a useful text.
+
+    Texts stay as they are; `encode` sees to halves of surrogate pairs in them.
 
     Never raises on any value, and never changes one. Mutation by another thread while it runs
     yields either version.
@@ -96,15 +110,6 @@ def sanitize(value: object) -> Any:
     {'at': None, "('a', 1)": 'bytes'}
     """
     return _Walk().value(value, 0)
-
-
-def clean_text(text: str) -> str:
-    """Return `text` as it can be written in UTF-8: halves of surrogate pairs are joined, lone ones U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 # Everything that reaches it is plain and acyclic, so the circular check is paid for already.
@@ -126,7 +131,7 @@ class _Walk:
         kind = type(value)
         if kind is str:
             self.spend(len(value))
-            return value if value.isascii() else clean_text(value)
+            return value
         if kind is bool or kind is _NONE:
             return value
         if kind is int:
@@ -169,15 +174,12 @@ class _Walk:
                 key = self.key(key)
                 if key is None:
                     continue
-            if not key.isascii():
-                key = clean_text(key)
-            size += len(key)
             # The commonest values, told apart here to spare a call for each property.
             kind = type(value)
-            if kind is str and value.isascii():
+            if kind is str:
                 result[key] = value
                 size += len(value)
-            elif kind is bool or (kind is int and 0 <= value < 2**63):
+            elif value is None or kind is bool or (kind is int and 0 <= value < 2**63):
                 result[key] = value
             else:
                 result[key] = self.value(value, depth)
@@ -250,7 +252,7 @@ class _Walk:
             return f"<{kind.__name__}>"
         if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
             return _unreadable(kind)
-        return clean_text(str(value)[:MAX_TEXT_OF_OTHERS])
+        return str(value)[:MAX_TEXT_OF_OTHERS]
 
 
 def _big_int(value: int) -> str:
@@ -263,7 +265,7 @@ def _big_int(value: int) -> str:
 
 def _unreadable(kind: type) -> str:
     try:
-        return clean_text(f"<{_qualified(kind)}>")
+        return f"<{_qualified(kind)}>"
     except Exception:  # a metaclass may answer __qualname__ with anything
         return "<object>"
 

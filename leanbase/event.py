@@ -17,7 +17,7 @@ from functools import lru_cache
 from leanbase import contexts
 from leanbase._version import __version__
 from leanbase.contexts import coerce_id
-from leanbase.encoding import clean_text, sanitize
+from leanbase.encoding import sanitize
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ def build(
     if draft.disable_geoip if isinstance(draft.disable_geoip, bool) else disable_geoip:
         properties["$geoip_disable"] = True
     return {
-        "event": clean_text(draft.name),
-        "distinct_id": clean_text(distinct_id),
+        "event": draft.name,
+        "distinct_id": distinct_id,
         "uuid": normalized_uuid(draft.uuid),
         "timestamp": normalized_timestamp(draft.timestamp),
         "properties": properties,
@@ -123,7 +123,7 @@ def _properties(draft: Draft, super_properties: Mapping[str, Any]) -> dict[str, 
     if draft.with_tags and in_context:
         tags = contexts.get_tags()
         properties.update(sanitize(tags))
-        properties["$context_tags"] = sorted(clean_text(name) for name in tags)
+        properties["$context_tags"] = sorted(tags)
     if draft.properties is not None:
         properties.update(_mapping(draft.properties, "properties"))
     if draft.groups is not None and (named := _mapping(draft.groups, "groups")):
@@ -134,7 +134,7 @@ def _properties(draft: Draft, super_properties: Mapping[str, Any]) -> dict[str, 
     if in_context and "$session_id" not in properties:
         session_id = contexts.get_context_session_id()
         if session_id is not None:
-            properties["$session_id"] = clean_text(session_id)
+            properties["$session_id"] = session_id
     return properties
 
 

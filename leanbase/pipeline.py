@@ -64,20 +64,19 @@ class Pipeline:
         Raises:
             InvalidEventError: What the hooks left is no event.
         """
-        # A hook may change what it is given, at any depth.
-        supers = sanitize(self.super_properties) if self.hooks else self.super_properties
         settings = self.settings
         try:
             event = build(
                 draft,
                 disable_geoip=settings.disable_geoip,
                 is_server=settings.is_server,
-                super_properties=supers,
+                super_properties=self.super_properties,
             )
             if self.hooks:
                 if _in_hook.get():
                     raise InvalidEventError("was called inside before_send, which would call it again")
-                hooked = _run_hooks(self.hooks, event)
+                # Through the encoder, so that hooks see every text as it will be.
+                hooked = _run_hooks(self.hooks, encode(event).decode())
                 if hooked is None:
                     self.outbox.drop("before_send")
                     return None
