@@ -199,7 +199,7 @@ class Receipt:
         return Receipt(self.delivered, self.handed_off, self.spooled, tuple(groups))
 
     def __bool__(self) -> bool:
-        return not any(group.outcome == "retained" for group in self.groups)
+        return not self.groups or not any(group.outcome == "retained" for group in self.groups)
 
     def __add__(self, other: Receipt) -> Receipt:
         return Receipt(

@@ -32,6 +32,8 @@ class CircuitBreaker:
 
     def admits(self) -> int:
         """A ticket for a send that may go out now, or 0. Give it back to `succeeded` or `failed`."""
+        if self._opened is None:
+            return self._epoch
         with self._lock:
             if self._opened is None:
                 return self._epoch
@@ -44,6 +46,8 @@ class CircuitBreaker:
 
     def succeeded(self) -> None:
         """The endpoint answered, if only to refuse."""
+        if not self._failures:
+            return
         with self._lock:
             self._failures = 0
             self._pause = FIRST_PAUSE_SECONDS

@@ -78,17 +78,23 @@ class Connections:
     def __init__(self) -> None:
         # By scheme and address: there is the configured one, and at most an upgrade of it to https.
         self._pools: dict[tuple[str, str], Any] = {}
+        self._latest: tuple[str, Any, str] | None = None
 
     def _pool(self, url: str) -> tuple[Any, str]:
         """The pool for a URL and what to ask it for: the path, or the whole URL for a plain proxy."""
+        latest = self._latest
+        if latest is not None and latest[0] == url:
+            return latest[1], latest[2]
         parts = urlsplit(url)
         pool = self._pools.get((parts.scheme, parts.netloc))
         if pool is None:
             pool = _manager_for(url).connection_from_url(url)
             pool = self._pools.setdefault((parts.scheme, parts.netloc), pool)
+        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
         if pool.proxy is not None and parts.scheme == "http":
-            return pool, url
-        return pool, f"{parts.path}?{parts.query}" if parts.query else parts.path
+            target = url
+        self._latest = url, pool, target
+        return pool, target
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], *, deadline: Deadline) -> Answer:
         """Send one POST and read the answer, both before the deadline.
@@ -121,7 +127,7 @@ class Connections:
                 target,
                 body=body,
                 headers=headers,
-                timeout=urllib3.Timeout(total=attempt.time_left()),
+                timeout=attempt.time_left(),  # the sockets make it the time for all
                 retries=False,
                 redirect=False,
                 assert_same_host=False,

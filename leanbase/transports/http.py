@@ -104,13 +104,13 @@ class HttpTransport(BaseTransport):
         Delivery stops at the first batch that is retained; a batch that the server refuses for good
         is dropped, and the next one is sent.
         """
+        if len(events) == 1:
+            return self._send_batch(events, deadline)
         receipt = Receipt()
         start = 0
         while start < len(events):
             batch = self._cut(events, start)
             part = self._send_batch(batch, deadline)
-            if len(batch) == len(events):
-                return part
             receipt += part
             start += len(batch)
             if not part:
@@ -138,6 +138,8 @@ class HttpTransport(BaseTransport):
         return Receipt()
 
     def _connected(self) -> Connections:
+        if self._connections is not None:
+            return self._connections
         # Here, not above: importing leanbase must not load urllib3 and ssl. And not under the lock: a
         # signal handler that sends would wait for an import that it has interrupted.
         from leanbase.transports.connection import Connections

@@ -78,9 +78,9 @@ class RetainingTransport(BaseTransport):
             return Receipt.retaining(batch, "failed", error)
 
     def _keep(self, receipt: Receipt) -> Receipt:
-        retained = receipt.retained_events()
-        if not retained:
+        if receipt:
             return receipt
+        retained = receipt.retained_events()
         if self._closed:
             return self._give_up(receipt, retained)
         with self._lock:
