@@ -117,7 +117,9 @@ class _Run:
         try:
             receipt = self._client.close_scope(self._scope)
             if not receipt:
-                logger.error("%d events are not delivered, and lost when the process ends", receipt.retained)
+                logger.error(
+                    "%d event(s) are not delivered, and lost when the process ends", receipt.retained
+                )
             if self._flushing is not None:
                 self._flushing.join(GRACE_SECONDS)  # and die of the signal here
         finally:

@@ -173,11 +173,11 @@ class HttpTransport(BaseTransport):
             self._breaker.succeeded()
             if error.status == TOO_LARGE and len(batch) > 1:
                 return self._send_halves(batch, deadline)
-            logger.error("%s dropped: %s: %s", _counted(batch), self._url, error)
+            logger.error("%d event(s) dropped: %s: %s", len(batch), self._url, error)
             return Receipt.dropping(batch, "rejected", error)
         except TransportError as error:
             self._breaker.failed(ticket)
-            logger.warning("%s not delivered yet: %s: %s", _counted(batch), self._url, error)
+            logger.warning("%d event(s) not delivered yet: %s: %s", len(batch), self._url, error)
             return Receipt.retaining(batch, "unavailable", error)
         except BaseException:
             self._breaker.failed(ticket)
@@ -218,7 +218,7 @@ class HttpTransport(BaseTransport):
         limit = Deadline.after(self._timeout).earlier(deadline)
         connections = self._connected()
         answer = connections.post(self._url, body, headers, deadline=limit)
-        logger.debug("%d events in %d bytes to %s: %d", len(batch), len(body), self._url, answer.status)
+        logger.debug("%d event(s) in %d bytes to %s: %d", len(batch), len(body), self._url, answer.status)
         if answer.status in (307, 308) and (location := self._redirected(answer)):
             answer = connections.post(location, body, headers, deadline=limit)
         self._judge(answer)
@@ -233,7 +233,7 @@ class HttpTransport(BaseTransport):
                 body = packer.compress(body) + packer.flush()
                 headers = GZIP_HEADERS
             except Exception as error:
-                logger.warning("sending %s uncompressed: %s", _counted(batch), type(error).__name__)
+                logger.warning("sending %d event(s) uncompressed: %s", len(batch), type(error).__name__)
         return body, headers
 
     def _redirected(self, answer: Answer) -> str | None:
@@ -278,10 +278,6 @@ class HttpTransport(BaseTransport):
         if limited and (warned is None or warned.seconds() >= QUOTA_WARNING_SECONDS):
             self._quota_warned = Elapsed()
             logger.warning("the project is over its quota; the server discarded what was sent")
-
-
-def _counted(batch: Sequence[EncodedEvent]) -> str:
-    return "1 event" if len(batch) == 1 else f"{len(batch)} events"
 
 
 def _host_in(location: str | None) -> str:

@@ -73,7 +73,7 @@ class RetainingTransport(BaseTransport):
             return receipt
         except Exception as error:
             name = type(self._inner).__name__
-            logger.error("%s raised %s; %d events are kept", name, type(error).__name__, len(batch))
+            logger.error("%s raised %s; %d event(s) are kept", name, type(error).__name__, len(batch))
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt.retaining(batch, "failed", error)
 
@@ -93,13 +93,13 @@ class RetainingTransport(BaseTransport):
         gone = retained[:excess]
         error = DroppedError(
             "overflow",
-            f"the oldest {excess} undelivered events were dropped: max_queue_size is {self._limit}",
+            f"the oldest {excess} undelivered event(s) were dropped: max_queue_size is {self._limit}",
         )
         logger.warning("%s", error)
         return receipt.without(gone) + Receipt.dropping(gone, "overflow", error)
 
     def _give_up(self, receipt: Receipt, retained: Sequence[EncodedEvent]) -> Receipt:
-        error = DroppedError("shutdown", f"{len(retained)} events could not be delivered before shutdown")
+        error = DroppedError("shutdown", f"{len(retained)} event(s) could not be delivered before shutdown")
         logger.warning("%s", error)
         return receipt.without(retained) + Receipt.dropping(retained, "shutdown", error)
 

@@ -100,7 +100,7 @@ def test_sigterm_with_a_dead_endpoint_still_terminates(server: FaultServer) -> N
 def test_events_that_are_lost_with_the_process_are_reported(server: FaultServer) -> None:
     server.always(Behaviour(status=503))
     _, output = run(server, "pass", "leanbase.max_retries = 0")
-    assert "1 events are not delivered, and lost when the process ends" in output
+    assert "1 event(s) are not delivered, and lost when the process ends" in output
 
 
 def test_a_handler_of_the_programs_own_stays_in_charge(server: FaultServer) -> None:

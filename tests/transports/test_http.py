@@ -407,7 +407,7 @@ def test_q43_what_cannot_be_delivered_at_shutdown_is_reported(
     assert receipt.dropped == {"shutdown": 1}
     assert client.stats()["dropped"] == {"shutdown": 1}
     assert client.stats()["retained"] == 0
-    assert "1 events could not be delivered" in caplog.text
+    assert "1 event(s) could not be delivered" in caplog.text
     assert heard[-1][1] == 1
 
 
