@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 
 from leanbase import contexts
+from leanbase.context_decorator import scoped
 from leanbase.delivery import DeliveryScope, Receipt, entered
 from leanbase.event import Draft, InvalidEventError, checked_name
 
@@ -377,7 +378,7 @@ class Leanbase:
     # --- contexts: the functions of `leanbase.contexts`, so that a client is all one needs ---------
 
     new_context = staticmethod(contexts.new_context)
-    scoped = staticmethod(contexts.scoped)
+    scoped = staticmethod(scoped)
     tag = staticmethod(contexts.tag)
     get_tags = staticmethod(contexts.get_tags)
     identify_context = staticmethod(contexts.identify_context)

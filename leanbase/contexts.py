@@ -10,17 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from functools import wraps
 
 from leanbase import forking
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any, ParamSpec, TypeVar, overload
+    from typing import Any
 
-    P = ParamSpec("P")
-    R = TypeVar("R")
 
 logger = logging.getLogger("leanbase")
 
@@ -59,7 +56,7 @@ class Scope:
             scope = None if scope.fresh else scope.parent
 
 
-_innermost: ContextVar[Scope | None] = ContextVar("leanbase_context", default=None)
+innermost: ContextVar[Scope | None] = ContextVar("leanbase_context", default=None)
 
 
 def active() -> Scope | None:
@@ -67,7 +64,7 @@ def active() -> Scope | None:
 
     A scope that a fork carried into this process does not count: it is the parent's.
     """
-    scope = _innermost.get()
+    scope = innermost.get()
     while scope is not None and scope.left_early:
         scope = scope.parent
     return scope if scope is not None and scope.generation == forking.generation else None
@@ -97,7 +94,7 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
 
     def __enter__(self) -> None:
         self._scope = Scope(active(), self._fresh)
-        _innermost.set(self._scope)
+        innermost.set(self._scope)
 
     def __exit__(
         self,
@@ -108,138 +105,12 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         scope = self._scope
         if scope is None:
             return
-        if _innermost.get() is scope:
-            _innermost.set(scope.parent)
+        if innermost.get() is scope:
+            innermost.set(scope.parent)
         else:
             # Left out of order, or from another thread or task: whoever is inside a scope of its own
             # stays there, and nobody comes back to this one.
             scope.left_early = True
-
-
-if TYPE_CHECKING:
-
-    @overload
-    def scoped(fresh: Callable[P, R], /) -> Callable[P, R]: ...
-    @overload
-    def scoped(fresh: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-
-
-def scoped(fresh: Any = False) -> Any:
-    """Run a function in a context of its own; the decorator form of `new_context`.
-
-    For plain, `async`, generator and async generator functions. A generator's context is active
-    while its body runs and hidden from whoever consumes its items. Put it innermost, next to `def`.
-
-    Args:
-        fresh: As for `new_context`.
-
-    Example:
-        >>> @scoped()
-        ... def handle(order):
-        ...     tag("order", order)
-        ...     return get_tags()
-        >>> handle("o-1"), get_tags()
-        ({'order': 'o-1'}, {})
-    """
-    if callable(fresh):  # used without parentheses
-        return _in_scope(fresh, False)
-    return lambda function: _in_scope(function, bool(fresh))
-
-
-def _in_scope(function: Callable[..., Any], fresh: bool) -> Callable[..., Any]:
-    from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-
-    if iscoroutinefunction(function):
-
-        @wraps(function)
-        async def coroutine(*args: Any, **kwargs: Any) -> Any:
-            with new_context(fresh):
-                return await function(*args, **kwargs)
-
-        return coroutine
-
-    if isgeneratorfunction(function):
-
-        @wraps(function)
-        def generator(*args: Any, **kwargs: Any) -> Any:
-            body = function(*args, **kwargs)
-            inside = _Intermittent(fresh)
-            try:
-                with inside:
-                    item = next(body)
-                while True:
-                    try:
-                        sent = yield item
-                    except GeneratorExit:
-                        with inside:
-                            body.close()
-                        raise
-                    except BaseException as error:
-                        with inside:
-                            item = body.throw(error)
-                    else:
-                        with inside:
-                            item = body.send(sent)
-            except StopIteration as stop:
-                return stop.value
-
-        return generator
-
-    if isasyncgenfunction(function):
-
-        @wraps(function)
-        async def async_generator(*args: Any, **kwargs: Any) -> Any:
-            body = function(*args, **kwargs)
-            inside = _Intermittent(fresh)
-            try:
-                with inside:
-                    item = await anext(body)
-                while True:
-                    try:
-                        sent = yield item
-                    except GeneratorExit:
-                        with inside:
-                            await body.aclose()
-                        raise
-                    except BaseException as error:
-                        with inside:
-                            item = await body.athrow(error)
-                    else:
-                        with inside:
-                            item = await body.asend(sent)
-            except StopAsyncIteration:
-                return
-
-        return async_generator
-
-    @wraps(function)
-    def plain(*args: Any, **kwargs: Any) -> Any:
-        with new_context(fresh):
-            return function(*args, **kwargs)
-
-    return plain
-
-
-class _Intermittent:
-    """A context entered for each step of a generator and left between the steps.
-
-    Contexts that the body itself has open across a `yield` are hidden and come back with it.
-    """
-
-    def __init__(self, fresh: bool) -> None:
-        self._fresh = fresh
-        self._inner: Scope | None = None
-        self._outer: Scope | None = None
-
-    def __enter__(self) -> None:
-        self._outer = _innermost.get()
-        if self._inner is None:
-            self._inner = Scope(active(), self._fresh)
-        _innermost.set(self._inner)
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._inner = _innermost.get()
-        _innermost.set(self._outer)
 
 
 def tag(name: str, value: Any) -> None:

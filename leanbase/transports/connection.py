@@ -1,9 +1,7 @@
 """urllib3, with the two things it lacks: one deadline for a whole attempt, and a resend on a stale socket.
 
-urllib3's timeouts bound each wait on the network: a slow name server, a list of dead addresses or a
-body that trickles byte by byte can outlast them many times over. The sockets, connections and pools
-here are urllib3's own, subclassed where it offers a place for it, so that every wait ends when the
-current `Attempt` does. Imported on the first send or at a Lambda's cold start, never before.
+Connections and pools are urllib3's own, subclassed where it offers a place for it, over the sockets of
+`sockets.py`. Imported on the first send or at a Lambda's cold start, never before.
 """
 
 from __future__ import annotations
@@ -11,9 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -29,36 +25,13 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from leanbase.delivery import Deadline, Elapsed
 from leanbase.errors import TransportError
+from leanbase.transports.sockets import Attempt, EndsInTimeTLS, connect, current_attempt
 
 MAX_IDLE_SECONDS = 60.0
 """Load balancers close idle connections after about a minute (60 s is the default of AWS's)."""
 
 MAX_ANSWER_BYTES = 64 * 1024
 POOLED_CONNECTIONS = 32
-TIMEOUT_SLACK_SECONDS = 0.05
-TIMEOUT_SLACK_SHARE = 0.05
-
-
-class Attempt:
-    """One request on the way: its deadline, and what its connection has seen so far."""
-
-    __slots__ = ("answered", "connected", "deadline", "fresh")
-
-    def __init__(self, deadline: Deadline, *, fresh: bool = False) -> None:
-        self.deadline = deadline
-        self.fresh = fresh
-        self.connected = False
-        self.answered = False
-
-    def time_left(self) -> float:
-        """Seconds left, more than zero: to a socket, a timeout of zero means something else."""
-        left = self.deadline.remaining()
-        if left <= 0.0:
-            raise TimeoutError("the deadline has passed")
-        return left
-
-
-_attempt: ContextVar[Attempt] = ContextVar("leanbase_attempt")
 
 
 class Answer:
@@ -119,7 +92,7 @@ class Connections:
             raise TransportError(_describe(error)) from error
 
     def _post(self, url: str, body: bytes, headers: Mapping[str, str], attempt: Attempt) -> Answer:
-        token = _attempt.set(attempt)
+        token = current_attempt.set(attempt)
         try:
             pool, target = self._pool(url)
             response = pool.urlopen(
@@ -144,7 +117,7 @@ class Connections:
             response.release_conn()
             return Answer(response.status, response.headers, answer[:MAX_ANSWER_BYTES])
         finally:
-            _attempt.reset(token)
+            current_attempt.reset(token)
 
     def open_one(self, url: str, *, deadline: Deadline) -> None:
         """Connect ahead of the first request.
@@ -152,54 +125,18 @@ class Connections:
         Raises:
             TransportError: It did not work before the deadline.
         """
-        token = _attempt.set(Attempt(deadline))
+        token = current_attempt.set(Attempt(deadline))
         try:
             self._pool(url)[0].open_one()
         except (HTTPError, OSError) as error:
             raise TransportError(_describe(error)) from error
         finally:
-            _attempt.reset(token)
+            current_attempt.reset(token)
 
     def close(self) -> None:
         """Close the idle connections; those in use close when they are done."""
         for pool in self._pools.values():
             pool.close()
-
-
-class _EndsInTime(socket.socket):
-    """Every call on this socket ends when the current attempt does."""
-
-    def settimeout(self, value: float | None) -> None:
-        # Setting it is a system call, reading it is not; and most of the many that urllib3 and the
-        # calls below ask for change nothing worth one.
-        current = self.gettimeout()
-        slack = min(TIMEOUT_SLACK_SECONDS, (value or 0.0) * TIMEOUT_SLACK_SHARE)
-        if value is None or current is None or abs(current - value) > slack:
-            super().settimeout(value)
-
-    def _limit(self) -> Attempt:
-        attempt = _attempt.get()
-        self.settimeout(attempt.time_left())
-        return attempt
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        attempt = self._limit()
-        count = super().recv_into(*args, **kwargs)
-        attempt.answered = attempt.answered or count > 0
-        return count
-
-    def send(self, *args: Any, **kwargs: Any) -> int:
-        self._limit()
-        return super().send(*args, **kwargs)
-
-    def sendall(self, *args: Any, **kwargs: Any) -> None:
-        # In socket.socket the timeout bounds the whole call; ssl.SSLSocket calls `send` in a loop.
-        self._limit()
-        super().sendall(*args, **kwargs)
-
-
-class _EndsInTimeTLS(_EndsInTime, ssl.SSLSocket):
-    pass
 
 
 class _Connection(HTTPConnection):
@@ -212,7 +149,7 @@ class _Connection(HTTPConnection):
     @property
     def is_connected(self) -> bool:
         # urllib3 asks when it takes a connection from the pool, and reconnects on False.
-        if _attempt.get().fresh or self._last_used.seconds() > MAX_IDLE_SECONDS:
+        if current_attempt.get().fresh or self._last_used.seconds() > MAX_IDLE_SECONDS:
             return False
         return super().is_connected or self._is_quiet()
 
@@ -221,9 +158,9 @@ class _Connection(HTTPConnection):
         return False
 
     def _new_conn(self) -> socket.socket:
-        attempt = _attempt.get()
+        attempt = current_attempt.get()
         attempt.connected = True
-        return _connect(self._dns_host, self.port, attempt, self.socket_options or [])
+        return connect(self._dns_host, self.port, attempt, self.socket_options or [])
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         self._last_used = Elapsed()
@@ -308,60 +245,8 @@ def tls_context() -> ssl.SSLContext:
             raise TransportError(f"the CA bundle {bundle} cannot be used: {error}") from error
     if not bundles or os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
         context.load_default_certs()  # OpenSSL reads its two variables here
-    context.sslsocket_class = _EndsInTimeTLS
+    context.sslsocket_class = EndsInTimeTLS
     return context
-
-
-def _connect(host: str, port: int, attempt: Attempt, options: list[Any]) -> socket.socket:
-    """Connect to the first address of `host` that answers; dead ones share the time that is left."""
-    addresses = _resolve(host, port, attempt)
-    failure: OSError = OSError(f"{host} has no address")
-    for position, (family, kind, protocol, _, address) in enumerate(addresses):
-        connection = _EndsInTime(family, kind, protocol)
-        try:
-            for option in options:
-                connection.setsockopt(*option)
-            connection.settimeout(attempt.time_left() / (len(addresses) - position))
-            connection.connect(address)
-            connection.settimeout(attempt.time_left())
-            return connection
-        except OSError as error:
-            connection.close()
-            failure = error
-    raise failure
-
-
-def _resolve(host: str, port: int, attempt: Attempt) -> list[Any]:
-    """`getaddrinfo` that ends in time.
-
-    The C library's resolver takes no timeout and can block for half a minute, so the look-up of a
-    name runs in a thread of its own, which ends with the look-up and which nobody waits for longer.
-    """
-    try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        pass  # a name, not an address
-    found: list[Any] = []
-    failed: list[Exception] = []
-
-    def look_up() -> None:
-        try:
-            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except Exception as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=look_up, name="leanbase-resolver", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        look_up()  # the interpreter is shutting down and starts no threads
-    else:
-        thread.join(attempt.time_left())
-    if failed:
-        raise failed[0]
-    if not found:
-        raise TimeoutError(f"{host} was not resolved in time")
-    return found
 
 
 def _cause(error: BaseException) -> BaseException:

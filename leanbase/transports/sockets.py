@@ -1,0 +1,128 @@
+"""Sockets that end in time: whatever a call on them waits for, the deadline of the attempt ends it.
+
+A socket's own timeout bounds each wait. A slow name server, a list of dead addresses or a body that
+trickles byte by byte can outlast it many times over.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from contextvars import ContextVar
+from typing import Any
+
+from leanbase.delivery import Deadline
+
+TIMEOUT_SLACK_SECONDS = 0.05
+TIMEOUT_SLACK_SHARE = 0.05
+
+
+class Attempt:
+    """One request on the way: its deadline, and what its connection has seen so far."""
+
+    __slots__ = ("answered", "connected", "deadline", "fresh")
+
+    def __init__(self, deadline: Deadline, *, fresh: bool = False) -> None:
+        self.deadline = deadline
+        self.fresh = fresh
+        self.connected = False
+        self.answered = False
+
+    def time_left(self) -> float:
+        """Seconds left, more than zero: to a socket, a timeout of zero means something else."""
+        left = self.deadline.remaining()
+        if left <= 0.0:
+            raise TimeoutError("the deadline has passed")
+        return left
+
+
+current_attempt: ContextVar[Attempt] = ContextVar("leanbase_attempt")
+
+
+class EndsInTime(socket.socket):
+    """Every call on this socket ends when the current attempt does."""
+
+    def settimeout(self, value: float | None) -> None:
+        # Setting it is a system call, reading it is not; and most of the many that urllib3 and the
+        # calls below ask for change nothing worth one.
+        current = self.gettimeout()
+        slack = min(TIMEOUT_SLACK_SECONDS, (value or 0.0) * TIMEOUT_SLACK_SHARE)
+        if value is None or current is None or abs(current - value) > slack:
+            super().settimeout(value)
+
+    def _limit(self) -> Attempt:
+        attempt = current_attempt.get()
+        self.settimeout(attempt.time_left())
+        return attempt
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        attempt = self._limit()
+        count = super().recv_into(*args, **kwargs)
+        attempt.answered = attempt.answered or count > 0
+        return count
+
+    def send(self, *args: Any, **kwargs: Any) -> int:
+        self._limit()
+        return super().send(*args, **kwargs)
+
+    def sendall(self, *args: Any, **kwargs: Any) -> None:
+        # In socket.socket the timeout bounds the whole call; ssl.SSLSocket calls `send` in a loop.
+        self._limit()
+        super().sendall(*args, **kwargs)
+
+
+class EndsInTimeTLS(EndsInTime, ssl.SSLSocket):
+    pass
+
+
+def connect(host: str, port: int, attempt: Attempt, options: list[Any]) -> socket.socket:
+    """Connect to the first address of `host` that answers; dead ones share the time that is left."""
+    addresses = _resolve(host, port, attempt)
+    failure: OSError = OSError(f"{host} has no address")
+    for position, (family, kind, protocol, _, address) in enumerate(addresses):
+        connection = EndsInTime(family, kind, protocol)
+        try:
+            for option in options:
+                connection.setsockopt(*option)
+            connection.settimeout(attempt.time_left() / (len(addresses) - position))
+            connection.connect(address)
+            connection.settimeout(attempt.time_left())
+            return connection
+        except OSError as error:
+            connection.close()
+            failure = error
+    raise failure
+
+
+def _resolve(host: str, port: int, attempt: Attempt) -> list[Any]:
+    """`getaddrinfo` that ends in time.
+
+    The C library's resolver takes no timeout and can block for half a minute, so the look-up of a
+    name runs in a thread of its own, which ends with the look-up and which nobody waits for longer.
+    """
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        pass  # a name, not an address
+    found: list[Any] = []
+    failed: list[Exception] = []
+
+    def look_up() -> None:
+        try:
+            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=look_up, name="leanbase-resolver", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        look_up()  # the interpreter is shutting down and starts no threads
+    else:
+        thread.join(attempt.time_left())
+    if failed:
+        raise failed[0]
+    if not found:
+        raise TimeoutError(f"{host} was not resolved in time")
+    return found
