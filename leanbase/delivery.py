@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
         def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline | None) -> Receipt: ...
 
+        def resend(self, events: Sequence[EncodedEvent]) -> None: ...
+
         def flush(self) -> Receipt: ...
 
 
@@ -295,7 +297,8 @@ class DeliveryScope:
             self._sending.setdefault(sender, []).extend(events)
         try:
             receipt = sender.send(events, deadline=deadline) if events else Receipt()
-            self.receipt += receipt
+            with self._lock:
+                self.receipt += receipt
             return receipt
         finally:
             with self._lock:
@@ -333,18 +336,23 @@ class DeliveryScope:
         """
         with self._lock:
             self._closed = True
-            for sender, events in self._sending.items():
-                if events:
-                    self._collected[sender] = events + self._collected.get(sender, [])
-            self._sending = {}
+            on_their_way, self._sending = self._sending, {}
             idle = [sender for sender in others if sender not in self._collected]
+        for sender, events in on_their_way.items():
+            if events:
+                sender.resend(events)
         self.send_collected()
         for sender in idle:
             sender.flush()
 
 
 _open_scope: ContextVar[DeliveryScope | None] = ContextVar("leanbase_delivery", default=None)
-_deadlines: set[tuple[int, Deadline]] = set()
+_entered: set[tuple[int, DeliveryScope]] = set()
+
+
+def entered_scopes() -> list[DeliveryScope]:
+    """All scopes of this process that somebody is inside of, in any thread or task."""
+    return [scope for generation, scope in tuple(_entered) if generation == forking.generation]
 
 
 def open_scope() -> DeliveryScope | None:
@@ -355,21 +363,20 @@ def open_scope() -> DeliveryScope | None:
 class entered:  # noqa: N801 - used like a function
     """Make `scope` the open one inside the `with`; closing it stays with the caller."""
 
-    __slots__ = ("_limit", "_scope", "_token")
+    __slots__ = ("_entry", "_scope", "_token")
 
     def __init__(self, scope: DeliveryScope) -> None:
         self._scope = scope
-        self._limit: tuple[int, Deadline] = (0, Deadline(0.0))
+        self._entry = 0, scope
 
     def __enter__(self) -> DeliveryScope:
         self._token = _open_scope.set(self._scope)
-        if self._scope.deadline is not None:
-            self._limit = forking.generation, self._scope.deadline
-            _deadlines.add(self._limit)
+        self._entry = forking.generation, self._scope
+        _entered.add(self._entry)
         return self._scope
 
     def __exit__(self, *exc_info: Any) -> None:
-        _deadlines.discard(self._limit)
+        _entered.discard(self._entry)
         try:
             _open_scope.reset(self._token)
         except ValueError:
@@ -386,7 +393,6 @@ def send_deadline(limit: float) -> Deadline:
     scope = open_scope()
     if scope is not None and not scope.finished:
         return deadline.earlier(scope.deadline)
-    for generation, other in tuple(_deadlines):
-        if generation == forking.generation:
-            deadline = deadline.earlier(other)
+    for other in entered_scopes():
+        deadline = deadline.earlier(None if other.finished else other.deadline)
     return deadline

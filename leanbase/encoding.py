@@ -174,6 +174,7 @@ class _Walk:
                 key = self.key(key)
                 if key is None:
                     continue
+            size += len(key)
             # The commonest values, told apart here to spare a call for each property.
             kind = type(value)
             if kind is str:

@@ -66,7 +66,7 @@ class Outbox:
     ) -> None:
         self.disabled = False
         self.closed = False
-        self._transport = RetainingTransport(transport, limit=limit)
+        self._transport = RetainingTransport(transport, limit=limit, settle=self._settle)
         self._send_seconds = send_seconds
         self._transmits = transmits
         self._on_error = on_error
@@ -113,6 +113,11 @@ class Outbox:
         if deadline is None:
             deadline = send_deadline(self._send_seconds)
         return self._settle(self._transport.send(events, deadline=deadline))
+
+    def resend(self, events: Sequence[EncodedEvent]) -> None:
+        """Send events once more whose send is under way and accounts for them itself."""
+        if not self.disabled:
+            self._transport.send(events, deadline=send_deadline(self._send_seconds))
 
     def flush(self, *, within: float | None = None) -> Receipt:
         """Send what the open scope collected for this client, then all that waits in the transport."""

@@ -9,7 +9,7 @@ from typing import Any
 from leanbase import transports
 from leanbase.encoding import EncodedEvent, EventTooLargeError, encode, sanitize
 from leanbase.errors import ConfigError
-from leanbase.event import Draft, InvalidEventError, build, checked
+from leanbase.event import Draft, InvalidEventError, build, checked, runtime_properties
 from leanbase.outbox import Outbox
 from leanbase.settings import BeforeSend, Settings, as_hooks
 
@@ -29,6 +29,7 @@ class Pipeline:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        runtime_properties()  # looked up now, not in the middle of the first capture
         self.missing = transports.missing_settings(settings)
         self.set_hooks(settings.before_send)
         try:

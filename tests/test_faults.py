@@ -86,7 +86,67 @@ leanbase.capture("e", "u")
 print(took[0] < 2)
 """)
     assert output == "True\n"
-    assert len(server.events) == 1
+    assert len({event["uuid"] for event in server.events}) == 1
+
+
+def test_shutting_down_and_exiting_in_a_signal_handler_delivers_what_it_interrupted(
+    server: FaultServer,
+) -> None:
+    """The usual end of a container: the send that waited for its retry never goes on, shutdown makes up for it."""
+    server.script(Behaviour(status=503, headers={"Retry-After": "5"}))
+    output = run(f"""
+import signal, sys, leanbase
+leanbase.api_key, leanbase.host = "k", {server.url!r}
+def stop(number, frame):
+    print(leanbase.shutdown())
+    sys.exit(0)
+signal.signal(signal.SIGALRM, stop)
+signal.setitimer(signal.ITIMER_REAL, 0.4)
+leanbase.capture("e", "u")
+""")
+    assert output == "<Receipt delivered=1>\n"
+    assert len({event["uuid"] for event in server.events}) == 1
+
+
+def test_what_an_interrupted_send_drops_is_accounted_for(server: FaultServer) -> None:
+    server.always(Behaviour(status=503))
+    output = run(f"""
+import signal, leanbase
+client = leanbase.Leanbase("k", {server.url!r}, max_retries=0, max_queue_size=2)
+client.capture("first", "u"); client.capture("second", "u")
+client._current().outbox._transport._inner._max_retries = 5
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+try:
+    client.capture("third", "u")
+except KeyboardInterrupt:
+    print(client.stats()["retained"], client.stats()["dropped"])
+""")
+    assert output == "2 {'overflow': 1}\n"
+
+
+def test_signal_handlers_that_capture_all_the_time_never_deadlock(server: FaultServer) -> None:
+    output = run(f"""
+import signal, time, leanbase
+client = leanbase.Leanbase("k", {server.url!r})
+busy = False
+def handler(number, frame):
+    global busy
+    if not busy:
+        busy = True
+        client.capture("from the handler", "u")
+        busy = False
+client.capture("first", "u")
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+until = time.monotonic() + 3
+while time.monotonic() < until:
+    client.capture("e", "u")
+signal.setitimer(signal.ITIMER_REAL, 0)
+stats = client.stats()
+print(stats["captured"] == stats["delivered"] > 100)
+""")
+    assert output == "True\n"
 
 
 # --- forks ------------------------------------------------------------------------------------------
@@ -233,6 +293,19 @@ def test_q15_shutdown_ends_the_backoff_of_another_thread(server: FaultServer, ma
     assert client.stats()["delivered"] == 1
 
 
+def test_q40_shutdown_says_what_is_still_under_way(server: FaultServer, make: Make) -> None:
+    server.script(Behaviour(delay=1.0))
+    client = make(server)
+    thread = threading.Thread(target=client.capture, args=("e", "u"))
+    thread.start()
+    wait_for(lambda: server.requests)
+    receipt = client.shutdown(timeout=0.2)
+    assert not receipt
+    assert receipt.retained == 1
+    thread.join()
+    assert client.stats()["delivered"] == 1
+
+
 def test_a_scope_may_be_left_in_another_context(client: Leanbase, memory: MemoryTransport) -> None:
     """Frameworks run the clean-up of a generator elsewhere than its start."""
     scope = client.delivery_scope()
@@ -356,13 +429,15 @@ def test_w20_a_shared_text_is_not_multiplied_before_it_is_refused(client: Leanba
     import tracemalloc
 
     rows = ["x" * 200_000] * 1500
+    keys = [{"k" * 100_000: 1}] * 1000
     tracemalloc.start()
     try:
         assert client.capture("e", "u", {"rows": rows}) is None
+        assert client.capture("e", "u", {"keys": keys}) is None
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
     finally:
         tracemalloc.stop()
-    assert client.stats()["dropped"] == {"too_large": 1}
+    assert client.stats()["dropped"] == {"too_large": 2}
 
 
 def test_c35_opting_in_outlives_a_shutdown_too() -> None:
@@ -396,6 +471,25 @@ def test_w16_a_location_that_is_none_is_terminal(server: FaultServer, make: Make
     client = make(server)
     client.capture("e", "u")
     assert client.stats()["dropped"] == {"rejected": 1}
+
+
+@pytest.mark.parametrize(
+    ("host", "location", "followed"),
+    [
+        ("http://h", "https://h:443/batch/", True),
+        ("http://h:80", "https://h/batch/", True),
+        ("http://h", "https://h:8443/batch/", False),
+        ("https://h", "http://h/batch/", False),
+        ("http://h:8000", "https://h:8000/batch/", False),
+        ("http://h:80", "http://h/other/", True),
+    ],
+)
+def test_w16_which_addresses_are_the_same_server(host: str, location: str, followed: bool) -> None:
+    from leanbase.transports.connection import Answer
+    from leanbase.transports.http import HttpTransport
+
+    answer = Answer(307, {"Location": location}, b"")
+    assert (HttpTransport("k", host)._redirected(answer) is not None) == followed
 
 
 def test_w16_another_port_is_another_server(server: FaultServer, make: Make) -> None:

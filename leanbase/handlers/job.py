@@ -13,7 +13,7 @@ from leanbase import forking
 from leanbase.client import Leanbase
 from leanbase.contexts import new_context
 from leanbase.default import default_client
-from leanbase.delivery import Deadline, DeliveryScope, entered
+from leanbase.delivery import Deadline, DeliveryScope, entered, entered_scopes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,10 +142,13 @@ class _Run:
         os.kill(os.getpid(), signum)
 
     def _flush(self, signum: int) -> None:
-        self._scope.deadline = Deadline.after(GRACE_SECONDS)
         try:
-            with entered(self._scope):
-                self._client.resend_scope(self._scope)
+            # Also those opened inside this one, by a job in the job or a plain delivery scope.
+            for scope in entered_scopes():
+                scope.deadline = Deadline.after(GRACE_SECONDS)
+            for scope in entered_scopes():
+                with entered(scope):
+                    self._client.resend_scope(scope)
         finally:
             # To the main thread: it wakes from whatever it waits for.
             signal.pthread_kill(threading.main_thread().ident or 0, signum)

@@ -7,8 +7,10 @@ Connections and pools are urllib3's own, subclassed where it offers a place for 
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -183,8 +185,20 @@ class _TLSConnection(_Connection, HTTPSConnection):
         return False
 
 
+class _ReentrantQueue(queue.LifoQueue[Any]):
+    """A signal handler may send while its own thread takes a connection or puts one back."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self.mutex = threading.RLock()  # type: ignore[assignment]
+        self.not_empty = threading.Condition(self.mutex)
+        self.not_full = threading.Condition(self.mutex)
+        self.all_tasks_done = threading.Condition(self.mutex)
+
+
 class _Pool(HTTPConnectionPool):
     ConnectionCls = _Connection
+    QueueCls = _ReentrantQueue
 
     def open_one(self) -> None:
         connection: Any = self._get_conn()

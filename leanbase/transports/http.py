@@ -35,6 +35,7 @@ HEADERS = {"Content-Type": "application/json", "User-Agent": f"leanbase-python/{
 GZIP_HEADERS = {**HEADERS, "Content-Encoding": "gzip"}
 RETRIED_4XX = (408, 429)
 TOO_LARGE = 413
+DEFAULT_PORTS = {"http": 80, "https": 443}
 PAUSED = "paused"
 QUOTA_WARNING_SECONDS = 60.0
 
@@ -179,9 +180,6 @@ class HttpTransport(BaseTransport):
             self._breaker.failed(ticket)
             logger.warning("%d event(s) not delivered yet: %s: %s", len(batch), self._url, error)
             return Receipt.retaining(batch, "unavailable", error)
-        except BaseException:
-            self._breaker.failed(ticket)
-            raise
         self._breaker.succeeded()
         return Receipt(delivered=len(batch))
 
@@ -243,12 +241,13 @@ class HttpTransport(BaseTransport):
         try:
             location = urljoin(self._url, answer.headers.get("Location") or "")
             here, there = urlsplit(self._url), urlsplit(location)
-            same_place = here.hostname == there.hostname and here.port == there.port
-        except ValueError:
+            ports = here.port or DEFAULT_PORTS[here.scheme], there.port or DEFAULT_PORTS[there.scheme]
+        except (ValueError, KeyError):
             return None
-        # Without a port in either, http to https is the upgrade from 80 to 443.
-        same_scheme_or_better = there.scheme in {here.scheme, "https"}
-        return location if same_place and same_scheme_or_better and location != self._url else None
+        same_server = here.scheme == there.scheme and ports[0] == ports[1]
+        upgraded = (here.scheme, there.scheme) == ("http", "https") and ports == (80, 443)
+        followed = here.hostname == there.hostname and (same_server or upgraded) and location != self._url
+        return location if followed else None
 
     def _judge(self, answer: Answer) -> None:
         status = answer.status

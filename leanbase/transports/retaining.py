@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from leanbase.delivery import Deadline, Receipt
 from leanbase.encoding import EncodedEvent
@@ -18,6 +18,17 @@ WAITING = "waiting"
 """The reason of events that a receipt counts as retained because nothing was tried."""
 
 
+class _UnderWay:
+    """One send of one thread, and whether its events have been taken over by somebody else."""
+
+    __slots__ = ("events", "taken", "thread")
+
+    def __init__(self, events: Sequence[EncodedEvent]) -> None:
+        self.events = events
+        self.thread = threading.get_ident()
+        self.taken = False
+
+
 class RetainingTransport(BaseTransport):
     """Wraps a transport; what it returns as retained is kept here, in order, in bounded memory.
 
@@ -27,11 +38,15 @@ class RetainingTransport(BaseTransport):
     Args:
         inner: Where events go.
         limit: Most events kept; above it the oldest are dropped with the reason `"overflow"`.
+        settle: Takes the receipt of a send that an exit or interrupt ended, which returns none.
     """
 
-    def __init__(self, inner: BaseTransport, *, limit: int) -> None:
+    def __init__(
+        self, inner: BaseTransport, *, limit: int, settle: Callable[[Receipt], object] = lambda _: None
+    ) -> None:
         self._inner = inner
         self._limit = limit
+        self._settle = settle
         self._closed = False
         self._own_process()
         reset_in_child(self)
@@ -41,28 +56,27 @@ class RetainingTransport(BaseTransport):
         self._lock = threading.RLock()
         self._one_ended = threading.Condition(self._lock)
         self._kept: list[EncodedEvent] = []
-        self._under_way: dict[object, tuple[int, Sequence[EncodedEvent]]] = {}
+        self._under_way: set[_UnderWay] = set()
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Send what was kept and then `events`. The receipt speaks of both."""
-        ticket = object()
         with self._lock:
             batch = [*self._kept, *events]
             self._kept = []
             if not batch:
                 return Receipt()
-            self._under_way[ticket] = threading.get_ident(), batch
+            this = _UnderWay(batch)
+            self._under_way.add(this)
         try:
-            return self._keep(self._try(batch, deadline))
+            return self._keep(self._try(batch, deadline), this)
         except BaseException as error:
             # An exit or an interrupt, raised by a signal handler: the events are not to go with it.
-            self._keep(
-                Receipt.retaining(batch, "interrupted", DroppedError("interrupted", repr(type(error))))
-            )
+            cut_off = DroppedError("interrupted", f"{type(error).__name__} ended the send")
+            self._settle(self._keep(Receipt.retaining(batch, "interrupted", cut_off), this))
             raise
         finally:
             with self._lock:
-                del self._under_way[ticket]
+                self._under_way.discard(this)
                 self._one_ended.notify_all()
 
     def _try(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
@@ -77,17 +91,21 @@ class RetainingTransport(BaseTransport):
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt.retaining(batch, "failed", error)
 
-    def _keep(self, receipt: Receipt) -> Receipt:
+    def _keep(self, receipt: Receipt, this: _UnderWay | None = None) -> Receipt:
+        if this is not None and this.taken:
+            return Receipt()  # a shutdown has taken the events over, and accounts for them
         if receipt:
             return receipt
         retained = receipt.retained_events()
-        if self._closed:
-            return self._give_up(receipt, retained)
         with self._lock:
-            # In front: whatever another thread kept meanwhile was captured after these.
-            retained = retained + self._kept
-            excess = max(0, len(retained) - self._limit)
-            self._kept = retained[excess:]
+            closed = self._closed
+            if not closed:
+                # In front: whatever another thread kept meanwhile was captured after these.
+                retained = retained + self._kept
+                excess = max(0, len(retained) - self._limit)
+                self._kept = retained[excess:]
+        if closed:
+            return self._give_up(receipt, retained)
         if not excess:
             return receipt
         gone = retained[:excess]
@@ -110,19 +128,19 @@ class RetainingTransport(BaseTransport):
     def waiting(self) -> Receipt:
         """A receipt of all that is kept or under way in other threads, without an attempt to send it."""
         with self._lock:
-            waiting = [*self._kept, *(event for _, batch in self._others().values() for event in batch)]
+            waiting = [*self._kept, *(event for other in self._others() for event in other.events)]
         return Receipt.retaining(waiting, WAITING, DroppedError(WAITING, "nothing was tried"))
 
-    def _others(self) -> dict[object, tuple[int, Sequence[EncodedEvent]]]:
+    def _others(self) -> set[_UnderWay]:
         """Sends under way but this thread's own, which a signal handler may have interrupted."""
         me = threading.get_ident()
-        return {ticket: (ident, batch) for ticket, (ident, batch) in self._under_way.items() if ident != me}
+        return {each for each in self._under_way if each.thread != me}
 
     def _join(self, deadline: Deadline) -> bool:
         """Wait for the sends of other threads that are under way now; False when there were none."""
         with self._lock:
-            others = set(self._others())
-            self._one_ended.wait_for(lambda: not others & set(self._under_way), deadline.remaining())
+            others = self._others()
+            self._one_ended.wait_for(lambda: not others & self._under_way, deadline.remaining())
         return bool(others)
 
     def flush(self, *, deadline: Deadline) -> Receipt:
@@ -145,12 +163,19 @@ class RetainingTransport(BaseTransport):
         # First of all end waits between retries; what was in them is then kept.
         receipt = self._inner.close(deadline=deadline)
         self._join(deadline)
-        self._closed = True
-        if last_try:
-            return receipt + self.send((), deadline=deadline) + self._inner.close(deadline=deadline)
         with self._lock:
-            kept, self._kept = self._kept, []
-        return receipt + (self._give_up(Receipt(), kept) if kept else Receipt())
+            self._closed = True
+            for own in self._under_way - self._others():
+                # A signal handler that will rather exit than let the interrupted send go on.
+                own.taken = True
+                self._kept = [*own.events, *self._kept]
+            if not last_try:
+                kept, self._kept = self._kept, []
+        if last_try:
+            receipt += self.send((), deadline=deadline) + self._inner.close(deadline=deadline)
+        elif kept:
+            receipt += self._give_up(Receipt(), kept)
+        return receipt + self.waiting()
 
     def warm_up(self, *, deadline: Deadline) -> None:
         """Warm up the transport inside."""

@@ -91,6 +91,17 @@ def test_sigterm_while_a_send_is_under_way_sends_it_again(server: FaultServer) -
     assert len(first.events) == 100
 
 
+def test_sigterm_also_sends_what_inner_scopes_collected(server: FaultServer) -> None:
+    body = (
+        "@leanbase.job\ndef inner():\n    leanbase.capture('inner', 'u')\n"
+        "    with leanbase.delivery_scope():\n        leanbase.capture('innermost', 'u')\n"
+        "        print('ready', flush=True)\n        time.sleep(10)\ninner()"
+    )
+    returned, _ = run(server, body, terminate=True)
+    assert returned == -signal.SIGTERM
+    assert {event["event"] for event in server.events} == {"started", "inner", "innermost"}
+
+
 def test_sigterm_with_a_dead_endpoint_still_terminates(server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
     returned, _ = run(server, WAIT, "leanbase.send_deadline = 0.5", terminate=True)
