@@ -152,7 +152,6 @@ class Outbox:
 
     def stats(self) -> Stats:
         """The books of this process."""
-        self._count()
         with self._lock:
             settled = self._delivered + self._handed_off + self._spooled
             return {
