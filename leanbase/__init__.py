@@ -1,4 +1,4 @@
-"""Product analytics for serverless Python: every event is delivered, or accounted for.
+"""Product analytics and error tracking for serverless Python: every event is delivered, or accounted for.
 
     import leanbase
 
@@ -28,6 +28,7 @@ __all__ = [
     "__version__",
     "alias",
     "capture",
+    "capture_exception",
     "delivery_scope",
     "flush",
     "get_context_device_id",
@@ -46,6 +47,11 @@ __all__ = [
     "opt_out",
     "scoped",
     "set",
+    "set_capture_exception_code_variables_context",
+    "set_code_variables_detect_secrets_context",
+    "set_code_variables_ignore_patterns_context",
+    "set_code_variables_mask_patterns_context",
+    "set_code_variables_mask_url_credentials_context",
     "set_context_device_id",
     "set_context_session",
     "set_once",
@@ -57,6 +63,7 @@ __all__ = [
 
 setup = _default.setup
 capture = _default.capture
+capture_exception = _default.capture_exception
 set = _default.set
 set_once = _default.set_once
 identify = _default.identify
@@ -69,6 +76,11 @@ get_tags = _default.get_tags
 identify_context = _default.identify_context
 set_context_session = _default.set_context_session
 set_context_device_id = _default.set_context_device_id
+set_capture_exception_code_variables_context = _default.set_capture_exception_code_variables_context
+set_code_variables_mask_patterns_context = _default.set_code_variables_mask_patterns_context
+set_code_variables_ignore_patterns_context = _default.set_code_variables_ignore_patterns_context
+set_code_variables_mask_url_credentials_context = _default.set_code_variables_mask_url_credentials_context
+set_code_variables_detect_secrets_context = _default.set_code_variables_detect_secrets_context
 get_distinct_id = _default.get_distinct_id
 get_context_distinct_id = _default.get_context_distinct_id
 get_context_session_id = _default.get_context_session_id
@@ -111,6 +123,20 @@ if TYPE_CHECKING:
     is_server: bool
     disable_geoip: bool
     opted_out: bool
+    enable_exception_autocapture: bool
+    enable_unraisable_exception_autocapture: bool
+    enable_exception_autocapture_rate_limiting: bool
+    exception_autocapture_bucket_size: int
+    exception_autocapture_refill_rate: int
+    exception_autocapture_refill_interval_seconds: float
+    log_captured_exceptions: bool
+    project_root: str | None
+    in_app_modules: Sequence[str] | None
+    capture_exception_code_variables: bool
+    code_variables_mask_patterns: Sequence[str] | None
+    code_variables_ignore_patterns: Sequence[str] | None
+    code_variables_mask_url_credentials: bool
+    code_variables_detect_secrets: bool
 else:
 
     def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ becomes of it is the outbox's business.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 
 from leanbase import contexts
@@ -17,14 +17,18 @@ from leanbase.event import Draft, InvalidEventError, checked_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Concatenate, ParamSpec, TypeVar
+    from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
+    from leanbase.contexts import OnException
     from leanbase.delivery import FlushPolicy
+    from leanbase.error_tracking.frames import Call
+    from leanbase.error_tracking.metadata import Metadata
     from leanbase.outbox import Stats
     from leanbase.pipeline import Pipeline
     from leanbase.settings import Settings
 
     P = ParamSpec("P")
+    R = TypeVar("R")
     T = TypeVar("T", bound="Leanbase")
 
 logger = logging.getLogger("leanbase")
@@ -116,6 +120,7 @@ class Leanbase:
         settings = Settings.resolve(keywords)
         self._pipeline = Pipeline(settings)
         self._pipeline.complain()
+        self._install_hooks(self._pipeline)
         self._opted_out = settings.opted_out
         self._debug = False
         if settings.debug:
@@ -375,15 +380,254 @@ class Leanbase:
         )
         return self._emit(draft)
 
+    @_event_call
+    def capture_exception(
+        self,
+        exception: object = None,
+        distinct_id: object = None,
+        properties: Mapping[str, Any] | None = None,
+        timestamp: object = None,
+        uuid: object = None,
+        groups: Mapping[str, Any] | None = None,
+        disable_geoip: bool | None = None,
+        *,
+        level: str | int | None = None,
+        fingerprint: str | None = None,
+    ) -> str | None:
+        """Capture an exception, with its chain, its frames and the source around them.
+
+        Args:
+            exception: The exception; in an `except` block the one that is handled is the default. Also
+                taken: what `sys.exc_info()` returns, a class, a message, a `traceback.TracebackException`,
+                a mapping or object with a message or the text of a traceback, anything else by its text.
+            distinct_id: As for `capture`.
+            properties: As for `capture`; those that describe the exception itself are left out.
+            timestamp: As for `capture`.
+            uuid: As for `capture`.
+            groups: As for `capture`.
+            disable_geoip: As for `capture`.
+            level: `"fatal"`, `"error"`, `"warning"`, `"log"`, `"info"`, `"debug"`, or a number of the
+                module `logging`. Default: `"error"`.
+            fingerprint: Events with the same one are the same issue. Default: the server decides.
+
+        Returns:
+            The event's uuid, or `None` when nothing was sent: also when this client has captured that
+            very exception before, in whatever place. Blocks like `capture`.
+
+        Example:
+            >>> import leanbase
+            >>> try:
+            ...     1 / 0
+            ... except ZeroDivisionError as error:
+            ...     uuid = leanbase.capture_exception(error, distinct_id="user_1")
+        """
+        from leanbase.error_tracking.metadata import BY_HAND, Metadata
+
+        draft = Draft(
+            "$exception",
+            properties,
+            _explicit_or_context(distinct_id),
+            timestamp,
+            uuid,
+            disable_geoip,
+            groups=groups,
+            with_runtime=True,
+        )
+        return self._emit_exception(exception, draft, Metadata(level), BY_HAND, fingerprint=fingerprint)
+
+    def report_exception(
+        self,
+        exception: object,
+        *metadata: Metadata,
+        properties: Mapping[str, Any] | None = None,
+        stack: Sequence[Call] | None = None,
+    ) -> str | None:
+        """Capture an exception at a boundary; for integrations.
+
+        Args:
+            exception: As for `capture_exception`.
+            metadata: What is known about how it got there, the most specific first.
+            properties: As for `capture`.
+            stack: What to show for something without a stack. Default: the caller's.
+
+        Returns:
+            As `capture_exception`; also `None` for a default client without settings, which stays as it
+            is. Blocks like `capture`. Never raises.
+        """
+        if not self._is_configured():
+            return None
+        return self._report_exception(exception, *metadata, properties=properties, stack=stack)
+
+    @_event_call
+    def _report_exception(
+        self, exception: object, *metadata: Metadata, properties: object, stack: Sequence[Call] | None
+    ) -> str | None:
+        person = contexts.get_context_distinct_id()
+        draft = Draft("$exception", properties, person, None, None, None, with_runtime=True)
+        return self._emit_exception(exception, draft, *metadata, stack=stack)
+
+    def _emit_exception(
+        self,
+        exception: object,
+        draft: Draft,
+        *metadata: Metadata,
+        fingerprint: object = None,
+        stack: Sequence[Call] | None = None,
+    ) -> str | None:
+        from leanbase.error_tracking.marks import Marks
+        from leanbase.error_tracking.subjects import Raised, read
+
+        subject = read(exception)
+        if subject is None:
+            raise InvalidEventError("needs an exception, given or being handled")
+        error = subject.error if isinstance(subject, Raised) else None
+        marks: Marks = vars(self).setdefault("_marks", Marks())
+        if error is not None and not marks.claim(error):
+            logger.debug("an exception that was captured before is not captured again")
+            return None
+        uuid = None
+        try:
+            reporter = self._current().reporter
+            draft.complete = reporter.describe(subject, *metadata, fingerprint=fingerprint, stack=stack)
+            uuid = self._emit(draft)
+        finally:
+            if uuid is None and error is not None:
+                marks.release(error)  # an outer boundary may try again
+        if uuid is not None and self._current().settings.log_captured_exceptions:
+            logger.error("captured an exception", exc_info=error or True)
+        return uuid
+
     # --- contexts: the functions of `leanbase.contexts`, so that a client is all one needs ---------
 
-    new_context = staticmethod(contexts.new_context)
-    scoped = staticmethod(scoped)
+    def new_context(
+        self, fresh: bool = False, capture_exceptions: bool | None = None, client: Leanbase | None = None
+    ) -> contexts.new_context:
+        """Open a context: what is set inside it ends with it.
+
+        An `Exception` that leaves the context is captured with the context's tags and identity, and goes
+        on its way unchanged. Contexts around it do not capture it again.
+
+        Args:
+            fresh: `True` starts empty; by default everything that is not set here is inherited from
+                the context around it.
+            capture_exceptions: `False` captures none.
+            client: Which client captures them. Default: this one.
+
+        Returns:
+            A context manager. Works in `async def` code with the plain `with`. Never raises; leaving it
+            blocks only while an exception is captured, like `capture`.
+
+        Example:
+            >>> import leanbase
+            >>> with leanbase.new_context():
+            ...     leanbase.tag("plan", "pro")
+            ...     leanbase.get_tags()
+            {'plan': 'pro'}
+        """
+        return contexts.new_context(fresh, self._on_exception(capture_exceptions, client))
+
+    if TYPE_CHECKING:
+
+        @overload
+        def scoped(self, fresh: Callable[P, R], /) -> Callable[P, R]: ...
+        @overload
+        def scoped(
+            self,
+            fresh: bool = False,
+            capture_exceptions: bool | None = None,
+            client: Leanbase | None = None,
+        ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+    def scoped(
+        self, fresh: Any = False, capture_exceptions: bool | None = None, client: Leanbase | None = None
+    ) -> Any:
+        """Run a function in a context of its own; the decorator form of `new_context`.
+
+        For plain, `async`, generator and async generator functions. A generator's context is active
+        while its body runs and hidden from whoever consumes its items. Put it innermost, next to `def`.
+
+        Args:
+            fresh: As for `new_context`.
+            capture_exceptions: As for `new_context`.
+            client: As for `new_context`.
+
+        Example:
+            >>> import leanbase
+            >>> @leanbase.scoped()
+            ... def handle(order):
+            ...     leanbase.tag("order", order)
+            ...     return leanbase.get_tags()
+            >>> handle("o-1"), leanbase.get_tags()
+            ({'order': 'o-1'}, {})
+        """
+        on_exception = self._on_exception(capture_exceptions, client)
+        if callable(fresh):  # used without parentheses
+            return scoped(fresh, False, on_exception)
+        return lambda function: scoped(function, bool(fresh), on_exception)
+
+    def _on_exception(self, capture_exceptions: bool | None, client: Leanbase | None) -> OnException | None:
+        if capture_exceptions is not None and not capture_exceptions:
+            return None
+        if client is not None and not isinstance(client, Leanbase):
+            logger.warning("client must be a Leanbase, not %s; it is ignored", type(client).__name__)
+            client = None
+        return (client or self)._leaves_context
+
+    def _leaves_context(self, error: BaseException | None) -> None:
+        self.exception_leaves(error, "CONTEXT")
+
+    def exception_leaves(self, error: BaseException | None, boundary: str) -> None:
+        """Capture an exception that leaves a boundary; those that only end a program are let through.
+
+        Args:
+            error: What leaves, if anything.
+            boundary: The boundary's name in `leanbase.error_tracking.metadata`.
+        """
+        if issubclass(type(error), Exception):
+            from leanbase.error_tracking import metadata
+
+            self.report_exception(error, getattr(metadata, boundary))
+
+    def _is_configured(self) -> bool:
+        """Whether there is a client to capture what nobody asked to have captured."""
+        return True
+
+    def _install_hooks(self, pipeline: Pipeline) -> None:
+        settings = pipeline.settings
+        if not settings.enable_exception_autocapture or pipeline.missing:
+            return
+        from leanbase.error_tracking.hooks import ExceptionHooks
+        from leanbase.error_tracking.rate_limit import RateLimiter
+
+        limiter = None
+        if settings.enable_exception_autocapture_rate_limiting:
+            limiter = RateLimiter(
+                settings.exception_autocapture_bucket_size,
+                settings.exception_autocapture_refill_rate,
+                settings.exception_autocapture_refill_interval_seconds,
+            )
+        unraisable = settings.enable_unraisable_exception_autocapture
+        pipeline.exception_hooks = ExceptionHooks(self, limiter, unraisable=unraisable)
+        pipeline.exception_hooks.install()
+
     tag = staticmethod(contexts.tag)
     get_tags = staticmethod(contexts.get_tags)
     identify_context = staticmethod(contexts.identify_context)
     set_context_session = staticmethod(contexts.set_context_session)
     set_context_device_id = staticmethod(contexts.set_context_device_id)
+    set_capture_exception_code_variables_context = staticmethod(
+        contexts.set_capture_exception_code_variables_context
+    )
+    set_code_variables_mask_patterns_context = staticmethod(contexts.set_code_variables_mask_patterns_context)
+    set_code_variables_ignore_patterns_context = staticmethod(
+        contexts.set_code_variables_ignore_patterns_context
+    )
+    set_code_variables_mask_url_credentials_context = staticmethod(
+        contexts.set_code_variables_mask_url_credentials_context
+    )
+    set_code_variables_detect_secrets_context = staticmethod(
+        contexts.set_code_variables_detect_secrets_context
+    )
     get_distinct_id = staticmethod(contexts.get_context_distinct_id)
     get_context_distinct_id = staticmethod(contexts.get_context_distinct_id)
     get_context_session_id = staticmethod(contexts.get_context_session_id)
@@ -472,6 +716,8 @@ class Leanbase:
         if pipeline.outbox.closed:
             return Receipt()
         pipeline.outbox.closed = True
+        if pipeline.exception_hooks is not None:
+            pipeline.exception_hooks.uninstall()
         try:
             limit = pipeline.settings.send_deadline
             return pipeline.outbox.close(within=_seconds(timeout, limit))

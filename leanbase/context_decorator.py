@@ -5,79 +5,80 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 
-from leanbase.contexts import Scope, active, innermost, new_context
+from leanbase.contexts import Scope, active, innermost, new_context, within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, ParamSpec, TypeVar, overload
+    from typing import Any, ParamSpec, TypeVar
+
+    from leanbase.contexts import OnException
 
     P = ParamSpec("P")
     R = TypeVar("R")
 
 
-if TYPE_CHECKING:
-
-    @overload
-    def scoped(fresh: Callable[P, R], /) -> Callable[P, R]: ...
-    @overload
-    def scoped(fresh: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-
-
-def scoped(fresh: Any = False) -> Any:
-    """Run a function in a context of its own; the decorator form of `new_context`.
+def scoped(function: Callable[P, R], fresh: bool, on_exception: OnException | None = None) -> Callable[P, R]:
+    """Run a function in a context of its own each time; the decorator form of `new_context`.
 
     For plain, `async`, generator and async generator functions. A generator's context is active
-    while its body runs and hidden from whoever consumes its items. Put it innermost, next to `def`.
+    while its body runs and hidden from whoever consumes its items.
 
     Args:
+        function: The function.
         fresh: As for `new_context`.
+        on_exception: As for `new_context`.
 
     Example:
         >>> from leanbase.contexts import get_tags, tag
-        >>> @scoped()
-        ... def handle(order):
+        >>> def handle(order):
         ...     tag("order", order)
         ...     return get_tags()
-        >>> handle("o-1"), get_tags()
+        >>> scoped(handle, fresh=False)("o-1"), get_tags()
         ({'order': 'o-1'}, {})
     """
-    if callable(fresh):  # used without parentheses
-        return _in_scope(fresh, False)
-    return lambda function: _in_scope(function, bool(fresh))
-
-
-def _in_scope(function: Callable[..., Any], fresh: bool) -> Callable[..., Any]:
     from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction  # slow to import
 
+    decorate: Callable[..., Any] = _plain
     if iscoroutinefunction(function):
-        return _scoped_coroutine(function, fresh)
-    if isgeneratorfunction(function):
-        return _scoped_generator(function, fresh)
-    if isasyncgenfunction(function):
-        return _scoped_async_generator(function, fresh)
+        decorate = _coroutine
+    elif isgeneratorfunction(function):
+        decorate = _generator
+    elif isasyncgenfunction(function):
+        decorate = _async_generator
+    wrapped: Callable[P, R] = decorate(function, fresh, on_exception)
+    return wrapped
 
+
+def _plain(function: Callable[..., Any], fresh: bool, on_exception: OnException | None) -> Callable[..., Any]:
     @wraps(function)
     def plain(*args: Any, **kwargs: Any) -> Any:
-        with new_context(fresh):
+        __tracebackhide__ = True
+        with new_context(fresh, on_exception):
             return function(*args, **kwargs)
 
     return plain
 
 
-def _scoped_coroutine(function: Callable[..., Any], fresh: bool) -> Callable[..., Any]:
+def _coroutine(
+    function: Callable[..., Any], fresh: bool, on_exception: OnException | None
+) -> Callable[..., Any]:
     @wraps(function)
     async def coroutine(*args: Any, **kwargs: Any) -> Any:
-        with new_context(fresh):
+        __tracebackhide__ = True
+        with new_context(fresh, on_exception):
             return await function(*args, **kwargs)
 
     return coroutine
 
 
-def _scoped_generator(function: Callable[..., Any], fresh: bool) -> Callable[..., Any]:
+def _generator(
+    function: Callable[..., Any], fresh: bool, on_exception: OnException | None
+) -> Callable[..., Any]:
     @wraps(function)
     def generator(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         body = function(*args, **kwargs)
-        inside = _Intermittent(fresh)
+        inside = _Intermittent(fresh, on_exception)
         try:
             with inside:
                 item = next(body)
@@ -100,11 +101,14 @@ def _scoped_generator(function: Callable[..., Any], fresh: bool) -> Callable[...
     return generator
 
 
-def _scoped_async_generator(function: Callable[..., Any], fresh: bool) -> Callable[..., Any]:
+def _async_generator(
+    function: Callable[..., Any], fresh: bool, on_exception: OnException | None
+) -> Callable[..., Any]:
     @wraps(function)
     async def async_generator(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         body = function(*args, **kwargs)
-        inside = _Intermittent(fresh)
+        inside = _Intermittent(fresh, on_exception)
         try:
             with inside:
                 item = await anext(body)
@@ -133,17 +137,29 @@ class _Intermittent:
     Contexts that the body itself has open across a `yield` are hidden and come back with it.
     """
 
-    def __init__(self, fresh: bool) -> None:
+    def __init__(self, fresh: bool, on_exception: OnException | None) -> None:
         self._fresh = fresh
+        self._on_exception = on_exception
+        self._own: Scope | None = None
         self._inner: Scope | None = None
         self._outer: Scope | None = None
 
     def __enter__(self) -> None:
         self._outer = innermost.get()
-        if self._inner is None:
-            self._inner = Scope(active(), self._fresh)
+        if self._own is None:
+            self._inner = self._own = Scope(active(), self._fresh)
         innermost.set(self._inner)
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: object
+    ) -> None:
+        if self._own is not None and self._on_exception is not None and _is_failure(exc_type):
+            within(self._own, self._on_exception, exc)
         self._inner = innermost.get()
         innermost.set(self._outer)
+
+
+def _is_failure(exc_type: type[BaseException] | None) -> bool:
+    # The end of a body arrives as an exception as well.
+    ended = (StopIteration, StopAsyncIteration)
+    return exc_type is not None and issubclass(exc_type, Exception) and not issubclass(exc_type, ended)

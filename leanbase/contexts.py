@@ -8,7 +8,7 @@ scope is entered. All clients share the contexts of the process.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 
 from leanbase import forking
@@ -16,7 +16,9 @@ from leanbase import forking
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any
+    from typing import Any, TypeAlias
+
+    OnException: TypeAlias = Callable[[BaseException | None], object]
 
 
 logger = logging.getLogger("leanbase")
@@ -33,6 +35,7 @@ class Scope:
         "fresh",
         "generation",
         "left_early",
+        "overrides",
         "parent",
         "session_id",
         "tags",
@@ -45,6 +48,7 @@ class Scope:
         self.distinct_id: str | None = None
         self.session_id: str | None = None
         self.device_id: str | None = None
+        self.overrides: dict[str, Any] | None = None
         self.generation = forking.watch()
         self.left_early = False
 
@@ -76,6 +80,7 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
     Args:
         fresh: `True` starts empty; by default everything that is not set here is inherited from
             the context around it.
+        on_exception: Called, with the context still active, with an `Exception` that leaves it.
 
     Does not block and never raises. Works in `async def` code with the plain `with`.
 
@@ -86,10 +91,11 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         {'plan': 'pro'}
     """
 
-    __slots__ = ("_fresh", "_scope")
+    __slots__ = ("_fresh", "_on_exception", "_scope")
 
-    def __init__(self, fresh: bool = False) -> None:
+    def __init__(self, fresh: bool = False, on_exception: OnException | None = None) -> None:
         self._fresh = fresh
+        self._on_exception = on_exception
         self._scope: Scope | None = None
 
     def __enter__(self) -> None:
@@ -105,12 +111,24 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         scope = self._scope
         if scope is None:
             return
+        if self._on_exception is not None and exc_type is not None and issubclass(exc_type, Exception):
+            within(scope, self._on_exception, exc)
         if innermost.get() is scope:
             innermost.set(scope.parent)
         else:
             # Left out of order, or from another thread or task: whoever is inside a scope of its own
             # stays there, and nobody comes back to this one.
             scope.left_early = True
+
+
+def within(scope: Scope, on_exception: OnException, error: BaseException | None) -> None:
+    """Tell of an exception with the scope active that it leaves, wherever that is left from."""
+    here = innermost.get()
+    innermost.set(scope)
+    try:
+        on_exception(error)
+    finally:
+        innermost.set(here)
 
 
 def tag(name: str, value: Any) -> None:
@@ -175,22 +193,90 @@ def set_context_device_id(device_id: str) -> None:
         scope.device_id = coerced
 
 
+def set_capture_exception_code_variables_context(enabled: bool) -> None:
+    """Show the variables of frames, or not, for exceptions captured in the innermost context.
+
+    Args:
+        enabled: As the option `capture_exception_code_variables`, which it overrides.
+
+    Outside a context it does nothing but a debug record.
+    """
+    _override("capture_exception_code_variables", bool(enabled))
+
+
+def set_code_variables_mask_patterns_context(mask_patterns: Sequence[str]) -> None:
+    """Choose what is masked among the variables of frames, for exceptions captured in the innermost context.
+
+    Args:
+        mask_patterns: As the option `code_variables_mask_patterns`, which it overrides.
+
+    Outside a context it does nothing but a debug record.
+    """
+    _override("code_variables_mask_patterns", mask_patterns)
+
+
+def set_code_variables_ignore_patterns_context(ignore_patterns: Sequence[str]) -> None:
+    """Choose which variables are left out, for exceptions captured in the innermost context.
+
+    Args:
+        ignore_patterns: As the option `code_variables_ignore_patterns`, which it overrides.
+
+    Outside a context it does nothing but a debug record.
+    """
+    _override("code_variables_ignore_patterns", ignore_patterns)
+
+
+def set_code_variables_mask_url_credentials_context(enabled: bool) -> None:
+    """Hide users and passwords in URLs, or not, for exceptions captured in the innermost context.
+
+    Args:
+        enabled: As the option `code_variables_mask_url_credentials`, which it overrides.
+
+    Outside a context it does nothing but a debug record.
+    """
+    _override("code_variables_mask_url_credentials", bool(enabled))
+
+
+def set_code_variables_detect_secrets_context(enabled: bool) -> None:
+    """Hide what looks like a secret, or not, for exceptions captured in the innermost context.
+
+    Args:
+        enabled: As the option `code_variables_detect_secrets`, which it overrides.
+
+    Outside a context it does nothing but a debug record.
+    """
+    _override("code_variables_detect_secrets", bool(enabled))
+
+
+def override(option: str) -> Any:
+    """The value that the nearest context sets for a client's option, or `None`."""
+    return _nearest(lambda scope: None if scope.overrides is None else scope.overrides.get(option))
+
+
 def get_context_distinct_id() -> str | None:
     """Return the distinct id of the active context, or `None`; never makes one up."""
-    return _nearest(lambda scope: scope.distinct_id)
+    distinct_id: str | None = _nearest(lambda scope: scope.distinct_id)
+    return distinct_id
 
 
 def get_context_session_id() -> str | None:
     """Return the session id of the active context, or `None`."""
-    return _nearest(lambda scope: scope.session_id)
+    session_id: str | None = _nearest(lambda scope: scope.session_id)
+    return session_id
 
 
 def get_context_device_id() -> str | None:
     """Return the device id of the active context, or `None`."""
-    return _nearest(lambda scope: scope.device_id)
+    device_id: str | None = _nearest(lambda scope: scope.device_id)
+    return device_id
 
 
-def _nearest(read: Callable[[Scope], str | None]) -> str | None:
+def _override(option: str, value: Any) -> None:
+    if (scope := _innermost_for(option)) is not None:
+        scope.overrides = {**(scope.overrides or {}), option: value}
+
+
+def _nearest(read: Callable[[Scope], Any]) -> Any:
     scope = active()
     if scope is not None:
         for each in scope.outwards():

@@ -66,16 +66,19 @@ class DefaultClient(Leanbase):
 
     def warm_up(self, timeout: float = 1.0) -> None:
         """Prepare the first send, unless the settings are not there yet: the first call reads them."""
+        if self._is_configured():
+            super().warm_up(timeout)
+
+    def _is_configured(self) -> bool:
+        if self._latest is not None:
+            return True
         from leanbase.settings import Settings
         from leanbase.transports import missing_settings
 
-        if self._latest is None:
-            try:
-                if missing_settings(Settings.resolve({})):
-                    return
-            except ConfigError:
-                return
-        super().warm_up(timeout)
+        try:
+            return not missing_settings(Settings.resolve({}))
+        except ConfigError:
+            return False
 
     def close_scope(self, scope: DeliveryScope) -> Receipt:
         """Send what a delivery scope collected, and what this client, if it is used, has retained."""
@@ -100,6 +103,7 @@ class DefaultClient(Leanbase):
                 pipeline = self._latest
                 if pipeline is None:
                     pipeline = self._latest = self._configure()
+                    self._install_hooks(pipeline)
         for name in _LIVE:
             if attributes.get(name) is not self._seen.get(name):
                 self._follow(pipeline, name, attributes.get(name))

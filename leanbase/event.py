@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from leanbase import contexts
@@ -47,9 +47,11 @@ class Draft:
             the client's option.
         with_tags: Whether context tags become properties.
         with_runtime: Whether the interpreter and the operating system are described.
+        complete: Called with the properties when all sources are merged; it has the last word.
     """
 
     __slots__ = (
+        "complete",
         "disable_geoip",
         "distinct_id",
         "groups",
@@ -73,6 +75,7 @@ class Draft:
         groups: object = None,
         with_tags: bool = True,
         with_runtime: bool = False,
+        complete: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.name = name
         self.properties = properties
@@ -83,6 +86,7 @@ class Draft:
         self.disable_geoip = disable_geoip
         self.with_tags = with_tags
         self.with_runtime = with_runtime
+        self.complete = complete
 
 
 def build(
@@ -107,6 +111,8 @@ def build(
         properties["$is_server"] = True
     if draft.disable_geoip if isinstance(draft.disable_geoip, bool) else disable_geoip:
         properties["$geoip_disable"] = True
+    if draft.complete is not None:
+        draft.complete(properties)
     return {
         "event": draft.name,
         "distinct_id": distinct_id,

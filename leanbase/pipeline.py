@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leanbase import transports
 from leanbase.encoding import EncodedEvent, EventTooLargeError, encode, sanitize
@@ -12,6 +13,10 @@ from leanbase.errors import ConfigError
 from leanbase.event import Draft, InvalidEventError, build, checked, runtime_properties
 from leanbase.outbox import Outbox
 from leanbase.settings import BeforeSend, Settings, as_hooks
+
+if TYPE_CHECKING:
+    from leanbase.error_tracking.hooks import ExceptionHooks
+    from leanbase.error_tracking.reporter import Reporter
 
 logger = logging.getLogger("leanbase")
 
@@ -25,10 +30,22 @@ class Pipeline:
         ConfigError: The transport that the settings name cannot be made.
     """
 
-    __slots__ = ("hooks", "missing", "outbox", "settings", "super_properties")
+    __slots__ = (
+        "_created",
+        "_reporter",
+        "exception_hooks",
+        "hooks",
+        "missing",
+        "outbox",
+        "settings",
+        "super_properties",
+    )
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.exception_hooks: ExceptionHooks | None = None
+        self._created = time.time()
+        self._reporter: Reporter | None = None
         runtime_properties()  # looked up now, not in the middle of the first capture
         self.missing = transports.missing_settings(settings)
         self.set_hooks(settings.before_send)
@@ -55,6 +72,15 @@ class Pipeline:
             variables = " and ".join(f"LEANBASE_{name.upper()}" for name in self.missing)
             logger.error("leanbase is disabled: set %s, or %s", " and ".join(self.missing), variables)
 
+    @property
+    def reporter(self) -> Reporter:
+        """Describes exceptions; made when the first one is captured."""
+        if self._reporter is None:
+            from leanbase.error_tracking.reporter import Reporter
+
+            self._reporter = Reporter(self.settings, self._created)
+        return self._reporter
+
     def set_hooks(self, before_send: object) -> None:
         """Take the `before_send` hooks, one or several."""
         self.hooks: tuple[BeforeSend, ...] = as_hooks(before_send)
@@ -77,16 +103,27 @@ class Pipeline:
                 if _in_hook.get():
                     raise InvalidEventError("was called inside before_send, which would call it again")
                 # Through the encoder, so that hooks see every text as it will be.
-                hooked = _run_hooks(self.hooks, encode(event).decode())
+                hooked = _run_hooks(self.hooks, _encode(event, draft).decode())
                 if hooked is None:
                     self.outbox.drop("before_send")
                     return None
                 event = checked(hooked)
-            return encode(event)
+            return _encode(event, draft)
         except EventTooLargeError as error:
             logger.warning("event %r is dropped: %s", draft.name, error)
             self.outbox.drop("too_large")
             return None
+
+
+def _encode(event: dict[str, Any], draft: Draft) -> EncodedEvent:
+    try:
+        return encode(event)
+    except EventTooLargeError:
+        if draft.complete is None:
+            raise
+    from leanbase.error_tracking.reduction import encode_reduced
+
+    return encode_reduced(event)
 
 
 def _run_hooks(hooks: tuple[BeforeSend, ...], event: dict[str, Any]) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, Field, dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -41,10 +41,10 @@ _WORDS = {
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def _option(default: Any, doc: str, *, least: float | None = None) -> Any:
-    """A field with its documentation; numbers below `least` are raised to it, with a warning."""
+def _option(default: Any, doc: str, *, least: float | None = None, most: float | None = None) -> Any:
+    """A field with its documentation; numbers out of bounds are brought within them, with a warning."""
     secret = "API key" in doc or "api_key" in doc
-    return field(default=default, repr=not secret, metadata={"doc": doc, "least": least})
+    return field(default=default, repr=not secret, metadata={"doc": doc, "least": least, "most": most})
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,52 @@ class Settings:
     is_server: bool = _option(True, "Marks events with `$is_server`.")
     disable_geoip: bool = _option(True, "The server does not look up where the sender's address is.")
     opted_out: bool = _option(False, "The initial state of `opt_out()`.")
+    enable_exception_autocapture: bool = _option(
+        False,
+        "Capture uncaught exceptions, of the main thread and of others, from the first use of the client on.",
+    )
+    enable_unraisable_exception_autocapture: bool = _option(
+        False, "With the former: also capture exceptions that cannot be raised, as those in `__del__`."
+    )
+    enable_exception_autocapture_rate_limiting: bool = _option(
+        False, "Limit how many uncaught exceptions of one class are captured."
+    )
+    exception_autocapture_bucket_size: int = _option(
+        50, "With rate limiting: one more than a burst may have.", least=0, most=100
+    )
+    exception_autocapture_refill_rate: int = _option(
+        10,
+        "With rate limiting: how many more after each interval, at most the bucket size.",
+        least=0,
+        most=100,
+    )
+    exception_autocapture_refill_interval_seconds: float = _option(
+        10.0, "With rate limiting: the interval; `0` is no limit.", least=0, most=MOST_SECONDS
+    )
+    log_captured_exceptions: bool = _option(
+        False, "Log each captured exception at ERROR, with its traceback."
+    )
+    project_root: str | None = _option(
+        None, "The directory of the application's own code. Default: the working directory."
+    )
+    in_app_modules: Sequence[str] | None = _option(
+        None, "Modules, with those below them, that are the application's own wherever they are."
+    )
+    capture_exception_code_variables: bool = _option(
+        False, "Show the variables of the application's own frames, as far as they are no secrets."
+    )
+    code_variables_mask_patterns: Sequence[str] | None = _option(
+        None, "Regular expressions for names and texts that are redacted, instead of the built-in ones."
+    )
+    code_variables_ignore_patterns: Sequence[str] | None = _option(
+        None, "Regular expressions for variables that are left out. Default: `^__.*`."
+    )
+    code_variables_mask_url_credentials: bool = _option(
+        True, "Redact users and passwords in URLs, in variables and messages of exceptions."
+    )
+    code_variables_detect_secrets: bool = _option(
+        True, "Redact what looks like a secret, in variables and messages of exceptions."
+    )
 
     @classmethod
     def resolve(cls, keywords: Mapping[str, Any]) -> Settings:
@@ -108,16 +154,16 @@ class Settings:
             if value is None:
                 value = module.get(name)
             if value is None:
-                value = _from_environment(name, str(option.type))
+                value = _from_environment(option)
             if value is not None:
-                values[name] = _checked(
-                    name, value, str(option.type), option.default, option.metadata["least"]
-                )
+                values[name] = _checked(option, value)
         if values.get("sync_mode") is False:
             raise ConfigError("sync_mode=False needs a buffered transport, which this version does not have")
         key = values.get("api_key") or values.pop("project_api_key", None) or ""
         values["api_key"] = key.strip() or None
         values["host"] = _checked_host(values.get("host"))
+        if not values.get("project_root"):
+            values["project_root"] = _working_directory()
         return cls(**values)
 
 
@@ -136,9 +182,9 @@ def effective(name: str) -> Any:
     """
     for option in fields(Settings):
         if option.name == name:
-            given = _from_environment(name, str(option.type))
+            given = _from_environment(option)
             return option.default if given is None else given
-    if name in ("errors", "local", "settings", "transports"):
+    if name in ("errors", "integrations", "local", "settings", "transports"):
         return import_module(f"leanbase.{name}")
     raise AttributeError(f"module 'leanbase' has no attribute {name!r}")
 
@@ -154,6 +200,19 @@ def as_hooks(value: object) -> tuple[BeforeSend, ...]:
     return tuple(each for each in candidates if callable(each))
 
 
+def as_texts(name: str, value: object) -> tuple[str, ...]:
+    """One text or a collection of them as a tuple; anything else is left out with a warning."""
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        logger.warning("%s must be a list of texts, not %s; it is ignored", name, type(value).__name__)
+        return ()
+    texts = tuple(str.__str__(each) for each in value if isinstance(each, str) and each)
+    if len(texts) < len(value):
+        logger.warning("%s takes texts that are not empty; the others in it are ignored", name)
+    return texts
+
+
 def _unknown_keyword(keyword: str, known: list[str]) -> str:
     from difflib import get_close_matches
 
@@ -162,11 +221,14 @@ def _unknown_keyword(keyword: str, known: list[str]) -> str:
     return f"Leanbase() has no option {keyword!r}{hint}"
 
 
-def _from_environment(name: str, kind: str) -> Any:
+def _from_environment(option: Field[Any]) -> Any:
     """`LEANBASE_<OPTION>` as its option's type; `None` when it is not set or unusable."""
+    name, kind = option.name, str(option.type)
     text = os.environ.get(f"LEANBASE_{name.upper()}", "").strip()
     if not text:
         return None
+    if kind.startswith("Sequence[str]"):
+        return tuple(each.strip() for each in text.split(",") if each.strip())
     if kind.startswith("bool"):
         if text.lower() in _WORDS:
             return _WORDS[text.lower()]
@@ -180,11 +242,13 @@ def _from_environment(name: str, kind: str) -> Any:
         return text
     else:
         problem = "this option can only be set in code"
-    logger.warning("LEANBASE_%s is ignored, the default is used: %s", name.upper(), problem)
-    return None
+    fallback = _fallback(option)
+    logger.warning("LEANBASE_%s is ignored, %s is used: %s", name.upper(), fallback, problem)
+    return fallback
 
 
-def _checked(name: str, value: Any, kind: str, default: Any, least: float | None) -> Any:
+def _checked(option: Field[Any], value: Any) -> Any:
+    name, kind, default = option.name, str(option.type), option.default
     if kind.startswith("bool"):
         if isinstance(value, str) and value.lower() in _WORDS:
             return _WORDS[value.lower()]
@@ -195,27 +259,56 @@ def _checked(name: str, value: Any, kind: str, default: Any, least: float | None
             return default
         return bool(value)
     if kind in ("int", "float"):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-            logger.warning("%s must be a number, not %s; %s is used", name, type(value).__name__, default)
-            return default
-        if least is not None and value < least:
-            logger.warning("%s must be at least %s; %s is used instead of %s", name, least, least, value)
-            return type(default)(least)
-        if kind == "float" and value > MOST_SECONDS:
-            logger.warning("%s can be at most %s, which is used instead of %s", name, MOST_SECONDS, value)
-            value = MOST_SECONDS
-        if kind == "int" and not isinstance(value, int):
-            logger.warning("%s must be a whole number, not %s; %s is used", name, value, default)
-            return default
-    elif kind.startswith("str |") and "Transport" not in kind and not isinstance(value, str):
+        return _checked_number(option, value)
+    if kind.startswith("Sequence[str]"):
+        return as_texts(name, value)
+    if name == "project_root" and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if kind.startswith("str |") and "Transport" not in kind and not isinstance(value, str):
         raise ConfigError(f"{name} must be a string, not {type(value).__name__}")
-    elif name == "on_error" and not callable(value):
+    if name == "on_error" and not callable(value):
         logger.warning("on_error takes a function, not %s; it is ignored", type(value).__name__)
         return None
-    elif name == "super_properties" and not isinstance(value, Mapping):
+    if name == "super_properties" and not isinstance(value, Mapping):
         logger.warning("super_properties must be a mapping, not %s; it is ignored", type(value).__name__)
         return None
     return value
+
+
+def _checked_number(option: Field[Any], value: Any) -> Any:
+    name: str = option.name
+    default: Any = option.default
+    least, most = option.metadata["least"], option.metadata["most"]
+    fallback = _fallback(option)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        logger.warning("%s must be a number, not %s; %s is used", name, type(value).__name__, fallback)
+        return fallback
+    if isinstance(default, float) and most is None:
+        most = MOST_SECONDS
+    if least is not None and value < least:
+        logger.warning("%s must be at least %s; %s is used instead of %s", name, least, least, value)
+        return type(default)(least)
+    if most is not None and value > most:
+        logger.warning("%s can be at most %s, which is used instead of %s", name, most, value)
+        return type(default)(most)
+    if isinstance(default, int) and not isinstance(value, int):
+        logger.warning("%s must be a whole number, not %s; %s is used", name, value, fallback)
+        return fallback
+    return value
+
+
+def _fallback(option: Field[Any]) -> Any:
+    """What stands for a number that is none: where there is a maximum, that."""
+    default: Any = option.default
+    most = option.metadata["most"]
+    return default if most is None else type(default)(most)
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109 - pathlib takes long to import
+    except OSError:  # it was removed
+        return None
 
 
 def _checked_host(host: str | None) -> str | None:

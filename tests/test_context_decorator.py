@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from leanbase.context_decorator import scoped
+from leanbase import scoped
 from leanbase.contexts import get_tags, new_context, tag
 
 

@@ -54,7 +54,11 @@ if TYPE_CHECKING:
     def lambda_handler(handler: Handler, /) -> Handler: ...
     @overload
     def lambda_handler(
-        *, flush: FlushPolicy = "end", client: Leanbase | None = None, preconnect: bool = True
+        *,
+        flush: FlushPolicy = "end",
+        client: Leanbase | None = None,
+        capture_exceptions: bool = True,
+        preconnect: bool = True,
     ) -> Callable[[Handler], Handler]: ...
 
 
@@ -64,6 +68,7 @@ def lambda_handler(
     *,
     flush: FlushPolicy = "end",
     client: Leanbase | None = None,
+    capture_exceptions: bool = True,
     preconnect: bool = True,
 ) -> Any:
     """Deliver the events of each invocation of a Lambda handler before its response is returned.
@@ -80,7 +85,10 @@ def lambda_handler(
         handler: The handler, when used without parentheses.
         flush: `"end"` sends all events of the invocation together, also when the handler raises;
             `"each"` sends inside every capture, for functions that may be killed half-way.
-        client: Whose retained events to send as well. Default: the default client.
+        client: Who captures the handler's exceptions, and whose retained events are sent as well. Default:
+            the default client.
+        capture_exceptions: Whether an exception that leaves the handler is captured. Its event leaves
+            with the others of the invocation, and Lambda sees the same exception as without.
         preconnect: Open a connection while the function initialises, at most 1 s. Only in the Lambda
             runtime.
 
@@ -105,13 +113,15 @@ def lambda_handler(
         if _is_async(handler):
 
             async def wrapped(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
-                with _Invocation(event, context, client or default_client, flush):
+                __tracebackhide__ = True
+                with _Invocation(event, context, client or default_client, flush, capture_exceptions):
                     return await handler(event, context, *args, **kwargs)
 
         else:
 
             def wrapped(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
-                with _Invocation(event, context, client or default_client, flush):
+                __tracebackhide__ = True
+                with _Invocation(event, context, client or default_client, flush, capture_exceptions):
                     return handler(event, context, *args, **kwargs)
 
         # An object's own attributes are no business of the function that stands for it.
@@ -127,10 +137,13 @@ def lambda_handler(
 class _Invocation:
     """One call of a handler: its context and its delivery scope. Nothing in it raises."""
 
-    def __init__(self, event: Any, context: Any, client: Leanbase, flush: FlushPolicy) -> None:
+    def __init__(
+        self, event: Any, context: Any, client: Leanbase, flush: FlushPolicy, capture_exceptions: bool
+    ) -> None:
         self._event = event
         self._lambda_context = context
         self._client = client
+        self._capture_exceptions = capture_exceptions
         self._scope = DeliveryScope(flush, _time_limit(context))
         self._entered = entered(self._scope)
         self._context = new_context(fresh=True)
@@ -144,12 +157,14 @@ class _Invocation:
         except Exception as error:
             logger.warning("the invocation could not be described: %s", type(error).__name__)
 
-    def __exit__(self, *exc_info: Any) -> None:
+    def __exit__(self, exc_type: Any, exc: BaseException | None, traceback: Any) -> None:
         try:
+            if self._capture_exceptions:
+                self._client.exception_leaves(exc, "LAMBDA_HANDLER")
             self._client.close_scope(self._scope)
         finally:
             self._entered.__exit__()
-            self._context.__exit__(*exc_info)
+            self._context.__exit__(exc_type, exc, traceback)
 
 
 def _initialise(client: Leanbase, preconnect: bool) -> None:

@@ -35,11 +35,18 @@ if TYPE_CHECKING:
     def job(function: Function, /) -> Function: ...
     @overload
     def job(
-        *, flush: FlushPolicy = "end", client: Leanbase | None = None
+        *, flush: FlushPolicy = "end", client: Leanbase | None = None, capture_exceptions: bool = True
     ) -> Callable[[Function], Function]: ...
 
 
-def job(function: Any = None, /, *, flush: FlushPolicy = "end", client: Leanbase | None = None) -> Any:
+def job(
+    function: Any = None,
+    /,
+    *,
+    flush: FlushPolicy = "end",
+    client: Leanbase | None = None,
+    capture_exceptions: bool = True,
+) -> Any:
     """Deliver the events of a script's main function before it ends, however it ends.
 
     The function runs in a context of its own. Its events leave when 100 have gathered and when it
@@ -50,7 +57,9 @@ def job(function: Any = None, /, *, flush: FlushPolicy = "end", client: Leanbase
     Args:
         function: The function, `async` or not, when used without parentheses.
         flush: `"end"`, or `"each"` to send inside every capture.
-        client: Whose retained events to send as well. Default: the default client.
+        client: Who captures the function's exceptions, and whose retained events are sent as well. Default:
+            the default client.
+        capture_exceptions: Whether an exception that leaves the function is captured.
 
     Sending blocks until the events have an outcome, at most `send_deadline` seconds.
 
@@ -73,13 +82,15 @@ def job(function: Any = None, /, *, flush: FlushPolicy = "end", client: Leanbase
 
             @wraps(function)
             async def wrapped(*args: Any, **kwargs: Any) -> Any:
-                with _Run(client or default_client, flush):
+                __tracebackhide__ = True
+                with _Run(client or default_client, flush, capture_exceptions):
                     return await function(*args, **kwargs)
         else:
 
             @wraps(function)
             def wrapped(*args: Any, **kwargs: Any) -> Any:
-                with _Run(client or default_client, flush):
+                __tracebackhide__ = True
+                with _Run(client or default_client, flush, capture_exceptions):
                     return function(*args, **kwargs)
 
         return wrapped
@@ -93,8 +104,9 @@ def job(function: Any = None, /, *, flush: FlushPolicy = "end", client: Leanbase
 class _Run:
     """One run of a job: its context, its delivery scope, and SIGTERM."""
 
-    def __init__(self, client: Leanbase, flush: FlushPolicy) -> None:
+    def __init__(self, client: Leanbase, flush: FlushPolicy, capture_exceptions: bool) -> None:
         self._client = client
+        self._capture_exceptions = capture_exceptions
         self._scope = DeliveryScope(flush)
         self._entered = entered(self._scope)
         self._context = new_context(fresh=True)
@@ -113,8 +125,10 @@ class _Run:
             self._client.warm_up(0.0)
             signal.signal(signal.SIGTERM, self._terminate)
 
-    def __exit__(self, *exc_info: Any) -> None:
+    def __exit__(self, exc_type: Any, exc: BaseException | None, traceback: Any) -> None:
         try:
+            if self._capture_exceptions:
+                self._client.exception_leaves(exc, "JOB")
             receipt = self._client.close_scope(self._scope)
             if not receipt:
                 logger.error(
@@ -126,7 +140,7 @@ class _Run:
             if self._installed and signal.getsignal(signal.SIGTERM) == self._terminate:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self._entered.__exit__()
-            self._context.__exit__(*exc_info)
+            self._context.__exit__(exc_type, exc, traceback)
 
     def _terminate(self, signum: int, frame: object) -> None:
         """Send what there is, then die of the signal as the process would have without us.

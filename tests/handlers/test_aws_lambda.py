@@ -66,7 +66,7 @@ def test_exceptions_pass_untouched_and_events_leave_first(sent: MemoryTransport)
         handler({}, LambdaContext())
     assert caught.value is error
     assert error.__context__ is None
-    assert len(sent.events) == 1
+    assert [event["event"] for event in sent.events] == ["before", "$exception"]
 
 
 def test_at_most_one_frame_of_ours_is_in_the_traceback(sent: MemoryTransport) -> None:

@@ -54,20 +54,23 @@ WAIT = "print('ready', flush=True)\nfor _ in range(200): time.sleep(0.05)"
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "says"),
+    ("body", "code", "says", "captured"),
     [
-        ("pass", 0, "after main"),
-        ("raise ValueError('mine')", 1, "ValueError: mine"),
-        ("sys.exit(7)", 7, ""),
-        ("sys.exit('reason')", 1, "reason"),
-        ("os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT, "KeyboardInterrupt"),
+        ("pass", 0, "after main", []),
+        ("raise ValueError('mine')", 1, "ValueError: mine", ["$exception"]),
+        ("sys.exit(7)", 7, "", []),
+        ("sys.exit('reason')", 1, "reason", []),
+        ("os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT, "KeyboardInterrupt", []),
     ],
 )
-def test_events_leave_however_the_job_ends(body: str, code: int, says: str, server: FaultServer) -> None:
+def test_events_leave_however_the_job_ends(
+    body: str, code: int, says: str, captured: list[str], server: FaultServer
+) -> None:
     returned, output = run(server, body)
     assert (returned, says in output) == (code, True)
-    assert [event["event"] for event in server.events] == ["started"]
-    assert server.events[0]["properties"]["job"] == "nightly"
+    assert len(server.requests) == 1
+    assert [event["event"] for event in server.events] == ["started", *captured]
+    assert {event["properties"]["job"] for event in server.events} == {"nightly"}
 
 
 def test_sigterm_sends_what_there_is_and_then_terminates(server: FaultServer) -> None:

@@ -68,12 +68,21 @@ def test_a_handler_that_raises_still_delivers(server: FaultServer, start: Start)
     """And Lambda reports the same error, with one frame of the decorator at most."""
     answer = start("fail").invoke({})
     plain = start("fail_undecorated").invoke({})
-    assert [event["event"] for event in server.events] == ["before the failure"]
+    assert len(server.requests) == 1
+    assert [event["event"] for event in server.events] == ["before the failure", "$exception"]
+    properties = server.events[1]["properties"]
+    assert properties["$exception_source"] == "aws_lambda.handler"
+    assert properties["faas.invocation_id"] == server.events[0]["properties"]["faas.invocation_id"]
+    shown = properties["$exception_list"][0]["stacktrace"]["frames"]
+    assert [frame["function"] for frame in shown] == ["fail"]
+    assert shown[0]["context_line"] == '    raise ValueError("the handler\'s own error")'
     for field in ("errorType", "errorMessage"):
         assert answer.body[field] == plain.body[field]
     frames = [line for line in answer.body["stackTrace"] if "lambda_runtime/handlers.py" in line]
     assert len(frames) == 1
-    assert len(answer.body["stackTrace"]) <= len(plain.body["stackTrace"]) + 1
+    ours = [line for line in answer.body["stackTrace"] if "leanbase/handlers" in line]
+    assert len(ours) <= 1
+    assert len(answer.body["stackTrace"]) == len(plain.body["stackTrace"]) + len(ours)
 
 
 def test_killed_the_moment_the_response_arrives(server: FaultServer, start: Start) -> None:

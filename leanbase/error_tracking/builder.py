@@ -1,0 +1,150 @@
+"""Anything that was captured as `$exception_list`.
+
+It invents nothing: what a boundary knows about a capture is passed in as the mechanism of the first
+exception (X-25).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from leanbase.error_tracking import chain, raw
+from leanbase.error_tracking.frames import Call, Frame, FrameReader, capped, stack_calls, traceback_calls
+from leanbase.error_tracking.metadata import valid_mechanism
+from leanbase.error_tracking.source import cut_bytes
+from leanbase.error_tracking.subjects import (
+    Described,
+    Raised,
+    Subject,
+    Summarized,
+    message,
+    summary_class,
+    summary_frames,
+    summary_relatives,
+)
+
+MAX_VALUE_BYTES = 8 * 1024
+MAX_THREAD_ID = 2**31 - 1  # a larger one makes the processor reject the event
+
+
+class Item:
+    """One exception of the list.
+
+    Attributes:
+        wire: Its fields on the wire, but for the frames.
+        frames: Its frames, with what they were made of.
+    """
+
+    __slots__ = ("frames", "wire")
+
+    def __init__(self, wire: dict[str, Any], frames: Sequence[Frame]) -> None:
+        self.wire = wire
+        self.frames = frames
+
+    def finished(self) -> dict[str, Any]:
+        """All of it as it goes on the wire."""
+        if self.frames:
+            self.wire["stacktrace"] = {"type": "raw", "frames": [frame.wire for frame in self.frames]}
+        return self.wire
+
+
+class Builder:
+    """Builds exception lists.
+
+    Args:
+        frames: Describes the frames.
+        redact: Called with every message before it is cut.
+    """
+
+    def __init__(self, frames: FrameReader, redact: Callable[[str], str] = str) -> None:
+        self._frames = frames
+        self._redact = redact
+
+    def build(
+        self,
+        subject: Subject,
+        mechanism: Mapping[str, object] | None = None,
+        *,
+        stack: Sequence[Call] | None = None,
+        thread_id: int | None = None,
+    ) -> list[Item]:
+        """List what was captured and all that it came from, at most 50 items.
+
+        Args:
+            subject: What was captured.
+            mechanism: What is known about how the first one was captured. Fields that the wire defines
+                are left out when they are not valid; others are kept.
+            stack: What to show for a first one without frames of its own. Default: the caller's stack.
+            thread_id: The thread of the first one, if it is known.
+        """
+        if isinstance(subject, Raised):
+            items = list(self._raised(subject, stack))
+        elif isinstance(subject, Summarized):
+            items = list(self._summarized(subject))
+        else:
+            items = [self._described(subject, stack)]
+        first = items[0].wire
+        first["mechanism"].update(valid_mechanism(mechanism or {}))
+        if thread_id is not None and 0 <= thread_id <= MAX_THREAD_ID:
+            first["thread_id"] = thread_id
+        return items
+
+    def _raised(self, subject: Raised, stack: Sequence[Call] | None) -> Iterator[Item]:
+        for link in chain.flatten(subject.error, chain.relatives):
+            error, is_first = link.node, link.parent is None
+            traceback = subject.traceback if is_first else raw.traceback(error)
+            calls: Sequence[Call] = traceback_calls(traceback)
+            synthetic = is_first and traceback is None
+            if synthetic:
+                calls = _current_stack() if stack is None else stack
+            mechanism: dict[str, Any] = {"synthetic": synthetic}
+            if chain.members(error):
+                mechanism["is_exception_group"] = True
+            names = raw.class_name(type(error)), raw.class_module(type(error))
+            yield self._item(link, *names, message(error), self._frames.describe(calls), mechanism)
+
+    def _summarized(self, subject: Summarized) -> Iterator[Item]:
+        for link in chain.flatten(subject.summary, summary_relatives):
+            frames = self._from_texts(summary_frames(link.node))
+            text, mechanism = str(link.node), {"synthetic": False}
+            yield self._item(link, *summary_class(link.node), text, frames, mechanism)
+
+    def _described(self, subject: Described, stack: Sequence[Call] | None) -> Item:
+        if subject.frames is not None:
+            frames = self._from_texts(subject.frames)
+        elif subject.traceback is not None:
+            frames = self._frames.describe(traceback_calls(subject.traceback))
+        else:
+            frames = self._frames.describe(_current_stack() if stack is None else stack)
+        link = chain.Link(subject, 0, None, None)
+        return self._item(link, subject.type, subject.module, subject.value, frames, {"synthetic": True})
+
+    def _item(
+        self,
+        link: chain.Link,
+        type: str,
+        module: str | None,
+        text: str,
+        frames: Sequence[Frame],
+        mechanism: dict[str, Any],
+    ) -> Item:
+        wire: dict[str, Any] = {"type": type, "value": cut_bytes(self._redact(text), MAX_VALUE_BYTES)}
+        if module:
+            wire["module"] = module
+        wire["mechanism"] = mechanism = {**mechanism, "exception_id": link.position}
+        if link.parent is not None:
+            mechanism.update(type="chained", source=link.source, parent_id=link.parent)
+        return Item(wire, frames)
+
+    def _from_texts(self, described: Sequence[Mapping[str, Any]]) -> list[Frame]:
+        """Frames of which only a description is left."""
+        return [
+            Frame({"platform": "python", **each, **self._frames.place(each["filename"], None)}, None)
+            for each in capped(described)
+        ]
+
+
+def _current_stack() -> list[Call]:
+    return stack_calls(sys._getframe(), without=("leanbase",))

@@ -1,0 +1,75 @@
+"""An exception with everything it came from, flattened: parents before children (X-15 to X-18)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from leanbase.error_tracking import raw
+
+MAX_EXCEPTIONS = 50
+
+Node = TypeVar("Node")
+
+
+class Link(NamedTuple):
+    """One exception of a chain.
+
+    Attributes:
+        node: The exception.
+        position: Its position in the list.
+        parent: The position of its parent in the list, `None` for the first.
+        source: How it relates to its parent: `cause`, `context` or `member`; `None` for the first.
+    """
+
+    node: Any
+    position: int
+    parent: int | None
+    source: str | None
+
+
+def flatten(root: Node, relatives: Callable[[Node], Iterable[tuple[Node, str]]]) -> list[Link]:
+    """List what can be reached from `root`, depth first, each object once, at most 50.
+
+    Args:
+        root: Where it begins; the first of the list.
+        relatives: Gives the children of one, each with its relation.
+    """
+    links: list[Link] = []
+    seen: set[int] = set()
+    waiting: list[tuple[Node, int | None, str | None]] = [(root, None, None)]
+    while waiting and len(links) < MAX_EXCEPTIONS:
+        node, parent, source = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        position = len(links)
+        links.append(Link(node, position, parent, source))
+        children = [(child, position, relation) for child, relation in relatives(node)]
+        waiting.extend(reversed(children))
+    return links
+
+
+def relatives(error: BaseException) -> Iterator[tuple[BaseException, str]]:
+    """The exceptions that one came from: its cause or context, then the members of a group."""
+    if raw.suppresses_context(error):
+        if (cause := raw.cause(error)) is not None:
+            yield cause, "cause"
+    elif (context := raw.context(error)) is not None:
+        yield context, "context"
+    for member in members(error):
+        yield member, "member"
+
+
+def members(error: BaseException) -> list[BaseException]:
+    """The members of an exception group, also of the backport's; none for other exceptions."""
+    try:
+        held: Any = error.exceptions  # type: ignore[attr-defined]
+    except Exception:
+        return []
+    for kind in (tuple, list):
+        if issubclass(type(held), kind):
+            found = list(islice(kind.__iter__(held), MAX_EXCEPTIONS))
+            return found if all(raw.is_exception(each) for each in found) else []
+    return []

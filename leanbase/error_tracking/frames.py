@@ -1,0 +1,219 @@
+"""Tracebacks and stacks as frames of the wire: outermost first, the crash site last."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from inspect import CO_OPTIMIZED
+from types import CodeType, FrameType, TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+from leanbase.error_tracking.source import Sources
+
+OUTERMOST = 25
+INNERMOST = 75
+HIDING = ("__tracebackhide__", "__traceback_hide__")
+MAX_KNOWN_PLACES = 4096
+
+_STANDARD_LIBRARY = tuple({os.path.dirname(os.__file__), os.path.realpath(os.path.dirname(os.__file__))})
+
+T = TypeVar("T")
+
+
+class Frame(NamedTuple):
+    """One frame.
+
+    Attributes:
+        wire: Its fields on the wire.
+        live: The interpreter's own, to read variables from; `None` when there is only a description.
+    """
+
+    wire: dict[str, Any]
+    live: FrameType | None
+
+
+class Call(NamedTuple):
+    """A frame of the interpreter, and the line where it was when the traceback was made."""
+
+    frame: FrameType
+    lineno: int | None
+
+
+class FrameReader:
+    """Describes frames, by the settings of a client.
+
+    Args:
+        project_root: The directory that the application's own code is in.
+        in_app_modules: Modules that are the application's own wherever they are.
+        running_since: As for `Sources`.
+    """
+
+    def __init__(self, project_root: str, in_app_modules: Sequence[str], running_since: float) -> None:
+        roots = {os.path.abspath(project_root), os.path.realpath(project_root)}
+        self._roots = tuple(root.rstrip(os.sep) + os.sep for root in roots)
+        self._in_app_modules = tuple(in_app_modules)
+        self._running_since = running_since
+        self._places: dict[tuple[str, str | None, str | None], dict[str, Any]] = {}
+
+    def describe(self, calls: Sequence[Call]) -> list[Frame]:
+        """The frames of one traceback, with source, at most 100."""
+        sources = Sources(self._running_since)
+        return [Frame(self._frame(call, sources), call.frame) for call in capped(calls)]
+
+    def _frame(self, call: Call, sources: Sources) -> dict[str, Any]:
+        frame, lineno = call
+        code, module_globals = frame.f_code, frame.f_globals
+        module = _text_of(module_globals, "__name__")
+        package = _text_of(module_globals, "__package__")
+        wire = {
+            "platform": "python",
+            "function": code.co_name or "<unknown>",
+            **self.place(code.co_filename, module, package),
+        }
+        if lineno is not None and lineno > 0:
+            wire["lineno"] = lineno
+            wire.update(sources.around(code, lineno, module_globals))
+        return wire
+
+    def place(self, filename: str, module: str | None, package: str | None = None) -> dict[str, Any]:
+        """The fields that say where a frame's code is. Remembered: it is the same for every frame there."""
+        key = (filename, module, package)
+        known = self._places.get(key)
+        if known is None:
+            if len(self._places) >= MAX_KNOWN_PLACES:
+                self._places.clear()
+            known = self._places[key] = self._locate(*key)
+        return known
+
+    def _locate(self, filename: str, module: str | None, package: str | None) -> dict[str, Any]:
+        path = _absolute(filename)
+        place: dict[str, Any] = {"filename": _relative(path, module, package) or "<unknown>"}
+        if path:
+            place["abs_path"] = path
+        if module:
+            place["module"] = module
+        place["in_app"] = self._in_app(path, module)
+        return place
+
+    def _in_app(self, path: str, module: str | None) -> bool:
+        """Whether code is the application's own; the first rule that applies decides (6.6)."""
+        if module and any(module == own or module.startswith(f"{own}.") for own in self._in_app_modules):
+            return True
+        if not path or _is_pseudo(path):
+            return False
+        parts = path.replace("\\", "/").split("/")
+        if "site-packages" in parts or "dist-packages" in parts:
+            return False
+        if any(path.startswith(directory + os.sep) for directory in _STANDARD_LIBRARY):
+            return False
+        return path.startswith(self._roots)
+
+
+def traceback_calls(traceback: TracebackType | None) -> list[Call]:
+    """The calls of a traceback that are not hidden."""
+    return list(_shown(_walk_traceback(traceback)))
+
+
+def stack_calls(innermost: FrameType | None, *, without: Iterable[str]) -> list[Call]:
+    """The calls that are under way, but for those of the modules `without` at the inner end."""
+    prefixes = tuple(f"{package}." for package in without)
+    frame = innermost
+    while frame is not None and f"{_text_of(frame.f_globals, '__name__')}.".startswith(prefixes):
+        frame = frame.f_back
+    calls = []
+    while frame is not None:
+        calls.append(Call(frame, frame.f_lineno))
+        frame = frame.f_back
+    return list(_shown(reversed(calls)))
+
+
+def capped(items: Sequence[T]) -> Sequence[T]:
+    """The outermost 25 and the innermost 75 of more than a hundred (X-6)."""
+    if len(items) <= OUTERMOST + INNERMOST:
+        return items
+    return [*items[:OUTERMOST], *items[-INNERMOST:]]
+
+
+def _walk_traceback(traceback: TracebackType | None) -> Iterator[Call]:
+    while traceback is not None:
+        yield Call(traceback.tb_frame, traceback.tb_lineno)
+        traceback = traceback.tb_next
+
+
+def _shown(calls: Iterable[Call]) -> Iterator[Call]:
+    may_hide: dict[CodeType, bool] = {}
+    for call in calls:
+        code = call.frame.f_code
+        suspect = may_hide.get(code)
+        if suspect is None:
+            # Making the dict of a function's locals takes time, and hardly any has such a one.
+            suspect = not code.co_flags & CO_OPTIMIZED or any(name in code.co_varnames for name in HIDING)
+            may_hide[code] = suspect
+        if not (suspect and _is_hidden(call.frame)):
+            yield call
+
+
+def _is_hidden(frame: FrameType) -> bool:
+    variables = frame.f_locals
+    if type(variables) not in _LOCALS:
+        return False
+    for name in HIDING:
+        value = variables.get(name)
+        # An object of the application counts as true: to ask it could run its code.
+        if type(value) not in _PLAIN or value:
+            return True
+    return False
+
+
+_PLAIN = (bool, int, float, str, bytes, tuple, list, dict, set, frozenset, type(None))
+# Functions have their variables in a proxy since Python 3.13. A class body or exec() may run in a mapping
+# of the application's own, which is not to be touched.
+_LOCALS = (dict, (lambda: type(sys._getframe().f_locals))())
+
+
+def local_variables(frame: FrameType) -> dict[str, Any]:
+    """A copy of a frame's variables; empty when only code of the application could give them."""
+    found = frame.f_locals
+    return dict(found) if type(found) in _LOCALS else {}
+
+
+def _text_of(module_globals: dict[str, Any], name: str) -> str | None:
+    value = dict.get(module_globals, name)
+    return value if type(value) is str and value else None
+
+
+def _is_pseudo(path: str) -> bool:
+    return path.startswith("<") and path.endswith(">")
+
+
+def _absolute(filename: str) -> str:
+    if not filename or _is_pseudo(filename):
+        return filename
+    if filename.endswith(".pyc"):
+        filename = filename[:-1]
+    return os.path.abspath(filename)
+
+
+def _relative(path: str, module: str | None, package: str | None) -> str:
+    """The path from the directory of the top-level package on, else the path itself.
+
+    >>> _relative("/srv/shop/views.py", "shop.views", "shop")
+    'shop/views.py'
+    >>> _relative("/srv/main.py", "__main__", None)
+    'main.py'
+    """
+    if not path or _is_pseudo(path):
+        return path
+    parts = path.replace(os.sep, "/").split("/")
+    stem = parts[-1].rpartition(".")[0] or parts[-1]
+    if module == "__main__" and not package:
+        return parts[-1]
+    if module == "__main__":  # python -m package.module
+        module = f"{package}.{stem}"
+    names = (module or "").split(".")
+    if stem == "__init__" and names[-1] != "__init__":
+        names.append(stem)
+    if [*parts[-len(names) : -1], stem] == names:
+        return "/".join(parts[-len(names) :])
+    return path

@@ -1,0 +1,123 @@
+"""Uncaught exceptions: of the main thread, of other threads, and those that cannot be raised."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from leanbase.delivery import Deadline, DeliveryScope, entered
+from leanbase.error_tracking import metadata, raw
+from leanbase.error_tracking.rate_limit import RateLimiter
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Client(Protocol):
+        def report_exception(self, exception: object, metadata: metadata.Metadata, /) -> str | None: ...
+        def close_scope(self, scope: DeliveryScope, /) -> object: ...
+
+
+logger = logging.getLogger("leanbase")
+
+EXIT_SECONDS = 2.0
+"""Most time that all clients together may hold up the end of the interpreter (Q-52)."""
+
+_NEVER_CAPTURED = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
+_chain_ends: ContextVar[Deadline | None] = ContextVar("leanbase_hooks_deadline", default=None)
+
+
+class ExceptionHooks:
+    """Captures uncaught exceptions for one client while it is installed.
+
+    Args:
+        client: Who captures them.
+        limiter: Limits how many, by class; `None` for no limit.
+        unraisable: Whether exceptions that cannot be raised, as those in `__del__`, are captured as well.
+    """
+
+    def __init__(self, client: Client, limiter: RateLimiter | None, *, unraisable: bool = False) -> None:
+        self._client = client
+        self._limiter = limiter
+        self._hooks = [
+            _Hook(sys, "excepthook", self._uncaught),
+            _Hook(threading, "excepthook", self._uncaught_in_thread),
+        ]
+        if unraisable:
+            self._hooks.append(_Hook(sys, "unraisablehook", self._unraisable))
+
+    def install(self) -> None:
+        """Begin to capture."""
+        for hook in self._hooks:
+            hook.install()
+
+    def uninstall(self) -> None:
+        """Stop capturing, and give the places back unless somebody else has taken them since."""
+        for hook in self._hooks:
+            hook.uninstall()
+
+    def _uncaught(self, cls: type[BaseException], error: BaseException | None, traceback: Any) -> None:
+        # The interpreter is about to end: what this captures leaves now, or not at all.
+        scope = DeliveryScope("end", _chain_ends.get())
+        with entered(scope):
+            self._capture(cls, error, traceback, metadata.SYS_EXCEPTHOOK)
+            self._client.close_scope(scope)
+        if not scope.receipt:
+            logger.error(
+                "%d event(s) are not delivered, and lost when the process ends", scope.receipt.retained
+            )
+
+    def _uncaught_in_thread(self, args: threading.ExceptHookArgs) -> None:
+        self._capture(args.exc_type, args.exc_value, args.exc_traceback, metadata.THREADING_EXCEPTHOOK)
+
+    def _unraisable(self, args: sys.UnraisableHookArgs) -> None:
+        self._capture(args.exc_type, args.exc_value, args.exc_traceback, metadata.UNRAISABLEHOOK)
+
+    def _capture(self, cls: type, error: BaseException | None, traceback: Any, at: metadata.Metadata) -> None:
+        if issubclass(cls, _NEVER_CAPTURED):
+            return
+        name = raw.class_name(cls)
+        if self._limiter is not None and not self._limiter.admits(name):
+            logger.info("an uncaught %s is not captured: there were too many of them", name)
+            return
+        self._client.report_exception((cls, error, traceback), at)
+
+
+class _Hook:
+    """One place of the interpreter that calls what is put there, and what was there before."""
+
+    def __init__(self, owner: Any, name: str, handle: Callable[..., None]) -> None:
+        self._owner = owner
+        self._name = name
+        self._handle = handle
+        self._previous: Callable[..., object] | None = None
+        self._installed = False
+
+    def install(self) -> None:
+        self._previous = getattr(self._owner, self._name)
+        self._installed = True
+        setattr(self._owner, self._name, self)
+
+    def uninstall(self) -> None:
+        self._installed = False
+        if getattr(self._owner, self._name) is self:
+            setattr(self._owner, self._name, self._previous)
+
+    def __call__(self, *args: Any) -> None:
+        # The hooks of several clients call one another, and share one limit.
+        token = _chain_ends.set(_chain_ends.get() or Deadline.after(EXIT_SECONDS))
+        try:
+            if self._installed:
+                self._handle(*args)
+        except Exception as error:
+            logger.error("an uncaught exception could not be captured: %s", type(error).__name__)
+        finally:
+            try:
+                if self._previous is not None:
+                    self._previous(*args)
+            finally:
+                _chain_ends.reset(token)

@@ -1,0 +1,72 @@
+"""Objects as the interpreter has them, past whatever their classes made of looking at them.
+
+A subclass may put a property over `__cause__`, a metaclass one over `__qualname__`, and `__class__` may
+lie. What is read here is read through the interpreter's own fields, so no code of the application runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
+from typing import Any
+
+cause: Callable[[BaseException], BaseException | None] = vars(BaseException)["__cause__"].__get__
+context: Callable[[BaseException], BaseException | None] = vars(BaseException)["__context__"].__get__
+suppresses_context: Callable[[BaseException], bool] = vars(BaseException)["__suppress_context__"].__get__
+traceback: Callable[[BaseException], TracebackType | None] = vars(BaseException)["__traceback__"].__get__
+exception_args: Callable[[BaseException], tuple[Any, ...]] = vars(BaseException)["args"].__get__
+exception_attributes: Callable[[BaseException], dict[str, Any]] = vars(BaseException)["__dict__"].__get__
+
+mro: Callable[[type], tuple[type, ...]] = vars(type)["__mro__"].__get__
+class_attributes: Callable[[type], Mapping[str, Any]] = vars(type)["__dict__"].__get__
+_qualname: Callable[[type], str] = vars(type)["__qualname__"].__get__
+_flags: Callable[[type], int] = vars(type)["__flags__"].__get__
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not one of those that are compiled into the interpreter
+_module: Callable[[type], object] = vars(type)["__module__"].__get__
+
+
+def is_exception(value: object) -> bool:
+    """Whether it is one by its type."""
+    return issubclass(type(value), BaseException)
+
+
+def class_name(cls: type) -> str:
+    """The qualified name of a class."""
+    return _qualname(cls) or "Error"
+
+
+def class_module(cls: type) -> str | None:
+    """The module of a class; `None` for builtins."""
+    module = _module(cls)
+    return module if isinstance(module, str) and module and module != "builtins" else None
+
+
+def qualified_name(cls: type) -> str:
+    """Module and name of a class."""
+    module = class_module(cls)
+    return f"{module}.{class_name(cls)}" if module else class_name(cls)
+
+
+def instance_attributes(value: object) -> dict[str, Any] | None:
+    """What is in the `__dict__` of an object; `None` if it has none."""
+    for cls in mro(type(value)):
+        found = class_attributes(cls).get("__dict__")
+        if isinstance(found, (GetSetDescriptorType, MemberDescriptorType)):
+            held = found.__get__(value)
+            return held if type(held) is dict else None
+    return None
+
+
+def has_slots(cls: type) -> bool:
+    """Whether instances hold their attributes in slots: those of a class statement, or of C code like it."""
+    if not _flags(cls) & _HEAP_TYPE:
+        return False
+    return any("__slots__" in class_attributes(base) for base in mro(cls)) or any(slots(cls))
+
+
+def slots(cls: type) -> Iterator[tuple[str, MemberDescriptorType]]:
+    """The slots of a class and its bases, with what reads them."""
+    for base in mro(cls):
+        for name, attribute in list(class_attributes(base).items()):
+            if type(attribute) is MemberDescriptorType:
+                yield name, attribute

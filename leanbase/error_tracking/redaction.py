@@ -1,0 +1,137 @@
+"""What may be seen of names and texts (V-3 to V-7, V-10 to V-12), and of the process's own secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+
+from leanbase.error_tracking.secrets import has_known, looks_random, mask_credentials, mask_known
+
+REDACTED = "$$_leanbase_redacted_based_on_masking_rules_$$"
+TOO_LONG = "$$_leanbase_value_too_long_$$"
+LEAST_SECRET_CHARACTERS = 8
+MAX_SHORT_TEXT = 200
+
+DEFAULT_IGNORE_PATTERNS = (r"^__.*",)
+DEFAULT_MASK_PATTERNS = (
+    *(
+        f"(?i){word}"
+        for word in (
+            "password", "secret", "passwd", "pwd", "api_key", "apikey", "credentials", "privatekey",
+            "private_key", "token", "aws_access_key_id", "_pass", "jwt", "connection_string",
+            "connectionstring", "conn_str", "connstr", "dsn",
+        )
+    ),
+    # Not task_id, not disk_usage; not author.
+    r"(?i)(?:^|[^a-z_])sk_",
+    r"(?i)auth(?:$|[^a-z]|orization|entication|enticate)",
+)  # fmt: skip
+
+Matcher = Callable[[str], bool]
+
+_LITERAL = re.compile(r"\(\?i\)([\w \-/@:]+)")
+
+
+@lru_cache(maxsize=64)
+def matcher(patterns: tuple[str, ...]) -> Matcher:
+    """Say whether one of some regular expressions is found in a text; broken ones are skipped."""
+    literals: list[str] = []
+    expressions: list[re.Pattern[str]] = []
+    for pattern in patterns:
+        literal = _LITERAL.fullmatch(pattern)
+        if literal is not None:
+            literals.append(literal[1].lower())
+            continue
+        try:
+            expressions.append(re.compile(pattern))
+        except (re.error, RecursionError, OverflowError):
+            continue
+
+    def matches(text: str) -> bool:
+        lowered = text.lower()
+        for literal in literals:
+            if literal in lowered:
+                return True
+        return any(expression.search(text) for expression in expressions)
+
+    return matches
+
+
+class Redaction:
+    """Decides what is shown of names and texts.
+
+    Args:
+        mask: Says of a name, or a text, that it is a secret's.
+        ignore: Says of a variable's name that it is left out.
+        mask_url_credentials: Whether users and passwords in URLs are replaced.
+        detect_secrets: Whether texts that look like secrets are replaced.
+        environment: The process's environment. Values of variables with a secret's name are replaced
+            wherever they appear.
+    """
+
+    def __init__(
+        self,
+        mask: Matcher,
+        ignore: Matcher,
+        *,
+        mask_url_credentials: bool,
+        detect_secrets: bool,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.is_masked = mask
+        self.is_ignored = ignore
+        self._mask_url_credentials = mask_url_credentials
+        self._detect_secrets = detect_secrets
+        self._known_secrets = secrets_of(os.environ if environment is None else environment, mask)
+
+    def value(self, text: str) -> str:
+        """A text found in a variable: as it is, in part, or not at all."""
+        if self.is_masked(text):
+            return REDACTED
+        return self.key(text)
+
+    def key(self, text: str) -> str:
+        """The key of a dict, which may be called `password`: that hides the value, not the key."""
+        text = self._without_known_secrets(text)
+        if self._mask_url_credentials:
+            text = mask_credentials(text, REDACTED)
+        if self._detect_secrets:
+            if looks_random(text) or (len(text) <= MAX_SHORT_TEXT and has_known(text)):
+                return REDACTED
+            text = mask_known(text, REDACTED)
+        return text
+
+    def message(self, text: str) -> str:
+        """The message of an exception: what is certainly a secret is replaced, the rest stays readable."""
+        text = self._without_known_secrets(text)
+        if self._mask_url_credentials:
+            text = mask_credentials(text, REDACTED)
+        return mask_known(text, REDACTED) if self._detect_secrets else text
+
+    def _without_known_secrets(self, text: str) -> str:
+        for secret in self._known_secrets:
+            if secret in text:
+                text = text.replace(secret, REDACTED)
+        return text
+
+
+def secrets_of(environment: Mapping[str, str], mask: Matcher) -> Sequence[str]:
+    """The values of the environment's variables with a secret's name, longest first, as they may appear."""
+    found: set[str] = set()
+    for name, value in list(environment.items()):
+        if len(value) >= LEAST_SECRET_CHARACTERS and (mask(name) or _is_secret_name(name)):
+            found.update(_appearances(value))
+    return sorted(found, key=len, reverse=True)
+
+
+def _appearances(value: str) -> Iterable[str]:
+    yield value
+    yield repr(value)[1:-1]  # inside the repr of something that holds it
+
+
+@lru_cache(maxsize=1024)
+def _is_secret_name(name: str) -> bool:
+    """Whether it is one by the default patterns, also for a client that has its own."""
+    return matcher(DEFAULT_MASK_PATTERNS)(name)

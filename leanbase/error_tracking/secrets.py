@@ -1,0 +1,136 @@
+"""Texts that are secrets by their looks (V-11, V-12)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+
+LEAST_RANDOM_CHARACTERS = 16
+LEAST_ENTROPY_BITS = 3.8
+LEAST_CHARACTER_CLASSES = 3
+
+_CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]{0,30}://)([^\s/?#]*)@")
+
+# A text that each secret of the format contains, to look for first, and the format. The formats are those
+# that the providers document, or that their tokens have.
+_FORMATS = [
+    (marker, re.compile(rf"(?<![A-Za-z0-9]){pattern}"))
+    for marker, pattern in [
+        # AI providers
+        ("sk-", r"sk-(?:[a-z0-9]+-)?[A-Za-z0-9_]{16,}(?:[A-Za-z0-9_-]*)"),
+        ("sk-ant-", r"sk-ant-[A-Za-z0-9_-]{12,}"),
+        ("hf_", r"hf_[A-Za-z0-9]{16,}"),
+        # clouds
+        ("A", r"A(?:KIA|SIA|BIA|CCA|3T[A-Z0-9])[A-Z0-9]{16}(?![A-Za-z0-9])"),
+        ("AIza", r"AIza[A-Za-z0-9_-]{35}"),
+        ("ya29.", r"ya29\.[A-Za-z0-9_-]{16,}"),
+        ("_v1_", r"do[opr]_v1_[A-Za-z0-9]{16,}"),
+        # payments
+        ("k_", r"[rs]k_(?:live|test|prod)_[A-Za-z0-9]{10,}"),
+        ("whsec_", r"whsec_[A-Za-z0-9+/]{16,}"),
+        ("sq0", r"sq0[a-z]{3}-[A-Za-z0-9_-]{16,}"),
+        # forges and continuous integration
+        ("gh", r"gh[oprsu]_[A-Za-z0-9]{16,}"),
+        ("github_pat_", r"github_pat_[A-Za-z0-9_]{16,}"),
+        ("gl", r"gl[a-z]{2,6}-[A-Za-z0-9_.-]{16,}"),
+        ("glsa_", r"glsa_[A-Za-z0-9_]{16,}"),
+        # messaging
+        ("xox", r"xox[a-z]-[A-Za-z0-9-]{10,}"),
+        ("xapp-", r"xapp-[A-Za-z0-9-]{10,}"),
+        ("SK", r"SK[0-9a-fA-F]{32}(?![A-Za-z0-9])"),
+        ("SG.", r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"),
+        ("key-", r"key-[0-9a-f]{32}(?![A-Za-z0-9])"),
+        ("-us", r"[0-9a-f]{32}-us[0-9]{1,2}(?![A-Za-z0-9])"),
+        # registries and services
+        ("npm_", r"npm_[A-Za-z0-9]{16,}"),
+        ("pypi-", r"pypi-AgEI[A-Za-z0-9_-]{16,}"),
+        ("dapi", r"dapi[0-9a-f]{32}(?:-[0-9])?"),
+        ("dp.", r"dp\.(?:pt|ct|st|sa|scim|audit)\.[A-Za-z0-9._-]{16,}"),
+        ("PMAK-", r"PMAK-[A-Za-z0-9-]{16,}"),
+        ("lin_api_", r"lin_api_[A-Za-z0-9]{16,}"),
+        ("ntn_", r"ntn_[A-Za-z0-9]{16,}"),
+        ("shp", r"shp[a-z]{2}_[0-9A-Za-z]{16,}"),
+        ("NR", r"NR(?:AK|AA|RA|II|IQ|JS)-[A-Za-z0-9_-]{16,}"),
+        ("ph", r"ph[acsx]_[A-Za-z0-9]{16,}"),
+        ("eyJ", r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}"),
+    ]
+]
+_PEM_MARKER = "PRIVATE KEY-----"
+_PEM = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----(?:.*?-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----|.*)", re.DOTALL
+)
+
+
+def mask_credentials(text: str, mask: str) -> str:
+    """Replace the user and password of every URL in a text; one without a password stays.
+
+    >>> mask_credentials("postgres://jo:pw@db:5432/shop, ssh://git@host", "***")
+    'postgres://***@db:5432/shop, ssh://git@host'
+    """
+    if "://" not in text or "@" not in text:
+        return text
+    return _CREDENTIALS.sub(lambda url: f"{url[1]}{mask}@" if ":" in url[2] else url[0], text)
+
+
+def mask_known(text: str, mask: str) -> str:
+    """Replace every private key and every token of a known format in a text."""
+    if _PEM_MARKER in text:
+        text = _PEM.sub(mask, text)
+    for marker, pattern in _FORMATS:
+        if marker in text:
+            text = pattern.sub(mask, text)
+    return text
+
+
+def has_known(text: str) -> bool:
+    """Whether a text contains a private key or a token of a known format."""
+    if _PEM_MARKER in text and _PEM.search(text):
+        return True
+    return any(marker in text and pattern.search(text) for marker, pattern in _FORMATS)
+
+
+# --- what looks random ------------------------------------------------------------------------------
+
+_NEVER_IN_TOKENS = re.compile(r"[\s\\()\[\]{}<>'\"`,;]")
+_LOWER_CASE_SEGMENT = re.compile(r"[a-z]{2,}(?:[._-][a-z0-9]+)*")
+# Texts that are ids, digests or names, however random they look.
+_HARMLESS = re.compile(
+    r"""
+      [0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}                  # a UUID
+    | (?:0x)?[0-9a-fA-F]+                                                   # an id, a digest
+    | arn:.*                                                                # an ARN
+    | [A-Za-z][A-Za-z0-9_.-]*/v?[0-9]+(?:\.[0-9]+)*(?:[-+.][A-Za-z0-9]+)*   # name/version
+    | [^\W\d]\w*(?:(?:\.|::)[^\W\d]\w*)+                                    # a.dotted.path, or::this
+    """,
+    re.VERBOSE,
+)
+
+
+def looks_random(text: str) -> bool:
+    """Whether a text looks like a key: long, of mixed characters, of high entropy, and no name of a thing."""
+    if len(text) < LEAST_RANDOM_CHARACTERS or _NEVER_IN_TOKENS.search(text) or "://" in text:
+        return False
+    classes = {_character_class(character) for character in text}
+    if len(classes) < LEAST_CHARACTER_CLASSES or _entropy(text) < LEAST_ENTROPY_BITS:
+        return False
+    return not (_HARMLESS.fullmatch(text) or _is_path(text))
+
+
+def _is_path(text: str) -> bool:
+    segments = text.split("/")
+    return len(segments) > 1 and sum(bool(_LOWER_CASE_SEGMENT.fullmatch(each)) for each in segments) >= 2
+
+
+def _character_class(character: str) -> str:
+    if character.islower():
+        return "lower"
+    if character.isupper():
+        return "upper"
+    return "digit" if character.isdigit() else "symbol"
+
+
+def _entropy(text: str) -> float:
+    """Shannon entropy in bits per character."""
+    total = len(text)
+    return -sum(n / total * math.log2(n / total) for n in Counter(text).values())

@@ -1,0 +1,98 @@
+"""The lines of source around a frame."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import stat
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
+
+LINES_AROUND = 5
+MAX_LINE_BYTES = 1024
+MAX_FILE_BYTES = 4 * 1024 * 1024
+
+
+class Sources:
+    """Source files as they are during one capture; each is looked at once.
+
+    Args:
+        running_since: Seconds of the wall clock. A file changed later is only shown if it still
+            contains the code that runs.
+    """
+
+    def __init__(self, running_since: float) -> None:
+        self._running_since = running_since
+        self._files: dict[str, list[str]] = {}
+        self._changed: dict[str, set[CodeType]] = {}
+
+    def around(self, code: CodeType, lineno: int, module_globals: dict[str, Any]) -> dict[str, Any]:
+        """The fields `pre_context`, `context_line` and `post_context` of a frame, or none of them."""
+        filename = code.co_filename
+        lines = self._files.get(filename)
+        if lines is None:
+            lines = self._files[filename] = self._read(filename, module_globals)
+        if filename in self._changed and code not in self._changed[filename]:
+            return {}
+        return context_fields(lines, lineno)
+
+    def _read(self, filename: str, module_globals: dict[str, Any]) -> list[str]:
+        try:
+            if filename.startswith("<"):
+                found = None
+            else:
+                try:
+                    found = os.stat(filename)
+                except OSError:
+                    found = None  # inside a zip file, perhaps: the module's loader has it
+            if found is not None:
+                if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
+                    return []
+                linecache.checkcache(filename)
+            lines = linecache.getlines(filename, module_globals)
+            if found is not None and found.st_mtime > self._running_since:
+                self._changed[filename] = set(_codes("".join(lines), filename))
+            return lines
+        except Exception:
+            return []
+
+
+def context_fields(lines: list[str], lineno: int) -> dict[str, Any]:
+    """The source around line `lineno` (from 1 on), if the file has such a line."""
+    if not 0 < lineno <= len(lines):
+        return {}
+    at = lineno - 1
+    return {
+        "pre_context": [cut_line(line) for line in lines[max(0, at - LINES_AROUND) : at]],
+        "context_line": cut_line(lines[at]),
+        "post_context": [cut_line(line) for line in lines[at + 1 : at + 1 + LINES_AROUND]],
+    }
+
+
+def cut_line(line: str) -> str:
+    """A line of source as it goes on the wire (X-2)."""
+    line = line.rstrip("\r\n")
+    # No character takes more than four bytes.
+    return line if len(line) * 4 <= MAX_LINE_BYTES else cut_bytes(line, MAX_LINE_BYTES)
+
+
+def cut_bytes(text: str, limit: int) -> str:
+    """Cut text to at most `limit` bytes of UTF-8, at a character, with `...` at the end if it was longer.
+
+    >>> cut_bytes("äöü", 6), cut_bytes("äöüß", 6)
+    ('äöü', 'ä...')
+    """
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= limit:
+        return text
+    return encoded[: limit - 3].decode("utf-8", "ignore") + "..."
+
+
+def _codes(source: str, filename: str) -> Iterator[CodeType]:
+    """All code that a file compiles to. Nothing of it is run."""
+    waiting = [compile(source, filename, "exec", dont_inherit=True)]
+    while waiting:
+        code = waiting.pop()
+        yield code
+        waiting.extend(constant for constant in code.co_consts if isinstance(constant, CodeType))

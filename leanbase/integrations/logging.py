@@ -1,0 +1,112 @@
+"""Records of the standard library's `logging` as exceptions.
+
+import logging
+from leanbase.integrations.logging import LeanbaseHandler
+
+logging.getLogger().addHandler(LeanbaseHandler())
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from contextvars import ContextVar
+from typing import Any
+
+from leanbase.client import Leanbase
+from leanbase.default import default_client
+from leanbase.error_tracking import metadata
+from leanbase.error_tracking.frames import Call, stack_calls
+from leanbase.error_tracking.subjects import Described, frame_text, guarded_text
+from leanbase.transports.sockets import current_attempt
+
+_NOT_OF_THE_CALLER = ("leanbase", "logging")
+
+_emitting: ContextVar[bool] = ContextVar("leanbase_emitting_log_record", default=False)
+
+
+class LeanbaseHandler(logging.Handler):
+    """Captures log records at a level and above.
+
+    A record with exception information is captured as that exception, once, also when a context or
+    decorator around it sees the same one. Any other becomes an exception `LoggedError`, `LoggedWarning` …
+    with the message and the stack of the logging call. Both carry the record's level and the properties
+    `logger_name` and `logger_level`. The SDK's own records are passed over.
+
+    Args:
+        level: The lowest level to capture, a number or name of `logging`.
+        client: Which client captures. Default: the default client, once it has its settings.
+
+    Logging a record blocks like `capture`: not at all inside a delivery scope. It never raises.
+
+    Example:
+        >>> log = logging.getLogger("shop")
+        >>> log.addHandler(LeanbaseHandler())
+        >>> log.error("no stock left of %s", "tea")
+    """
+
+    def __init__(self, level: int | str = logging.ERROR, client: Leanbase | None = None) -> None:
+        super().__init__(level)
+        if client is not None and not isinstance(client, Leanbase):
+            raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
+        self._client = client or default_client
+
+    def createLock(self) -> None:  # noqa: N802 - logging's name
+        """Have none: threads that log must not wait for one another's requests."""
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Capture a record."""
+        if _emitting.get() or current_attempt.get(None) is not None:
+            return  # what our own sending logs
+        if record.name == "leanbase" or record.name.startswith("leanbase."):
+            return
+        token = _emitting.set(True)
+        try:
+            self._capture(record)
+        except Exception:
+            self.handleError(record)
+        finally:
+            _emitting.reset(token)
+
+    def _capture(self, record: logging.LogRecord) -> None:
+        properties = {"logger_name": record.name, "logger_level": record.levelname}
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        subject: object = record.exc_info
+        if error is None:
+            kind, text = f"Logged{record.levelname.capitalize()}", _message(record)
+            subject = Described(kind, text, frames=None if _is_of_this_thread(record) else _place(record))
+        self._client.report_exception(
+            subject,
+            metadata.Metadata(level=record.levelno),
+            metadata.LOGGING,
+            properties=properties,
+            stack=_stack(record),
+        )
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # arguments that do not fit the format
+        return guarded_text(record.msg)
+
+
+def _is_of_this_thread(record: logging.LogRecord) -> bool:
+    return record.thread is None or record.thread == threading.get_ident()
+
+
+def _place(record: logging.LogRecord) -> list[dict[str, Any]]:
+    """All that is left of the stack of a call in another thread, or process."""
+    return [frame_text(record.pathname, record.lineno, record.funcName or "", None)]
+
+
+def _stack(record: logging.LogRecord) -> list[Call]:
+    """The stack of the logging call: up to where the record says that it was made, if that is on it."""
+    calls = stack_calls(sys._getframe(), without=_NOT_OF_THE_CALLER)
+    for position in range(len(calls) - 1, -1, -1):
+        frame, lineno = calls[position]
+        if lineno == record.lineno and frame.f_code.co_filename == record.pathname:
+            return calls[: position + 1]
+    return calls
