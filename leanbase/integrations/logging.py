@@ -74,7 +74,9 @@ class LeanbaseHandler(logging.Handler):
         properties = {"logger_name": record.name, "logger_level": record.levelname}
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
         subject: object = record.exc_info
-        if error is None:
+        if error is not None:
+            properties["logger_message"] = _message(record)
+        else:
             kind, text = f"Logged{record.levelname.capitalize()}", _message(record)
             subject = Described(kind, text, frames=None if _is_of_this_thread(record) else _place(record))
         self._client.report_exception(

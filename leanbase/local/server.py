@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from types import TracebackType
@@ -46,7 +47,9 @@ class LocalServer:
             raise ConfigError(f"the local server only listens on loopback addresses, not on {host!r}")
         self.store = store or Store()
         self._http = _HTTPServer((host, port), self.store, show)
-        self._thread = threading.Thread(target=self._http.serve_forever, name="leanbase-local", daemon=True)
+        # Asks this often whether to end: an application that starts one for each test should not wait for it.
+        serve = partial(self._http.serve_forever, poll_interval=0.02)
+        self._thread = threading.Thread(target=serve, name="leanbase-local", daemon=True)
 
     @property
     def url(self) -> str:

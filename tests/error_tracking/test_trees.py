@@ -1,0 +1,186 @@
+"""Whatever tree of exceptions is captured: one valid event, parents first, and the exceptions as before."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import exceptiongroup
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from leanbase import Leanbase
+from leanbase.local.server import LocalServer
+from tests.error_tracking.wire import assert_valid
+
+
+class BrokenStr(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("broken __str__")
+
+
+class BrokenRepr(BrokenStr):
+    def __repr__(self) -> str:
+        raise RuntimeError("broken __repr__")
+
+
+class LyingClass(Exception):
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("hostile __class__")
+
+    @__class__.setter
+    def __class__(self, value: object) -> None:
+        raise RuntimeError("hostile __class__")
+
+
+class Closed(Exception):
+    """Nothing can be read of it, nor written to it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise RuntimeError(name)
+
+
+class Covered(Exception):
+    """The interpreter's own fields are under properties."""
+
+    @property
+    def __cause__(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("__cause__")
+
+    @property
+    def __context__(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("__context__")
+
+    @property
+    def __traceback__(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("__traceback__")
+
+    @property
+    def exceptions(self) -> Any:
+        raise RuntimeError("exceptions")
+
+    @property
+    def message(self) -> Any:
+        raise RuntimeError("message")
+
+
+class NotText(Exception):
+    def __str__(self) -> Any:
+        return 7
+
+    def __repr__(self) -> Any:
+        return None
+
+
+class Unequal(Exception):
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("broken __eq__")
+
+
+class Meta(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__qualname__", "__name__", "__module__", "__mro__"):
+            raise RuntimeError(name)
+        return super().__getattribute__(name)
+
+
+class OfHostileClass(Exception, metaclass=Meta):
+    pass
+
+
+class Surrogates(Exception):
+    def __str__(self) -> str:
+        return "half \ud83d of a pair"
+
+
+KINDS = [
+    BrokenRepr, BrokenStr, Closed, Covered, KeyError, LyingClass, NotText, OfHostileClass, Surrogates, Unequal,
+    ValueError,
+]  # fmt: skip
+
+set_cause = vars(BaseException)["__cause__"].__set__
+set_context = vars(BaseException)["__context__"].__set__
+set_suppress = vars(BaseException)["__suppress_context__"].__set__
+read = {
+    name: vars(BaseException)[name].__get__ for name in ("__cause__", "__context__", "__traceback__", "args")
+}
+
+
+def throw(error: BaseException, depth: int) -> None:
+    """Give an exception a traceback of its own."""
+    if depth:
+        throw(error, depth - 1)
+    raise error
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> list[BaseException]:
+    """Exceptions with any links between them, cycles included. The first is the one to capture."""
+    kinds = draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=8))
+    nodes: list[BaseException] = [kind(number) for number, kind in enumerate(kinds)]
+    some = st.integers(0, len(nodes) - 1)  # positions: hypothesis would look at the exceptions themselves
+    for members in draw(st.lists(st.lists(some, min_size=1, max_size=4), max_size=3)):
+        nodes.append(exceptiongroup.BaseExceptionGroup("group", [nodes[number] for number in members]))
+    nodes.reverse()
+    for node in nodes:
+        if draw(st.booleans()):
+            try:
+                throw(node, draw(st.integers(0, 3)))
+            except BaseException:
+                set_context(node, None)
+    other = st.none() | st.integers(0, len(nodes) - 1)
+    for node in nodes:
+        for link in (set_context, set_cause):
+            number = draw(other)
+            link(node, None if number is None else nodes[number])
+        set_suppress(node, draw(st.booleans()))
+    return nodes
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LocalServer]:
+    with LocalServer() as running:
+        yield running
+
+
+def state(node: BaseException) -> list[Any]:
+    fields = [id(get(node)) if name != "args" else get(node) for name, get in read.items()]
+    attributes = vars(BaseException)["__dict__"].__get__(node)
+    return [*fields, {name: value for name, value in attributes.items() if "leanbase" not in name}]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(nodes=trees(), variables=st.booleans())
+def test_any_tree_makes_exactly_one_valid_event(
+    server: LocalServer, nodes: list[BaseException], variables: bool
+) -> None:
+    client = Leanbase("phc_test", server.url, capture_exception_code_variables=variables)
+    before, seen = [state(node) for node in nodes], len(server.store.events())
+    try:
+        uuid = client.capture_exception(nodes[0], "u")
+        events = server.store.events()[seen:]
+        assert [event["uuid"] for event in events] == [uuid]
+        assert_valid(events[0])
+        assert [state(node) for node in nodes] == before
+        assert client.capture_exception(nodes[0], "u") is None
+        assert client.stats()["dropped"] == {}
+    finally:
+        client.shutdown()
+        for node in nodes:  # so that the rings can be freed
+            set_cause(node, None)
+            set_context(node, None)
+
+
+def test_a_copy_of_a_captured_exception_is_another_exception(server: LocalServer) -> None:
+    client, error = Leanbase("phc_test", server.url), ValueError("x")
+    assert client.capture_exception(error) is not None
+    assert client.capture_exception(copy.copy(error)) is not None
+    assert client.capture_exception(error) is None
