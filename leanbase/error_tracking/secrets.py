@@ -18,8 +18,8 @@ _FORMATS = [
     (marker, re.compile(rf"(?<![A-Za-z0-9]){pattern}"))
     for marker, pattern in [
         # AI providers
-        ("sk-", r"sk-(?:[a-z0-9]+-)?[A-Za-z0-9_]{16,}(?:[A-Za-z0-9_-]*)"),
-        ("sk-ant-", r"sk-ant-[A-Za-z0-9_-]{12,}"),
+        ("sk-", r"sk-(?:ant|proj|svcacct|admin|or)-[A-Za-z0-9_-]{12,}"),
+        ("sk-", r"sk-[A-Za-z0-9]{16,}[A-Za-z0-9_-]*"),
         ("hf_", r"hf_[A-Za-z0-9]{16,}"),
         # clouds
         ("A", r"A(?:KIA|SIA|BIA|CCA|3T[A-Z0-9])[A-Z0-9]{16}(?![A-Za-z0-9])"),

@@ -1,0 +1,350 @@
+"""What must never be readable in the bytes on the wire, and what must stay readable."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import random
+import string
+from collections import deque, namedtuple
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from leanbase import Leanbase
+from tests.error_tracking.conftest import raised
+from tests.fault_server import FaultServer
+
+# Made here and now, so that none of them is in a line of source that an event quotes.
+_random = random.Random(20260102)
+ALNUM = string.ascii_letters + string.digits
+HEX = "0123456789abcdef"
+URL_SAFE = ALNUM + "_-"
+
+
+def some(alphabet: str, length: int) -> str:
+    return "".join(_random.choice(alphabet) for _ in range(length))
+
+
+def mixed(length: int) -> str:
+    """Random text of which no rule about classes of characters can miss."""
+    return (
+        some(string.ascii_lowercase, 3)
+        + some(string.ascii_uppercase, 3)
+        + some(string.digits, 3)
+        + some(ALNUM, length - 9)
+    )
+
+
+def segment(content: dict[str, object]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+
+
+def jwt() -> str:
+    return f"{segment({'alg': 'HS256', 'typ': 'JWT'})}.{segment({'sub': some(HEX, 12)})}.{some(URL_SAFE, 43)}"
+
+
+def pem(kind: str) -> str:
+    body = "\n".join(some(ALNUM + "+/", 64) for _ in range(6))
+    return f"-----BEGIN {kind}PRIVATE KEY-----\n{body}\n-----END {kind}PRIVATE KEY-----\n"
+
+
+KNOWN = {
+    "anthropic": f"sk-ant-api03-{some(URL_SAFE, 93)}",
+    "openai": f"sk-{some(ALNUM, 48)}",
+    "openai project": f"sk-proj-{some(URL_SAFE, 48)}",
+    "openai service account": f"sk-svcacct-{some(URL_SAFE, 48)}",
+    "openrouter": f"sk-or-v1-{some(HEX, 64)}",
+    "hugging face": f"hf_{some(ALNUM, 34)}",
+    "aws access key": f"AKIA{some(string.ascii_uppercase + '234567', 16)}",
+    "aws temporary key": f"ASIA{some(string.ascii_uppercase + '234567', 16)}",
+    "google api key": f"AIza{some(URL_SAFE, 35)}",
+    "google oauth": f"ya29.{some(URL_SAFE, 60)}",
+    "digitalocean": f"dop_v1_{some(HEX, 64)}",
+    "digitalocean oauth": f"doo_v1_{some(HEX, 64)}",
+    "digitalocean refresh": f"dor_v1_{some(HEX, 64)}",
+    "stripe": f"sk_live_{some(ALNUM, 24)}",
+    "stripe test": f"sk_test_{some(ALNUM, 24)}",
+    "stripe restricted": f"rk_live_{some(ALNUM, 24)}",
+    "stripe restricted test": f"rk_test_{some(ALNUM, 24)}",
+    "stripe webhook": f"whsec_{some(ALNUM, 32)}",
+    "square access": f"sq0atp-{some(URL_SAFE, 22)}",
+    "square": f"sq0csp-{some(URL_SAFE, 43)}",
+    "github": f"ghp_{some(ALNUM, 36)}",
+    "github oauth": f"gho_{some(ALNUM, 36)}",
+    "github user": f"ghu_{some(ALNUM, 36)}",
+    "github server": f"ghs_{some(ALNUM, 36)}",
+    "github refresh": f"ghr_{some(ALNUM, 36)}",
+    "github fine-grained": f"github_pat_{some(ALNUM, 22)}_{some(ALNUM, 59)}",
+    "gitlab": f"glpat-{some(URL_SAFE, 20)}",
+    "gitlab deploy": f"gldt-{some(URL_SAFE, 20)}",
+    "gitlab runner": f"glrt-{some(URL_SAFE, 20)}",
+    "gitlab trigger": f"glptt-{some(HEX, 40)}",
+    "grafana": f"glsa_{some(ALNUM, 32)}_{some(HEX, 8)}",
+    "slack bot": f"xoxb-{some(string.digits, 12)}-{some(string.digits, 12)}-{some(ALNUM, 24)}",
+    "slack user": f"xoxp-{some(string.digits, 12)}-{some(string.digits, 12)}-{some(ALNUM, 24)}",
+    "slack app": f"xapp-1-{some(string.ascii_uppercase, 11)}-{some(string.digits, 12)}-{some(HEX, 64)}",
+    "twilio": f"SK{some(HEX, 32)}",
+    "sendgrid": f"SG.{some(URL_SAFE, 22)}.{some(URL_SAFE, 43)}",
+    "mailgun": f"key-{some(HEX, 32)}",
+    "mailchimp": f"{some(HEX, 32)}-us12",
+    "npm": f"npm_{some(ALNUM, 36)}",
+    "pypi": f"pypi-AgEI{some(URL_SAFE, 100)}",
+    "databricks": f"dapi{some(HEX, 32)}",
+    "doppler": f"dp.pt.{some(ALNUM, 43)}",
+    "postman": f"PMAK-{some(HEX, 24)}-{some(HEX, 34)}",
+    "linear": f"lin_api_{some(ALNUM, 40)}",
+    "notion": f"ntn_{some(ALNUM, 46)}",
+    "shopify": f"shpat_{some(HEX, 32)}",
+    "shopify shared": f"shpss_{some(HEX, 32)}",
+    "shopify custom": f"shpca_{some(HEX, 32)}",
+    "new relic": f"NRAK-{some(string.ascii_uppercase + string.digits, 27)}",
+    "our own personal key": f"phx_{some(ALNUM, 40)}",
+    "jwt": jwt(),
+    "jwt again": jwt(),
+    "pem": pem(""),
+    "pem rsa": pem("RSA "),
+    "pem ec": pem("EC "),
+    "pem openssh": pem("OPENSSH "),
+    "pem encrypted": pem("ENCRYPTED "),
+}
+"""Known by their format, wherever they are."""
+
+OPAQUE = {
+    "aws secret key": f"{mixed(16)}/K7MDENG/{mixed(15)}",
+    "base64 key": base64.b64encode(_random.randbytes(33)).decode(),
+    "azure key": base64.b64encode(_random.randbytes(64)).decode(),
+    "random token": mixed(32),
+    "short token": f"{mixed(14)}-_",
+    "session id": f"s:{mixed(30)}.{mixed(20)}",
+}
+"""Known by looking random, when they are the whole text."""
+
+IN_URLS = {
+    "postgres": ("postgres://shop:{}@db.internal:5432/shop", mixed(12)),
+    "redis": ("redis://:{}@cache:6379/0", mixed(12)),
+    "amqp": ("amqps://guest:{}@mq/vhost", mixed(12)),
+    "https": ("https://deploy:{}@git.example.com/shop.git", mixed(12)),
+    "mongodb": ("mongodb+srv://admin:{}@cluster.example.net/?w=majority", mixed(12)),
+    "smtp": ("smtp://robot%40example.com:{}@mail:587", "p" + some(HEX, 6)),
+}
+IN_ENVIRONMENT = {
+    "AWS_SECRET_ACCESS_KEY": some(string.ascii_lowercase, 40),
+    "AWS_SESSION_TOKEN": some(string.ascii_lowercase, 80),
+    "DATABASE_PASSWORD": f"correct horse '{some(string.ascii_lowercase, 6)}' \\ staple",
+    "STRIPE_API_KEY": some(string.ascii_lowercase, 20),
+    "MY_SERVICE_TOKEN": some(string.digits, 18),
+    "SMTP_PASSWD": some(string.ascii_lowercase, 8),
+    "LEANBASE_API_KEY": f"phc_{some(ALNUM, 43)}",
+}
+"""Nothing about them looks like a secret, but for the names of the variables that hold them."""
+
+SECRETS = [
+    *KNOWN.values(), *OPAQUE.values(), *IN_ENVIRONMENT.values(), *(secret for _, secret in IN_URLS.values()),
+]  # fmt: skip
+
+HARMLESS = [
+    # paths
+    "/var/task/shop/views.py", "shop/templates/checkout.html", "/usr/lib/python3.11/json/decoder.py",
+    "C:\\Users\\Jo\\Projects\\Shop\\main.py", "s3/bucket/with/a/long/key-2026-01-02.parquet",
+    "/home/user1/.config/app/settings.toml", "node_modules/@types/node/index.d.ts",
+    # ids and digests
+    "0198c0de-7a3b-7c4d-8e5f-0123456789ab", "6BA7B810-9DAD-11D1-80B4-00C04FD430C8",
+    "d41d8cd98f00b204e9800998ecf8427e", "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "0x7f3a5c2e9b10", "1-5759e988-bd862e3fe1be",
+    "12345678901234567890", "4006381333931", "20260102030405", "000000000000000000042",
+    # Amazon's names
+    "arn:aws:lambda:eu-west-1:123456789012:function:OrdersHandler:42",
+    "arn:aws:s3:::My-Bucket-2026/Exports/Q1.csv", "arn:aws:sqs:eu-west-1:123456789012:Orders-DLQ",
+    "s3://my-bucket/Exports/2026/Q1-Report.csv",
+    "https://sqs.eu-west-1.amazonaws.com/123456789012/Orders-Queue",
+    "https://my-bucket.s3.eu-west-1.amazonaws.com/Exports/Q1-Report.csv",
+    # user agents and versions
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36",
+    "leanbase-python/3.0.0", "Boto3/1.34.131", "python-requests/2.32.3", "Amazon-CloudFront/2.1",
+    # sentences and lists
+    "The author of task 42 used 80% of the disk.", "Order #4711 could not be paid: no money left!",
+    "a, b; c (d) [e] {f} <g> 'h'", "SELECT id, total FROM orders WHERE total > 100 ORDER BY id",
+    # names
+    "task_id", "disk_usage", "author", "risk_score", "compass_heading", "DataFrameGroupBy.aggregate",
+    "shop.orders.Checkout_View2", "std::vector::push_back_V2", "OrderCreatedEvent", "MAX_RETRIES_EXCEEDED_2",
+    # other things
+    "2026-01-02T03:04:05.678901+00:00", "Thu, 01 Jan 2026 00:00:00 GMT", "192.168.100.200:8080",
+    "2001:0db8:85a3:0000:0000:8a2e:0370:7334", "user@example.com", "+49 170 1234567", "#ff8800", "en-US,en;q=0.9",
+    "http://localhost:8000/orders/7?page=2#top", "eu-west-1", "text/html; charset=utf-8", "application/json",
+]  # fmt: skip
+
+
+def test_the_corpora_are_as_large_as_promised() -> None:
+    assert len(set(SECRETS)) >= 60
+    assert len(set(HARMLESS)) >= 40
+
+
+@dataclasses.dataclass
+class Settings:
+    endpoint: str
+    limits: dict[str, Any]
+
+
+class Slots:
+    __slots__ = ("held",)
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+
+Pair = namedtuple("Pair", ["left", "right"])
+
+
+def holders(text: str) -> dict[str, Any]:
+    """A text in everything that a program might hold it in."""
+    return {
+        "plain": text,
+        "in_a_dict": {"a": {"b": [1, {"c": text}]}},
+        "as_a_key": {text: 1},
+        "in_a_tuple": (1, (text,)),
+        "in_a_set": {text},
+        "in_a_deque": deque([text]),
+        "in_a_namedtuple": Pair(1, text),
+        "in_a_dataclass": Settings(text, {"nested": [text]}),
+        "in_an_object": SimpleNamespace(a=1, held=[text]),
+        "in_slots": Slots({"held": text}),
+        "in_bytes": text.encode(),
+        "in_an_exception": ValueError(text, {"held": text}),
+        "in_a_closure": (lambda: text),
+        "in_a_mapping_proxy": type("T", (), {"held": text}).__dict__,
+        "in_an_iterator": iter([text]),
+        "in_a_view": {text: text}.values(),
+    }
+
+
+def holders_of_libraries(text: str) -> dict[str, Any]:
+    pydantic = pytest.importorskip("pydantic")
+    attrs = pytest.importorskip("attrs")
+    model = pydantic.create_model("Model", endpoint=(str, ...), nested=(dict[str, Any], ...))
+    frozen = attrs.make_class("Frozen", ["held"], frozen=True, slots=True)
+    return {
+        "pydantic": model(endpoint=text, nested={"a": [text]}),
+        "in_a_list_of_models": [model(endpoint=text, nested={})],
+        "pydantic_secret": pydantic.SecretStr(text),
+        "attrs": frozen(text),
+    }
+
+
+def body_of(server: FaultServer, make: Callable[..., Leanbase], local: dict[str, Any], **options: Any) -> str:
+    """The request body of an exception whose frame has these variables, each in a frame of its own."""
+    for name, value in local.items():
+        try:
+            fail_with(name, value)
+        except ValueError as error:
+            client = make(server, gzip=False, capture_exception_code_variables=True, **options)
+            client.capture_exception(error)
+    found = b"\n".join(request.raw for request in server.requests).decode()
+    server.requests.clear()
+    return found
+
+
+def fail_with(name: str, value: Any) -> None:
+    raise ValueError(name)
+
+
+def readable(secret: str, body: str) -> bool:
+    """Whether the secret, or most of it, is in a request in any of the ways that JSON and repr write it."""
+    written = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], json.dumps(json.dumps(secret))[3:-3]}
+    parts = {part for text in written for part in (text, text[: max(8, len(text) // 2)])}
+    return any(part in body for part in parts)
+
+
+@pytest.mark.parametrize("name", [*KNOWN, *OPAQUE])
+def test_v12_secrets_in_variables_are_not_readable(
+    name: str, server: FaultServer, make: Callable[..., Leanbase]
+) -> None:
+    secret = {**KNOWN, **OPAQUE}[name]
+    found = body_of(server, make, holders(secret))
+    assert "in_a_dataclass" in found
+    assert "code_variables" in found
+    assert not readable(secret, found)
+
+
+@pytest.mark.parametrize("name", ["openai", "jwt", "pem rsa", "random token"])
+def test_v12_secrets_in_models_are_not_readable(
+    name: str, server: FaultServer, make: Callable[..., Leanbase]
+) -> None:
+    secret = {**KNOWN, **OPAQUE}[name]
+    assert not readable(secret, body_of(server, make, holders_of_libraries(secret)))
+
+
+@pytest.mark.parametrize("name", IN_URLS)
+def test_v11_passwords_in_urls_are_not_readable(
+    name: str, server: FaultServer, make: Callable[..., Leanbase]
+) -> None:
+    url, secret = IN_URLS[name]
+    found = body_of(server, make, holders(url.format(secret)))
+    assert not readable(secret, found)
+    assert url.partition("@")[2] in found
+
+
+@pytest.mark.parametrize("name", IN_ENVIRONMENT)
+def test_values_of_secret_environment_variables_are_not_readable(
+    name: str, server: FaultServer, make: Callable[..., Leanbase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = IN_ENVIRONMENT[name]
+    monkeypatch.setenv(name, secret)
+    local = holders(f"the value is {secret}, see?")
+    options = {"code_variables_mask_patterns": ["^own$"], "code_variables_detect_secrets": False}
+    found = body_of(server, make, local, **options)
+    assert "the value is $$" in found
+    assert not readable(secret, found)
+
+
+@pytest.mark.parametrize("name", [*KNOWN, *IN_URLS, *IN_ENVIRONMENT])
+def test_secrets_in_messages_are_not_readable(
+    name: str, server: FaultServer, make: Callable[..., Leanbase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = secret = {**KNOWN, **IN_ENVIRONMENT}.get(name, "")
+    if name in IN_URLS:
+        url, secret = IN_URLS[name]
+        text = url.format(secret)
+    if name in IN_ENVIRONMENT:
+        monkeypatch.setenv(name, secret)
+    client = make(server, gzip=False)
+    error = raised(ValueError(f"could not use {text} for it"))
+    error.__cause__ = KeyError(text)
+    client.capture_exception(error)
+    client.capture_exception(f"could not use {text} for it")
+    found = b"".join(request.raw for request in server.requests).decode()
+    assert found.count("could not use ") >= 2
+    assert found.count(" for it") >= 2
+    assert not readable(secret, found)
+
+
+def test_short_or_harmless_environment_variables_are_left_alone(
+    server: FaultServer, make: Callable[..., Leanbase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "short12")
+    monkeypatch.setenv("APP_REGION", "north-by-northwest")
+    make(server, gzip=False).capture_exception("short12 in north-by-northwest")
+    assert server.events[0]["properties"]["$exception_message"] == "short12 in north-by-northwest"
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_v12_harmless_texts_stay_readable(
+    text: str, server: FaultServer, make: Callable[..., Leanbase]
+) -> None:
+    client = make(server, capture_exception_code_variables=True)
+    local = holders(text)
+    for name in ("plain", "in_a_dict", "in_a_dataclass", "in_a_tuple", "as_a_key", "in_bytes"):
+        try:
+            fail_with(name, local[name])
+        except ValueError as error:
+            client.capture_exception(error)
+    client.capture_exception(f"about {text} here")
+    *in_variables, in_message = [event["properties"] for event in server.events]
+    for properties in in_variables:
+        value = properties["$exception_list"][0]["stacktrace"]["frames"][-1]["code_variables"]["value"]
+        assert value == text or json.dumps(text, ensure_ascii=False)[1:-1] in value
+        assert "redacted" not in value
+    assert in_message["$exception_message"] == f"about {text} here"
