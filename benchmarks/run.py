@@ -16,6 +16,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +28,7 @@ import urllib3
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from workload import KEY, NAME, PROPERTIES, WHO, body
+from workload import KEY, NAME, PROPERTIES, WHO, body, failing_call
 
 from tests.lambda_runtime.emulator import Emulator
 
@@ -206,10 +207,51 @@ def invocation(delay_ms: int) -> str:
         return table(in_turns(subjects, rounds=30, warm=3), "urllib3", "ms", 1000)
 
 
+def one_exception() -> str:
+    """CPU of one call in its thread: frames with source, and variables; nothing is sent."""
+    from posthog import Posthog
+
+    from leanbase import Leanbase, Receipt
+    from leanbase.transports import BaseTransport
+
+    class Nowhere(BaseTransport):
+        def send(self, events: Any, *, deadline: Any) -> Receipt:
+            return Receipt(delivered=len(events))
+
+    def cpu(client: Any, error: Callable[[], Exception]) -> Callable[[], float]:
+        def measure() -> float:
+            exception = error()  # a new one each time: one is captured but once
+            started = time.thread_time()
+            uuid = client.capture_exception(exception, distinct_id=WHO)
+            spent = time.thread_time() - started
+            assert uuid
+            return spent
+
+        return measure
+
+    with tempfile.TemporaryDirectory() as directory:
+        fail = failing_call(Path(directory), 30)
+        depth, traceback = 0, fail().__traceback__
+        while traceback is not None:
+            depth, traceback = depth + 1, traceback.tb_next
+        assert depth == 30, depth
+        options: dict[str, Any] = {"project_root": directory}
+        with_variables = {**options, "capture_exception_code_variables": True}
+        nowhere = "http://127.0.0.1:9"
+        subjects = {
+            "leanbase": cpu(Leanbase(KEY, transport=Nowhere(), **options), fail),
+            "leanbase with variables": cpu(Leanbase(KEY, transport=Nowhere(), **with_variables), fail),
+            "posthog": cpu(Posthog(KEY, host=nowhere, send=False, **options), fail),
+            "posthog with variables": cpu(Posthog(KEY, host=nowhere, send=False, **with_variables), fail),
+        }
+        return table(in_turns(subjects, rounds=200, warm=20), "posthog", "ms", 1000)
+
+
 QUESTIONS: dict[str, Callable[[], str]] = {
     "What does importing cost? (whole process)": imports,
     "What does one synchronous capture cost? (server on loopback, warm)": one_capture,
     "What does an event cost in CPU? (1000 events, until all are delivered)": cpu_per_event,
+    "What does an exception cost in CPU? (30 frames with source; captured, not sent)": one_exception,
     "What do ten events add to an invocation? (in AWS's emulator, server 0 ms away)": lambda: invocation(0),
     "What do ten events add to an invocation? (in AWS's emulator, server 50 ms away)": lambda: invocation(50),
 }

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 KEY = "phc_benchmark"
@@ -36,3 +40,59 @@ def body(events: int) -> bytes:
         "batch": memory.events,
     }
     return json.dumps(envelope, separators=(",", ":")).encode()
+
+
+_MODULE = """
+from dataclasses import dataclass
+
+
+@dataclass
+class Order:
+    number: int
+    lines: list
+
+
+{functions}
+"""
+_FUNCTION = '''
+def step_{this}(customer, total):
+    """One of the steps that an order goes through."""
+    order = Order({this}, [{{"sku": "tea", "quantity": 2}}, {{"sku": "cup", "quantity": 1}}])
+    currency, path = "EUR", "/checkout/step-{this}"
+    retries = {{"left": 3, "reason": None}}
+    # Charge, or go on with what comes next.
+    if total < 0:
+        raise ValueError(f"cannot charge {{currency}} {{total}}")
+    {body}
+    return order, path, retries
+'''
+
+
+def failing_call(directory: Path, frames: int) -> Callable[[], Exception]:
+    """Functions of ten modules that call one another; gives one that returns what the last of them raises."""
+    modules: dict[int, list[str]] = {}
+    for this in range(frames - 1):
+        following = this + 1
+        body = f"from checkout_{following % 10} import step_{following} as go_on\n    go_on(customer, total)"
+        if following == frames - 1:
+            body = "raise ValueError('no money left')"
+        modules.setdefault(this % 10, []).append(_FUNCTION.format(this=this, body=body))
+    for number, functions in modules.items():
+        (directory / f"checkout_{number}.py").write_text(_MODULE.format(functions="\n".join(functions)))
+    sys.path.insert(0, str(directory))
+    try:
+        first = importlib.import_module("checkout_0").step_0
+    finally:
+        sys.path.pop(0)
+
+    def fail() -> Exception:
+        try:
+            first("user_42", 42.5)
+        except ValueError as error:
+            return error
+        raise AssertionError("it did not fail")
+
+    sys.path.insert(0, str(directory))
+    fail()  # imports the rest
+    sys.path.pop(0)
+    return fail

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from leanbase.error_tracking.secrets import has_known, looks_random, mask_credentials, mask_known
+from leanbase.error_tracking.secrets import looks_random, mask_credentials, mask_known
 
 REDACTED = "$$_leanbase_redacted_based_on_masking_rules_$$"
 TOO_LONG = "$$_leanbase_value_too_long_$$"
@@ -97,11 +97,13 @@ class Redaction:
         text = self._without_known_secrets(text)
         if self._mask_url_credentials:
             text = mask_credentials(text, REDACTED)
-        if self._detect_secrets:
-            if looks_random(text) or (len(text) <= MAX_SHORT_TEXT and has_known(text)):
-                return REDACTED
-            text = mask_known(text, REDACTED)
-        return text
+        if not self._detect_secrets:
+            return text
+        masked = mask_known(text, REDACTED)
+        # Of a long text the rest may be worth reading.
+        if looks_random(text) or (masked != text and len(text) <= MAX_SHORT_TEXT):
+            return REDACTED
+        return masked
 
     def message(self, text: str) -> str:
         """The message of an exception: what is certainly a secret is replaced, the rest stays readable."""

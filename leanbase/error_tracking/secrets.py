@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 
+LEAST_KNOWN_CHARACTERS = 14  # of the shortest of the formats
 LEAST_RANDOM_CHARACTERS = 16
 LEAST_ENTROPY_BITS = 3.8
 LEAST_CHARACTER_CLASSES = 3
@@ -75,19 +76,14 @@ def mask_credentials(text: str, mask: str) -> str:
 
 def mask_known(text: str, mask: str) -> str:
     """Replace every private key and every token of a known format in a text."""
+    if len(text) < LEAST_KNOWN_CHARACTERS:
+        return text
     if _PEM_MARKER in text:
         text = _PEM.sub(mask, text)
     for marker, pattern in _FORMATS:
         if marker in text:
             text = pattern.sub(mask, text)
     return text
-
-
-def has_known(text: str) -> bool:
-    """Whether a text contains a private key or a token of a known format."""
-    if _PEM_MARKER in text and _PEM.search(text):
-        return True
-    return any(marker in text and pattern.search(text) for marker, pattern in _FORMATS)
 
 
 # --- what looks random ------------------------------------------------------------------------------

@@ -52,9 +52,12 @@ class LeanbaseHandler(logging.Handler):
             raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
         self._client = client or default_client
 
-    def createLock(self) -> None:  # noqa: N802 - logging's name
-        """Have none: threads that log must not wait for one another's requests."""
-        self.lock = None
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Filter and capture a record; without a lock, or threads would wait for one another's requests."""
+        passed: Any = self.filter(record)
+        if passed:
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return passed
 
     def emit(self, record: logging.LogRecord) -> None:
         """Capture a record."""
