@@ -22,9 +22,17 @@ class Context:
     function_name, function_version, aws_request_id = "orders", "$LATEST", "demo-invocation"
     def get_remaining_time_in_millis(self): return 10_000
 started = time.perf_counter()
-answer = app.handler(json.load(open("event.json")), Context())
+event = json.load(open("event.json"))
+answer = app.handler(event, Context())
 took = (time.perf_counter() - started) * 1000
 print(f"  answered {answer['statusCode']} after {took:.1f} ms, {answer['body']}")
+event["body"] = json.dumps({"company": "acme", "lines": [{"sku": "tea"}]})
+started = time.perf_counter()
+try:
+    app.handler(event, Context())
+except KeyError as error:
+    took = (time.perf_counter() - started) * 1000
+    print(f"  raised {error!r} after {took:.1f} ms: the order has no price")
 """
 
 
@@ -37,7 +45,7 @@ def main() -> int:
         url = server.stdout.readline().split()[2]
         print(f"A local ingestion server listens on {url}\n")
         environment = {**os.environ, "LEANBASE_API_KEY": "phc_demo", "LEANBASE_HOST": url}
-        print("examples/lambda: one invocation of the decorated handler")
+        print("examples/lambda: two invocations of the decorated handler, the second with a broken order")
         lambda_function = [sys.executable, "-c", INVOKE]
         subprocess.run(lambda_function, cwd=HERE / "lambda", env=environment, check=True)
         print("examples/render: one run of the nightly job")
@@ -59,7 +67,7 @@ def show(url: str) -> int:
     print(f"\n{len(events)} events arrived in {requests} requests, each before its program had returned.")
     python = os.path.relpath(sys.executable)
     print(f"For a server of your own to watch:  {python} -m leanbase.local")
-    return 0 if (len(events), requests) == (10, 2) else 1
+    return 0 if (len(events), requests) == (13, 3) else 1
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from leanbase.settings import Settings
 HEAD = """# Options
 
 Every option is a keyword of `Leanbase(...)`, an attribute of the module (`leanbase.timeout = 3`), and an environment
-variable (`LEANBASE_TIMEOUT=3`). The keyword wins over the attribute, the attribute over the environment. Times are in
-seconds. The attributes belong to the default client and are read when it is first used; `disabled`, `debug` and
+variable (`LEANBASE_TIMEOUT=3`; lists with commas). The keyword wins over the attribute, the attribute over the environment.
+Times are in seconds. The attributes belong to the default client and are read when it is first used; `disabled`, `debug` and
 `before_send` are read at every call.
 
 | Option | Type | Default | Meaning |

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import leanbase
 from leanbase import Leanbase
+from leanbase.errors import ConfigError
 from leanbase.settings import Settings
 
 
@@ -31,6 +33,8 @@ def test_keyword_beats_attribute_beats_environment_beats_default(monkeypatch: py
         ("MAX_RETRIES", "7", 7),
         ("SEND_DEADLINE", "1.5", 1.5),
         ("TRANSPORT", "memory", "memory"),
+        ("IN_APP_MODULES", "shop, billing.core,", ("shop", "billing.core")),
+        ("PROJECT_ROOT", "/srv/shop", "/srv/shop"),
     ],
 )
 def test_environment_variables_are_read_as_their_option(
@@ -67,6 +71,10 @@ def test_unusable_environment_variables_are_ignored_with_a_warning(
         ({"max_retries": True}, 3),
         ({"on_error": "print"}, None),
         ({"super_properties": [1]}, None),
+        ({"in_app_modules": 7}, ()),
+        ({"in_app_modules": ["shop", 7, ""]}, ("shop",)),
+        ({"exception_autocapture_bucket_size": 101}, 100),
+        ({"exception_autocapture_refill_rate": "many"}, 100),
     ],
 )
 def test_values_that_make_no_sense_are_clamped_or_ignored(
@@ -80,6 +88,14 @@ def test_values_that_make_no_sense_are_clamped_or_ignored(
 @pytest.mark.parametrize(("text", "value"), [("false", False), ("no", False), ("True", True), ("on", True)])
 def test_the_words_of_the_environment_count_for_keywords_too(text: Any, value: bool) -> None:
     assert Settings.resolve({"disabled": text}).disabled is value
+
+
+def test_one_pattern_is_a_list_of_one_and_paths_are_texts() -> None:
+    settings = Settings.resolve({"code_variables_mask_patterns": "^card", "project_root": Path("/srv/shop")})
+    assert settings.code_variables_mask_patterns == ("^card",)
+    assert settings.project_root == "/srv/shop"
+    with pytest.raises(ConfigError, match="project_root must be a string, not int"):
+        Settings.resolve({"project_root": 7})
 
 
 def test_w1_w6_host_and_key_are_trimmed() -> None:

@@ -29,9 +29,26 @@ def rows(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]
 
 def properties_of_interest(properties: Mapping[str, Any]) -> str:
     """The properties that tell events apart, on one line; the application's own come first."""
-    shown = {name: value for name, value in properties.items() if not name.startswith(_EVERYWHERE)}
+    what = _exception(properties)
+    left_out = (*_EVERYWHERE, "$exception_") if what else _EVERYWHERE
+    shown = {name: value for name, value in properties.items() if not name.startswith(left_out)}
     ordered = sorted(shown, key=lambda name: name.startswith("$"))
-    return "  ".join(f"{printable(name)}={_short(shown[name])}" for name in ordered)
+    return "  ".join([*what, *(f"{printable(name)}={_short(shown[name])}" for name in ordered)])
+
+
+def _exception(properties: Mapping[str, Any]) -> list[str]:
+    """What an exception event is about: type, message, and the innermost frame that is the application's."""
+    try:
+        first = properties["$exception_list"][0]
+        what = [f"{printable(first['type'])}: {_short(first['value'])}"]
+        frames = first.get("stacktrace", {}).get("frames", [])
+        own = [frame for frame in frames if frame["in_app"]] or frames
+        if own:
+            place = f"at {own[-1]['filename']}:{own[-1].get('lineno')} in {own[-1]['function']}"
+            what.append(printable(place))
+        return what
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return []  # no exception, or one that an application put together itself
 
 
 def render(events: Iterable[Mapping[str, Any]], width: int) -> str:

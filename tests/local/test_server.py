@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import json
@@ -22,6 +23,7 @@ from leanbase.errors import ConfigError
 from leanbase.local.server import LocalServer, is_loopback
 from leanbase.local.store import Store
 from leanbase.local.table import render
+from leanbase.transports import MemoryTransport
 
 EVENT = {
     "event": "order created",
@@ -215,6 +217,18 @@ def test_the_command_refuses_other_addresses_and_taken_ports(local: LocalServer)
         assert done.returncode == 2
         assert "cannot start" in done.stderr
         assert reason in done.stderr
+
+
+def test_the_table_says_what_went_wrong_and_where(memory: MemoryTransport) -> None:
+    client = Leanbase("phc_test", transport=memory, project_root=str(Path(__file__).parent))
+    with contextlib.suppress(ValueError), client.new_context():
+        json.loads("{")
+    client.capture("$exception", "u", {"$exception_list": "made by hand"})
+    first, second = render(memory.events, 300).splitlines()[2:]
+    assert "JSONDecodeError: Expecting property name" in first
+    assert "in test_the_table_says_what_went_wrong_and_where" in first
+    assert "$exception_list" not in first
+    assert "$exception_list=made by hand" in second
 
 
 def test_the_table_shows_what_tells_events_apart() -> None:
