@@ -174,7 +174,6 @@ def test_g7_importing_has_no_side_effects() -> None:
         "sqlite3",
         "typing",
         "dataclasses",
-        "linecache",
         "leanbase.error_tracking",
         "botocore",
     ]
