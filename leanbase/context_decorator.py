@@ -79,22 +79,17 @@ def _generator(
         __tracebackhide__ = True
         body = function(*args, **kwargs)
         inside = _Intermittent(fresh, on_exception)
+        step, argument = body.send, None
         try:
-            with inside:
-                item = next(body)
             while True:
+                with inside:
+                    inside.item = step(argument)
+                argument = None
                 try:
-                    sent = yield item
-                except GeneratorExit:
-                    with inside:
-                        body.close()
-                    raise
-                except BaseException as error:
-                    with inside:
-                        item = body.throw(error)
-                else:
-                    with inside:
-                        item = body.send(sent)
+                    argument = yield inside.take()
+                    step = body.send
+                except BaseException as error:  # closing is one as well
+                    step, argument = body.throw, error
         except StopIteration as stop:
             return stop.value
 
@@ -109,22 +104,17 @@ def _async_generator(
         __tracebackhide__ = True
         body = function(*args, **kwargs)
         inside = _Intermittent(fresh, on_exception)
+        step, argument = body.asend, None
         try:
-            with inside:
-                item = await anext(body)
             while True:
+                with inside:
+                    inside.item = await step(argument)
+                argument = None
                 try:
-                    sent = yield item
-                except GeneratorExit:
-                    with inside:
-                        await body.aclose()
-                    raise
-                except BaseException as error:
-                    with inside:
-                        item = await body.athrow(error)
-                else:
-                    with inside:
-                        item = await body.asend(sent)
+                    argument = yield inside.take()
+                    step = body.asend
+                except BaseException as error:  # closing is one as well
+                    step, argument = body.athrow, error
         except StopAsyncIteration:
             return
 
@@ -138,11 +128,17 @@ class _Intermittent:
     """
 
     def __init__(self, fresh: bool, on_exception: OnException | None) -> None:
+        self.item: Any = None
         self._fresh = fresh
         self._on_exception = on_exception
         self._own: Scope | None = None
         self._inner: Scope | None = None
         self._outer: Scope | None = None
+
+    def take(self) -> Any:
+        """What the step yielded, which nothing here keeps alive while the consumer has it."""
+        item, self.item = self.item, None
+        return item
 
     def __enter__(self) -> None:
         self._outer = innermost.get()
@@ -153,10 +149,14 @@ class _Intermittent:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: object
     ) -> None:
-        if self._own is not None and self._on_exception is not None and _is_failure(exc_type):
-            within(self._own, self._on_exception, exc)
-        self._inner = innermost.get()
-        innermost.set(self._outer)
+        try:
+            if self._own is not None and self._on_exception is not None and _is_failure(exc_type):
+                within(self._own, self._on_exception, exc)
+        except Exception:
+            pass  # as at the recursion limit, where not even the logger can be called
+        finally:
+            self._inner = innermost.get()
+            innermost.set(self._outer)
 
 
 def _is_failure(exc_type: type[BaseException] | None) -> bool:

@@ -91,16 +91,17 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         {'plan': 'pro'}
     """
 
-    __slots__ = ("_fresh", "_on_exception", "_scope")
+    __slots__ = ("_fresh", "_on_exception", "_scopes")
 
     def __init__(self, fresh: bool = False, on_exception: OnException | None = None) -> None:
         self._fresh = fresh
         self._on_exception = on_exception
-        self._scope: Scope | None = None
+        self._scopes: list[Scope] = []
 
     def __enter__(self) -> None:
-        self._scope = Scope(active(), self._fresh)
-        innermost.set(self._scope)
+        scope = Scope(active(), self._fresh)
+        self._scopes.append(scope)
+        innermost.set(scope)
 
     def __exit__(
         self,
@@ -108,17 +109,21 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        scope = self._scope
-        if scope is None:
+        if not self._scopes:
             return
-        if self._on_exception is not None and exc_type is not None and issubclass(exc_type, Exception):
-            within(scope, self._on_exception, exc)
-        if innermost.get() is scope:
-            innermost.set(scope.parent)
-        else:
-            # Left out of order, or from another thread or task: whoever is inside a scope of its own
-            # stays there, and nobody comes back to this one.
-            scope.left_early = True
+        scope = self._scopes.pop()
+        try:
+            if self._on_exception is not None and exc_type is not None and issubclass(exc_type, Exception):
+                within(scope, self._on_exception, exc)
+        except Exception:
+            pass  # as at the recursion limit, where not even the logger can be called
+        finally:
+            if innermost.get() is scope:
+                innermost.set(scope.parent)
+            else:
+                # Left out of order, or from another thread or task: whoever is inside a scope of its own
+                # stays there, and nobody comes back to this one.
+                scope.left_early = True
 
 
 def within(scope: Scope, on_exception: OnException, error: BaseException | None) -> None:

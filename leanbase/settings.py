@@ -200,16 +200,17 @@ def as_hooks(value: object) -> tuple[BeforeSend, ...]:
     return tuple(each for each in candidates if callable(each))
 
 
-def as_texts(name: str, value: object) -> tuple[str, ...]:
-    """One text or a collection of them as a tuple; anything else is left out with a warning."""
+def as_texts(name: str, value: object) -> tuple[str, ...] | None:
+    """One text or a collection of them as a tuple; `None`, with a warning, when there is none in it."""
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, (list, tuple, set, frozenset)):
         logger.warning("%s must be a list of texts, not %s; it is ignored", name, type(value).__name__)
-        return ()
+        return None
     texts = tuple(str.__str__(each) for each in value if isinstance(each, str) and each)
     if len(texts) < len(value):
         logger.warning("%s takes texts that are not empty; the others in it are ignored", name)
+        return texts or None
     return texts
 
 

@@ -57,8 +57,7 @@ def test_k2_a_fresh_scope_inherits_nothing_not_even_from_grandparents() -> None:
 def test_k3_values_are_resolved_at_capture_time(client: Leanbase, memory: MemoryTransport) -> None:
     outer = new_context()
     with outer, new_context():
-        assert outer._scope is not None
-        outer._scope.tags["late"] = True
+        outer._scopes[0].tags["late"] = True
         client.capture("e", "u")
     assert memory.events[0]["properties"]["late"] is True
 

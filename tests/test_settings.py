@@ -71,7 +71,7 @@ def test_unusable_environment_variables_are_ignored_with_a_warning(
         ({"max_retries": True}, 3),
         ({"on_error": "print"}, None),
         ({"super_properties": [1]}, None),
-        ({"in_app_modules": 7}, ()),
+        ({"in_app_modules": 7}, None),
         ({"in_app_modules": ["shop", 7, ""]}, ("shop",)),
         ({"exception_autocapture_bucket_size": 101}, 100),
         ({"exception_autocapture_refill_rate": "many"}, 100),

@@ -26,6 +26,7 @@ from leanbase.error_tracking.subjects import (
 )
 
 MAX_VALUE_BYTES = 8 * 1024
+MAX_READ_CHARACTERS = 32 * 1024
 MAX_THREAD_ID = 2**31 - 1  # a larger one makes the processor reject the event
 
 
@@ -86,7 +87,7 @@ class Builder:
         else:
             items = [self._described(subject, stack)]
         first = items[0].wire
-        first["mechanism"].update(valid_mechanism(mechanism or {}))
+        first["mechanism"].update(valid_mechanism(mechanism))
         if thread_id is not None and 0 <= thread_id <= MAX_THREAD_ID:
             first["thread_id"] = thread_id
         return items
@@ -130,13 +131,20 @@ class Builder:
         frames: Sequence[Frame],
         mechanism: dict[str, Any],
     ) -> Item:
-        wire: dict[str, Any] = {"type": type, "value": cut_bytes(self._redact(text), MAX_VALUE_BYTES)}
+        wire: dict[str, Any] = {"type": type, "value": self._value(text)}
         if module:
             wire["module"] = module
         wire["mechanism"] = mechanism = {**mechanism, "exception_id": link.position}
         if link.parent is not None:
             mechanism.update(type="chained", source=link.source, parent_id=link.parent)
         return Item(wire, frames)
+
+    def _value(self, text: str) -> str:
+        if len(text) > MAX_READ_CHARACTERS:
+            # A secret that this cuts in two would not be known any more.
+            text = text[:MAX_READ_CHARACTERS]
+            text = (text.rpartition(" ")[0] or text) + " ..."
+        return cut_bytes(self._redact(text), MAX_VALUE_BYTES)
 
     def _from_texts(self, described: Sequence[Mapping[str, Any]]) -> list[Frame]:
         """Frames of which only a description is left."""

@@ -175,7 +175,15 @@ _LOCALS = (dict, (lambda: type(sys._getframe().f_locals))())
 def local_variables(frame: FrameType) -> dict[str, Any]:
     """A copy of a frame's variables; empty when only code of the application could give them."""
     found = frame.f_locals
-    return dict(found) if type(found) in _LOCALS else {}
+    if type(found) not in _LOCALS:
+        return {}
+    variables = dict(found)
+    is_snapshot = type(found) is dict and frame.f_code.co_flags & CO_OPTIMIZED and sys.gettrace() is None
+    # Before Python 3.13 the frame keeps the snapshot, and with it everything in it, alive. The references
+    # are the frame's, ours, and the call's; with more it is someone's `locals()`.
+    if is_snapshot and sys.getrefcount(found) <= 3:
+        found.clear()
+    return variables
 
 
 def _text_of(module_globals: dict[str, Any], name: str) -> str | None:

@@ -54,13 +54,15 @@ def resolved(*sources: Metadata) -> tuple[dict[str, Any], dict[str, Any]]:
     found = {"$exception_level": next(filter(None, levels), None), "$exception_source": next(names, None)}
     mechanism: dict[str, Any] = {}
     for each in reversed(sources):
-        mechanism.update(valid_mechanism(each.mechanism or {}))
+        mechanism.update(valid_mechanism(each.mechanism))
     return {name: value for name, value in found.items() if value is not None}, mechanism
 
 
-def valid_mechanism(given: Mapping[str, object]) -> dict[str, Any]:
+def valid_mechanism(given: object) -> dict[str, Any]:
     """What a first exception may say about how it was captured; the rest is left out, field by field."""
     valid: dict[str, Any] = {}
+    if not isinstance(given, Mapping):
+        return valid
     for name, value in given.items():
         if name == "type":
             fits = isinstance(value, str) and bool(value)

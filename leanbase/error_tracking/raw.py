@@ -20,8 +20,6 @@ exception_attributes: Callable[[BaseException], dict[str, Any]] = vars(BaseExcep
 mro: Callable[[type], tuple[type, ...]] = vars(type)["__mro__"].__get__
 class_attributes: Callable[[type], Mapping[str, Any]] = vars(type)["__dict__"].__get__
 _qualname: Callable[[type], str] = vars(type)["__qualname__"].__get__
-_flags: Callable[[type], int] = vars(type)["__flags__"].__get__
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not one of those that are compiled into the interpreter
 _module: Callable[[type], object] = vars(type)["__module__"].__get__
 
 
@@ -57,11 +55,26 @@ def instance_attributes(value: object) -> dict[str, Any] | None:
     return None
 
 
-def has_slots(cls: type) -> bool:
-    """Whether instances hold their attributes in slots: those of a class statement, or of C code like it."""
-    if not _flags(cls) & _HEAP_TYPE:
-        return False
-    return any("__slots__" in class_attributes(base) for base in mro(cls)) or any(slots(cls))
+def is_enum(cls: type) -> bool:
+    """Whether it is an enumeration."""
+    return any(class_module(base) == "enum" and class_name(base) == "Enum" for base in mro(cls))
+
+
+def has_attributes(cls: type) -> bool:
+    """Whether instances have a place for attributes of their own."""
+    return any("__dict__" in class_attributes(base) for base in mro(cls)) or any(slots(cls))
+
+
+def has_harmless_repr(cls: type) -> bool:
+    """Whether `repr` of an instance without attributes asks nothing else for its own: `object`'s does not.
+
+    Nor does that of a class which Python code defines: such an instance holds nothing. One of C code,
+    such as an iterator's, may.
+    """
+    for base in mro(cls):
+        if "__repr__" in class_attributes(base):
+            return base is object or "__slots__" in class_attributes(base)
+    return False
 
 
 def slots(cls: type) -> Iterator[tuple[str, MemberDescriptorType]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from urllib.parse import quote, quote_plus
 
 from leanbase.error_tracking.secrets import looks_random, mask_credentials, mask_known
 
@@ -25,8 +27,7 @@ DEFAULT_MASK_PATTERNS = (
         )
     ),
     # Not task_id, not disk_usage; not author.
-    r"(?i)(?:^|[^a-z_])sk_",
-    r"(?i)auth(?:$|[^a-z]|orization|entication|enticate)",
+    r"(?i)(?:^|[^a-z_])sk_|auth(?:$|[^a-z]|orization|entication|enticate)",
 )  # fmt: skip
 
 Matcher = Callable[[str], bool]
@@ -34,27 +35,34 @@ Matcher = Callable[[str], bool]
 _LITERAL = re.compile(r"\(\?i\)([\w \-/@:]+)")
 
 
+def usable(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that are regular expressions."""
+    return tuple(each for each in patterns if _LITERAL.fullmatch(each) or _compiled(each) is not None)
+
+
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return None
+
+
 @lru_cache(maxsize=64)
 def matcher(patterns: tuple[str, ...]) -> Matcher:
     """Say whether one of some regular expressions is found in a text; broken ones are skipped."""
-    literals: list[str] = []
-    expressions: list[re.Pattern[str]] = []
-    for pattern in patterns:
-        literal = _LITERAL.fullmatch(pattern)
-        if literal is not None:
-            literals.append(literal[1].lower())
-            continue
-        try:
-            expressions.append(re.compile(pattern))
-        except (re.error, RecursionError, OverflowError):
-            continue
+    found = [(_LITERAL.fullmatch(pattern), pattern) for pattern in patterns]
+    literals = [literal[1].lower() for literal, _ in found if literal]
+    others = [expression for literal, pattern in found if not literal and (expression := _compiled(pattern))]
 
     def matches(text: str) -> bool:
         lowered = text.lower()
         for literal in literals:
             if literal in lowered:
                 return True
-        return any(expression.search(text) for expression in expressions)
+        for expression in others:
+            if expression.search(text):
+                return True
+        return False
 
     return matches
 
@@ -123,14 +131,36 @@ def secrets_of(environment: Mapping[str, str], mask: Matcher) -> Sequence[str]:
     """The values of the environment's variables with a secret's name, longest first, as they may appear."""
     found: set[str] = set()
     for name, value in list(environment.items()):
-        if len(value) >= LEAST_SECRET_CHARACTERS and (mask(name) or _is_secret_name(name)):
+        if len(value) < LEAST_SECRET_CHARACTERS or _is_place(name, value):
+            continue
+        if mask(name) or _is_secret_name(name):
             found.update(_appearances(value))
     return sorted(found, key=len, reverse=True)
 
 
-def _appearances(value: str) -> Iterable[str]:
-    yield value
-    yield repr(value)[1:-1]  # inside the repr of something that holds it
+def _is_place(name: str, value: str) -> bool:
+    """Whether it is the working directory, or says where a secret is: a path, which messages are full of."""
+    return name in ("PWD", "OLDPWD") or (
+        name.endswith(("_DIR", "_FILE", "_PATH", "_SOCK")) and value.startswith(("/", "./", "~"))
+    )
+
+
+@lru_cache(maxsize=256)
+def _appearances(value: str) -> frozenset[str]:
+    """The forms that a text has inside of a repr, of JSON and of a URL."""
+    return frozenset(
+        {
+            value,
+            repr(value)[1:-1],
+            repr(f"{value}'\"")[1:-4],
+            repr(value.encode("utf-8", "surrogateescape"))[2:-1],
+            json.dumps(value)[1:-1],
+            json.dumps(value, ensure_ascii=False)[1:-1],
+            quote(value, safe="", errors="replace"),
+            quote(value, errors="replace"),
+            quote_plus(value, errors="replace"),
+        }
+    )
 
 
 @lru_cache(maxsize=1024)

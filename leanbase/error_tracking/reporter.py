@@ -17,6 +17,7 @@ from leanbase.error_tracking.redaction import (
     DEFAULT_MASK_PATTERNS,
     Redaction,
     matcher,
+    usable,
 )
 from leanbase.error_tracking.subjects import Described, Raised, Subject
 from leanbase.error_tracking.variables import add_variables
@@ -105,16 +106,20 @@ class Reporter:
         return complete
 
     def _redaction(self) -> Redaction:
-        def patterns(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
-            given = self._option(name)
-            return default if given is None else as_texts(name, given)
-
         return Redaction(
-            matcher(patterns("code_variables_mask_patterns", DEFAULT_MASK_PATTERNS)),
-            matcher(patterns("code_variables_ignore_patterns", DEFAULT_IGNORE_PATTERNS)),
+            matcher(self._patterns("code_variables_mask_patterns", DEFAULT_MASK_PATTERNS)),
+            matcher(self._patterns("code_variables_ignore_patterns", DEFAULT_IGNORE_PATTERNS)),
             mask_url_credentials=bool(self._option("code_variables_mask_url_credentials")),
             detect_secrets=bool(self._option("code_variables_detect_secrets")),
         )
+
+    def _patterns(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        """An option's patterns. One without any that works counts as not given: nothing is shown for it."""
+        for given in (contexts.override(name), getattr(self._settings, name)):
+            texts = None if given is None else as_texts(name, given)
+            if texts is not None and (usable(texts) or not texts):
+                return texts
+        return default
 
     def _option(self, name: str) -> Any:
         """An option as the nearest context sets it, else as the client does."""

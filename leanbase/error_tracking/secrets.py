@@ -40,7 +40,7 @@ _FORMATS = [
         ("xox", r"xox[a-z]-[A-Za-z0-9-]{10,}"),
         ("xapp-", r"xapp-[A-Za-z0-9-]{10,}"),
         ("SK", r"SK[0-9a-fA-F]{32}(?![A-Za-z0-9])"),
-        ("SG.", r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"),
+        ("SG.", r"SG\.[A-Za-z0-9_-]{16,128}\.[A-Za-z0-9_-]{16,}"),
         ("key-", r"key-[0-9a-f]{32}(?![A-Za-z0-9])"),
         ("-us", r"[0-9a-f]{32}-us[0-9]{1,2}(?![A-Za-z0-9])"),
         # registries and services
@@ -54,7 +54,7 @@ _FORMATS = [
         ("shp", r"shp[a-z]{2}_[0-9A-Za-z]{16,}"),
         ("NR", r"NR(?:AK|AA|RA|II|IQ|JS)-[A-Za-z0-9_-]{16,}"),
         ("ph", r"ph[acsx]_[A-Za-z0-9]{16,}"),
-        ("eyJ", r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}"),
+        ("eyJ", r"(?<![_-])eyJ[A-Za-z0-9_-]{8,2048}\.[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]{4,}"),
     ]
 ]
 _PEM_MARKER = "PRIVATE KEY-----"

@@ -50,6 +50,8 @@ class Sources:
                 if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
                     return []
                 linecache.checkcache(filename)
+            elif filename not in linecache.cache and not linecache.lazycache(filename, module_globals):
+                return []  # linecache would look for a file of that name elsewhere
             lines = linecache.getlines(filename, module_globals)
             if found is not None and found.st_mtime > self._running_since:
                 self._changed[filename] = set(_codes("".join(lines), filename))

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from leanbase.error_tracking import raw
 from leanbase.error_tracking.source import cut_line
@@ -63,12 +63,12 @@ def read(given: object) -> Subject | None:
             return None
         if raw.is_exception(value) and (traceback is None or type(traceback) is TracebackType):
             return Raised(value, raw.traceback(value) if traceback is None else traceback)
-        if isinstance(kind, type) and type(traceback) in (type(None), TracebackType):
+        if issubclass(type(kind), type) and type(traceback) in (type(None), TracebackType):
             text = "" if value is None else guarded_text(value)
             return Described(raw.class_name(kind), text, raw.class_module(kind), traceback)
-    if isinstance(given, type) and issubclass(given, BaseException):
-        return Described(raw.class_name(given), "", raw.class_module(given))
-    if isinstance(given, str):
+    if issubclass(type(given), type) and BaseException in raw.mro(cls := cast("type", given)):
+        return Described(raw.class_name(cls), "", raw.class_module(cls))
+    if issubclass(type(given), str):
         return Described("Error", str.__str__(given))
     if _is_summary(given):
         return Summarized(given)
@@ -79,14 +79,18 @@ def read(given: object) -> Subject | None:
 # --- exceptions -------------------------------------------------------------------------------------
 
 
+# What the text of a dying exception may raise, and must not end anything else with.
+_NOT_OUR_END = (Exception, SystemExit)
+
+
 def message(error: BaseException) -> str:
     """The text of an exception: the first that is not empty of `message`, `detail` and `str()`."""
     for attribute in ("message", "detail"):
         try:
             value = getattr(error, attribute, None)
             if value is not None and not callable(value) and (text := str(value)):
-                return text
-        except Exception:
+                return str.__str__(text)
+        except _NOT_OUR_END:
             continue
     return guarded_text(error)
 
@@ -95,8 +99,8 @@ def guarded_text(value: object) -> str:
     """`str()` of anything, else its `repr()`, else `<broken repr>`."""
     for convert in (str, repr):
         try:
-            return convert(value)
-        except Exception:
+            return str.__str__(convert(value))
+        except _NOT_OUR_END:
             continue
     return "<broken repr>"
 
@@ -163,11 +167,11 @@ def _with_message(given: object) -> Described | None:
 def _first_text(given: object, *names: str) -> str | None:
     for name in names:
         try:
-            value = given.get(name) if isinstance(given, Mapping) else getattr(given, name, None)
+            value: Any = given.get(name) if isinstance(given, Mapping) else getattr(given, name, None)
+            if issubclass(type(value), str) and (text := str.__str__(value)):
+                return text
         except Exception:
             continue
-        if isinstance(value, str) and value:
-            return str.__str__(value)
     return None
 
 

@@ -1,7 +1,7 @@
 """The variables of frames, as far as they may be shown (6.11).
 
 Objects are shown by what they hold, never by asking them: no property is evaluated, and `repr` is called
-only on leaves that hold no attributes.
+only on leaves that hold nothing which could be shown.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ import json
 import math
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 from leanbase.encoding import sanitize
 from leanbase.error_tracking import raw
 from leanbase.error_tracking.builder import Item
 from leanbase.error_tracking.frames import local_variables
-from leanbase.error_tracking.redaction import REDACTED, TOO_LONG, Matcher, Redaction
+from leanbase.error_tracking.redaction import REDACTED, TOO_LONG, Redaction
 
 MAX_EVENT_BYTES = 10 * 1024
+MAX_EVENT_WORK = 128 * 1024
+"""Most characters that are looked at for one event; a value that is not shown has cost time, too."""
+
 MAX_SHOWN_CHARACTERS = 1024
 MAX_READ_CHARACTERS = 2048
 MAX_ENTRIES = 50
@@ -30,18 +32,22 @@ MAX_NODES = 100
 CIRCULAR = "<circular ref>"
 
 _SCALARS = (type(None), bool, int, float, str)
-_COLLECTIONS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 _CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
-# They have attributes, but their repr says what they are.
+_FUNCTIONS = (FunctionType, staticmethod, classmethod)
+# Their repr says what they are, and asks nothing that they hold for its own.
 _VALUES = {
+    ("builtins", "complex"),
+    ("builtins", "range"),
     ("datetime", "date"),
     ("datetime", "time"),
+    ("datetime", "timedelta"),
     ("decimal", "Decimal"),
-    ("enum", "Enum"),
     ("fractions", "Fraction"),
     ("ipaddress", "_IPAddressBase"),
+    ("numpy", "generic"),
     ("pathlib", "PurePath"),
     ("pathlib._local", "PurePath"),
+    ("re", "Pattern"),
     ("uuid", "UUID"),
 }
 _WORD = re.compile(r"[^\s()\[\]{}<>'\"`,;=]+")
@@ -49,62 +55,80 @@ _WORD = re.compile(r"[^\s()\[\]{}<>'\"`,;=]+")
 
 def add_variables(items: Sequence[Item], redaction: Redaction) -> None:
     """Add `code_variables` to the application's own frames, from the crash site outwards, until 10 KiB."""
+    renderer = _Renderer(redaction)
     left = MAX_EVENT_BYTES
     for item in items:
         for frame in reversed(item.frames):
             if frame.live is None or not frame.wire["in_app"]:
                 continue
             shown: dict[str, Any] = {}
-            for name, value in rendered(local_variables(frame.live), redaction):
+            for name, value in renderer.variables(local_variables(frame.live)):
                 left -= len(str(value).encode("utf-8", "replace"))
                 if left < 0:
                     break
                 shown[name] = value
             if shown:
                 frame.wire["code_variables"] = shown
-            if left < 0:
+            if left < 0 or renderer.is_exhausted:
                 return
 
 
-def rendered(variables: dict[str, Any], redaction: Redaction) -> Iterator[tuple[str, Any]]:
-    """The variables of one frame as they go on the wire: scalars first, then the rest, sorted by name."""
-    names = [name for name in variables if type(name) is str and not redaction.is_ignored(name)]
-    for name in sorted(names, key=lambda name: (type(variables[name]) not in _SCALARS, name)):
-        yield name, REDACTED if redaction.is_masked(name) else _rendered(variables[name], redaction)
+class _TooMuchError(Exception):
+    """A value has more nodes than are shown, or all values together have taken too long."""
 
 
-def _rendered(value: Any, redaction: Redaction) -> Any:
-    if value is None or type(value) is bool:
-        return str(value)
-    try:
-        shown = _Walk(redaction).value(value, 0)
-    except _TooManyNodesError:
-        return TOO_LONG
-    if type(shown) in (int, float):
-        return shown
-    text = shown if type(shown) is str else json.dumps(shown, ensure_ascii=False)
-    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 3] + "..."
+class _Renderer:
+    """Renders the variables of one event.
 
-
-class _TooManyNodesError(Exception):
-    pass
-
-
-class _Walk:
-    """One pass over one value: which objects are open above us, and how many nodes there were."""
-
-    __slots__ = ("_nodes", "_open", "_redaction")
+    While it walks over one value it knows which objects are open above, and how many nodes there were.
+    """
 
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction
+        self._work_left = MAX_EVENT_WORK
+        self._show: dict[int, _Show] = {}  # by the class
+        self._masked_names: dict[int, list[str]] = {}
         self._open: set[int] = set()
         self._nodes = 0
 
-    def value(self, value: Any, depth: int) -> Any:
+    @property
+    def is_exhausted(self) -> bool:
+        return self._work_left < 0
+
+    def variables(self, variables: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        """The variables of one frame as they go on the wire: scalars first, then the rest, by name."""
+        names = [n for n in variables if type(n) is str and not self._redaction.is_ignored(n)]
+        for name in sorted(names, key=lambda name: (type(variables[name]) not in _SCALARS, name)):
+            if self.is_exhausted:
+                return
+            if self._redaction.is_masked(name):
+                yield name, REDACTED
+                continue
+            try:
+                yield name, self._variable(variables[name])
+            except Exception:
+                yield name, f"<{raw.class_name(type(variables[name]))}>"
+
+    def _variable(self, value: Any) -> Any:
+        if value is None or type(value) is bool:
+            return str(value)
+        self._open.clear()
+        self._nodes = 0
+        try:
+            shown = self._value(value, 0)
+        except _TooMuchError:
+            return TOO_LONG
+        if type(shown) in (int, float):
+            return shown
+        text = shown if type(shown) is str else json.dumps(shown, ensure_ascii=False)
+        return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 3] + "..."
+
+    def _value(self, value: Any, depth: int) -> Any:
         """A plain value that stands for any other."""
         self._nodes += 1
-        if self._nodes > MAX_NODES:
-            raise _TooManyNodesError
+        self._work_left -= 1
+        if self._nodes > MAX_NODES or self._work_left < 0:
+            raise _TooMuchError
         kind = type(value)
         if kind is str:
             return self._text(value)
@@ -118,35 +142,46 @@ class _Walk:
             return CIRCULAR
         if depth >= MAX_DEPTH:
             return TOO_LONG
+        show = self._show.get(id(kind))
+        if show is None:
+            show = self._show[id(kind)] = _how_to_show(kind)
         self._open.add(id(value))
         try:
-            return self._other(value, kind, depth + 1)
+            return show(self, value, kind, depth + 1)
         finally:
             self._open.discard(id(value))
 
     def _text(self, text: str) -> str:
-        return TOO_LONG if len(text) > MAX_READ_CHARACTERS else self._redaction.value(text)
+        if len(text) > MAX_READ_CHARACTERS:
+            return TOO_LONG
+        self._work_left -= len(text)
+        return self._redaction.value(text)
 
-    def _other(self, value: Any, kind: type, depth: int) -> Any:
-        for base, plain in _PLAIN_BASES:
-            if issubclass(kind, base):
-                return self.value(plain(value), depth)
-        if issubclass(kind, dict):
-            return self._entries(list(dict.items(value)), depth)
-        if issubclass(kind, tuple) and (fields := _field_names(value, kind)) is not None:
-            return self._entries(list(zip(fields, tuple.__iter__(value), strict=True)), depth)
-        for collection in _COLLECTIONS:
-            if issubclass(kind, collection):
-                if collection.__len__(value) > MAX_ENTRIES:
-                    return TOO_LONG
-                return [self.value(member, depth) for member in list(collection.__iter__(value))]
-        if issubclass(kind, (bytes, bytearray)):
-            return self._bytes(value, kind)
-        if issubclass(kind, _CODE):
-            return _name_of_code(value, kind)
-        attributes = None if _is_value(kind) else self._attributes(value, kind)
+    def _dict(self, value: Any, kind: type, depth: int) -> Any:
+        if dict.__len__(value) > MAX_ENTRIES:
+            return TOO_LONG
+        return self._entries(list(dict.items(value)), depth)
+
+    def _tuple(self, value: Any, kind: type, depth: int) -> Any:
+        names = _field_names(kind)
+        if names is None or len(names) != tuple.__len__(value):
+            return self._collection(tuple, value, depth)
+        return self._entries(list(zip(names, tuple.__iter__(value), strict=True)), depth)
+
+    def _collection(self, base: Any, value: Any, depth: int) -> Any:
+        if base.__len__(value) > MAX_ENTRIES:
+            return TOO_LONG
+        members = list(base.__iter__(value))
+        # A pair of name and value, as headers are, or the items of a dict.
+        is_pair = len(members) == 2 and issubclass(type(members[0]), (str, bytes))
+        if is_pair and self._redaction.is_masked(self._name(members[0])):
+            return [self._value(members[0], depth), REDACTED]
+        return [self._value(member, depth) for member in members]
+
+    def _object(self, value: Any, kind: type, depth: int) -> Any:
+        attributes = self._attributes(value, kind)
         if attributes is None:
-            return self._leaf(value, kind)
+            return self._leaf(value) if raw.has_harmless_repr(kind) else f"<{raw.class_name(kind)}>"
         shown = self._entries(list(attributes.items()), depth)
         return {"__class__": raw.qualified_name(kind), **shown} if type(shown) is dict else shown
 
@@ -155,89 +190,149 @@ class _Walk:
             return TOO_LONG
         shown: dict[str, Any] = {}
         for key, value in entries:
-            name = key if type(key) is str else self._key(key, depth)
+            name = self._name(key)
             if len(name) > MAX_READ_CHARACTERS:
-                name, value = TOO_LONG, TOO_LONG
-            elif self._redaction.is_masked(name):
+                shown[TOO_LONG] = TOO_LONG
+                continue
+            self._work_left -= len(name)
+            if self._redaction.is_masked(name):
                 value = REDACTED
-            shown[self._redaction.key(name)] = self.value(value, depth)
+            elif name == "netloc" and type(value) is str and ":" in value.rpartition("@")[0]:
+                value = f"{REDACTED}@{value.rpartition('@')[2]}"  # of a URL that was split
+            shown[self._redaction.key(name)] = self._value(value, depth)
         return shown
 
-    def _key(self, key: Any, depth: int) -> str:
-        shown = self.value(key, depth)
+    def _name(self, key: Any) -> str:
+        """A key of a dict as text, to be judged as a name."""
+        kind = type(key)
+        if kind is str:
+            return str(key)
+        if raw.is_enum(kind):
+            return _name_of_member(key, kind)
+        if issubclass(kind, str):
+            return str.__str__(key)
+        if issubclass(kind, bytes):
+            return bytes.decode(key, "utf-8", "backslashreplace")
+        if kind in _SCALARS:
+            return str(key)
+        if issubclass(kind, tuple) and tuple.__len__(key) <= MAX_ENTRIES:
+            self._work_left -= tuple.__len__(key)
+            if self._work_left < 0:
+                raise _TooMuchError
+            parts = (
+                f"<{raw.class_name(type(part))}>" if type(part) is tuple else self._name(part) for part in key
+            )
+            return f"({', '.join(parts)})"
+        shown = self._value(key, MAX_DEPTH - 1)
         return shown if type(shown) is str else json.dumps(shown, ensure_ascii=False)
 
     def _attributes(self, value: Any, kind: type) -> dict[str, Any] | None:
         """What an object holds, and the names of what its class makes a secret of; `None` for a leaf."""
-        own = raw.instance_attributes(value)
-        is_exception = issubclass(kind, BaseException)
-        if own is None and not is_exception and not raw.has_slots(kind):
-            return None
+        own = raw.instance_attributes(value) or {}
+        if len(own) > MAX_ENTRIES:
+            return own
         found: dict[str, Any] = {}
         for name, slot in raw.slots(kind):
             try:
                 found[name] = REDACTED if self._redaction.is_masked(name) else slot.__get__(value)
             except AttributeError:  # not set
                 continue
-        if is_exception:
+        if issubclass(kind, BaseException):
             found["args"] = raw.exception_args(value)
-        found.update((own or {}).items())
-        for name in _masked_names(kind, self._redaction.is_masked):
+        found.update(list(own.items()))
+        for name in self._masked_names_of(kind):
             found.setdefault(name, REDACTED)
+        if not found and not raw.has_attributes(kind):
+            return None
         return {n: v for n, v in found.items() if type(n) is str and not n.startswith("__")}
 
-    def _bytes(self, value: Any, kind: type) -> str:
-        if len(value) > MAX_READ_CHARACTERS:
-            return TOO_LONG
-        try:
-            return self._text(bytes(value).decode())
-        except UnicodeDecodeError:
-            return self._leaf(bytes(value), kind)
+    def _masked_names_of(self, kind: type) -> list[str]:
+        """Properties and other attributes of a class whose names are a secret's; methods are none."""
+        names = self._masked_names.get(id(kind))
+        if names is None:
+            names = self._masked_names[id(kind)] = [
+                name
+                for cls in raw.mro(kind)[:-1]
+                for name, attribute in list(raw.class_attributes(cls).items())
+                if not issubclass(type(attribute), _FUNCTIONS) and self._redaction.is_masked(name)
+            ]
+        return names
 
-    def _leaf(self, value: Any, kind: type) -> str:
+    def _bytes(self, value: Any, base: Any) -> str:
+        if base.__len__(value) > MAX_READ_CHARACTERS:
+            return TOO_LONG
+        plain = bytes(base.__getitem__(value, slice(None)))
         try:
-            if hasattr(kind, "__len__") and len(value) > MAX_READ_CHARACTERS:
-                return TOO_LONG  # its repr would take long to make
-            text = repr(value)
+            return self._text(plain.decode())
+        except UnicodeDecodeError:
+            return self._leaf(plain)
+
+    def _leaf(self, value: Any) -> str:
+        try:
+            text = str.__str__(repr(value))
         except Exception:
-            return f"<{raw.class_name(kind)}>"
-        shown = self._redaction.value(text) if len(text) <= MAX_READ_CHARACTERS else REDACTED
+            return f"<{raw.class_name(type(value))}>"
+        self._work_left -= len(text)
+        if len(text) > MAX_READ_CHARACTERS or self._redaction.value(text) != text:
+            return REDACTED
         # What stands between the brackets and quotes of a repr is judged by itself, too.
-        if shown != text or any(self._redaction.key(word) != word for word in _WORD.findall(text)):
+        if any(self._redaction.key(word) != word for word in _WORD.findall(text)):
             return REDACTED
         return text
 
 
-_FUNCTIONS = (FunctionType, staticmethod, classmethod)
-_PLAIN_BASES: tuple[tuple[type, Any], ...] = (
-    (str, str.__str__),
-    (int, int.__index__),
-    (float, float.__float__),
+_Show: TypeAlias = Callable[[_Renderer, Any, type, int], Any]
+
+
+def _how_to_show(kind: type) -> _Show:
+    """What shows the instances of a class that is not one of JSON's scalars itself."""
+    if raw.is_enum(kind):
+        return lambda _, value, kind, depth: _name_of_member(value, kind)
+    for base, show in _BY_BASE:
+        if issubclass(kind, base):
+            return show
+    if any((raw.class_module(cls) or "builtins", raw.class_name(cls)) in _VALUES for cls in raw.mro(kind)):
+        return lambda renderer, value, kind, depth: renderer._leaf(value)
+    return _Renderer._object
+
+
+def _as_plain(plain: Callable[[Any], Any]) -> _Show:
+    return lambda renderer, value, kind, depth: renderer._value(plain(value), depth)
+
+
+def _as_collection(base: type) -> _Show:
+    return lambda renderer, value, kind, depth: renderer._collection(base, value, depth)
+
+
+_BY_BASE: tuple[tuple[type | tuple[type, ...], _Show], ...] = (
+    (str, _as_plain(str.__str__)),
+    (int, _as_plain(int.__index__)),
+    (float, _as_plain(float.__float__)),
+    (dict, _Renderer._dict),
+    (tuple, _Renderer._tuple),
+    (list, _as_collection(list)),
+    (set, _as_collection(set)),
+    (frozenset, _as_collection(frozenset)),
+    (deque, _as_collection(deque)),
+    (type({}.keys()), _as_collection(type({}.keys()))),
+    (type({}.items()), _as_collection(type({}.items()))),
+    (bytes, lambda renderer, value, kind, depth: renderer._bytes(value, bytes)),
+    (bytearray, lambda renderer, value, kind, depth: renderer._bytes(value, bytearray)),
+    (_CODE, lambda renderer, value, kind, depth: _name_of_code(value, kind)),
 )
 
 
-@lru_cache(maxsize=1024)
-def _masked_names(kind: type, is_masked: Matcher) -> tuple[str, ...]:
-    """Properties and other attributes of a class whose names are a secret's; methods are none."""
-    return tuple(
-        name
-        for cls in raw.mro(kind)[:-1]
-        for name, attribute in list(raw.class_attributes(cls).items())
-        if not isinstance(attribute, _FUNCTIONS) and is_masked(name)
-    )
-
-
-def _field_names(value: Any, kind: type) -> tuple[str, ...] | None:
+def _field_names(kind: type) -> tuple[str, ...] | None:
     """The names of a namedtuple's fields; `None` for another tuple."""
     for cls in raw.mro(kind):
         names = raw.class_attributes(cls).get("_fields")
-        if type(names) is tuple and len(names) == tuple.__len__(value):
+        if type(names) is tuple:
             return names
     return None
 
 
-def _is_value(kind: type) -> bool:
-    return any((raw.class_module(cls), raw.class_name(cls)) in _VALUES for cls in raw.mro(kind))
+def _name_of_member(value: Any, kind: type) -> str:
+    return f"{raw.class_name(kind)}.{(raw.instance_attributes(value) or {}).get('_name_')}"
 
 
 def _name_of_code(value: Any, kind: type) -> str:
@@ -247,5 +342,5 @@ def _name_of_code(value: Any, kind: type) -> str:
     if issubclass(kind, ModuleType):
         return f"<module {(raw.instance_attributes(value) or {}).get('__name__')}>"
     function = value.__func__ if kind is MethodType else value
-    named = isinstance(function, (FunctionType, BuiltinFunctionType))
+    named = type(function) in (FunctionType, BuiltinFunctionType)
     return f"<{kind.__name__} {function.__qualname__ if named else raw.class_name(type(function))}>"
