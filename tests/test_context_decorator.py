@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
+import weakref
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
@@ -137,3 +139,47 @@ def test_scoped_on_an_async_generator() -> None:
 
     asyncio.run(main())
     assert closed == [{"out": 1, "in": 1}] * 2
+
+
+def test_a_scoped_generator_behaves_as_the_plain_one_does() -> None:
+    def body() -> Generator[Any, Any, Any]:
+        try:
+            got = yield 1
+            yield got
+        except ValueError:
+            yield "swallowed"
+        raise KeyError
+
+    def closes() -> Generator[Any, Any, Any]:
+        try:
+            yield 1
+        except GeneratorExit:
+            return 7
+
+    for wrap in (lambda function: function, scoped()):
+        generator = wrap(body)()
+        assert (next(generator), generator.send("sent")) == (1, "sent")
+        assert generator.throw(ValueError()) == "swallowed"
+        with pytest.raises(KeyError) as caught:
+            next(generator)
+        assert caught.value.__context__ is None
+        closing = wrap(closes)()
+        next(closing)
+        assert closing.close() == (7 if sys.version_info >= (3, 13) else None)
+
+
+def test_a_suspended_generator_keeps_nothing_alive_that_it_yielded_or_got() -> None:
+    class Item:
+        pass
+
+    @scoped()
+    def generator() -> Generator[Any, Any, None]:
+        while True:
+            yield Item()
+
+    running = generator()
+    next(running)
+    sent = Item()
+    references = [weakref.ref(running.send(sent)), weakref.ref(sent)]
+    del sent
+    assert [reference() for reference in references] == [None, None]

@@ -213,3 +213,14 @@ def test_any_order_of_leaving_ends_outside(order: list[int]) -> None:
         scopes[index].__exit__(None, None, None)
     tag("leaked", 1)
     assert get_tags() == {}
+
+
+def test_one_context_object_can_be_entered_again() -> None:
+    again = new_context()
+    with again:
+        tag("outer", 1)
+        with again:
+            tag("inner", 1)
+            assert get_tags() == {"outer": 1, "inner": 1}
+        assert get_tags() == {"outer": 1}
+    assert get_tags() == {}

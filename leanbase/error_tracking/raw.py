@@ -6,7 +6,7 @@ lie. What is read here is read through the interpreter's own fields, so no code 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
 from typing import Any
 
@@ -26,6 +26,12 @@ _module: Callable[[type], object] = vars(type)["__module__"].__get__
 def is_exception(value: object) -> bool:
     """Whether it is one by its type."""
     return issubclass(type(value), BaseException)
+
+
+def is_exactly(value: object, classes: Iterable[type]) -> bool:
+    """Whether its class is one of these; `in` would ask the class's own class whether they are equal."""
+    kind = type(value)
+    return any(kind is each for each in classes)
 
 
 def class_name(cls: type) -> str:

@@ -59,10 +59,7 @@ def matcher(patterns: tuple[str, ...]) -> Matcher:
         for literal in literals:
             if literal in lowered:
                 return True
-        for expression in others:
-            if expression.search(text):
-                return True
-        return False
+        return any(expression.search(text) for expression in others)
 
     return matches
 

@@ -63,7 +63,7 @@ def read(given: object) -> Subject | None:
             return None
         if raw.is_exception(value) and (traceback is None or type(traceback) is TracebackType):
             return Raised(value, raw.traceback(value) if traceback is None else traceback)
-        if issubclass(type(kind), type) and type(traceback) in (type(None), TracebackType):
+        if issubclass(type(kind), type) and raw.is_exactly(traceback, (type(None), TracebackType)):
             text = "" if value is None else guarded_text(value)
             return Described(raw.class_name(kind), text, raw.class_module(kind), traceback)
     if issubclass(type(given), type) and BaseException in raw.mro(cls := cast("type", given)):

@@ -98,7 +98,7 @@ class _Renderer:
     def variables(self, variables: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """The variables of one frame as they go on the wire: scalars first, then the rest, by name."""
         names = [n for n in variables if type(n) is str and not self._redaction.is_ignored(n)]
-        for name in sorted(names, key=lambda name: (type(variables[name]) not in _SCALARS, name)):
+        for name in sorted(names, key=lambda name: (not raw.is_exactly(variables[name], _SCALARS), name)):
             if self.is_exhausted:
                 return
             if self._redaction.is_masked(name):
@@ -118,7 +118,7 @@ class _Renderer:
             shown = self._value(value, 0)
         except _TooMuchError:
             return TOO_LONG
-        if type(shown) in (int, float):
+        if raw.is_exactly(shown, (int, float)):
             return shown
         text = shown if type(shown) is str else json.dumps(shown, ensure_ascii=False)
         return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 3] + "..."
@@ -213,7 +213,7 @@ class _Renderer:
             return str.__str__(key)
         if issubclass(kind, bytes):
             return bytes.decode(key, "utf-8", "backslashreplace")
-        if kind in _SCALARS:
+        if raw.is_exactly(key, _SCALARS):
             return str(key)
         if issubclass(kind, tuple) and tuple.__len__(key) <= MAX_ENTRIES:
             self._work_left -= tuple.__len__(key)
@@ -342,5 +342,5 @@ def _name_of_code(value: Any, kind: type) -> str:
     if issubclass(kind, ModuleType):
         return f"<module {(raw.instance_attributes(value) or {}).get('__name__')}>"
     function = value.__func__ if kind is MethodType else value
-    named = type(function) in (FunctionType, BuiltinFunctionType)
+    named = raw.is_exactly(function, (FunctionType, BuiltinFunctionType))
     return f"<{kind.__name__} {function.__qualname__ if named else raw.class_name(type(function))}>"

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import random
 import string
+import urllib.parse
 from collections import deque, namedtuple
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -319,6 +320,23 @@ def test_secrets_in_messages_are_not_readable(
     assert found.count("could not use ") >= 2
     assert found.count(" for it") >= 2
     assert not readable(secret, found)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [json.dumps, lambda v: json.dumps(v, ensure_ascii=False), urllib.parse.quote, urllib.parse.quote_plus, repr,
+     lambda v: repr(v.encode()), lambda v: repr(v + "'\""), lambda v: urllib.parse.quote(v, safe="")],
+)  # fmt: skip
+def test_secrets_of_the_environment_are_known_in_every_spelling(
+    written: Callable[[str], str], server: FaultServer, make: Callable[..., Leanbase],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    secret = "pa'ss w\u00f6rd/1234\\x\"y"
+    monkeypatch.setenv("APP_SECRET", secret)
+    make(server, gzip=False).capture_exception(f"cannot use {written(secret)} here")
+    message = server.events[0]["properties"]["$exception_message"]
+    assert "1234" not in message
+    assert message.endswith(" here")
 
 
 def test_short_or_harmless_environment_variables_are_left_alone(
