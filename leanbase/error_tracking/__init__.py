@@ -1,6 +1,7 @@
 """From an exception to a `$exception` event.
 
     subjects    what was given: an exception, a tuple, a text, a traceback's text …
+    raw         looks at objects without running their code
     chain       an exception with its causes, contexts and group members, flattened
     frames      tracebacks and stacks as the frames of the wire, with `source` around each line
     variables   the variables of a frame, as far as `redaction` and `secrets` let them be seen

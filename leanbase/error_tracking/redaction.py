@@ -72,8 +72,8 @@ class Redaction:
         ignore: Says of a variable's name that it is left out.
         mask_url_credentials: Whether users and passwords in URLs are replaced.
         detect_secrets: Whether texts that look like secrets are replaced.
-        environment: The process's environment. Values of variables with a secret's name are replaced
-            wherever they appear.
+
+    The values of environment variables with a secret's name are replaced wherever they appear.
     """
 
     def __init__(
@@ -83,13 +83,12 @@ class Redaction:
         *,
         mask_url_credentials: bool,
         detect_secrets: bool,
-        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.is_masked = mask
         self.is_ignored = ignore
         self._mask_url_credentials = mask_url_credentials
         self._detect_secrets = detect_secrets
-        self._known_secrets = secrets_of(os.environ if environment is None else environment, mask)
+        self._known_secrets = _secrets_of(os.environ, mask)
 
     def value(self, text: str) -> str:
         """A text found in a variable: as it is, in part, or not at all."""
@@ -124,7 +123,7 @@ class Redaction:
         return text
 
 
-def secrets_of(environment: Mapping[str, str], mask: Matcher) -> Sequence[str]:
+def _secrets_of(environment: Mapping[str, str], mask: Matcher) -> Sequence[str]:
     """The values of the environment's variables with a secret's name, longest first, as they may appear."""
     found: set[str] = set()
     for name, value in list(environment.items()):

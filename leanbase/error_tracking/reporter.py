@@ -114,7 +114,7 @@ class Reporter:
         )
 
     def _patterns(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
-        """An option's patterns. One without any that works counts as not given: nothing is shown for it."""
+        """An option's patterns. If none works it counts as not given: a typo must not show anything."""
         for given in (contexts.override(name), getattr(self._settings, name)):
             texts = None if given is None else as_texts(name, given)
             if texts is not None and (usable(texts) or not texts):

@@ -1,0 +1,498 @@
+"""The variables of frames (6.11)."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import enum
+import functools
+import gc
+import itertools
+import json
+import time
+import types
+import urllib.parse
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leanbase.error_tracking.redaction import REDACTED, TOO_LONG
+from tests.error_tracking.conftest import ROOT, Wire, raised
+from tests.error_tracking.rules.table import Text, row
+from tests.error_tracking.wire import frames
+
+
+def variables(wire: Wire, _options: Any = None, /, **local: Any) -> Any:
+    """The code variables of a frame with these locals."""
+    names = ", ".join(local)
+    namespace: dict[str, Any] = {"__name__": "own"}
+    source = f"def fail({names}):\n    raise ValueError\n"
+    exec(compile(source, str(ROOT / "own.py"), "exec"), namespace)
+    with pytest.raises(ValueError) as caught:
+        namespace["fail"](**local)
+    properties = wire.capture(caught.value, capture_exception_code_variables=True, **(_options or {}))
+    return frames(properties)[-1].get("code_variables")
+
+
+@row("V-1")
+def the_budget_goes_to_the_crash_site_first(wire: Wire) -> None:
+    def deep(level: int, text: str) -> None:
+        if level == 0:
+            raise ValueError
+        deep(level - 1, text)
+
+    assert "code_variables" not in frames(wire.capture(raised(ValueError())))[-1]
+    with pytest.raises(ValueError) as caught:
+        deep(30, "a word " * 100)
+    shown = frames(wire.capture(caught.value, capture_exception_code_variables=True))
+    with_variables = [frame["code_variables"] for frame in shown if "code_variables" in frame]
+    rendered = sum(len(str(value)) for each in with_variables for value in each.values())
+    assert 9 * 1024 < rendered <= 10 * 1024
+    assert [each["level"] for each in reversed(with_variables)][:14] == list(range(14))
+    assert "code_variables" not in shown[1]
+
+
+@row("V-1")
+def only_the_applications_own_frames_have_variables(wire: Wire) -> None:
+    with pytest.raises(ValueError) as caught:
+        json.loads("not json")
+    for frame in frames(wire.capture(caught.value, capture_exception_code_variables=True)):
+        assert ("code_variables" in frame) == frame["in_app"]
+
+
+@row("V-2")
+def scalars_come_first_each_part_by_name(wire: Wire) -> None:
+    shown = variables(wire, b=[1], a={}, z=1, y="s", x=None, w=True, v=1.5)
+    assert list(shown) == ["v", "w", "x", "y", "z", "a", "b"]
+
+
+@row("V-3")
+def names_decide_before_values_are_read(wire: Wire) -> None:
+    class Loud:
+        def __getattribute__(self, name: str) -> Any:
+            raise AssertionError("was read")
+
+    assert variables(wire, __hidden=1, password=Loud(), visible=1) == {"visible": 1, "password": REDACTED}
+    options = {"code_variables_ignore_patterns": ["^skip"], "code_variables_mask_patterns": ["^mine$"]}
+    shown = variables(wire, options, skip_me=1, mine=1, password="now visible")
+    assert shown == {"mine": REDACTED, "password": "now visible"}
+
+
+@row("V-4")
+def numbers_stay_numbers_and_the_rest_becomes_text(wire: Wire) -> None:
+    shown = variables(
+        wire,
+        none=None, true=True, false=False, one=1, half=0.5, nan=float("nan"), inf=float("-inf"),
+        text="text", huge=2**70, list_=[1, None, True, "x"], long="y z " * 500,
+    )  # fmt: skip
+    assert shown["none"] == "None"
+    assert (shown["true"], shown["false"]) == ("True", "False")
+    assert (shown["one"], shown["half"]) == (1, 0.5)
+    assert (shown["nan"], shown["inf"]) == ("nan", "-inf")
+    assert shown["text"] == "text"
+    assert shown["huge"] == str(2**70)
+    assert shown["list_"] == '[1, null, true, "x"]'
+    assert len(shown["long"]) == 1024
+    assert shown["long"].endswith("...")
+
+
+@row("V-5")
+def patterns_are_searched_and_broken_ones_skipped(wire: Wire) -> None:
+    options = {"code_variables_mask_patterns": ["(", "(?i)CARD", r"^pin\d$"]}
+    shown = variables(wire, options, my_card=1, pin1=1, pins=1)
+    assert shown == {"my_card": REDACTED, "pin1": REDACTED, "pins": 1}
+
+
+MASKED = [
+    "password", "user_password", "PASSWORD", "secret", "client_secret", "passwd", "pwd", "api_key", "apikey",
+    "auth", "auth_header", "authorization", "authentication", "authenticated", "oauth", "credentials",
+    "privatekey", "private_key", "token", "access_token", "aws_access_key_id", "db_pass", "sk_live", "x1sk_",
+    "jwt", "connection_string", "connectionstring", "conn_str", "connstr", "dsn", "sentry_dsn",
+]  # fmt: skip
+UNMASKED = ["task_id", "disk_usage", "author", "authors", "risk_level", "compass", "order", "user_id", "skin"]
+
+
+@row("V-6")
+def the_default_masks_know_names_of_secrets(wire: Wire) -> None:
+    shown = variables(wire, **dict.fromkeys(MASKED, 7), **dict.fromkeys(UNMASKED, 7))
+    assert {name for name, value in shown.items() if value == REDACTED} == set(MASKED)
+    assert {name for name, value in shown.items() if value == 7} == set(UNMASKED)
+
+
+@dataclasses.dataclass
+class Account:
+    user: str
+    password: str
+
+
+class Slotted:
+    __slots__ = ("token", "unset", "visible")
+
+    def __init__(self) -> None:
+        self.token = "hunter2"
+        self.visible = 1
+
+
+Login = collections.namedtuple("Login", ["user", "pwd"])
+
+
+@row("V-7")
+def masks_reach_values_keys_and_fields_at_any_depth(wire: Wire) -> None:
+    shown = variables(
+        wire,
+        text="password=hunter2",
+        nested={"a": [{"api_key": "hunter2", "user": "jo"}]},
+        account=Account("jo", "hunter2"),
+        login=Login("jo", "hunter2"),
+        slotted=Slotted(),
+        deep=[{"b": Account("jo", "hunter2")}],
+    )
+    assert shown["text"] == REDACTED
+    assert json.loads(shown["nested"]) == {"a": [{"api_key": REDACTED, "user": "jo"}]}
+    assert json.loads(shown["login"]) == {"user": "jo", "pwd": REDACTED}
+    assert json.loads(shown["slotted"]) == {
+        "__class__": f"{__name__}.Slotted", "token": REDACTED, "visible": 1,
+    }  # fmt: skip
+    assert "hunter2" not in str(shown)
+
+
+@row("V-8")
+def objects_are_shown_by_what_they_hold(wire: Wire) -> None:
+    class Order:
+        token_store = "class attribute"
+
+        def __init__(self) -> None:
+            self.number = 7
+
+        @property
+        def password(self) -> str:
+            raise AssertionError("was evaluated")
+
+        @property
+        def total(self) -> int:
+            raise AssertionError("was evaluated")
+
+        def __repr__(self) -> str:
+            raise AssertionError("was called")
+
+    shown = variables(wire, order=Order(), account=Account("jo", "hunter2"))
+    order = json.loads(shown["order"])
+    assert order.pop("__class__").endswith("<locals>.Order")
+    assert order == {"number": 7, "password": REDACTED, "token_store": REDACTED}
+    assert json.loads(shown["account"])["__class__"] == f"{__name__}.Account"
+
+
+@row("V-8")
+def leaves_are_shown_by_their_repr(wire: Wire) -> None:
+    import datetime as dt
+    import uuid
+
+    class BrokenRepr(dt.date):
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    class TellsAll(dt.date):
+        def __repr__(self) -> str:
+            return "TellsAll(password=hunter2)"
+
+    class Endless(dt.date):
+        def __repr__(self) -> str:
+            return "x" * 5000
+
+    number = uuid.UUID(int=7)
+    shown = variables(
+        wire, day=dt.date(2026, 1, 2), broken=BrokenRepr(2026, 1, 2), telling=TellsAll(2026, 1, 2),
+        endless=Endless(2026, 1, 2), number=number, path=Path("/srv/shop"), cls=Account, module=json,
+        data=b"bytes", raw=b"\xff", error=KeyError("k"),
+    )  # fmt: skip
+    assert shown["day"] == "datetime.date(2026, 1, 2)"
+    assert shown["broken"].endswith("BrokenRepr>")
+    assert shown["telling"] == shown["endless"] == REDACTED
+    assert str(number) in shown["number"]
+    assert "/srv/shop" in shown["path"]
+    assert shown["cls"] == f"<class {__name__}.Account>"
+    assert shown["module"] == "<module json>"
+    assert (shown["data"], shown["raw"]) == ("bytes", "b'\\xff'")
+    assert json.loads(shown["error"]) == {"__class__": "KeyError", "args": ["k"]}
+
+
+@row("V-9")
+def bounds_fail_closed(wire: Wire) -> None:
+    cycle: list[Any] = [1]
+    cycle.append(cycle)
+    deep: list[Any] = ["bottom"]
+    for _ in range(20):
+        deep = [deep]
+    shown = variables(
+        wire,
+        text="a b" * 700,
+        entries=list(range(51)),
+        keys={str(n): n for n in range(51)},
+        long_key={"k " * 1100: 1},
+        nodes=[[0] * 40] * 40,
+        deep=deep,
+        cycle=cycle,
+        fifty=list(range(50)),
+    )
+    assert shown["text"] == TOO_LONG
+    assert shown["entries"] == shown["keys"] == shown["nodes"] == TOO_LONG
+    assert shown["long_key"] == json.dumps({TOO_LONG: TOO_LONG})
+    assert shown["deep"] == "[" * 12 + json.dumps(TOO_LONG) + "]" * 12
+    assert shown["cycle"] == '[1, "<circular ref>"]'
+    assert shown["fifty"] == json.dumps(list(range(50)))
+
+
+@row("V-10")
+def the_constants_are_those_that_people_search_for(wire: Wire) -> None:
+    shown = variables(wire, password=1, long="a b" * 700)
+    assert shown["password"] == "$$_leanbase_redacted_based_on_masking_rules_$$"
+    assert shown["long"] == "$$_leanbase_value_too_long_$$"
+
+
+@row("V-11")
+def credentials_in_urls_go_and_the_rest_stays(wire: Wire) -> None:
+    cases = {
+        "postgres://jo:hunter2@db:5432/shop": f"postgres://{REDACTED}@db:5432/shop",
+        "redis://:hunter2@cache/0": f"redis://{REDACTED}@cache/0",
+        "two a://u:p@h and b+c://u:p@h/x": f"two a://{REDACTED}@h and b+c://{REDACTED}@h/x",
+        "https://u:p@ss@h/": f"https://{REDACTED}@h/",
+        "ssh://git@github.com/x": "ssh://git@github.com/x",
+        "http://localhost:8000/a@b": "http://localhost:8000/a@b",
+        "mailto:jo@example.com": "mailto:jo@example.com",
+        "host:80 at jo@h": "host:80 at jo@h",
+    }
+    shown = variables(wire, **{f"v{n}": text for n, text in enumerate(cases)})
+    assert [shown[f"v{n}"] for n in range(len(cases))] == list(cases.values())
+    off = variables(wire, {"code_variables_mask_url_credentials": False}, url="a://u:p@h")
+    assert off == {"url": "a://u:p@h"}
+    started = time.process_time()
+    variables(wire, text="a" * 2000, urls="://" * 600, ats="://" + "@" * 2000, colons="://" + ":" * 2000)
+    assert time.process_time() - started < 5
+
+
+@row("V-12")
+def what_looks_like_a_secret_is_one(wire: Wire) -> None:
+    secret = "".join(["Kx9", "fQ2z_", "Lm7R-", "pT4wV"])
+    assert variables(wire, opaque=secret) == {"opaque": REDACTED}
+    off = variables(wire, {"code_variables_detect_secrets": False}, opaque=secret)
+    assert off == {"opaque": secret}
+
+
+@row("V-13")
+def failing_variables_do_not_cost_the_event(wire: Wire) -> None:
+    class Hostile(dict[str, Any]):
+        def __len__(self) -> int:
+            raise RuntimeError
+
+        def __getattribute__(self, name: str) -> Any:
+            raise RuntimeError
+
+        def __class_getitem__(cls, item: Any) -> Any:
+            raise RuntimeError
+
+    class HostileMeta(type):
+        def __getattribute__(cls, name: str) -> Any:
+            raise RuntimeError
+
+    class WithHostileMeta(metaclass=HostileMeta):
+        pass
+
+    shown = variables(wire, hostile=Hostile(a=1), meta=WithHostileMeta(), fine=1)
+    assert shown["fine"] == 1
+    assert json.loads(shown["hostile"]) == {"a": 1}
+
+
+@row("V-3", "V-11", "V-12")
+def contexts_override_the_client(wire: Wire) -> None:
+    client = wire.client()
+
+    def capture() -> dict[str, Any]:
+        url, mine, skipped, opaque = "a://u:p@h", 1, 1, "Kx9fQ2z_Lm7R-" + "pT4wV"
+        client.capture_exception(raised_here(url, mine, skipped, opaque))
+        found: dict[str, Any] = frames(wire.exceptions()[-1])[-1].get("code_variables", {})
+        return found
+
+    assert capture() == {}
+    with client.new_context():
+        client.set_capture_exception_code_variables_context(True)
+        client.set_code_variables_mask_patterns_context(["^mine$"])
+        client.set_code_variables_ignore_patterns_context(["^skipped$", "^__"])
+        with client.new_context():
+            client.set_code_variables_mask_url_credentials_context(False)
+            client.set_code_variables_detect_secrets_context(False)
+            shown = capture()
+            assert shown["url"] == "a://u:p@h"
+            assert shown["mine"] == REDACTED
+            assert shown["opaque"].startswith("Kx9")
+            assert "skipped" not in shown
+        assert capture()["opaque"] == REDACTED
+        with client.new_context(fresh=True):
+            assert capture() == {}
+
+
+def raised_here(url: str, mine: int, skipped: int, opaque: str) -> Exception:
+    try:
+        raise ValueError
+    except ValueError as error:
+        return error
+
+
+class Setting(str, enum.Enum):
+    PASSWORD = "db-password-setting"
+
+
+class Plain(enum.Enum):
+    TOKEN = 1
+    COLOR = 2
+
+
+@row("V-7")
+def keys_of_any_kind_are_names(wire: Wire) -> None:
+    shown = variables(
+        wire,
+        by_bytes={b"password": "hunter2"},
+        by_member={Setting.PASSWORD: "hunter2"},
+        by_plain_member={Plain.TOKEN: "hunter2", Plain.COLOR: "red"},
+        by_subclass={Text("password"): "hunter2"},
+        by_tuple={("password", 1): "hunter2"},
+        pairs=[("Authorization", "hunter2"), (b"authorization", b"hunter2"), ("host", "example.com")],
+        items={"password": "hunter2", "user": "jo"}.items(),
+        netloc=urllib.parse.urlsplit("postgres://jo:hunter2@db/x"),
+        fine={1: "one", None: "none", 2.5: "half", (1, 2): "both"},
+    )
+    assert "hunter2" not in str(shown)
+    assert json.loads(shown["by_bytes"]) == {"password": REDACTED}
+    assert json.loads(shown["by_plain_member"]) == {"Plain.TOKEN": REDACTED, "Plain.COLOR": "red"}
+    assert json.loads(shown["pairs"])[2] == ["host", "example.com"]
+    assert json.loads(shown["netloc"])["netloc"] == f"{REDACTED}@db"
+    assert json.loads(shown["fine"]) == {"1": "one", "None": "none", "2.5": "half", "(1, 2)": "both"}
+
+
+@row("V-8")
+def no_code_of_the_application_runs_for_its_variables(wire: Wire) -> None:
+    ran: list[str] = []
+
+    class Loud:
+        def __repr__(self) -> str:
+            ran.append("repr")
+            return "loud"
+
+        @property
+        def __class__(self) -> Any:
+            ran.append("__class__")
+            return int
+
+        @__class__.setter
+        def __class__(self, value: object) -> None: ...
+
+    class LoudBytes(bytes):
+        def __len__(self) -> int:
+            ran.append("len")
+            return 1
+
+        def __bytes__(self) -> bytes:
+            ran.append("bytes")
+            return b""
+
+    class LoudMeta(type):
+        def __eq__(cls, other: object) -> bool:
+            ran.append("eq")
+            return True
+
+        def __hash__(cls) -> int:
+            ran.append("hash")
+            return 1
+
+    class OfLoudMeta(metaclass=LoudMeta):
+        attribute_token = Loud()
+
+    loud = Loud()
+    shown = variables(
+        wire, proxy=types.MappingProxyType({"k": loud}), values={"k": loud}.values(), part=slice(loud),
+        repeated=itertools.repeat(loud), partial=functools.partial(print, loud), data=LoudBytes(b"data"),
+        of_meta=OfLoudMeta(), method=loud.__repr__, member=Plain.COLOR, plain=object(),
+    )  # fmt: skip
+    assert ran == []
+    assert shown["proxy"] == "<mappingproxy>"
+    assert shown["values"] == "<dict_values>"
+    assert shown["data"] == "data"
+    assert shown["member"] == "Plain.COLOR"
+    assert shown["plain"].startswith("<object object at ")
+
+
+@row("V-5")
+def patterns_that_cannot_work_leave_those_that_do(wire: Wire) -> None:
+    for patterns in (42, {"a": 1}, ["["], [None], "["):
+        options = {"code_variables_mask_patterns": patterns}
+        assert variables(wire, options, password="hunter2") == {"password": REDACTED}, patterns
+    assert variables(wire, {"code_variables_mask_patterns": []}, password="shown") == {"password": "shown"}
+    client = wire.client(capture_exception_code_variables=True, code_variables_mask_patterns=["^mine$"])
+    with client.new_context():
+        client.set_code_variables_mask_patterns_context(each for each in ["x"])  # type: ignore[arg-type]
+        client.capture_exception(raised_here("u", 1, 1, "o"))
+    assert frames(wire.exceptions()[-1])[-1]["code_variables"]["mine"] == REDACTED
+
+
+@row("V-6")
+def where_a_secret_or_the_program_is_is_no_secret(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/srv/shop/current")
+    monkeypatch.setenv("DB_PASSWORD_FILE", "/run/secrets/password-of-db")
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/tmp/agent.4711/socket")
+    for path in ("/srv/shop/current/x", "/tmp/agent.4711/socket"):
+        assert wire.capture(f"no file {path} here")["$exception_message"] == f"no file {path} here"
+
+
+@row("V-9")
+def the_work_for_one_event_is_bounded(wire: Wire) -> None:
+    looked_at = 0
+
+    class Counted(str):
+        def __new__(cls) -> Counted:
+            return str.__new__(cls, "words " * 300)
+
+    def deep(level: int, values: list[Any]) -> None:
+        if level == 0:
+            raise ValueError
+        deep(level - 1, values)
+
+    with pytest.raises(ValueError) as caught:
+        deep(60, [[Counted() for _ in range(40)] for _ in range(40)])
+    shown = frames(wire.capture(caught.value, capture_exception_code_variables=True))
+    looked_at = sum("code_variables" in frame for frame in shown)
+    assert 1 <= looked_at < 10
+    assert variables(wire, huge=dict.fromkeys(range(1_000_000))) == {"huge": TOO_LONG}
+
+
+@row("V-13")
+def variables_are_not_kept_alive(wire: Wire) -> None:
+    class Big:
+        pass
+
+    def work() -> weakref.ref[Big]:
+        big = Big()
+        try:
+            raise ValueError
+        except ValueError as error:
+            client.capture_exception(error)
+        reference = weakref.ref(big)
+        del big
+        return reference if reference() is None else pytest.fail("still alive")
+
+    def keeps_its_own_locals() -> dict[str, Any]:
+        number = 7
+        before = locals()
+        try:
+            raise ValueError
+        except ValueError as error:
+            client.capture_exception(error)
+        return before
+
+    client = wire.client(capture_exception_code_variables=True)
+    gc.disable()
+    try:
+        assert work()() is None
+    finally:
+        gc.enable()
+    assert keeps_its_own_locals()["number"] == 7
