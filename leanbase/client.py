@@ -421,8 +421,10 @@ class Leanbase:
             ... except ZeroDivisionError as error:
             ...     uuid = leanbase.capture_exception(error, distinct_id="user_1")
         """
-        from leanbase.error_tracking.metadata import BY_HAND, Metadata
+        from leanbase.error_tracking.metadata import BY_HAND, Metadata, normalized_level
 
+        if level is not None and normalized_level(level) is None:
+            logger.warning("level must be one such as 'error' or 'warning', not %r; 'error' is used", level)
         draft = Draft(
             "$exception",
             properties,

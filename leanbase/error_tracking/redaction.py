@@ -32,6 +32,7 @@ DEFAULT_MASK_PATTERNS = (
 
 Matcher = Callable[[str], bool]
 
+_PARAMETER = re.compile(r"([?&][^=&?\s]{1,64}=)[^&#\s'\"<>]+")  # of a URL's query
 _LITERAL = re.compile(r"\(\?i\)([\w \-/@:]+)")
 
 
@@ -51,11 +52,11 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
 def matcher(patterns: tuple[str, ...]) -> Matcher:
     """Say whether one of some regular expressions is found in a text; broken ones are skipped."""
     found = [(_LITERAL.fullmatch(pattern), pattern) for pattern in patterns]
-    literals = [literal[1].lower() for literal, _ in found if literal]
+    literals = [literal[1].lower().replace("-", "_") for literal, _ in found if literal]
     others = [expression for literal, pattern in found if not literal and (expression := _compiled(pattern))]
 
     def matches(text: str) -> bool:
-        lowered = text.lower()
+        lowered = text.lower().replace("-", "_")  # as in x-api-key
         for literal in literals:
             if literal in lowered:
                 return True
@@ -98,9 +99,7 @@ class Redaction:
 
     def key(self, text: str) -> str:
         """The key of a dict, which may be called `password`: that hides the value, not the key."""
-        text = self._without_known_secrets(text)
-        if self._mask_url_credentials:
-            text = mask_credentials(text, REDACTED)
+        text = self._certain(text)
         if not self._detect_secrets:
             return text
         masked = mask_known(text, REDACTED)
@@ -111,16 +110,17 @@ class Redaction:
 
     def message(self, text: str) -> str:
         """The message of an exception: what is certainly a secret is replaced, the rest stays readable."""
-        text = self._without_known_secrets(text)
-        if self._mask_url_credentials:
-            text = mask_credentials(text, REDACTED)
+        text = _PARAMETER.sub(self._parameter, self._certain(text))
         return mask_known(text, REDACTED) if self._detect_secrets else text
 
-    def _without_known_secrets(self, text: str) -> str:
+    def _certain(self, text: str) -> str:
         for secret in self._known_secrets:
             if secret in text:
                 text = text.replace(secret, REDACTED)
-        return text
+        return mask_credentials(text, REDACTED) if self._mask_url_credentials else text
+
+    def _parameter(self, found: re.Match[str]) -> str:
+        return f"{found[1]}{REDACTED}" if self.is_masked(found[1]) else found[0]
 
 
 def _secrets_of(environment: Mapping[str, str], mask: Matcher) -> Sequence[str]:

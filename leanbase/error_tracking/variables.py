@@ -11,7 +11,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
 from leanbase.encoding import sanitize
@@ -62,7 +62,7 @@ def add_variables(items: Sequence[Item], redaction: Redaction) -> None:
             if frame.live is None or not frame.wire["in_app"]:
                 continue
             shown: dict[str, Any] = {}
-            for name, value in renderer.variables(local_variables(frame.live)):
+            for name, value in renderer.variables(_of_interest(frame.live)):
                 left -= len(str(value).encode("utf-8", "replace"))
                 if left < 0:
                     break
@@ -71,6 +71,14 @@ def add_variables(items: Sequence[Item], redaction: Redaction) -> None:
                 frame.wire["code_variables"] = shown
             if left < 0 or renderer.is_exhausted:
                 return
+
+
+def _of_interest(frame: FrameType) -> dict[str, Any]:
+    """A frame's variables; of a module only the data, not all that it imports and defines."""
+    variables = local_variables(frame)
+    if frame.f_code.co_name != "<module>":
+        return variables
+    return {name: value for name, value in variables.items() if not issubclass(type(value), _CODE)}
 
 
 class _TooMuchError(Exception):
@@ -172,11 +180,18 @@ class _Renderer:
         if base.__len__(value) > MAX_ENTRIES:
             return TOO_LONG
         members = list(base.__iter__(value))
-        # A pair of name and value, as headers are, or the items of a dict.
-        is_pair = len(members) == 2 and issubclass(type(members[0]), (str, bytes))
-        if is_pair and self._redaction.is_masked(self._name(members[0])):
-            return [self._value(members[0], depth), REDACTED]
-        return [self._value(member, depth) for member in members]
+        shown = []
+        for position, member in enumerate(members):
+            named = position > 0 and self._names_a_secret(members[position - 1], len(members))
+            shown.append(self._value(REDACTED if named else member, depth))
+        return shown
+
+    def _names_a_secret(self, before: Any, members: int) -> bool:
+        """Whether a secret's value follows: in a pair, as headers are, or after the option of a command."""
+        if not issubclass(type(before), (str, bytes)):
+            return False
+        name = self._name(before)
+        return (members == 2 or name.startswith("-")) and "=" not in name and self._redaction.is_masked(name)
 
     def _object(self, value: Any, kind: type, depth: int) -> Any:
         attributes = self._attributes(value, kind)

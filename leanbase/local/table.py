@@ -40,13 +40,14 @@ def _exception(properties: Mapping[str, Any]) -> list[str]:
     """What an exception event is about: type, message, and the innermost frame that is the application's."""
     try:
         first = properties["$exception_list"][0]
-        what = [f"{printable(first['type'])}: {_short(first['value'])}"]
+        what = [f"{first['type']}: {_short(first['value'])}"]
         frames = first.get("stacktrace", {}).get("frames", [])
         own = [frame for frame in frames if frame["in_app"]] or frames
         if own:
-            place = f"at {own[-1]['filename']}:{own[-1].get('lineno')} in {own[-1]['function']}"
-            what.append(printable(place))
-        return what
+            what.append(f"at {own[-1]['filename']}:{own[-1].get('lineno')} in {own[-1]['function']}")
+        handled = {True: ", handled", False: ", not handled"}.get(first["mechanism"].get("handled"), "")
+        what.append(f"({properties['$exception_level']}{handled})")
+        return [printable(each) for each in what]
     except (KeyError, IndexError, TypeError, AttributeError):
         return []  # no exception, or one that an application put together itself
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from leanbase import Leanbase
+from leanbase.error_tracking.redaction import REDACTED
 from tests.error_tracking.conftest import raised
 from tests.fault_server import FaultServer
 
@@ -337,6 +338,23 @@ def test_secrets_of_the_environment_are_known_in_every_spelling(
     message = server.events[0]["properties"]["$exception_message"]
     assert "1234" not in message
     assert message.endswith(" here")
+
+
+def test_secrets_of_requests_in_messages(server: FaultServer, make: Callable[..., Leanbase]) -> None:
+    """HTTP clients put the URL, and some the headers, into their exceptions."""
+    client = make(server)
+    cases = {
+        "GET https://h/v1?api_key=hunter2&page=2#top failed": "GET https://h/v1?api_key={}&page=2#top failed",
+        "for url: /x?access-token=hunter2 (401)": "for url: /x?access-token={} (401)",
+        "https://h/x?X-Amz-Security-Token=hunter2&X-Amz-Date=1": "https://h/x?X-Amz-Security-Token={}&X-Amz-Date=1",
+        "Authorization: Bearer abcdef1234567890 refused": "Authorization: {} refused",
+        "Bearer authentication failed": "Bearer authentication failed",
+        "is it ? a & b = c": "is it ? a & b = c",
+    }
+    for text in cases:
+        client.capture_exception(text)
+    messages = [event["properties"]["$exception_message"] for event in server.events]
+    assert messages == [expected.format(REDACTED) for expected in cases.values()]
 
 
 def test_short_or_harmless_environment_variables_are_left_alone(

@@ -227,6 +227,7 @@ def test_the_table_says_what_went_wrong_and_where(memory: MemoryTransport) -> No
     first, second = render(memory.events, 300).splitlines()[2:]
     assert "JSONDecodeError: Expecting property name" in first
     assert "in test_the_table_says_what_went_wrong_and_where" in first
+    assert "(error, not handled)" in first
     assert "$exception_list" not in first
     assert "$exception_list=made by hand" in second
 

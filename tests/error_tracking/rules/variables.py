@@ -359,6 +359,8 @@ def keys_of_any_kind_are_names(wire: Wire) -> None:
         by_tuple={("password", 1): "hunter2"},
         pairs=[("Authorization", "hunter2"), (b"authorization", b"hunter2"), ("host", "example.com")],
         items={"password": "hunter2", "user": "jo"}.items(),
+        command=["mysql", "--password", "hunter2", "--user", "jo"],
+        headers={"X-Api-Key": "hunter2", "private-key": "hunter2"},
         netloc=urllib.parse.urlsplit("postgres://jo:hunter2@db/x"),
         fine={1: "one", None: "none", 2.5: "half", (1, 2): "both"},
     )
@@ -366,6 +368,7 @@ def keys_of_any_kind_are_names(wire: Wire) -> None:
     assert json.loads(shown["by_bytes"]) == {"password": REDACTED}
     assert json.loads(shown["by_plain_member"]) == {"Plain.TOKEN": REDACTED, "Plain.COLOR": "red"}
     assert json.loads(shown["pairs"])[2] == ["host", "example.com"]
+    assert json.loads(shown["command"]) == ["mysql", REDACTED, REDACTED, "--user", "jo"]
     assert json.loads(shown["netloc"])["netloc"] == f"{REDACTED}@db"
     assert json.loads(shown["fine"]) == {"1": "one", "None": "none", "2.5": "half", "(1, 2)": "both"}
 
