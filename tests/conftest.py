@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
@@ -17,6 +18,11 @@ from leanbase.local.server import LocalServer
 from leanbase.settings import Settings
 from leanbase.transports import MemoryTransport
 from tests.fault_server import FaultServer
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in the background of a shell; the processes that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
