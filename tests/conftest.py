@@ -19,7 +19,6 @@ from leanbase.settings import Settings
 from leanbase.transports import MemoryTransport
 from tests.fault_server import FaultServer
 
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a shell; the processes that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
