@@ -1,0 +1,96 @@
+"""Hand-off to the log: one tagged line of JSON per batch on stdout, for the relay to pick up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+from leanbase.delivery import Deadline, Receipt
+from leanbase.encoding import EncodedEvent
+from leanbase.errors import DroppedError, TransportError
+from leanbase.forking import reset_in_child
+from leanbase.transports import handoff
+from leanbase.transports.base import BaseTransport
+
+MAX_LINE_BYTES = 200_000
+"""CloudWatch Logs takes 256 KB an event; the rest is for what a log agent may put around a line."""
+
+STDOUT = 1
+
+
+class LogTransport(BaseTransport):
+    """Writes events to stdout, one line per batch, with a single write each and past Python's buffers.
+
+    In Lambda the line goes to CloudWatch Logs, from where a subscription takes it to the relay. An event
+    that does not fit into a line is compressed, and dropped with the reason `"too_large"` if that is not
+    enough (a fallback gets it then).
+
+    Args:
+        descriptor: The file descriptor to write to.
+
+    Example:
+        >>> transport = LogTransport()
+    """
+
+    def __init__(self, descriptor: int = STDOUT) -> None:
+        self._descriptor = descriptor
+        self._torn = False
+        self._own_process()
+        reset_in_child(self)
+
+    def _own_process(self) -> None:
+        self._lock = threading.RLock()
+
+    def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
+        """Write the events. Blocks only while the reader of the log is slow, at most to the deadline."""
+        receipt = Receipt()
+        sent = 0
+        for batch in _lines(events):
+            line = handoff.plain(batch)
+            if len(line) > MAX_LINE_BYTES:
+                line = handoff.packed(batch)
+            if len(line) > MAX_LINE_BYTES:
+                error = DroppedError(
+                    "too_large", f"an event of {len(batch[0])} bytes does not fit into a log line"
+                )
+                receipt += Receipt.dropping(batch, "too_large", error)
+            else:
+                try:
+                    self._write(line + b"\n", deadline)
+                except OSError as error:
+                    failure = TransportError(f"the log could not be written: {type(error).__name__}")
+                    return receipt + Receipt.retaining(events[sent:], "unavailable", failure)
+                receipt += Receipt(handed_off=len(batch))
+            sent += len(batch)
+        return receipt
+
+    def _write(self, line: bytes, deadline: Deadline) -> None:
+        with self._lock:
+            if self._descriptor == STDOUT:
+                # What the program has printed stays in front, and its lines whole.
+                with contextlib.suppress(Exception):
+                    sys.stdout.flush()
+            rest = memoryview(b"\n" + line if self._torn else line)
+            self._torn = True
+            while rest:
+                try:
+                    rest = rest[os.write(self._descriptor, rest) :]
+                except BlockingIOError:
+                    if not select.select([], [self._descriptor], [], deadline.remaining())[1]:
+                        raise
+            self._torn = False
+
+
+def _lines(events: Sequence[EncodedEvent]) -> Iterator[Sequence[EncodedEvent]]:
+    """Runs of events of which each fits into a line; what does not fit even alone is alone."""
+    start, size = 0, handoff.OVERHEAD_BYTES
+    for position, event in enumerate(events):
+        if position > start and size + len(event) + 1 > MAX_LINE_BYTES:
+            yield events[start:position]
+            start, size = position, handoff.OVERHEAD_BYTES
+        size += len(event) + 1
+    yield events[start:]
