@@ -106,11 +106,16 @@ if TYPE_CHECKING:
     host: str | None
     project_api_key: str | None
     transport: str | BaseTransport
+    fallback: str | BaseTransport | None
+    spool_directory: str | None
+    spool_fsync: bool
+    spool_max_bytes: int
     disabled: bool
     debug: bool
     send: bool
     sync_mode: bool
     flush_at: int
+    flush_interval: float
     max_queue_size: int
     max_retries: int
     timeout: float

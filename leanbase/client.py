@@ -149,13 +149,13 @@ class Leanbase:
         if encoded is None:
             return None
         outbox = self._current().outbox
-        while not outbox.put(encoded):
+        while (admitted := outbox.put(encoded)) is None:
             closed, outbox = outbox, self._current().outbox
             if outbox is closed:
                 self._refuse()
                 return None
             # The default client was shut down by another thread, and has a new outbox already.
-        return encoded.uuid
+        return encoded.uuid if admitted else None
 
     def _refuse(self) -> None:
         logger.warning("the client was shut down; nothing is sent")

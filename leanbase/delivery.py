@@ -190,6 +190,15 @@ class Receipt:
         """The events that are still to be delivered, in order."""
         return [event for group in self.groups if group.outcome == "retained" for event in group.events]
 
+    def drops(self, event: EncodedEvent, reason: str) -> bool:
+        """Whether it says that this event was given up for this reason."""
+        return any(
+            each is event
+            for group in self.groups
+            if group.outcome == "dropped" and group.reason == reason
+            for each in group.events
+        )
+
     def without(self, events: Iterable[EncodedEvent]) -> Receipt:
         """The same receipt without what it says of these undelivered events."""
         others = set(map(id, events))

@@ -66,7 +66,11 @@ class Outbox:
     ) -> None:
         self.disabled = False
         self.closed = False
-        self._transport = RetainingTransport(transport, limit=limit, settle=self._settle)
+        if not isinstance(transport, RetainingTransport):
+            transport = RetainingTransport(transport, limit=limit)
+        self._transport = transport
+        self._transport.settle = self._settle
+        self._transport.is_paused = lambda: self.disabled
         self._send_seconds = send_seconds
         self._transmits = transmits
         self._on_error = on_error
@@ -82,13 +86,16 @@ class Outbox:
         self._spooled = 0
         self._dropped: Counter[str] = Counter()
 
-    def put(self, event: EncodedEvent) -> bool:
-        """Admit an event: into the open delivery scope, else out at once. False when closed.
+    def put(self, event: EncodedEvent) -> bool | None:
+        """Take an event: into the open delivery scope, else to the transport.
 
         Blocks for the time of a send, at most the deadline; not at all when a scope collects.
+
+        Returns:
+            Whether it was admitted; a full buffer does not. `None` when the outbox is closed.
         """
         if self.closed:
-            return False
+            return None
         self._count(captured=1)
         if not self._transmits:
             self._count(dropped="send_off")
@@ -96,28 +103,34 @@ class Outbox:
         scope = open_scope()
         try:
             if scope is None or not scope.collect(self, event):
-                self.send((event,))
+                return not self._hand_over(event).drops(event, "overflow")
         except Exception as error:
             logger.error("internal error %s; please report it", type(error).__name__)
             logger.debug("it happened here:", exc_info=error)
         return True
+
+    def _hand_over(self, event: EncodedEvent) -> Receipt:
+        if self.disabled:
+            return self._settle(self._transport.keep((event,)))
+        deadline = send_deadline(self._send_seconds)
+        return self._settle(self._transport.send((event,), deadline=deadline))
 
     def drop(self, reason: str) -> None:
         """Account for an event that was captured but not admitted."""
         self._count(captured=1, dropped=reason)
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline | None = None) -> Receipt:
-        """Hand events to the transport and account for the outcome. Blocks up to the deadline."""
+        """Send events, past a buffer, and account for the outcome. Blocks up to the deadline."""
         if self.disabled:
             return self._settle(self._transport.keep(events))
         if deadline is None:
             deadline = send_deadline(self._send_seconds)
-        return self._settle(self._transport.send(events, deadline=deadline))
+        return self._settle(self._transport.send_now(events, deadline=deadline))
 
     def resend(self, events: Sequence[EncodedEvent]) -> None:
         """Send events once more whose send is under way and accounts for them itself."""
         if not self.disabled:
-            self._transport.send(events, deadline=send_deadline(self._send_seconds))
+            self._transport.send_now(events, deadline=send_deadline(self._send_seconds))
 
     def flush(self, *, within: float | None = None) -> Receipt:
         """Send what the open scope collected for this client, then all that waits in the transport."""

@@ -13,6 +13,7 @@ from leanbase.errors import ConfigError
 from leanbase.event import Draft, InvalidEventError, build, checked, runtime_properties
 from leanbase.outbox import Outbox
 from leanbase.settings import BeforeSend, Settings, as_hooks
+from leanbase.transports.memory import MemoryTransport
 
 if TYPE_CHECKING:
     from leanbase.error_tracking.hooks import ExceptionHooks
@@ -54,7 +55,8 @@ class Pipeline:
         except EventTooLargeError as error:
             raise ConfigError(f"super_properties are too large: {error}") from None
         self.outbox = Outbox(
-            transports.create(settings),
+            # Without what it needs the client is disabled, and nothing will be sent.
+            MemoryTransport() if self.missing else transports.create(settings),
             send_seconds=settings.send_deadline,
             limit=settings.max_queue_size,
             transmits=settings.send,

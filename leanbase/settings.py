@@ -58,15 +58,26 @@ class Settings:
     _: KW_ONLY
     project_api_key: str | None = _option(None, "Another name of `api_key`.")
     transport: str | BaseTransport = _option(
-        "http", "Where events go: `http`, `memory`, `module:Class`, or an instance."
+        "http",
+        "Where events go: `http`, `buffered`, `log`, `spool`, `memory`, an entry point of "
+        "`leanbase.transports`, `module:Class`, or an instance.",
     )
+    fallback: str | BaseTransport | None = _option(
+        None, "Where those events go that the transport could not deliver; named like it."
+    )
+    spool_directory: str | None = _option(
+        None, "Directory of the spool, one for each project. Default: one among the temporary files."
+    )
+    spool_fsync: bool = _option(False, "Wait until the disk has what is spooled.")
+    spool_max_bytes: int = _option(64 * 1024 * 1024, "Most bytes in the spool.", least=0)
     disabled: bool = _option(False, "No events, no requests; every call returns its sentinel.")
     debug: bool = _option(False, "Log at DEBUG, to stderr when logging is not configured.")
     send: bool = _option(True, "`False` admits events and runs hooks, but transmits nothing.")
     sync_mode: bool = _option(
-        True, "Deliver inside the call or when the delivery scope closes; in this version the only way."
+        True, "Deliver inside the call or when the delivery scope closes; `False`: from a thread, buffered."
     )
-    flush_at: int = _option(100, "Most events in one request.", least=1)
+    flush_at: int = _option(100, "Most events in one request; buffered, as many waiting are sent.", least=1)
+    flush_interval: float = _option(5.0, "Buffered: most seconds that an event waits to be sent.", least=0.01)
     max_queue_size: int = _option(10_000, "Most undelivered events kept in memory.", least=1)
     max_retries: int = _option(3, "Attempts after the first, in one send.", least=0)
     timeout: float = _option(15.0, "Most seconds for one attempt, within `send_deadline`.", least=0.1)
@@ -157,8 +168,6 @@ class Settings:
                 value = _from_environment(option)
             if value is not None:
                 values[name] = _checked(option, value)
-        if values.get("sync_mode") is False:
-            raise ConfigError("sync_mode=False needs a buffered transport, which this version does not have")
         key = values.get("api_key") or values.pop("project_api_key", None) or ""
         values["api_key"] = key.strip() or None
         values["host"] = _checked_host(values.get("host"))
@@ -263,7 +272,7 @@ def _checked(option: Field[Any], value: Any) -> Any:
         return _checked_number(option, value)
     if kind.startswith("Sequence[str]"):
         return as_texts(name, value)
-    if name == "project_root" and isinstance(value, os.PathLike):
+    if name in ("project_root", "spool_directory") and isinstance(value, os.PathLike):
         value = os.fspath(value)
     if kind.startswith("str |") and "Transport" not in kind and not isinstance(value, str):
         raise ConfigError(f"{name} must be a string, not {type(value).__name__}")

@@ -456,9 +456,11 @@ def test_q32_flush_keeps_to_its_timeout_inside_a_scope(server: FaultServer) -> N
         ({"host": "http://x", "transport": "carrier-pigeon"}, "carrier-pigeon"),
         ({"host": "http://x", "transport": 3}, "int"),
         ({"host": "http://x", "transport": "no.such.module:Thing"}, "no.such.module"),
-        ({"host": "http://x", "transport": "json:JSONDecoder"}, "not a BaseTransport"),
+        ({"host": "http://x", "transport": "json:JSONDecoder"}, "not a subclass of BaseTransport"),
+        ({"transport": "memory", "fallback": "carrier-pigeon"}, "carrier-pigeon"),
+        ({"transport": "memory", "fallback": 3}, "fallback must be"),
         ({"host": 3}, "host must be a string"),
-        ({"host": "http://x", "sync_mode": False}, "buffered"),
+        ({"transport": "spool", "spool_directory": "/"}, "mode 0700"),
     ],
 )
 def test_g1_what_can_never_work_is_found_at_the_start(options: Any, says: str) -> None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from leanbase.delivery import Deadline, Receipt
 from leanbase.encoding import EncodedEvent
+
+if TYPE_CHECKING:
+    from leanbase.settings import Settings
+
+T = TypeVar("T", bound="BaseTransport")
 
 
 class BaseTransport(ABC):
@@ -15,6 +21,10 @@ class BaseTransport(ABC):
     A transport is called from any thread, several at a time. It should not raise: what goes wrong
     belongs into the receipt. (If it does raise, its caller keeps the events.)
 
+    Attributes:
+        requires: The options without which it cannot deliver. A client that lacks one of them is
+            disabled and says so.
+
     Example:
         >>> class PrintTransport(BaseTransport):
         ...     def send(self, events, *, deadline):
@@ -22,6 +32,20 @@ class BaseTransport(ABC):
         ...             print(event.decode()["event"])
         ...         return Receipt(handed_off=len(events))
     """
+
+    requires: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def from_settings(cls: type[T], settings: Settings) -> T:  # noqa: ARG003 - most need none of them
+        """Make one for a client that names it. Override it to use the client's options.
+
+        Args:
+            settings: The client's, with all that `requires` names.
+
+        Raises:
+            ConfigError: An option can never work.
+        """
+        return cls()
 
     @abstractmethod
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:

@@ -21,6 +21,7 @@ from leanbase.transports.base import BaseTransport
 from leanbase.transports.breaker import CircuitBreaker
 
 if TYPE_CHECKING:
+    from leanbase.settings import Settings
     from leanbase.transports.connection import Answer, Connections
 
 logger = logging.getLogger("leanbase")
@@ -64,6 +65,21 @@ class HttpTransport(BaseTransport):
     Example:
         >>> transport = HttpTransport("phc_key", "https://leanbase.example.com", timeout=3.0)
     """
+
+    requires = ("api_key", "host")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> HttpTransport:
+        """Make one with the client's key, host and limits."""
+        return cls(
+            settings.api_key or "",
+            settings.host or "",
+            timeout=settings.timeout,
+            max_retries=settings.max_retries,
+            gzip=settings.gzip,
+            flush_at=settings.flush_at,
+            historical_migration=settings.historical_migration,
+        )
 
     def __init__(
         self,

@@ -38,15 +38,18 @@ class RetainingTransport(BaseTransport):
     Args:
         inner: Where events go.
         limit: Most events kept; above it the oldest are dropped with the reason `"overflow"`.
-        settle: Takes the receipt of a send that an exit or interrupt ended, which returns none.
+
+    Attributes:
+        settle: Takes the receipts that nobody else gets: of a send that an exit or interrupt ended, or
+            that a thread made.
+        is_paused: Says whether nothing may be sent for now.
     """
 
-    def __init__(
-        self, inner: BaseTransport, *, limit: int, settle: Callable[[Receipt], object] = lambda _: None
-    ) -> None:
+    def __init__(self, inner: BaseTransport, *, limit: int) -> None:
+        self.settle: Callable[[Receipt], object] = lambda _: None
+        self.is_paused: Callable[[], bool] = lambda: False
         self._inner = inner
         self._limit = limit
-        self._settle = settle
         self._closed = False
         self._own_process()
         reset_in_child(self)
@@ -60,6 +63,10 @@ class RetainingTransport(BaseTransport):
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Send what was kept and then `events`. The receipt speaks of both."""
+        return self.send_now(events, deadline=deadline)
+
+    def send_now(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
+        """The same, also where `send` only takes the events."""
         with self._lock:
             batch = [*self._kept, *events]
             self._kept = []
@@ -72,7 +79,7 @@ class RetainingTransport(BaseTransport):
         except BaseException as error:
             # An exit or an interrupt, raised by a signal handler: the events are not to go with it.
             cut_off = DroppedError("interrupted", f"{type(error).__name__} ended the send")
-            self._settle(self._keep(Receipt.retaining(batch, "interrupted", cut_off), this))
+            self.settle(self._keep(Receipt.retaining(batch, "interrupted", cut_off), this))
             raise
         finally:
             with self._lock:
@@ -145,7 +152,7 @@ class RetainingTransport(BaseTransport):
 
     def flush(self, *, deadline: Deadline) -> Receipt:
         """Send what was kept, flush the transport inside, and wait for sends that are under way."""
-        receipt = self.send((), deadline=deadline) + self._inner.flush(deadline=deadline)
+        receipt = self.send_now((), deadline=deadline) + self._inner.flush(deadline=deadline)
         if self._join(deadline):
             waiting = self.waiting()
             receipt = receipt.without(waiting.retained_events()) + waiting
@@ -172,7 +179,7 @@ class RetainingTransport(BaseTransport):
             if not last_try:
                 kept, self._kept = self._kept, []
         if last_try:
-            receipt += self.send((), deadline=deadline) + self._inner.close(deadline=deadline)
+            receipt += self.send_now((), deadline=deadline) + self._inner.close(deadline=deadline)
         elif kept:
             receipt += self._give_up(Receipt(), kept)
         return receipt + self.waiting()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,14 @@ from leanbase import Leanbase
 from leanbase.delivery import Deadline, Receipt
 from leanbase.encoding import EncodedEvent, encode
 from leanbase.event import uuid7
-from leanbase.transports import BaseTransport, HttpTransport, MemoryTransport
+from leanbase.transports import (
+    BaseTransport,
+    FallbackTransport,
+    HttpTransport,
+    LogTransport,
+    MemoryTransport,
+    SpoolTransport,
+)
 from tests.conftest import balanced
 from tests.fault_server import Behaviour, FaultServer
 
@@ -29,17 +38,35 @@ def away(server: FaultServer) -> BaseTransport:
     return HttpTransport("k", server.url, max_retries=0)
 
 
-MAKERS: dict[str, Callable[[FaultServer], BaseTransport]] = {
-    "memory": lambda server: MemoryTransport(),
-    "http": lambda server: HttpTransport("k", server.url, max_retries=0),
-    "http, server away": away,
-    "failing": lambda server: Failing(),
+class Raising(BaseTransport):
+    """Breaks the contract, as one with a defect does."""
+
+    def send(self, events: Any, *, deadline: Deadline) -> Receipt:
+        raise RuntimeError("a defect")
+
+
+MAKERS: dict[str, Callable[[FaultServer, Path], BaseTransport]] = {
+    "memory": lambda server, path: MemoryTransport(),
+    "http": lambda server, path: HttpTransport("k", server.url, max_retries=0),
+    "http, server away": lambda server, path: away(server),
+    "failing": lambda server, path: Failing(),
+    "log": lambda server, path: LogTransport(os.open(path / "log", os.O_CREAT | os.O_WRONLY)),
+    "log, closed": lambda server, path: LogTransport(4711),
+    "spool": lambda server, path: SpoolTransport(path / "spool"),
+    "spool, http": lambda server, path: SpoolTransport(path / "spool", HttpTransport("k", server.url)),
+    "spool, server away": lambda server, path: SpoolTransport(path / "spool", away(server)),
+    "spool as fallback": lambda server, path: SpoolTransport(path / "s", Failing(), write_first=False),
+    "spool, raising": lambda server, path: SpoolTransport(path / "spool", Raising()),
+    "spool, full": lambda server, path: SpoolTransport(path / "spool", Failing(), max_bytes=10),
+    "fallback": lambda server, path: FallbackTransport(away(server), MemoryTransport()),
+    "fallback, raising": lambda server, path: FallbackTransport(Raising(), MemoryTransport()),
+    "fallback, both failing": lambda server, path: FallbackTransport(Failing(), Failing()),
 }
 
 
 @pytest.fixture(params=MAKERS)
-def transport(request: pytest.FixtureRequest, server: FaultServer) -> Iterator[BaseTransport]:
-    made = MAKERS[request.param](server)
+def transport(request: pytest.FixtureRequest, server: FaultServer, tmp_path: Path) -> Iterator[BaseTransport]:
+    made = MAKERS[request.param](server, tmp_path)
     yield made
     made.close(deadline=Deadline.after(0))
 

@@ -1,0 +1,78 @@
+"""What one transport could not deliver goes to another."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from leanbase.delivery import Deadline, Receipt
+from leanbase.encoding import EncodedEvent
+from leanbase.transports.base import BaseTransport
+
+logger = logging.getLogger("leanbase")
+
+RESERVE_SECONDS = 0.5
+RESERVE_SHARE = 0.1
+"""Of a send's time, so much is kept for the second transport, but no more than RESERVE_SECONDS."""
+
+TOO_LARGE = "too_large"
+
+
+class FallbackTransport(BaseTransport):
+    """Sends through the first transport, and what that could not deliver through the second, in order.
+
+    Not delivered is what the first retains, and what is too large for it. What a server has refused for
+    good is not tried again.
+
+    Args:
+        first: Where events go.
+        second: Where those go that the first could not deliver.
+
+    Example:
+        >>> from leanbase.transports import HttpTransport, LogTransport
+        >>> first = HttpTransport("phc_key", "https://leanbase.example.com")
+        >>> transport = FallbackTransport(first, LogTransport())
+    """
+
+    def __init__(self, first: BaseTransport, second: BaseTransport) -> None:
+        self._first = first
+        self._second = second
+
+    def __repr__(self) -> str:
+        return f"FallbackTransport({self._first!r}, {self._second!r})"
+
+    def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
+        """Send through both in turn, before the deadline; a part of the time is kept for the second."""
+        left = deadline.remaining()
+        first_deadline = Deadline.after(left - min(RESERVE_SECONDS, left * RESERVE_SHARE))
+        try:
+            receipt = self._first.send(events, deadline=first_deadline)
+        except Exception as error:
+            logger.error("%s raised %s", type(self._first).__name__, type(error).__name__)
+            logger.debug("the first transport failed here:", exc_info=error)
+            return self._second.send(events, deadline=deadline)
+        rest = _not_delivered(receipt)
+        if not rest:
+            return receipt
+        return receipt.without(rest) + self._second.send(rest, deadline=deadline)
+
+    def flush(self, *, deadline: Deadline) -> Receipt:
+        """Flush both."""
+        return self._first.flush(deadline=deadline) + self._second.flush(deadline=deadline)
+
+    def close(self, *, deadline: Deadline) -> Receipt:
+        """Close both."""
+        return self._first.close(deadline=deadline) + self._second.close(deadline=deadline)
+
+    def warm_up(self, *, deadline: Deadline) -> None:
+        """Warm up the first; the second is for when that fails."""
+        self._first.warm_up(deadline=deadline)
+
+
+def _not_delivered(receipt: Receipt) -> list[EncodedEvent]:
+    return [
+        event
+        for group in receipt.groups
+        if group.outcome == "retained" or group.reason == TOO_LARGE
+        for event in group.events
+    ]

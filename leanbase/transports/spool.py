@@ -1,0 +1,284 @@
+"""A directory in which events outlive their process, and from where the next send of any process takes them.
+
+Who sends, sends first what is there: files that nobody has a lock on any more, oldest first, and then the
+process's own. `spool_file` is about the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from leanbase.delivery import Deadline, Receipt
+from leanbase.encoding import EncodedEvent
+from leanbase.errors import ConfigError, TransportError
+from leanbase.forking import reset_in_child
+from leanbase.transports.base import BaseTransport
+from leanbase.transports.spool_file import SUFFIX, AbandonedFile, OwnFile, SpoolFile
+
+if TYPE_CHECKING:
+    from leanbase.settings import Settings
+
+logger = logging.getLogger("leanbase")
+
+MAX_BYTES = 64 * 1024 * 1024
+
+
+class SpoolTransport(BaseTransport):
+    """Keeps events in a directory until another transport has delivered them.
+
+    With `write_first` an event is on disk before anything else is tried: killed at any moment, the process
+    loses none, and at most the batch on its way is sent again, with the same uuids. Without, only what
+    could not be delivered is written. In either case what is there already goes first: other processes'
+    leavings, oldest first, then this one's own.
+
+    Without an inner transport events are only written, for another process to send.
+
+    Args:
+        directory: Where to keep them; made with mode 0700 if it is missing. One directory is for one
+            project: who sends from it does so with its own API key.
+        inner: What delivers them.
+        write_first: Whether to write events before they are sent.
+        fsync: Whether to wait until the disk has them: they then survive a power failure, too.
+        max_bytes: Most bytes in the directory; what would be more stays with the caller.
+
+    Raises:
+        ConfigError: The directory cannot be used, or belongs to somebody else.
+
+    Example:
+        >>> from leanbase.transports import HttpTransport
+        >>> inner = HttpTransport("phc_key", "https://leanbase.example.com")
+        >>> transport = SpoolTransport("/tmp/leanbase-doctest", inner)
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        inner: BaseTransport | None = None,
+        *,
+        write_first: bool = True,
+        fsync: bool = False,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._directory = os.fspath(directory)
+        self._inner = inner
+        self._write_first = write_first or inner is None
+        self._fsync = fsync
+        self._max_bytes = max_bytes
+        make_private(self._directory)
+        self._file: OwnFile | None = None
+        self._own_process()
+        reset_in_child(self)
+
+    def _own_process(self) -> None:
+        # The parent's file is the parent's. Its lock goes with the last process that has it open.
+        file, self._file = self._file, None
+        if file is not None:
+            file.forget()
+        self._file_lock = threading.RLock()
+        self._sending = threading.RLock()
+        self._is_sending = False
+
+    def __repr__(self) -> str:
+        return f"SpoolTransport({self._directory!r}, {self._inner!r})"
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> SpoolTransport:
+        """Make one that delivers over HTTP, if there is a host to deliver to."""
+        from leanbase.transports.http import HttpTransport
+
+        reachable = settings.host is not None and settings.api_key is not None
+        return cls._made(settings, HttpTransport.from_settings(settings) if reachable else None, True)
+
+    @classmethod
+    def around(cls, first: BaseTransport, settings: Settings) -> SpoolTransport:
+        """Make the fallback of another transport."""
+        return cls._made(settings, first, False)
+
+    @classmethod
+    def _made(cls, settings: Settings, inner: BaseTransport | None, write_first: bool) -> SpoolTransport:
+        return cls(
+            settings.spool_directory or default_directory(settings.api_key),
+            inner,
+            write_first=write_first,
+            fsync=settings.spool_fsync,
+            max_bytes=settings.spool_max_bytes,
+        )
+
+    def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
+        """Send what is spooled and then these, or spool them. Blocks for it, at most to the deadline."""
+        start = self._appended(events) if self._write_first else None
+        if self._inner is not None:
+            with self._turn(deadline) as has_turn:
+                if has_turn and self._replay(self._inner, deadline, start):
+                    return self._deliver(self._inner, events, start, deadline)
+        return self._spool(events, start)
+
+    def _deliver(
+        self, inner: BaseTransport, events: Sequence[EncodedEvent], start: int | None, deadline: Deadline
+    ) -> Receipt:
+        file, positions = self._file, []
+        if start is not None and file is not None:
+            positions = [*itertools.accumulate((len(event) + 1 for event in events), initial=start)]
+            # Another thread may have had its turn first, and sent some of these out of the file.
+            gone = sum(position < file.done_with for position in positions[:-1])
+            events, positions = events[gone:], positions[gone:]
+            if not events:
+                return Receipt(spooled=gone)
+        receipt = self._send_inner(inner, events, deadline)
+        retained = receipt.retained_events()
+        if file is not None and positions:
+            left = set(map(id, retained))
+            not_done = [at for event, at in zip(events, positions, strict=False) if id(event) in left]
+            with self._file_lock:
+                file.done(not_done[0] if not_done else positions[-1])
+            receipt += Receipt(spooled=gone)
+        return receipt.without(retained) + self._spool(retained, start) if retained else receipt
+
+    def flush(self, *, deadline: Deadline) -> Receipt:
+        """Send what is spooled, also by processes that are gone, as far as the time allows."""
+        if self._inner is None:
+            return Receipt()
+        with self._turn(deadline) as has_turn:
+            if has_turn:
+                self._replay(self._inner, deadline, None)
+        return self._inner.flush(deadline=deadline)
+
+    def close(self, *, deadline: Deadline) -> Receipt:
+        """Flush, and leave what could not be sent to the next process."""
+        receipt = self.flush(deadline=deadline)
+        with self._file_lock:
+            file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        return receipt if self._inner is None else receipt + self._inner.close(deadline=deadline)
+
+    def warm_up(self, *, deadline: Deadline) -> None:
+        """Warm up the inner transport."""
+        if self._inner is not None:
+            self._inner.warm_up(deadline=deadline)
+
+    @contextlib.contextmanager
+    def _turn(self, deadline: Deadline) -> Iterator[bool]:
+        """Wait for the turn to send; false when there is no time left, or a send of this thread is open."""
+        if not self._sending.acquire(timeout=deadline.remaining()):
+            yield False
+            return
+        try:
+            if self._is_sending:  # this is a signal handler, in the middle of it
+                yield False
+                return
+            self._is_sending = True
+            try:
+                yield True
+            finally:
+                self._is_sending = False
+        finally:
+            self._sending.release()
+
+    def _appended(self, events: Sequence[EncodedEvent]) -> int | None:
+        """Write events to this process's file and return where they begin; `None` if that is impossible."""
+        with self._file_lock:
+            try:
+                if sum(map(len, events)) + len(events) + _size(self._directory) > self._max_bytes:
+                    logger.warning("the spool is full; %d event(s) are not written to it", len(events))
+                    return None
+                if self._file is None:
+                    make_private(self._directory)
+                    self._file = OwnFile(self._directory)
+                return self._file.append(events, fsync=self._fsync)
+            except (OSError, ConfigError) as error:
+                logger.error("the spool cannot be written: %s", type(error).__name__)
+                return None
+
+    def _spool(self, events: Sequence[EncodedEvent], start: int | None) -> Receipt:
+        """What could not be sent: it is on disk already, or is written now, or stays with the caller."""
+        if start is None and self._write_first is False:
+            start = self._appended(events)
+        if start is None:
+            return Receipt.retaining(events, "unavailable", TransportError("neither delivered nor spooled"))
+        return Receipt(spooled=len(events))
+
+    def _replay(self, inner: BaseTransport, deadline: Deadline, until: int | None) -> bool:
+        """Send other processes' files and then this one's up to `until`; false when not all of it went."""
+        own = self._file
+        for entry in sorted(_entries(self._directory), key=lambda entry: entry.name):
+            if own is not None and entry.name == own.name:
+                continue
+            with AbandonedFile.taken(entry.path) as file:
+                if file is not None and not self._send_from(file, file.end, inner, deadline):
+                    return False
+        return own is None or self._send_from(own, own.end if until is None else until, inner, deadline)
+
+    def _send_from(self, file: SpoolFile, until: int, inner: BaseTransport, deadline: Deadline) -> bool:
+        for batch, positions in file.batches(until):
+            if deadline.expired:
+                return False
+            left = set()
+            if batch:
+                left = set(map(id, self._send_inner(inner, batch, deadline).retained_events()))
+            not_done = [at for event, at in zip(batch, positions, strict=False) if id(event) in left]
+            with self._file_lock:
+                file.done(not_done[0] if not_done else positions[-1])
+            if not_done:
+                return False
+        return True
+
+    @staticmethod
+    def _send_inner(inner: BaseTransport, events: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
+        try:
+            return inner.send(events, deadline=deadline)
+        except Exception as error:
+            logger.error(
+                "%s raised %s; %d event(s) are kept", type(inner).__name__, type(error).__name__, len(events)
+            )
+            return Receipt.retaining(events, "failed", error)
+
+
+def default_directory(api_key: str | None) -> str:
+    """A directory of this user and this project among the temporary files."""
+    import hashlib
+    import tempfile
+
+    project = hashlib.sha256((api_key or "").encode()).hexdigest()[:12]
+    return os.path.join(tempfile.gettempdir(), f"leanbase-{os.getuid()}-{project}")  # noqa: PTH118
+
+
+def make_private(directory: str) -> None:
+    """Make a directory that only this user can enter, or see to it that it is one.
+
+    Raises:
+        ConfigError: It cannot be made, or is somebody else's, or open to others.
+    """
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
+        found = os.lstat(directory)
+    except OSError as error:
+        raise ConfigError(f"spool_directory {directory} cannot be made: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise ConfigError(
+            f"spool_directory {directory} must be a directory of this user alone (mode 0700); "
+            "name one that does not exist yet, and it is made"
+        )
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry for entry in entries if entry.name.endswith(SUFFIX)]
+    except FileNotFoundError:
+        return []
+
+
+def _size(directory: str) -> int:
+    size = 0
+    for entry in _entries(directory):
+        with contextlib.suppress(FileNotFoundError):  # sent meanwhile by another process
+            size += entry.stat(follow_symlinks=False).st_size
+    return size
