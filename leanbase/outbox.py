@@ -69,8 +69,7 @@ class Outbox:
         if not isinstance(transport, RetainingTransport):
             transport = RetainingTransport(transport, limit=limit)
         self._transport = transport
-        self._transport.settle = self._settle
-        self._transport.is_paused = lambda: self.disabled
+        self._transport.adopt(self._settle, lambda: self.disabled)
         self._send_seconds = send_seconds
         self._transmits = transmits
         self._on_error = on_error

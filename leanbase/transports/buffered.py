@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from leanbase.delivery import Deadline, Elapsed, Receipt
+from leanbase import forking
+from leanbase.delivery import Deadline, Receipt
 from leanbase.encoding import EncodedEvent
-from leanbase.errors import DroppedError
+from leanbase.errors import TransportError
 from leanbase.transports.base import BaseTransport
-from leanbase.transports.retaining import WAITING, RetainingTransport
+from leanbase.transports.retaining import RetainingTransport, UnderWay
 
 if TYPE_CHECKING:
     from leanbase.settings import Settings
@@ -23,8 +25,6 @@ logger = logging.getLogger("leanbase")
 
 EXIT_SECONDS = 2.0
 """Most time that all buffers together may hold up the end of the interpreter (Q-52)."""
-
-CAPACITY_WARNING_SECONDS = 60.0
 
 
 class BufferedTransport(RetainingTransport):
@@ -62,7 +62,7 @@ class BufferedTransport(RetainingTransport):
         send_deadline: float = 10.0,
         waits_for_room: bool = False,
     ) -> None:
-        self._flush_at = flush_at
+        self._flush_at = max(1, min(flush_at, max_queue_size))
         self._flush_interval = flush_interval
         self._send_seconds = send_deadline
         self._waits_for_room = waits_for_room
@@ -73,10 +73,11 @@ class BufferedTransport(RetainingTransport):
         super()._own_process()
         self._changed = threading.Condition(self._lock)
         self._worker: threading.Thread | None = None
-        self._stopping = False
+        self._stopping = self._closed
         self._new = 0
         self._new_since = 0.0
-        self._warned: Elapsed | None = None
+        self._not_before = 0.0
+        self._flushing = 0
 
     @classmethod
     def from_settings(cls, settings: Settings) -> BufferedTransport:
@@ -99,78 +100,127 @@ class BufferedTransport(RetainingTransport):
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Put events into the buffer: retained for now. What does not fit is dropped as `"overflow"`."""
-        with self._lock:
-            if self._closed:
-                return self.keep(events)
-            if self._waits_for_room:
-                self._changed.wait_for(
-                    lambda: self._closed or self._room() >= len(events), deadline.remaining()
-                )
-            taken, refused = events[: self._room()], events[self._room() :]
-            self._kept.extend(taken)
-            if taken:
-                self._new_since = self._new_since if self._new else time.monotonic()
-                self._new += len(taken)
-                self._start()
-                if self._new == len(taken) or self._new >= self._flush_at:
-                    self._changed.notify_all()
-        receipt = Receipt.retaining(taken, WAITING, DroppedError(WAITING, "it waits in the buffer"))
-        return receipt if not refused else receipt + self._refuse(refused)
+        if self._start():
+            with self._lock:
+                if self._waits_for_room and not self._has_room():
+                    self._note_new(1)  # a reason to try again what fills the buffer
+                    self._changed.wait_for(lambda: self._stopping or self._has_room(), deadline.remaining())
+                if not self._stopping:
+                    receipt = self.keep(events)
+                    self._note_new(len(events))
+                    return receipt
+        # Nobody would empty the buffer any more.
+        return self.send_now(events, deadline=deadline.earlier(_exit))
 
     def send_now(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Send what is in the buffer and then `events`, in this thread."""
+        """Send what is in the buffer and then `events`, in this thread and past the buffer."""
         with self._lock:
-            self._new = 0
-        try:
-            return super().send_now(events, deadline=deadline)
-        finally:
-            with self._lock:
-                self._changed.notify_all()  # there may be room now
+            count = len(self._kept)
+        receipt = Receipt()
+        while count > self._flush_at:
+            part = self._finish(self._take(self._flush_at), deadline)
+            receipt += part
+            count -= self._flush_at
+            if not part:
+                return receipt + self.keep(events)
+        return receipt + self._finish(self._take(count, events), deadline)
 
-    def _room(self) -> int:
-        return max(0, self._limit - len(self._kept))
+    def _take(self, count: int, events: Sequence[EncodedEvent] = ()) -> UnderWay:
+        """Begin to send the oldest in the buffer, and `events` with them."""
+        with self._lock:
+            taken, self._kept = self._kept[:count], self._kept[count:]
+            self._new = min(self._new, len(self._kept))
+            self._changed.notify_all()  # there is room
+            return self._begin([*taken, *events])
 
-    def _refuse(self, events: Sequence[EncodedEvent]) -> Receipt:
-        error = DroppedError("overflow", f"the buffer is full: max_queue_size is {self._limit}")
-        if self._warned is None or self._warned.seconds() >= CAPACITY_WARNING_SECONDS:
-            self._warned = Elapsed()
-            logger.warning("%s; new events are dropped", error)
-        return Receipt.dropping(events, "overflow", error)
+    def _has_room(self) -> bool:
+        return len(self._kept) < self._limit
 
-    def _start(self) -> None:
-        """Start the thread, unless it runs. Called with the lock held."""
-        if self._worker is not None and self._worker.is_alive():
-            return
+    def _note_new(self, count: int) -> None:
+        """Count what is new, also what did not fit: or a full buffer would never be tried again."""
+        if not self._new:
+            self._new_since = time.monotonic()
+        self._new += count
+        if self._new == count or self._new >= self._flush_at:
+            self._changed.notify_all()
+
+    def _start(self) -> bool:
+        """Start the thread, unless it runs; false at the end of the client or the process."""
+        with self._lock:
+            if self._stopping or _exit is not None:
+                return False
+            worker = self._worker
+            if worker is not None and (worker.is_alive() or worker.ident is None):
+                return True
+            worker = self._worker = threading.Thread(target=self._run, name="leanbase-buffer", daemon=True)
         _at_exit.add(self)
-        worker = threading.Thread(target=self._run, name="leanbase-buffer", daemon=True)
         try:
+            # Without the lock: one from before a patch by gevent all greenlets own together.
             worker.start()
-        except RuntimeError:  # the interpreter is ending, or there are too many
+        except RuntimeError as error:
+            self._worker = None
+            if "shutdown" in str(error):  # says Python from 3.12 on
+                return False
             if not self._cannot_start:
                 logger.warning("no thread can be started; events are sent on flush() and shutdown()")
             self._cannot_start = True
         else:
-            self._worker = worker
+            _close_all_in_child()
+        return True
 
     def _run(self) -> None:
-        while self._wait_until_due():
+        while True:
+            with self._lock:
+                if not self._wait_until_due():
+                    return
+                batch = self._take(self._flush_at)
+                untried = self._new
+            receipt = self._finish(batch, Deadline.after(self._send_seconds))
             try:
-                self.settle(self.send_now((), deadline=Deadline.after(self._send_seconds)))
+                self.settle(receipt)
             except Exception as error:
                 logger.error("internal error %s; please report it", type(error).__name__)
+            if not receipt:
+                self._rest(receipt, untried)
 
     def _wait_until_due(self) -> bool:
-        """Wait until there is something to send; false when there will be nothing any more."""
+        """Wait until there is something to send; false when it is time to end. Called with the lock held."""
+        while not self._stopping:
+            if not self._new or self._flushing or self.is_paused():
+                self._changed.wait(self._flush_interval if self._new else None)
+                continue
+            now = time.monotonic()
+            due = now if self._new >= self._flush_at else self._new_since + self._flush_interval
+            wait = max(due, self._not_before) - now
+            if wait <= 0:
+                return True
+            self._changed.wait(wait)
+        return False
+
+    def _rest(self, receipt: Receipt, untried: int) -> None:
+        """Leave it at that until there are new events, and as long as the server asked for (Q-12, Q-21)."""
+        error = receipt.groups[-1].error
         with self._lock:
-            while not self._stopping:
-                if not self._new or self.is_paused():
-                    self._changed.wait(None if not self._new else self._flush_interval)
-                    continue
-                left = self._new_since + self._flush_interval - time.monotonic()
-                if self._new >= self._flush_at or left <= 0:
-                    return True
-                self._changed.wait(left)
-            return False
+            self._new -= min(self._new, untried)
+            self._new_since = time.monotonic()
+            if isinstance(error, TransportError) and error.retry_after:
+                self._not_before = self._new_since + error.retry_after
+
+    def flush(self, *, deadline: Deadline) -> Receipt:
+        """Wait for what is under way, and if that goes well, send the rest and flush the inner transport."""
+        with self._lock:
+            self._flushing += 1
+        try:
+            return super().flush(deadline=deadline) if self._join(deadline) else self.waiting()
+        finally:
+            with self._lock:
+                self._flushing -= 1
+                self._changed.notify_all()
+
+    def adopt(self, settle: Callable[[Receipt], object], is_paused: Callable[[], bool]) -> None:
+        """Belong to one client from now on. One that was closed opens again."""
+        super().adopt(settle, is_paused)
+        self._stopping = False
 
     def _end(self, deadline: Deadline, *, last_try: bool) -> Receipt:
         with self._lock:
@@ -181,13 +231,27 @@ class BufferedTransport(RetainingTransport):
 
 
 _at_exit: WeakSet[BufferedTransport] = WeakSet()
+_exit: Deadline | None = None
+"""When the end of the process has begun: the time by which all buffers are to be through with it."""
 
 
-def _flush_all() -> None:
-    deadline = Deadline.after(EXIT_SECONDS)
+def _close_all() -> None:
+    global _exit
+    _exit = Deadline.after(EXIT_SECONDS)
     for transport in list(_at_exit):
         if not transport.is_paused():
-            transport.settle(transport.flush(deadline=deadline))
+            transport.settle(transport.close(deadline=_exit))
 
 
-atexit.register(_flush_all)
+atexit.register(_close_all)
+
+_closes_after: int | None = None
+
+
+def _close_all_in_child() -> None:
+    """Forked children of multiprocessing are to come by here, too: before 3.13 they skip `atexit`."""
+    global _closes_after
+    process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
+    if process and util and process.parent_process() is not None and _closes_after != forking.generation:
+        _closes_after = forking.generation
+        util.Finalize(None, _close_all, exitpriority=0)

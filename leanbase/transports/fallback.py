@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from leanbase.delivery import Deadline, Receipt
 from leanbase.encoding import EncodedEvent
 from leanbase.transports.base import BaseTransport
+from leanbase.transports.retaining import must_not_retain
 
 logger = logging.getLogger("leanbase")
 
@@ -28,6 +29,9 @@ class FallbackTransport(BaseTransport):
         first: Where events go.
         second: Where those go that the first could not deliver.
 
+    Raises:
+        ConfigError: One of them is a `BufferedTransport`; that goes around this one.
+
     Example:
         >>> from leanbase.transports import HttpTransport, LogTransport
         >>> first = HttpTransport("phc_key", "https://leanbase.example.com")
@@ -35,6 +39,8 @@ class FallbackTransport(BaseTransport):
     """
 
     def __init__(self, first: BaseTransport, second: BaseTransport) -> None:
+        must_not_retain(first)
+        must_not_retain(second)
         self._first = first
         self._second = second
 

@@ -6,9 +6,9 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from leanbase.delivery import Deadline, Receipt
+from leanbase.delivery import Deadline, Elapsed, Receipt
 from leanbase.encoding import EncodedEvent
-from leanbase.errors import DroppedError
+from leanbase.errors import ConfigError, DroppedError
 from leanbase.forking import reset_in_child
 from leanbase.transports.base import BaseTransport
 
@@ -17,16 +17,34 @@ logger = logging.getLogger("leanbase")
 WAITING = "waiting"
 """The reason of events that a receipt counts as retained because nothing was tried."""
 
+CAPACITY_WARNING_SECONDS = 60.0
 
-class _UnderWay:
-    """One send of one thread, and whether its events have been taken over by somebody else."""
+_NOTHING_TRIED = DroppedError(WAITING, "nothing was tried")
 
-    __slots__ = ("events", "taken", "thread")
+
+class UnderWay:
+    """One send of one thread, how it ended, and whether somebody else has taken over its events."""
+
+    __slots__ = ("events", "taken", "thread", "went_well")
 
     def __init__(self, events: Sequence[EncodedEvent]) -> None:
         self.events = events
         self.thread = threading.get_ident()
         self.taken = False
+        self.went_well = False
+
+
+def must_not_retain(inner: BaseTransport) -> None:
+    """See to it that a transport can be inside another one.
+
+    Raises:
+        ConfigError: It keeps events itself; whoever is around it would take them for undelivered.
+    """
+    if isinstance(inner, RetainingTransport):
+        raise ConfigError(
+            f"{type(inner).__name__} goes around the other transports, not into one; "
+            "for a buffer around any transport, set sync_mode=False"
+        )
 
 
 class RetainingTransport(BaseTransport):
@@ -43,13 +61,18 @@ class RetainingTransport(BaseTransport):
         settle: Takes the receipts that nobody else gets: of a send that an exit or interrupt ended, or
             that a thread made.
         is_paused: Says whether nothing may be sent for now.
+
+    Raises:
+        ConfigError: `inner` is one that retains, too; two would keep each event twice.
     """
 
     def __init__(self, inner: BaseTransport, *, limit: int) -> None:
+        must_not_retain(inner)
         self.settle: Callable[[Receipt], object] = lambda _: None
         self.is_paused: Callable[[], bool] = lambda: False
         self._inner = inner
         self._limit = limit
+        self._is_adopted = False
         self._closed = False
         self._own_process()
         reset_in_child(self)
@@ -59,7 +82,22 @@ class RetainingTransport(BaseTransport):
         self._lock = threading.RLock()
         self._one_ended = threading.Condition(self._lock)
         self._kept: list[EncodedEvent] = []
-        self._under_way: set[_UnderWay] = set()
+        self._warned: Elapsed | None = None
+        self._under_way: set[UnderWay] = set()
+
+    def adopt(self, settle: Callable[[Receipt], object], is_paused: Callable[[], bool]) -> None:
+        """Belong to one client from now on. One that was closed opens again.
+
+        Raises:
+            ConfigError: It belongs to another client.
+        """
+        with self._lock:
+            if self._is_adopted and not self._closed:
+                raise ConfigError(f"this {type(self).__name__} belongs to another client; make one for each")
+            self._is_adopted = True
+            self._closed = False
+            self.settle = settle
+            self.is_paused = is_paused
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Send what was kept and then `events`. The receipt speaks of both."""
@@ -68,14 +106,23 @@ class RetainingTransport(BaseTransport):
     def send_now(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """The same, also where `send` only takes the events."""
         with self._lock:
-            batch = [*self._kept, *events]
+            this = self._begin([*self._kept, *events])
             self._kept = []
-            if not batch:
-                return Receipt()
-            this = _UnderWay(batch)
-            self._under_way.add(this)
+        return self._finish(this, deadline)
+
+    def _begin(self, batch: Sequence[EncodedEvent]) -> UnderWay:
+        """Note that these events are on their way. Called with the lock held."""
+        this = UnderWay(batch)
+        self._under_way.add(this)
+        return this
+
+    def _finish(self, this: UnderWay, deadline: Deadline) -> Receipt:
+        """Send what was begun."""
+        batch = this.events
         try:
-            return self._keep(self._try(batch, deadline), this)
+            receipt = self._try(batch, deadline) if batch else Receipt()
+            this.went_well = bool(receipt)
+            return self._keep(receipt, this)
         except BaseException as error:
             # An exit or an interrupt, raised by a signal handler: the events are not to go with it.
             cut_off = DroppedError("interrupted", f"{type(error).__name__} ended the send")
@@ -98,7 +145,7 @@ class RetainingTransport(BaseTransport):
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt.retaining(batch, "failed", error)
 
-    def _keep(self, receipt: Receipt, this: _UnderWay | None = None) -> Receipt:
+    def _keep(self, receipt: Receipt, this: UnderWay | None = None) -> Receipt:
         if this is not None and this.taken:
             return Receipt()  # a shutdown has taken the events over, and accounts for them
         if receipt:
@@ -129,33 +176,48 @@ class RetainingTransport(BaseTransport):
         return receipt.without(retained) + Receipt.dropping(retained, "shutdown", error)
 
     def keep(self, events: Sequence[EncodedEvent]) -> Receipt:
-        """Keep events without an attempt to send them."""
-        return self._keep(Receipt.retaining(events, WAITING, DroppedError(WAITING, "nothing was tried")))
+        """Keep new events, behind the others, without an attempt to send them.
+
+        What there is no room for is dropped with the reason `"overflow"`.
+        """
+        with self._lock:
+            if self._closed:
+                return self._give_up(Receipt(), events)
+            room = max(0, self._limit - len(self._kept))
+            self._kept.extend(events[:room])
+        kept = Receipt.retaining(events[:room], WAITING, _NOTHING_TRIED)
+        return kept + self._refuse(events[room:]) if events[room:] else kept
+
+    def _refuse(self, events: Sequence[EncodedEvent]) -> Receipt:
+        error = DroppedError("overflow", f"there is no room: max_queue_size is {self._limit}")
+        if self._warned is None or self._warned.seconds() >= CAPACITY_WARNING_SECONDS:
+            self._warned = Elapsed()
+            logger.warning("%s; new events are dropped", error)
+        return Receipt.dropping(events, "overflow", error)
 
     def waiting(self) -> Receipt:
         """A receipt of all that is kept or under way in other threads, without an attempt to send it."""
         with self._lock:
             waiting = [*self._kept, *(event for other in self._others() for event in other.events)]
-        return Receipt.retaining(waiting, WAITING, DroppedError(WAITING, "nothing was tried"))
+        return Receipt.retaining(waiting, WAITING, _NOTHING_TRIED)
 
-    def _others(self) -> set[_UnderWay]:
+    def _others(self) -> set[UnderWay]:
         """Sends under way but this thread's own, which a signal handler may have interrupted."""
         me = threading.get_ident()
         return {each for each in self._under_way if each.thread != me}
 
     def _join(self, deadline: Deadline) -> bool:
-        """Wait for the sends of other threads that are under way now; False when there were none."""
+        """Wait for the sends of other threads that are under way now; whether all went well and in time."""
         with self._lock:
             others = self._others()
             self._one_ended.wait_for(lambda: not others & self._under_way, deadline.remaining())
-        return bool(others)
+        return all(each.went_well for each in others)
 
     def flush(self, *, deadline: Deadline) -> Receipt:
         """Send what was kept, flush the transport inside, and wait for sends that are under way."""
         receipt = self.send_now((), deadline=deadline) + self._inner.flush(deadline=deadline)
-        if self._join(deadline):
-            waiting = self.waiting()
-            receipt = receipt.without(waiting.retained_events()) + waiting
+        if not self._join(deadline):
+            receipt += self.waiting().without(receipt.retained_events())
         return receipt
 
     def close(self, *, deadline: Deadline) -> Receipt:

@@ -20,6 +20,7 @@ from leanbase.encoding import EncodedEvent
 from leanbase.errors import ConfigError, TransportError
 from leanbase.forking import reset_in_child
 from leanbase.transports.base import BaseTransport
+from leanbase.transports.retaining import must_not_retain
 from leanbase.transports.spool_file import SUFFIX, AbandonedFile, OwnFile, SpoolFile
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class SpoolTransport(BaseTransport):
         max_bytes: Most bytes in the directory; what would be more stays with the caller.
 
     Raises:
-        ConfigError: The directory cannot be used, or belongs to somebody else.
+        ConfigError: The directory cannot be used, or belongs to somebody else; or `inner` is a
+            `BufferedTransport`, which goes around this one.
 
     Example:
         >>> from leanbase.transports import HttpTransport
@@ -66,6 +68,8 @@ class SpoolTransport(BaseTransport):
         fsync: bool = False,
         max_bytes: int = MAX_BYTES,
     ) -> None:
+        if inner is not None:
+            must_not_retain(inner)
         self._directory = os.fspath(directory)
         self._inner = inner
         self._write_first = write_first or inner is None

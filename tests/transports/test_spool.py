@@ -22,7 +22,7 @@ from leanbase.errors import ConfigError
 from leanbase.transports import HttpTransport, MemoryTransport, SpoolTransport
 from tests.conftest import balanced
 from tests.fault_server import Behaviour, FaultServer
-from tests.transports.test_contract import Failing, events
+from tests.transports.doubles import Failing, events
 
 
 @pytest.fixture

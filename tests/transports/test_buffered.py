@@ -1,0 +1,705 @@
+"""The buffer (contract 7.2 to 7.6 and 7.8) against a real server, in real processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import leanbase
+from leanbase import Leanbase
+from leanbase.delivery import Deadline
+from leanbase.errors import ConfigError
+from leanbase.transports import BufferedTransport, FallbackTransport, MemoryTransport, SpoolTransport
+from tests.conftest import balanced
+from tests.fault_server import Behaviour, FaultServer, black_hole
+from tests.transports.doubles import Failing, events
+
+Make = Callable[..., Leanbase]
+NEVER = {"flush_at": 10_000, "flush_interval": 3600}
+
+
+@pytest.fixture
+def buffered(make: Make, server: FaultServer) -> Callable[..., Leanbase]:
+    return lambda **options: make(server, sync_mode=False, **{"flush_interval": 0.05, **options})
+
+
+def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait for what another thread does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+def transport_of(client: Leanbase) -> Any:
+    return client._current().outbox._transport
+
+
+def names(server: FaultServer) -> list[str]:
+    return [event["event"] for event in server.events]
+
+
+def workers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "leanbase-buffer"]
+
+
+# --- queue and batches ---------------------------------------------------------------------------------
+
+
+def test_q1_q2_enough_events_are_sent_at_once_in_order(buffered: Make, server: FaultServer) -> None:
+    client = buffered(flush_at=10, flush_interval=3600)
+    for number in range(25):
+        client.capture(f"e{number}", "u")
+    until(lambda: len(server.events) >= 20)
+    client.flush()
+    assert names(server) == [f"e{number}" for number in range(25)]
+    assert all(len(request.events) <= 10 for request in server.requests)
+
+
+def test_q2_the_oldest_event_waits_no_longer_than_the_interval(buffered: Make, server: FaultServer) -> None:
+    client = buffered(flush_at=1000, flush_interval=0.2)
+    client.capture("e", "u")
+    assert not server.requests
+    until(lambda: server.events)
+    assert client.flush()
+    assert client.stats()["delivered"] == 1
+
+
+def test_q2_q35_capture_returns_while_the_server_hangs(buffered: Make, server: FaultServer) -> None:
+    server.always(Behaviour(instead="silence"))
+    client = buffered(flush_at=1, timeout=30)
+    started = time.monotonic()
+    for number in range(50):
+        assert client.capture("e", number)
+    assert time.monotonic() - started < 1
+    assert client.stats()["retained"] == 50
+
+
+def test_q3_a_full_buffer_refuses_new_events_and_says_so_once(
+    make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[int] = []
+    client = make(
+        server,
+        sync_mode=False,
+        max_queue_size=5,
+        **NEVER,
+        on_error=lambda error, events: heard.append(len(events)),
+    )
+    server.always(Behaviour(status=500))
+    transport_of(client)._flush_at = 10_000  # nothing leaves by itself
+    taken = [client.capture(f"e{number}", "u") for number in range(8)]
+    assert [uuid is not None for uuid in taken] == [True] * 5 + [False] * 3
+    assert client.stats()["dropped"] == {"overflow": 3}
+    assert client.stats()["retained"] == 5
+    assert heard == [1, 1, 1]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "max_queue_size is 5" in caplog.text
+    server.always(Behaviour())
+    assert client.flush()
+    assert names(server) == [f"e{number}" for number in range(5)]
+    assert balanced(client)
+
+
+def test_q3_an_import_waits_for_room(buffered: Make, server: FaultServer) -> None:
+    server.always(Behaviour(delay=0.02))
+    client = buffered(max_queue_size=20, flush_at=10, historical_migration=True)
+    uuids = [client.capture(f"e{number}", "u") for number in range(300)]
+    assert all(uuids)
+    client.flush()
+    assert [event["uuid"] for event in server.events] == uuids
+    assert all(request.envelope["historical_migration"] for request in server.requests)
+
+
+def test_q3_an_import_does_not_wait_for_ever(buffered: Make, server: FaultServer) -> None:
+    server.always(Behaviour(instead="silence"))
+    client = buffered(max_queue_size=2, flush_at=1, historical_migration=True, send_deadline=0.3)
+    uuids = [client.capture("e", "u") for _ in range(6)]
+    assert uuids[0]
+    assert None in uuids
+    assert client.stats()["dropped"]["overflow"] >= uuids.count(None)  # and of what came back
+    assert balanced(client)
+
+
+def test_q4_q5_events_of_many_threads_arrive_once_each(buffered: Make, server: FaultServer) -> None:
+    server.script(*[Behaviour(status=500), Behaviour(delay=0.01)] * 5)
+    client = buffered(flush_at=7, max_retries=0)
+    uuids: list[str | None] = []
+
+    def capture() -> None:
+        for number in range(200):
+            uuids.append(client.capture("e", number))
+            if number % 50 == 0:
+                client.flush()
+
+    threads = [threading.Thread(target=capture) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert client.flush(timeout=None)
+    for request in server.requests:
+        sent = [event["uuid"] for event in request.events]
+        assert len(set(sent)) == len(sent)
+    accepted = {event["uuid"] for event in server.events}
+    assert accepted == set(uuids)
+    assert client.stats()["delivered"] == len(uuids) == 1600
+    assert balanced(client)
+
+
+def test_q6_g7_one_thread_from_the_first_event_on(buffered: Make, server: FaultServer) -> None:
+    before = set(workers())
+    client = buffered()
+    assert client.flush()
+    assert set(workers()) == before
+    for number in range(50):
+        client.capture("e", number)
+    (worker,) = set(workers()) - before
+    assert worker.daemon
+    client.shutdown()
+    until(lambda: not worker.is_alive())
+
+
+# --- after a failure -----------------------------------------------------------------------------------
+
+
+def test_q12_the_worker_heeds_a_long_retry_after_and_a_flush_does_not(
+    buffered: Make, server: FaultServer
+) -> None:
+    server.script(Behaviour(status=429, headers={"Retry-After": "3600"}))
+    client = buffered(max_retries=0)
+    client.capture("first", "u")
+    until(lambda: server.requests)
+    client.capture("second", "u")
+    time.sleep(0.3)
+    assert len(server.requests) == 1
+    assert client.flush()
+    assert names(server)[1:] == ["first", "second"]
+
+
+def test_q20_q21_what_failed_goes_out_ahead_of_the_next_event_and_nothing_hammers(
+    buffered: Make, server: FaultServer
+) -> None:
+    heard: list[list[str]] = []
+    server.script(Behaviour(status=503))
+    client = buffered(
+        max_retries=0, on_error=lambda error, events: heard.append([e["event"] for e in events])
+    )
+    client.capture("first", "u")
+    until(lambda: heard)
+    time.sleep(0.3)
+    assert len(server.requests) == 1
+    assert client.stats()["retained"] == 1
+    client.capture("second", "u")
+    until(lambda: len(server.requests) == 2)
+    assert names(server) == ["first", "first", "second"]
+    assert server.events[0]["uuid"] == server.events[1]["uuid"]
+    assert heard == [["first"]]
+
+
+def test_q21_a_buffer_full_of_what_failed_recovers(buffered: Make, server: FaultServer) -> None:
+    server.always(Behaviour(status=503))
+    client = buffered(max_retries=0, max_queue_size=3, flush_at=3)
+    for number in range(3):
+        client.capture(f"e{number}", "u")
+    until(lambda: len(server.requests) == 1)
+    until(lambda: client.stats()["retained"] == 3 and client.capture("too many", "u") is None)
+    server.always(Behaviour())
+    client.capture("also too many", "u")
+    until(lambda: client.stats()["delivered"] == 3)
+    assert client.capture("again", "u")
+
+
+def test_q22_memory_is_bounded_in_an_outage(buffered: Make, server: FaultServer) -> None:
+    server.always(Behaviour(status=503, delay=0.01))
+    client = buffered(max_retries=0, max_queue_size=30, flush_at=10)
+    for number in range(500):
+        client.capture("e", number)
+        assert len(transport_of(client)._kept) <= 30
+    client.flush()
+    assert client.stats()["retained"] <= 30
+    assert set(client.stats()["dropped"]) == {"overflow"}
+    assert balanced(client)
+
+
+def test_q23_a_poisoned_batch_does_not_block_the_queue(buffered: Make, server: FaultServer) -> None:
+    heard: list[Exception] = []
+    server.script(Behaviour(status=400))
+    client = buffered(flush_at=2, flush_interval=3600, on_error=lambda error, events: heard.append(error))
+    for number in range(6):
+        client.capture(f"e{number}", "u")
+    client.flush()
+    assert client.stats()["dropped"] == {"rejected": 2}
+    assert client.stats()["delivered"] == 4
+    assert [error.status for error in heard] == [400]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("call", ["flush", "shutdown"])
+def test_q24_on_error_may_flush_and_shut_down(buffered: Make, server: FaultServer, call: str) -> None:
+    server.always(Behaviour(status=400))
+    done = threading.Event()
+
+    def on_error(error: Exception, events: list[dict[str, Any]]) -> None:
+        getattr(client, call)()
+        done.set()
+
+    client = buffered(on_error=on_error)
+    client.capture("e", "u")
+    assert done.wait(5)
+    assert balanced(client)
+
+
+# --- flush ---------------------------------------------------------------------------------------------
+
+
+def test_q30_a_flush_of_nothing_asks_nobody(buffered: Make, server: FaultServer) -> None:
+    client = buffered()
+    assert client.flush()
+    assert not server.requests
+
+
+def test_q31_a_flush_sends_all_in_few_requests_and_waits(make: Make, server: FaultServer) -> None:
+    server.always(Behaviour(delay=0.05))
+    client = make(server, sync_mode=False, flush_interval=3600, flush_at=100)
+    for number in range(99):
+        client.capture("e", number)
+    assert client.flush()
+    assert len(server.requests) == 1
+    assert client.stats()["delivered"] == 99
+
+
+def test_q32_a_flush_waits_for_the_batch_under_way_and_does_not_repeat_it(
+    buffered: Make, server: FaultServer
+) -> None:
+    server.script(Behaviour(status=503, delay=0.5))
+    client = buffered(max_retries=0, flush_at=1)
+    client.capture("e", "u")
+    until(lambda: server.requests)
+    receipt = client.flush()
+    assert not receipt
+    assert receipt.retained == 1
+    assert len(server.requests) == 1
+
+
+def test_q32_a_flush_stops_at_the_first_batch_that_fails(make: Make, server: FaultServer) -> None:
+    server.script(Behaviour(), Behaviour(status=503))
+    client = make(server, sync_mode=False, flush_interval=3600, flush_at=1000, max_retries=0)
+    transport = transport_of(client)
+    transport._flush_at = 10
+    transport._not_before = time.monotonic() + 3600  # the thread sends nothing
+    for number in range(40):
+        client.capture(f"e{number}", "u")
+    receipt = client.flush()
+    assert not receipt
+    assert (receipt.delivered, client.stats()["retained"]) == (10, 30)
+    assert len(server.requests) == 2
+    assert client.flush()
+    assert names(server)[20:] == [f"e{number}" for number in range(10, 40)]
+
+
+def test_q32_a_flush_ends_with_its_time(buffered: Make, server: FaultServer) -> None:
+    server.always(Behaviour(instead="silence"))
+    client = buffered()
+    client.capture("e", "u")
+    started = time.monotonic()
+    assert not client.flush(timeout=0.2)
+    assert time.monotonic() - started < 1.5
+    assert client.stats()["retained"] == 1
+
+
+def test_q34_flushes_at_the_same_time_send_nothing_twice(make: Make, server: FaultServer) -> None:
+    client = make(server, sync_mode=False, **NEVER)
+    for number in range(500):
+        client.capture("e", number)
+    threads = [threading.Thread(target=client.flush) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.events) == 500
+    assert len({event["uuid"] for event in server.events}) == 500
+
+
+# --- shutdown ------------------------------------------------------------------------------------------
+
+
+def test_q40_q41_q42_shutdown_sends_ends_the_thread_and_is_final(
+    make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make(server, sync_mode=False, **NEVER)
+    for number in range(250):
+        client.capture("e", number)
+    receipt = client.shutdown()
+    assert receipt
+    assert len(server.events) == 250
+    assert not client.shutdown().delivered
+    assert client.capture("late", "u") is None
+    assert len(server.events) == 250
+    assert balanced(client)
+
+
+def test_q43_what_shutdown_cannot_deliver_is_dropped_and_reported(
+    buffered: Make, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.always(Behaviour(status=503))
+    heard: list[int] = []
+    client = buffered(**NEVER, max_retries=0, on_error=lambda error, events: heard.append(len(events)))
+    for number in range(3):
+        client.capture("e", number)
+    client.shutdown()
+    assert client.stats()["dropped"] == {"shutdown": 3}
+    assert "3 event(s) could not be delivered before shutdown" in caplog.text
+    assert 3 in heard
+
+
+def test_q15_shutdown_does_not_sit_out_a_backoff(buffered: Make, server: FaultServer) -> None:
+    server.always(Behaviour(status=503, headers={"Retry-After": "4"}))
+    client = buffered(max_retries=1)
+    client.capture("e", "u")
+    until(lambda: server.requests)
+    server.always(Behaviour())
+    started = time.monotonic()
+    assert client.shutdown()
+    assert time.monotonic() - started < 2
+    assert client.stats()["delivered"] == 1
+
+
+def test_q42_the_module_shut_down_after_every_request_loses_nothing(server: FaultServer) -> None:
+    leanbase.api_key, leanbase.host, leanbase.sync_mode = "k", server.url, False
+    for number in range(5):
+        leanbase.capture(f"e{number}", "u")
+        assert leanbase.shutdown()
+    assert names(server) == [f"e{number}" for number in range(5)]
+
+
+def test_an_instance_can_be_used_again_after_a_shutdown_of_the_module() -> None:
+    memory = MemoryTransport()
+    leanbase.transport = BufferedTransport(memory, flush_interval=3600)
+    for number in range(3):
+        assert leanbase.capture(f"e{number}", "u")
+        assert leanbase.stats()["retained"] == 1
+        assert leanbase.shutdown()
+    assert [event["event"] for event in memory.events] == ["e0", "e1", "e2"]
+
+
+def test_a_capture_that_races_with_shutdown_is_accounted_for(server: FaultServer) -> None:
+    for _ in range(10):
+        client = Leanbase("k", server.url, sync_mode=False, flush_at=3)
+        admitted: list[str] = []
+
+        def capture(client: Leanbase = client, admitted: list[str] = admitted) -> None:
+            while uuid := client.capture("e", "u"):
+                admitted.append(uuid)
+
+        thread = threading.Thread(target=capture)
+        thread.start()
+        time.sleep(0.01)
+        client.shutdown()
+        thread.join()
+        assert balanced(client)
+        assert client.stats()["retained"] == 0
+        assert set(admitted) <= {event["uuid"] for event in server.events}
+
+
+# --- what belongs to whom ------------------------------------------------------------------------------
+
+
+def test_inside_a_delivery_scope_nothing_is_left_to_the_thread(make: Make, server: FaultServer) -> None:
+    client = make(server, sync_mode=False, **NEVER)
+    client.capture("before", "u")
+    with client.delivery_scope() as scope:
+        client.capture("inside", "u")
+    assert names(server) == ["before", "inside"]
+    assert scope.receipt.delivered == 2
+
+
+def test_a_handler_delivers_before_it_returns(make: Make, server: FaultServer) -> None:
+    client = make(server, sync_mode=False, **NEVER)
+    client.capture("in the init phase", "u")
+
+    @leanbase.lambda_handler(client=client)
+    def handler(event: Any, context: Any) -> str | None:
+        return client.capture("inside", "u")
+
+    assert handler({}, None)
+    assert names(server) == ["in the init phase", "inside"]
+
+
+def test_a_disabled_client_sends_nothing_until_it_is_enabled(buffered: Make, server: FaultServer) -> None:
+    client = buffered()
+    client._current().outbox.disabled = True
+    transport = transport_of(client)
+    with transport._lock:
+        transport.keep(events(1))
+        transport._note_new(1)
+    time.sleep(0.2)
+    assert not server.requests
+    client.disabled = False
+    client.capture("next", "u")
+    until(lambda: len(server.events) == 2)
+
+
+def test_two_clients_cannot_share_one() -> None:
+    transport = BufferedTransport(MemoryTransport())
+    one = Leanbase(transport=transport)
+    one.capture("e", "u")
+    with pytest.raises(ConfigError, match="belongs to another client"):
+        Leanbase(transport=transport)
+    one.shutdown()
+
+
+def test_it_goes_around_the_others_not_into_them(tmp_path: Any) -> None:
+    inner = BufferedTransport(MemoryTransport())
+    for make in (
+        lambda: FallbackTransport(inner, MemoryTransport()),
+        lambda: FallbackTransport(MemoryTransport(), inner),
+        lambda: SpoolTransport(tmp_path / "s", inner),
+        lambda: BufferedTransport(inner),
+        lambda: Leanbase("k", "http://127.0.0.1:1", transport="memory", fallback="buffered"),
+    ):
+        with pytest.raises(ConfigError, match="sync_mode=False"):
+            make()
+
+
+@pytest.mark.parametrize("transport", ["memory", "log", "spool"])
+def test_sync_mode_false_is_a_buffer_around_any_transport(transport: str, tmp_path: Any) -> None:
+    client = Leanbase(transport=transport, sync_mode=False, spool_directory=tmp_path / "spool")
+    assert client.capture("e", "u")
+    assert client.stats()["retained"] == 1
+    assert client.flush()
+    assert client.stats()["retained"] == 0
+    client.shutdown()
+
+
+def test_a_fallback_inside_takes_what_the_worker_could_not_deliver(server: FaultServer) -> None:
+    memory = MemoryTransport()
+    server.always(Behaviour(status=503))
+    client = Leanbase("k", server.url, sync_mode=False, fallback=memory, flush_interval=0.05, max_retries=0)
+    client.capture("e", "u")
+    until(lambda: memory.events)
+    until(lambda: client.stats()["delivered"] == 1)
+    client.shutdown()
+
+
+# --- the end of the process ----------------------------------------------------------------------------
+
+
+def run(code: str, *arguments: object, warnings: str = "error") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", warnings, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+
+
+PROGRAM = """
+import sys, leanbase
+client = leanbase.Leanbase("k", sys.argv[1], sync_mode=False, flush_interval=3600)
+"""
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "",
+        "raise SystemExit(3)",
+        "raise ValueError('no')",
+        "import threading; threading.Thread(target=lambda: client.capture('thread', 'u')).start()",
+    ],
+)
+def test_q50_the_end_of_the_interpreter_sends_what_is_left(server: FaultServer, ending: str) -> None:
+    ended = run(PROGRAM + "for n in range(250): client.capture('e', n)\n" + ending, server.url)
+    sent = names(server)
+    assert sent.count("e") == 250, ended.stderr
+    assert sent.count("thread") == ("thread" in ending)
+    assert "Error" not in ended.stderr.replace("ValueError: no", "")
+
+
+def test_q50_what_is_captured_while_the_interpreter_ends_is_sent_at_once(server: FaultServer) -> None:
+    program = """
+import atexit
+atexit.register(lambda: client.capture("last", "u"))  # runs before the buffer's own
+client.capture("first", "u")
+"""
+    late = "import atexit, sys\natexit.register(lambda: client.capture('very last', 'u'))\n"
+    ended = run(late + PROGRAM + program, server.url)
+    assert sorted(names(server)) == ["first", "last", "very last"], ended.stderr
+    assert ended.stderr == ""
+
+
+def test_q51_q52_exit_takes_two_seconds_at_most_for_all_clients(server: FaultServer) -> None:
+    hole = black_hole()
+    code = """
+import sys, time, leanbase
+clients = [leanbase.Leanbase("k", f"http://127.0.0.1:{sys.argv[1]}", sync_mode=False) for _ in range(3)]
+for client in clients: client.capture("e", "u")
+import atexit
+print(time.time())
+"""
+    started = time.time()
+    ended = run(code, hole.getsockname()[1])
+    assert time.time() - started - (float(ended.stdout) - started) < 4, "of which 2 are the budget"
+    assert ended.stderr.count("could not be delivered before shutdown") == 3
+    hole.close()
+
+
+def test_q51_a_batch_under_way_does_not_hold_up_the_exit() -> None:
+    hole = black_hole()
+    code = """
+import sys, time, leanbase
+client = leanbase.Leanbase("k", f"http://127.0.0.1:{sys.argv[1]}", sync_mode=False, flush_at=1)
+client.capture("e", "u")
+time.sleep(0.5)
+print(time.time())
+"""
+    ended = run(code, hole.getsockname()[1])
+    assert time.time() - float(ended.stdout) < 4
+    assert ended.returncode == 0
+    hole.close()
+
+
+def test_a_client_that_is_gone_leaves_no_thread_waiting_at_exit(server: FaultServer) -> None:
+    ended = run(PROGRAM + "client.capture('e', 'u'); client.shutdown(); client.shutdown()", server.url)
+    assert names(server) == ["e"]
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+# --- forks ---------------------------------------------------------------------------------------------
+
+
+def in_child(code: Callable[[], object]) -> None:
+    """Run something in a forked child that ends without clean-up, and fail if it does not end well."""
+    pid = os.fork()
+    if not pid:
+        try:
+            code()
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            assert os.waitstatus_to_exitcode(status) == 0
+            return
+        time.sleep(0.01)
+    os.kill(pid, 9)
+    raise AssertionError("the child hangs")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_q60_q61_each_process_delivers_its_own(make: Make, server: FaultServer) -> None:
+    client = make(server, sync_mode=False, **NEVER)
+    client.capture("parent", "u")
+
+    def child() -> None:
+        assert client.stats()["captured"] == 0
+        assert not workers()
+        client.capture("child", "u")
+        assert len(workers()) == 1
+        assert client.flush().delivered == 1
+
+    in_child(child)
+    assert client.flush().delivered == 1
+    assert sorted(names(server)) == ["child", "parent"]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_q61_a_fork_while_all_locks_are_held_does_not_hang_the_child(make: Make, server: FaultServer) -> None:
+    client = make(server, sync_mode=False, flush_at=2)
+    stop = threading.Event()
+
+    def hammer() -> None:
+        while not stop.is_set():
+            client.capture("parent", "u")
+
+    threads = [threading.Thread(target=hammer) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    transport = transport_of(client)
+
+    def child() -> None:
+        client.capture("child", "u")
+        assert client.flush().delivered == 1
+
+    try:
+        for _ in range(20):
+            in_child(child)
+        with transport._lock, client._current().outbox._lock:
+            in_child(child)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert names(server).count("child") == 21
+
+
+def capture_in_child(url: str) -> None:
+    client = Leanbase("k", url, sync_mode=False, flush_interval=3600)
+    client.capture("child", os.getpid())
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_q62_the_children_of_multiprocessing_send_what_is_left(server: FaultServer, method: Any) -> None:
+    context = multiprocessing.get_context(method)
+    children = [context.Process(target=capture_in_child, args=(server.url,)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(30)
+        assert child.exitcode == 0
+    assert names(server) == ["child"] * 3
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_q62_a_client_made_before_the_fork_works_in_a_pool(make: Make, server: FaultServer) -> None:
+    client = make(server, sync_mode=False, **NEVER)
+    client.capture("parent", "u")
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=client.capture, args=("child", n)) for n in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(30)
+    assert sorted(names(server)) == ["child"] * 3
+    assert client.flush()
+
+
+def test_q62_without_a_thread_events_wait_for_a_flush(
+    make: Make, server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = threading.Thread.start
+
+    def cannot(self: threading.Thread) -> None:
+        if self.name == "leanbase-buffer":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    client = make(server, sync_mode=False, flush_at=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot)
+        for number in range(3):
+            assert client.capture("e", number)
+        assert caplog.text.count("no thread can be started") == 1
+        assert not server.requests
+        assert client.flush()
+    assert len(server.events) == 3
+
+
+def test_an_unknown_end_is_bounded_by_the_deadline_given() -> None:
+    transport = BufferedTransport(Failing(), flush_interval=3600)
+    transport.send(events(3), deadline=Deadline.after(1))
+    assert transport.flush(deadline=Deadline.after(1)).retained == 3
+    assert transport.close(deadline=Deadline.after(1)).dropped == {"shutdown": 3}
