@@ -107,6 +107,7 @@ if TYPE_CHECKING:
     project_api_key: str | None
     transport: str | BaseTransport
     fallback: str | BaseTransport | None
+    queue_url: str | None
     spool_directory: str | None
     spool_fsync: bool
     spool_max_bytes: int

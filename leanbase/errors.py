@@ -13,6 +13,8 @@ Only `ConfigError` and its child ever reach application code as exceptions. The 
 
 from __future__ import annotations
 
+UNAVAILABLE = "unavailable"
+
 
 class LeanbaseError(Exception):
     """The base of everything below."""
@@ -54,11 +56,13 @@ class TransportError(LeanbaseError):
 
     Attributes:
         retry_after: Seconds the server asked us to wait, or `None`.
+        reason: What a receipt calls it: `"unavailable"`; when nothing was tried, `"paused"` or `"deadline"`.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, reason: str = UNAVAILABLE) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class RejectedError(TransportError):
@@ -69,5 +73,5 @@ class RejectedError(TransportError):
     """
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(message, reason="rejected")
         self.status = status

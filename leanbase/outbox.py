@@ -18,7 +18,7 @@ from leanbase.encoding import EncodedEvent
 from leanbase.forking import reset_in_child
 from leanbase.settings import OnError
 from leanbase.transports.base import BaseTransport
-from leanbase.transports.http import PAUSED
+from leanbase.transports.peer import PAUSED
 from leanbase.transports.retaining import WAITING, RetainingTransport
 
 logger = logging.getLogger("leanbase")

@@ -59,12 +59,13 @@ class Settings:
     project_api_key: str | None = _option(None, "Another name of `api_key`.")
     transport: str | BaseTransport = _option(
         "http",
-        "Where events go: `http`, `buffered`, `log`, `spool`, `memory`, an entry point of "
+        "Where events go: `http`, `buffered`, `sqs`, `log`, `spool`, `memory`, an entry point of "
         "`leanbase.transports`, `module:Class`, or an instance.",
     )
     fallback: str | BaseTransport | None = _option(
         None, "Where those events go that the transport could not deliver; named like it."
     )
+    queue_url: str | None = _option(None, "With `sqs`: the URL of the queue.")
     spool_directory: str | None = _option(
         None, "Directory of the spool, one for each project. Default: one among the temporary files."
     )

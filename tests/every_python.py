@@ -15,11 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OLDEST = (3, 10)
 NEWEST = (3, 20)
-# What needs more than the core's own test tools: Powertools, Mangum, awslambdaric, gunicorn, gevent.
+# What needs more than the core's own test tools: Powertools, Mangum, awslambdaric, gunicorn, gevent, botocore.
 LEFT_OUT = [
     "tests/lambda_runtime",
     "tests/handlers/test_aws_lambda.py",
     "tests/transports/test_buffered_servers.py",
+    "tests/transports/test_sigv4.py",
 ]
 ASK = "import sys; print(sys.implementation.name, *sys.version_info[:2])"
 

@@ -13,6 +13,7 @@ import ssl
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,8 @@ class Behaviour:
     """Seconds between single bytes of the answer."""
     close_after: bool = False
     """Close the connection after the answer without having said so."""
+    respond: Callable[[Request], bytes] | None = None
+    """Makes the body of the answer."""
     instead: str = ""
     """`reset`, `close` or `silence` instead of an answer; `half` closes in the middle of the status line."""
 
@@ -146,11 +149,12 @@ class FaultServer:
             headers[name.lower()] = value.strip()
         raw = reader.read(int(headers.get("content-length", 0)))
         with self._lock:
-            self.requests.append(Request(line, headers, raw, number, time.monotonic()))
+            request = Request(line, headers, raw, number, time.monotonic())
+            self.requests.append(request)
             behaviour = self._script.pop(0) if self._script else self._forever
-        return self._behave(connection, behaviour)
+        return self._behave(connection, behaviour, request)
 
-    def _behave(self, connection: socket.socket, behaviour: Behaviour) -> bool:
+    def _behave(self, connection: socket.socket, behaviour: Behaviour, request: Request) -> bool:
         if behaviour.delay:
             self.stopped.wait(behaviour.delay)
         if behaviour.instead == "reset":
@@ -161,11 +165,12 @@ class FaultServer:
         if behaviour.instead == "silence":
             self.stopped.wait(60)
             return False
-        fields = {"Content-Type": "application/json", "Content-Length": str(len(behaviour.body))}
+        body = behaviour.respond(request) if behaviour.respond else behaviour.body
+        fields = {"Content-Type": "application/json", "Content-Length": str(len(body))}
         fields.update(behaviour.headers)
         head = f"HTTP/1.1 {behaviour.status} Whatever\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        answer = head.encode() + b"\r\n" + behaviour.body
+        answer = head.encode() + b"\r\n" + body
         if behaviour.instead == "half":
             connection.sendall(answer[:10])
             return False

@@ -114,7 +114,7 @@ def test_what_an_interrupted_send_drops_is_accounted_for(server: FaultServer) ->
 import signal, leanbase
 client = leanbase.Leanbase("k", {server.url!r}, max_retries=0, max_queue_size=2)
 client.capture("first", "u"); client.capture("second", "u")
-client._current().outbox._transport._inner._max_retries = 5
+client._current().outbox._transport._inner._peer._max_retries = 5
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 signal.setitimer(signal.ITIMER_REAL, 0.1)
 try:
@@ -162,7 +162,7 @@ leanbase.capture("parent", "u")
 outbox = default_client._current().outbox
 retaining = outbox._transport
 http = retaining._inner
-locks = [default_client._lock, outbox._lock, retaining._lock, http._lock, http._breaker._lock]
+locks = [default_client._lock, outbox._lock, retaining._lock, http._peer._lock, http._peer._breaker._lock]
 import threading
 held, done = threading.Event(), threading.Event()
 def hold():

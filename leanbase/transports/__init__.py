@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from leanbase.transports.log import LogTransport
     from leanbase.transports.memory import MemoryTransport
     from leanbase.transports.spool import SpoolTransport
+    from leanbase.transports.sqs import SqsTransport
 
 __all__ = [
     "BaseTransport",
@@ -29,6 +30,7 @@ __all__ = [
     "LogTransport",
     "MemoryTransport",
     "SpoolTransport",
+    "SqsTransport",
     "create",
     "missing_settings",
 ]
@@ -40,6 +42,7 @@ _MODULES = {
     "LogTransport": "log",
     "MemoryTransport": "memory",
     "SpoolTransport": "spool",
+    "SqsTransport": "sqs",
 }
 BY_NAME = {
     "buffered": "BufferedTransport",
@@ -47,6 +50,7 @@ BY_NAME = {
     "log": "LogTransport",
     "memory": "MemoryTransport",
     "spool": "SpoolTransport",
+    "sqs": "SqsTransport",
 }
 ENTRY_POINTS = "leanbase.transports"
 

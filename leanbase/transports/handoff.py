@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import zlib
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from leanbase.encoding import EncodedEvent
 
 VERSION = 1
+COMPRESSION_LEVEL = 1
 _HEAD = b'{"leanbase":1,"events":['
 _TAIL = b"]}"
 _PACKED_HEAD = b'{"leanbase":1,"gzip":"'
 _PACKED_TAIL = b'"}'
-OVERHEAD_BYTES = len(_HEAD) + len(_TAIL)
-COMPRESSION_LEVEL = 1
+_OVERHEAD = len(_HEAD) + len(_TAIL)
 
 
 def plain(events: Sequence[EncodedEvent]) -> bytes:
@@ -31,3 +31,15 @@ def packed(events: Sequence[EncodedEvent]) -> bytes:
     packer = zlib.compressobj(COMPRESSION_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     data = packer.compress(plain(events)) + packer.flush()
     return b"".join((_PACKED_HEAD, b64encode(data), _PACKED_TAIL))
+
+
+def runs(events: Sequence[EncodedEvent], limit: int) -> Iterator[Sequence[EncodedEvent]]:
+    """Cut into runs of at most `limit` bytes each, when plain; what is above it by itself is alone."""
+    start, size = 0, _OVERHEAD
+    for position, event in enumerate(events):
+        if position > start and size + len(event) + 1 > limit:
+            yield events[start:position]
+            start, size = position, _OVERHEAD
+        size += len(event) + 1
+    if start < len(events):
+        yield events[start:]

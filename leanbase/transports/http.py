@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
-import threading
 import time
 import zlib
 from collections.abc import Sequence
@@ -14,30 +12,25 @@ from typing import TYPE_CHECKING
 from leanbase._version import __version__
 from leanbase.delivery import Deadline, Elapsed, Receipt
 from leanbase.encoding import EncodedEvent
-from leanbase.errors import RejectedError, TransportError
+from leanbase.errors import UNAVAILABLE, RejectedError, TransportError
 from leanbase.event import utc_now
-from leanbase.forking import reset_in_child
 from leanbase.transports.base import BaseTransport
-from leanbase.transports.breaker import CircuitBreaker
+from leanbase.transports.peer import Peer
 
 if TYPE_CHECKING:
     from leanbase.settings import Settings
-    from leanbase.transports.connection import Answer, Connections
+    from leanbase.transports.connection import Answer
 
 logger = logging.getLogger("leanbase")
 
 MAX_BODY_BYTES = 5 * 1024 * 1024  # W-21, before compression
 COMPRESS_FROM_BYTES = 1024
 COMPRESSION_LEVEL = 1
-FIRST_WAIT_SECONDS = 0.25
-LONGEST_WAIT_SECONDS = 30.0
-SHORTEST_WAIT_SECONDS = 0.1
 HEADERS = {"Content-Type": "application/json", "User-Agent": f"leanbase-python/{__version__}"}
 GZIP_HEADERS = {**HEADERS, "Content-Encoding": "gzip"}
 RETRIED_4XX = (408, 429)
 TOO_LARGE = 413
 DEFAULT_PORTS = {"http": 80, "https": 443}
-PAUSED = "paused"
 QUOTA_WARNING_SECONDS = 60.0
 
 _EXPLAINED = {
@@ -97,20 +90,11 @@ class HttpTransport(BaseTransport):
             f'{{"api_key":{json.dumps(api_key.strip())}'
             f',"historical_migration":{json.dumps(historical_migration)},"sent_at":"'
         ).encode()
-        self._timeout = timeout
-        self._max_retries = max(0, max_retries)
         self._gzip = gzip
         self._max_events = max(1, flush_at)
-        self._own_process()
-        reset_in_child(self)
-
-    def _own_process(self) -> None:
-        self._lock = threading.RLock()
-        self._breaker = CircuitBreaker()
-        self._connections: Connections | None = None
         self._max_bytes = MAX_BODY_BYTES
-        self._closing = threading.Event()
         self._quota_warned: Elapsed | None = None
+        self._peer = Peer(timeout=timeout, max_retries=max_retries)
 
     def __repr__(self) -> str:
         return f"HttpTransport({self._url!r})"
@@ -136,35 +120,13 @@ class HttpTransport(BaseTransport):
         return receipt
 
     def warm_up(self, *, deadline: Deadline) -> None:
-        """Import urllib3 and open a connection; once, however many handlers a module decorates."""
-        if self._connections is not None:
-            return
-        try:
-            self._connected().open_one(self._url, deadline=deadline)
-        except Exception as error:
-            logger.debug("no connection ahead of the first send: %s", error)
+        """Import urllib3 and open a connection."""
+        self._peer.warm_up(self._url, deadline=deadline)
 
     def close(self, *, deadline: Deadline) -> Receipt:
         """End waits between retries and close idle connections."""
-        with self._lock:
-            connections, self._connections = self._connections, None
-            closing, self._closing = self._closing, threading.Event()
-        closing.set()
-        if connections is not None:
-            connections.close()
+        self._peer.close()
         return Receipt()
-
-    def _connected(self) -> Connections:
-        if self._connections is not None:
-            return self._connections
-        # Here, not above: importing leanbase must not load urllib3 and ssl. And not under the lock: a
-        # signal handler that sends would wait for an import that it has interrupted.
-        from leanbase.transports.connection import Connections
-
-        with self._lock:
-            if self._connections is None:
-                self._connections = Connections()
-            return self._connections
 
     def _cut(self, events: Sequence[EncodedEvent], start: int) -> Sequence[EncodedEvent]:
         """The longest run from `start` that fits into one request; at least one event."""
@@ -177,26 +139,17 @@ class HttpTransport(BaseTransport):
 
     def _send_batch(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
         """One delivery cycle for one batch, halved where the server finds it too large."""
-        if deadline.expired:
-            # Says nothing about the endpoint, so the breaker does not hear of it.
-            return Receipt.retaining(batch, "deadline", TransportError("there was no time left to send"))
-        ticket = self._breaker.admits()
-        if not ticket:
-            pause = TransportError("the endpoint failed several times in a row; sending is paused")
-            return Receipt.retaining(batch, PAUSED, pause)
         try:
-            self._post_with_retries(batch, deadline)
+            self._peer.cycle(lambda limit: self._post_once(batch, limit), deadline)
         except RejectedError as error:
-            self._breaker.succeeded()
             if error.status == TOO_LARGE and len(batch) > 1:
                 return self._send_halves(batch, deadline)
             logger.error("%d event(s) dropped: %s: %s", len(batch), self._url, error)
             return Receipt.dropping(batch, "rejected", error)
         except TransportError as error:
-            self._breaker.failed(ticket)
-            logger.warning("%d event(s) not delivered yet: %s: %s", len(batch), self._url, error)
-            return Receipt.retaining(batch, "unavailable", error)
-        self._breaker.succeeded()
+            if error.reason == UNAVAILABLE:
+                logger.warning("%d event(s) not delivered yet: %s: %s", len(batch), self._url, error)
+            return Receipt.retaining(batch, error.reason, error)
         return Receipt(delivered=len(batch))
 
     def _send_halves(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
@@ -208,33 +161,12 @@ class HttpTransport(BaseTransport):
             return first + Receipt.retaining(batch[middle:], failure.reason, failure.error)
         return first + self._send_batch(batch[middle:], deadline)
 
-    def _post_with_retries(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> None:
-        """Return when the server has the batch.
-
-        Raises:
-            RejectedError: It does not want it.
-            TransportError: It did not take it this time.
-        """
-        closing = self._closing
-        for attempt in range(self._max_retries + 1):
-            try:
-                return self._post_once(batch, deadline)
-            except RejectedError:
-                raise
-            except TransportError as error:
-                wait = _wait_before_retry(attempt, error.retry_after)
-                logger.debug("attempt %d failed: %s; the next would be in %.1f s", attempt + 1, error, wait)
-                if attempt == self._max_retries or wait >= deadline.remaining() or closing.wait(wait):
-                    raise
-
     def _post_once(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> None:
         body, headers = self._request(batch)
-        limit = Deadline.after(self._timeout).earlier(deadline)
-        connections = self._connected()
-        answer = connections.post(self._url, body, headers, deadline=limit)
+        answer = self._peer.post(self._url, body, headers, deadline=deadline)
         logger.debug("%d event(s) in %d bytes to %s: %d", len(batch), len(body), self._url, answer.status)
         if answer.status in (307, 308) and (location := self._redirected(answer)):
-            answer = connections.post(location, body, headers, deadline=limit)
+            answer = self._peer.post(location, body, headers, deadline=deadline)
         self._judge(answer)
 
     def _request(self, batch: Sequence[EncodedEvent]) -> tuple[bytes, dict[str, str]]:
@@ -302,13 +234,6 @@ def _host_in(location: str | None) -> str:
         return urlsplit(location or "").hostname or "the same host"
     except ValueError:
         return "an address that is none"
-
-
-def _wait_before_retry(attempt: int, retry_after: float | None) -> float:
-    """Seconds before retry number `attempt` (Q-11), never less than the server asked for (Q-12)."""
-    backoff = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0**attempt)
-    wait = max(SHORTEST_WAIT_SECONDS, backoff * (1 - random.random() / 2))  # noqa: S311 - jitter
-    return max(wait, min(retry_after or 0.0, LONGEST_WAIT_SECONDS))
 
 
 def parse_retry_after(value: str | None) -> float | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from leanbase.delivery import Deadline, Receipt
 from leanbase.encoding import EncodedEvent
@@ -15,6 +16,8 @@ from leanbase.errors import DroppedError, TransportError
 from leanbase.forking import reset_in_child
 from leanbase.transports import handoff
 from leanbase.transports.base import BaseTransport
+
+logger = logging.getLogger("leanbase")
 
 MAX_LINE_BYTES = 200_000
 """CloudWatch Logs takes 256 KB an event; the rest is for what a log agent may put around a line."""
@@ -49,7 +52,7 @@ class LogTransport(BaseTransport):
         """Write the events. Blocks only while the reader of the log is slow, at most to the deadline."""
         receipt = Receipt()
         sent = 0
-        for batch in _lines(events):
+        for batch in handoff.runs(events, MAX_LINE_BYTES):
             line = handoff.plain(batch)
             if len(line) > MAX_LINE_BYTES:
                 line = handoff.packed(batch)
@@ -57,6 +60,7 @@ class LogTransport(BaseTransport):
                 error = DroppedError(
                     "too_large", f"an event of {len(batch[0])} bytes does not fit into a log line"
                 )
+                logger.error("%s", error)
                 receipt += Receipt.dropping(batch, "too_large", error)
             else:
                 try:
@@ -83,14 +87,3 @@ class LogTransport(BaseTransport):
                     if not select.select([], [self._descriptor], [], deadline.remaining())[1]:
                         raise
             self._torn = False
-
-
-def _lines(events: Sequence[EncodedEvent]) -> Iterator[Sequence[EncodedEvent]]:
-    """Runs of events of which each fits into a line; what does not fit even alone is alone."""
-    start, size = 0, handoff.OVERHEAD_BYTES
-    for position, event in enumerate(events):
-        if position > start and size + len(event) + 1 > MAX_LINE_BYTES:
-            yield events[start:position]
-            start, size = position, handoff.OVERHEAD_BYTES
-        size += len(event) + 1
-    yield events[start:]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
 from contextvars import ContextVar
 from typing import Any
 
 from leanbase.delivery import Deadline
+from leanbase.transports.bounded import bounded
 
 TIMEOUT_SLACK_SECONDS = 0.05
 TIMEOUT_SLACK_SHARE = 0.05
@@ -105,24 +105,11 @@ def _resolve(host: str, port: int, attempt: Attempt) -> list[Any]:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         pass  # a name, not an address
-    found: list[Any] = []
-    failed: list[Exception] = []
-
-    def look_up() -> None:
-        try:
-            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except Exception as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=look_up, name="leanbase-resolver", daemon=True)
     try:
-        thread.start()
-    except RuntimeError:
-        look_up()  # the interpreter is shutting down and starts no threads
-    else:
-        thread.join(attempt.time_left())
-    if failed:
-        raise failed[0]
-    if not found:
-        raise TimeoutError(f"{host} was not resolved in time")
-    return found
+        return bounded(
+            lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
+            attempt.time_left(),
+            name="leanbase-resolver",
+        )
+    except TimeoutError:
+        raise TimeoutError(f"{host} was not resolved in time") from None

@@ -29,7 +29,7 @@ from leanbase.local.validation import parse
 from leanbase.transports import HttpTransport
 from leanbase.transports.http import parse_retry_after
 from tests.conftest import balanced
-from tests.fault_server import Behaviour, FaultServer, black_hole
+from tests.fault_server import Behaviour, FaultServer, Request, black_hole
 
 Make = Callable[..., Leanbase]
 UUID = "0198c0de-0000-7000-8000-000000000abc"
@@ -38,7 +38,7 @@ UUID = "0198c0de-0000-7000-8000-000000000abc"
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries wait their least, 100 ms; what the waits are is tested on their own."""
-    monkeypatch.setattr("leanbase.transports.http.FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("leanbase.transports.peer.FIRST_WAIT_SECONDS", 0.0)
 
 
 # --- 1.1: the request -------------------------------------------------------------------------------
@@ -221,9 +221,8 @@ def test_w15_413_splits_in_halves_and_remembers(server: FaultServer, make: Make)
     client = make(server)
     original = server._behave
 
-    def picky(connection: socket.socket, behaviour: Behaviour) -> bool:
-        large = len(server.requests[-1].events) > 3
-        return original(connection, Behaviour(status=413) if large else behaviour)
+    def picky(connection: socket.socket, behaviour: Behaviour, request: Request) -> bool:
+        return original(connection, Behaviour(status=413) if len(request.events) > 3 else behaviour, request)
 
     server._behave = picky  # type: ignore[method-assign]
     for _ in range(2):
@@ -305,14 +304,14 @@ def test_q10_at_most_max_retries(server: FaultServer, make: Make, caplog: pytest
 
 
 def test_q11_waits_double_and_are_jittered_downwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    from leanbase.transports import http
+    from leanbase.transports import peer
 
-    monkeypatch.setattr(http, "FIRST_WAIT_SECONDS", 0.25)
+    monkeypatch.setattr(peer, "FIRST_WAIT_SECONDS", 0.25)
     for random, expected in ((0.0, [0.25, 0.5, 1.0, 30.0]), (1.0, [0.125, 0.25, 0.5, 15.0])):
         monkeypatch.setattr("random.random", lambda random=random: random)
-        assert [http._wait_before_retry(n, None) for n in (0, 1, 2, 9)] == expected
-    assert http._wait_before_retry(0, 3.0) == 3.0
-    assert http._wait_before_retry(0, 600.0) == 30.0
+        assert [peer._wait_before_retry(n, None) for n in (0, 1, 2, 9)] == expected
+    assert peer._wait_before_retry(0, 3.0) == 3.0
+    assert peer._wait_before_retry(0, 600.0) == 30.0
 
 
 def test_q12_retry_after_is_a_floor(server: FaultServer, make: Make) -> None:

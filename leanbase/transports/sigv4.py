@@ -1,0 +1,88 @@
+"""AWS Signature Version 4, as far as a POST with a body needs it.
+
+After "Create a signed AWS API request" in the IAM User Guide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+from urllib.parse import quote, urlsplit
+
+ALGORITHM = "AWS4-HMAC-SHA256"
+UNSIGNED = frozenset({"user-agent"})
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Credentials:
+    """What a request is signed with."""
+
+    __slots__ = ("access_key", "secret_key", "token")
+
+    def __init__(self, access_key: str, secret_key: str, token: str | None = None) -> None:
+        self.access_key = access_key
+        self.secret_key = secret_key
+        self.token = token
+
+    def __repr__(self) -> str:
+        return "<Credentials>"
+
+
+def signed(
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    credentials: Credentials,
+    region: str,
+    service: str,
+) -> dict[str, str]:
+    """The headers of a POST with those that sign it at this moment.
+
+    Args:
+        url: Where it goes, without a query.
+        body: All of it.
+        headers: The others; all are signed but `User-Agent`, which proxies change.
+        credentials: Whose signature it is.
+        region: As in `eu-west-1`.
+        service: As in `sqs`.
+    """
+    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    sent = {**headers, "X-Amz-Date": now}
+    if credentials.token:
+        sent["X-Amz-Security-Token"] = credentials.token
+    lowered = {name.lower(): " ".join(value.split()) for name, value in sent.items()}
+    to_sign = sorted({**lowered, "host": _host(url)}.items())
+    names = ";".join(name for name, _ in to_sign if name not in UNSIGNED)
+    canonical = "\n".join(
+        (
+            "POST",
+            quote(urlsplit(url).path or "/", safe="/-_.~"),
+            "",
+            *(f"{name}:{value}" for name, value in to_sign if name not in UNSIGNED),
+            "",
+            names,
+            hashlib.sha256(body).hexdigest(),
+        )
+    )
+    scope = f"{now[:8]}/{region}/{service}/aws4_request"
+    text = "\n".join((ALGORITHM, now, scope, hashlib.sha256(canonical.encode()).hexdigest()))
+    key = f"AWS4{credentials.secret_key}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    signature = hmac.digest(key, text.encode(), "sha256").hex()
+    signed_by = f"{credentials.access_key}/{scope}"
+    sent["Authorization"] = (
+        f"{ALGORITHM} Credential={signed_by}, SignedHeaders={names}, Signature={signature}"
+    )
+    return sent
+
+
+def _host(url: str) -> str:
+    """The `Host` header that goes with it: the port only when it is not the scheme's own."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2].lower()
+    default = f":{DEFAULT_PORTS[parts.scheme]}"
+    return host.removesuffix(default)

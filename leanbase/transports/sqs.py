@@ -1,0 +1,364 @@
+"""Hand-off to an SQS queue, from where the relay delivers: `SendMessageBatch` over our own connections."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from leanbase._version import __version__
+from leanbase.delivery import Deadline, Receipt
+from leanbase.encoding import EncodedEvent
+from leanbase.errors import UNAVAILABLE, ConfigError, DroppedError, RejectedError, TransportError
+from leanbase.transports import handoff
+from leanbase.transports.aws_credentials import CredentialsSource
+from leanbase.transports.base import BaseTransport
+from leanbase.transports.peer import Peer
+from leanbase.transports.sigv4 import signed
+
+if TYPE_CHECKING:
+    from leanbase.settings import Settings
+    from leanbase.transports.connection import Answer
+
+logger = logging.getLogger("leanbase")
+
+MAX_BYTES = 1024 * 1024
+"""Of one message, and of all messages of a request, without what JSON puts around them."""
+
+MAX_ENTRIES = 10
+COMPRESS_FROM_BYTES = 1024
+HEADERS = {
+    "Content-Type": "application/x-amz-json-1.0",
+    "User-Agent": f"leanbase-python/{__version__}",
+    "X-Amz-Target": "AmazonSQS.SendMessageBatch",
+}
+TOO_LONG = "BatchRequestTooLong"
+REFUSED = "refused"
+FAULTS_OF_A_MESSAGE = frozenset({"InvalidMessageContents", "InvalidParameterValue"})
+THROTTLED = frozenset({"RequestThrottled", "Throttling", "KmsThrottled", "TooManyRequests"})
+
+# XML 1.0, and so SQS, knows all characters that JSON leaves as they are but these two.
+_NONCHARACTERS = ((b"\xef\xbf\xbe", rb"\ufffe"), (b"\xef\xbf\xbf", rb"\uffff"))
+_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d+")
+_THAN_BYTES = re.compile(r"(?:shorter|longer) than (\d+) bytes")
+_CREDENTIALS = "the credentials were rejected"
+_EXPLAINED = {
+    "AccessDenied": "may not send to this queue; it needs sqs:SendMessage, and kms:GenerateDataKey "
+    "if the queue is encrypted with a key of yours",
+    "ExpiredToken": _CREDENTIALS,
+    "InvalidClientTokenId": _CREDENTIALS,
+    "InvalidSecurity": _CREDENTIALS,
+    "InvalidSignature": _CREDENTIALS + "; or the clock of this machine is wrong",
+    "QueueDoesNotExist": "there is no such queue; is queue_url right, and of this region?",
+    "SignatureDoesNotMatch": _CREDENTIALS + "; or the clock of this machine is wrong",
+    "UnrecognizedClient": _CREDENTIALS,
+}
+
+
+class SqsTransport(BaseTransport):
+    """Hands events to an SQS queue over kept-alive connections, without boto3.
+
+    Events are packed into messages and these into requests, within the limits of SQS; `leanbase.relay`
+    takes them from the queue and delivers. Signed with the credentials of the environment (as in Lambda),
+    read anew for every request; with others if botocore is installed (`leanbase[aws]`). A FIFO queue
+    gets the events of one `distinct_id` in order.
+
+    It is stateless but for its connections and its circuit breaker: what the queue did not take is
+    returned as retained, also when permission to send is missing.
+
+    Args:
+        queue_url: The URL of the queue. It says which region that is; when it does not, `AWS_REGION` does.
+            Requests go to its host, or to `AWS_ENDPOINT_URL_SQS` or `AWS_ENDPOINT_URL` if that is set.
+        timeout: Most seconds for one attempt, connecting included.
+        max_retries: Attempts after the first, for one request.
+
+    Raises:
+        ConfigError: The URL is none of a queue, or tells no region.
+        MissingDependencyError: There are no credentials in the environment, and botocore is not installed.
+
+    Example:
+        >>> import os
+        >>> os.environ |= {"AWS_ACCESS_KEY_ID": "an id", "AWS_SECRET_ACCESS_KEY": "a secret"}
+        >>> transport = SqsTransport("https://sqs.eu-west-1.amazonaws.com/123456789012/events")
+    """
+
+    requires = ("queue_url",)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> SqsTransport:
+        """Make one with the client's queue and limits."""
+        return cls(settings.queue_url or "", timeout=settings.timeout, max_retries=settings.max_retries)
+
+    def __init__(self, queue_url: str, *, timeout: float = 15.0, max_retries: int = 3) -> None:
+        self._queue_url = queue_url.strip()
+        self._endpoint, self._name, self._region = _parsed(self._queue_url)
+        self._is_fifo = self._name.endswith(".fifo")
+        self._credentials = CredentialsSource()
+        self._max_message_bytes = MAX_BYTES
+        self._max_request_bytes = MAX_BYTES
+        self._peer = Peer(timeout=timeout, max_retries=max_retries)
+
+    def __repr__(self) -> str:
+        return f"SqsTransport({self._queue_url!r})"
+
+    def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
+        """Hand the events over in as few requests as the limits allow. Blocks up to the deadline."""
+        work = _Work(events, by_distinct_id=self._is_fifo)
+        try:
+            while work.groups:
+                self._peer.cycle(lambda limit: self._send_batch(work, limit), deadline)
+        except RejectedError as error:
+            # Permissions, or the queue itself: that can be mended, and there may be a fallback.
+            logger.error("%d event(s) not handed off yet: queue %s: %s", len(work), self._name, error)
+            return work.receipt + work.retained(TransportError(str(error), reason=REFUSED))
+        except TransportError as error:
+            if error.reason == UNAVAILABLE:
+                logger.warning("%d event(s) not handed off yet: queue %s: %s", len(work), self._name, error)
+            return work.receipt + work.retained(error)
+        return work.receipt
+
+    def warm_up(self, *, deadline: Deadline) -> None:
+        """Import urllib3 and open a connection, and find the credentials."""
+        try:
+            self._credentials.current(deadline)
+        except TransportError as error:
+            logger.debug("no credentials ahead of the first send: %s", error)
+        self._peer.warm_up(self._endpoint, deadline=deadline)
+
+    def close(self, *, deadline: Deadline) -> Receipt:
+        """End waits between retries and close idle connections."""
+        self._peer.close()
+        return Receipt()
+
+    def _send_batch(self, work: _Work, limit: Deadline) -> None:
+        """One request, with what is first in line.
+
+        Raises:
+            RejectedError: The queue takes nothing from us.
+            TransportError: It did not take all of it this time; `work` knows what is left.
+        """
+        batch = self._batch(work)
+        if not batch:
+            return
+        credentials = self._credentials.current(limit)
+        body = _request(self._queue_url, batch)
+        headers = signed(
+            self._endpoint, body, HEADERS, credentials=credentials, region=self._region, service="sqs"
+        )
+        answer = self._peer.post(self._endpoint, body, headers, deadline=limit)
+        logger.debug("%d message(s) to the queue %s: %d", len(batch), self._name, answer.status)
+        self._read(answer, batch, work)
+
+    def _batch(self, work: _Work) -> list[_Message]:
+        """What fits into one request; what can never fit is dropped."""
+        batch: list[_Message] = []
+        size = 0
+        for message in self._messages(work):
+            if len(message.body) > self._max_message_bytes:
+                error = DroppedError(
+                    "too_large", f"an event of {len(message.events[0])} bytes does not fit into a message"
+                )
+                logger.error("%s of the queue %s", error, self._name)
+                work.dropped(message, error)
+                continue
+            size += len(message.body)
+            if size > self._max_request_bytes or len(batch) == MAX_ENTRIES:
+                break
+            batch.append(message)
+        return batch
+
+    def _messages(self, work: _Work) -> Iterator[_Message]:
+        for group, events in list(work.groups.items()):
+            for run in handoff.runs(events, self._max_message_bytes):
+                yield from self._fitting(run, group)
+
+    def _fitting(self, events: Sequence[EncodedEvent], group: str) -> Iterator[_Message]:
+        """One message, or several where it comes out too large; a single event may still be."""
+        body = handoff.plain(events)
+        for character, escaped in _NONCHARACTERS:
+            body = body.replace(character, escaped)
+        if len(body) >= COMPRESS_FROM_BYTES:
+            body = min(body, handoff.packed(events), key=len)
+        if len(body) > self._max_message_bytes and len(events) > 1:
+            middle = len(events) // 2
+            yield from self._fitting(events[:middle], group)
+            yield from self._fitting(events[middle:], group)
+        else:
+            yield _Message(body, events, group)
+
+    def _read(self, answer: Answer, batch: Sequence[_Message], work: _Work) -> None:
+        if answer.status != 200:
+            return self._read_failure(answer, batch)
+        taken, failed = _results(answer.body)
+        others: set[str] = set()
+        for number, message in enumerate(batch):
+            code, text = failed.get(str(number), ("", ""))
+            if str(number) in taken:
+                work.handed_off(message)
+            elif _is_too_long(code, text):
+                self._max_message_bytes = _smaller(text, len(message.body))
+            elif code in FAULTS_OF_A_MESSAGE:
+                logger.error("%d event(s) dropped: queue %s: %s", len(message.events), self._name, code)
+                work.dropped(message, RejectedError(f"the queue rejected the message: {code}"))
+            else:
+                others.add(code or "it says nothing of them")
+        if others:
+            raise TransportError(f"messages were not taken: {', '.join(sorted(others))}")
+
+    def _read_failure(self, answer: Answer, batch: Sequence[_Message]) -> None:
+        code, text = _failure(answer.body)
+        if _is_too_long(code, text):
+            if code == TOO_LONG:
+                self._max_request_bytes = _smaller(text, sum(len(message.body) for message in batch))
+                self._max_message_bytes = min(self._max_message_bytes, self._max_request_bytes)
+            else:
+                self._max_message_bytes = _smaller(text, max(len(message.body) for message in batch))
+            logger.debug("smaller messages from now on for the queue %s, which says: %s", self._name, text)
+            return
+        if answer.status >= 500 or answer.status == 429 or code in THROTTLED:
+            raise TransportError(f"it answered {answer.status} {code}".rstrip())
+        # What it says of it names the account and the role.
+        logger.debug("the queue %s answered %d: %s", self._name, answer.status, text[:1000])
+        explained = f": {_EXPLAINED[code]}" if code in _EXPLAINED else ""
+        raise RejectedError(f"it answered {answer.status} {code}".rstrip() + explained, status=answer.status)
+
+
+class _Message:
+    """One message: its body, the events in it, and the group that these are of in a FIFO queue."""
+
+    __slots__ = ("body", "events", "group")
+
+    def __init__(self, body: bytes, events: Sequence[EncodedEvent], group: str) -> None:
+        self.body = body
+        self.events = events
+        self.group = group
+
+    def entry(self, number: int) -> bytes:
+        """It as an entry of a request."""
+        entry = {"Id": str(number), "MessageBody": self.body.decode()}
+        if self.group:
+            entry["MessageGroupId"] = self.group
+            entry["MessageDeduplicationId"] = _digest("".join(event.uuid for event in self.events))
+        return json.dumps(entry, ensure_ascii=False).encode()
+
+
+class _Work:
+    """The events of one send: what is left of them, in groups, and what became of the others."""
+
+    def __init__(self, events: Sequence[EncodedEvent], *, by_distinct_id: bool) -> None:
+        self.receipt = Receipt()
+        self.groups: dict[str, list[EncodedEvent]] = {}
+        self._left = {id(event): event for event in events}
+        for event in events:
+            group = _digest(str(event.decode().get("distinct_id"))) if by_distinct_id else ""
+            self.groups.setdefault(group, []).append(event)
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def handed_off(self, message: _Message) -> None:
+        self.receipt += Receipt(handed_off=len(message.events))
+        self._take_out(message)
+
+    def dropped(self, message: _Message, error: DroppedError | RejectedError) -> None:
+        self.receipt += Receipt.dropping(message.events, error.reason, error)
+        self._take_out(message)
+
+    def retained(self, error: TransportError) -> Receipt:
+        """What is left, in its first order."""
+        return Receipt.retaining(list(self._left.values()), error.reason, error)
+
+    def _take_out(self, message: _Message) -> None:
+        for event in message.events:
+            del self._left[id(event)]
+        rest = [event for event in self.groups[message.group] if id(event) in self._left]
+        if rest:
+            self.groups[message.group] = rest
+        else:
+            del self.groups[message.group]
+
+
+def _digest(text: str) -> str:
+    """A text as one that an id may be: short, of letters and digits, and telling nobody who it is."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _request(queue_url: str, batch: Sequence[_Message]) -> bytes:
+    entries = b",".join(message.entry(number) for number, message in enumerate(batch))
+    return b"".join((b'{"QueueUrl":', json.dumps(queue_url).encode(), b',"Entries":[', entries, b"]}"))
+
+
+def _results(body: bytes) -> tuple[set[str], dict[str, tuple[str, str]]]:
+    """The ids of what was taken, and code and text for what was not."""
+    answer = _json_object(body)
+    taken = {str(entry.get("Id")) for entry in _objects(answer.get("Successful"))}
+    failed = {
+        str(entry.get("Id")): (_code(entry.get("Code")), str(entry.get("Message") or ""))
+        for entry in _objects(answer.get("Failed"))
+    }
+    return taken, failed
+
+
+def _failure(body: bytes) -> tuple[str, str]:
+    """Code and text of an error."""
+    answer = _json_object(body)
+    return _code(answer.get("__type")), str(answer.get("message") or answer.get("Message") or "")
+
+
+def _code(value: object) -> str:
+    """An error code without what the protocols of AWS put around it."""
+    name = str(value or "").rpartition("#")[2]
+    return name.removeprefix("AWS.SimpleQueueService.").removesuffix("Exception")
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _is_too_long(code: str, text: str) -> bool:
+    return code == TOO_LONG or _THAN_BYTES.search(text) is not None
+
+
+def _smaller(text: str, size: int) -> int:
+    """The limit that the text speaks of, or half the size that was too long."""
+    found = _THAN_BYTES.search(text)
+    limit = int(found[1]) if found else 0
+    return limit if 0 < limit < size else size // 2
+
+
+def _parsed(queue_url: str) -> tuple[str, str, str]:
+    """Where requests go, the name of the queue, and its region."""
+    try:
+        parts = urlsplit(queue_url)
+        path = parts.path.strip("/").split("/")
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and len(path) >= 2 and all(path)
+        usable = usable and not ("@" in parts.netloc or parts.query or parts.fragment)
+        host = parts.hostname or ""
+    except ValueError:
+        usable = False
+    if not usable:
+        hint = "; that is an ARN" if queue_url.startswith("arn:") else ""
+        raise ConfigError(
+            "queue_url must be the URL of an SQS queue, such as "
+            f"https://sqs.eu-west-1.amazonaws.com/123456789012/events{hint}"
+        )
+    regions = [label for label in host.split(".") if _REGION.fullmatch(label)]
+    region = regions[0] if regions else "us-east-1" if host == "queue.amazonaws.com" else None
+    region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if not region:
+        raise ConfigError("queue_url does not tell the region of the queue: set AWS_REGION")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_SQS") or os.environ.get("AWS_ENDPOINT_URL")
+    return (endpoint or f"{parts.scheme}://{parts.netloc}").rstrip("/") + "/", path[-1], region
