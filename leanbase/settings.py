@@ -194,7 +194,7 @@ def effective(name: str) -> Any:
         if option.name == name:
             given = _from_environment(option)
             return option.default if given is None else given
-    if name in ("errors", "integrations", "local", "settings", "testing", "transports"):
+    if name in ("errors", "integrations", "local", "relay", "settings", "testing", "transports"):
         return import_module(f"leanbase.{name}")
     raise AttributeError(f"module 'leanbase' has no attribute {name!r}")
 

@@ -18,6 +18,7 @@ from leanbase.local.server import LocalServer
 from leanbase.settings import Settings
 from leanbase.transports import MemoryTransport
 from tests.fault_server import FaultServer
+from tests.moto_server import MotoServer
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a shell; the processes that tests interrupt would inherit it.
@@ -48,6 +49,14 @@ def clean_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def server() -> Iterator[FaultServer]:
     """A server that misbehaves on demand."""
     running = FaultServer()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[MotoServer]:
+    """SQS."""
+    running = MotoServer()
     yield running
     running.stop()
 

@@ -19,6 +19,7 @@ NEWEST = (3, 20)
 LEFT_OUT = [
     "tests/lambda_runtime",
     "tests/handlers/test_aws_lambda.py",
+    "tests/relay",
     "tests/transports/test_buffered_servers.py",
     "tests/transports/test_sigv4.py",
 ]

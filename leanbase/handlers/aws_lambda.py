@@ -144,7 +144,7 @@ class _Invocation:
         self._lambda_context = context
         self._client = client
         self._capture_exceptions = capture_exceptions
-        self._scope = DeliveryScope(flush, _time_limit(context))
+        self._scope = DeliveryScope(flush, time_limit(context))
         self._entered = entered(self._scope)
         self._context = new_context(fresh=True)
 
@@ -176,7 +176,8 @@ def _initialise(client: Leanbase, preconnect: bool) -> None:
     client.warm_up(WARM_UP_SECONDS if preconnect and not snapshot else 0.0)
 
 
-def _time_limit(context: Any) -> Deadline | None:
+def time_limit(context: Any) -> Deadline | None:
+    """When an invocation must be through with sending; `None` if its context does not tell."""
     try:
         remaining = context.get_remaining_time_in_millis() / 1000
         return Deadline.after(remaining - min(RESERVE_SECONDS, remaining * RESERVE_SHARE))

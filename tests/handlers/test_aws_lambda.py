@@ -217,9 +217,9 @@ def test_the_remaining_time_less_a_reserve_is_the_deadline(server: FaultServer) 
         assert handler({}, context) == "answered"
         assert least < time.monotonic() - started < most
         assert context.get_remaining_time_in_millis() > 0
-    assert aws_lambda._time_limit(LambdaContext(60)).remaining() == pytest.approx(59.5, abs=0.1)  # type: ignore[union-attr]
-    assert aws_lambda._time_limit(LambdaContext(1)).remaining() == pytest.approx(0.9, abs=0.05)  # type: ignore[union-attr]
-    assert aws_lambda._time_limit(None) is None
+    assert aws_lambda.time_limit(LambdaContext(60)).remaining() == pytest.approx(59.5, abs=0.1)  # type: ignore[union-attr]
+    assert aws_lambda.time_limit(LambdaContext(1)).remaining() == pytest.approx(0.9, abs=0.05)  # type: ignore[union-attr]
+    assert aws_lambda.time_limit(None) is None
 
 
 def test_recursion_each_invocation_has_its_own_scope(sent: MemoryTransport) -> None:

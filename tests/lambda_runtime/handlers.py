@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
+import time
 from typing import Any
 
 import leanbase
@@ -58,3 +61,18 @@ LOADED_AT_INIT = "urllib3" in sys.modules
 @leanbase.lambda_handler
 def loaded(event: dict[str, Any], context: Any) -> bool:
     return LOADED_AT_INIT
+
+
+@leanbase.lambda_handler(flush="each")
+def hang(event: dict[str, Any], context: Any) -> None:
+    for number in range(event["count"]):
+        leanbase.capture("order created", event["user"], properties={"number": number})
+    print("now it hangs")
+    time.sleep(60)
+
+
+@leanbase.lambda_handler(flush="each")
+def run_out_of_memory(event: dict[str, Any], context: Any) -> None:
+    for number in range(event["count"]):
+        leanbase.capture("order created", event["user"], properties={"number": number})
+    os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does

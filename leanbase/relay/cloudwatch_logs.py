@@ -1,0 +1,188 @@
+"""Lines of a Lambda function's log, brought by a CloudWatch Logs subscription.
+
+Tagged lines carry events. Lines of the platform may tell of an end that nobody inside the function could
+capture; it becomes an `$exception`. All other lines are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from base64 import b64decode
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_URL, uuid5
+
+from aws_lambda_powertools.utilities.data_classes.cloud_watch_logs_event import (
+    CloudWatchLogsDecodedData,
+    CloudWatchLogsEvent,
+)
+
+from leanbase.encoding import EncodedEvent, encode, sanitize
+from leanbase.event import Draft, build
+from leanbase.relay.delivery import NotDeliveredError
+from leanbase.relay.platform_failures import Failure, failure, started
+from leanbase.transports import handoff
+
+if TYPE_CHECKING:
+    from leanbase.relay.delivery import Delivery
+    from leanbase.settings import Settings
+
+logger = logging.getLogger("leanbase")
+
+MAX_LOG_BYTES = 64 * 1024 * 1024
+TAG = '{"leanbase":'
+OF_A_REQUEST = ("$context_tags", "$groups", "$process_person_profile", "$session_id")
+SOURCE = "aws_lambda.platform"
+PREFIX = "/aws/lambda/"
+_STREAM = re.compile(r"\d{4}/\d\d/\d\d/([^\[]*)\[([^\]]+)\]")
+
+
+def brings(event: dict[str, Any]) -> bool:
+    """Whether the event is of a subscription of CloudWatch Logs."""
+    return isinstance(event.get("awslogs"), dict)
+
+
+def relay(event: dict[str, Any], delivery: Delivery, settings: Settings) -> None:
+    """Deliver what the lines carry and tell.
+
+    Raises:
+        NotDeliveredError: Not all of it was; Lambda brings the same lines again.
+    """
+    data = _decoded(event)
+    if data.message_type != "DATA_MESSAGE":
+        return
+    stream = _Stream(data, settings)
+    for each in data.log_events:
+        stream.read(each.get_id, each.timestamp, each.message)
+    failures = {**stream.failures, **delivery.deliver(stream.records)}
+    if failures:
+        for error in failures.values():
+            logger.error("a line of %s is not delivered: %s", data.log_group, error)
+        raise NotDeliveredError(f"{len(failures)} line(s) of {data.log_group} were not delivered")
+
+
+def _decoded(event: dict[str, Any]) -> CloudWatchLogsDecodedData:
+    # Not Powertools' own decompression, which has no limit.
+    text = handoff.gunzip(b64decode(CloudWatchLogsEvent(event).raw_logs_data), MAX_LOG_BYTES)
+    return CloudWatchLogsDecodedData(json.loads(text))
+
+
+class _Stream:
+    """Reads the lines of one log stream, in order.
+
+    Attributes:
+        records: The events to deliver, by the id of their line.
+        failures: Why a tagged line could not be read, by its id.
+    """
+
+    def __init__(self, data: CloudWatchLogsDecodedData, settings: Settings) -> None:
+        self.records: dict[str, list[EncodedEvent]] = {}
+        self.failures: dict[str, Exception] = {}
+        self._settings = settings
+        self._name = f"{data.owner}/{data.log_group}/{data.log_stream}"
+        self._tags = _tags(data)
+        self._current: str | None = None
+        self._captured: list[tuple[str | None, EncodedEvent]] = []
+        self._reported: set[str] = set()
+
+    def read(self, id: str, timestamp: int, line: str) -> None:
+        """Take in one line.
+
+        Args:
+            id: The line's, the same whenever it comes.
+            timestamp: Milliseconds since the epoch.
+            line: Its text.
+        """
+        record = _json_object(line)
+        if line.startswith(TAG) if record is None else type(record.get("leanbase")) is int:
+            self._take(id, record)
+            return
+        self._current = started(line, record) or self._current
+        found = failure(line, record)
+        # Several lines may say the same.
+        if found is not None and (key := found.request_id or id) not in self._reported:
+            self._reported.add(key)
+            self.records[id] = [self._exception(found, key, timestamp)]
+
+    def _take(self, id: str, record: dict[str, Any] | None) -> None:
+        try:
+            if record is None:
+                raise handoff.UnreadableError("the line is not whole")
+            self.records[id] = handoff.events_of(record)
+            self._captured.extend((self._current, event) for event in self.records[id])
+        except handoff.UnreadableError as error:
+            self.failures[id] = error
+
+    def _exception(self, found: Failure, key: str, timestamp: int) -> EncodedEvent:
+        # The same each time that the line comes: the server then knows it for the same.
+        uuid = uuid5(NAMESPACE_URL, f"leanbase:{self._name}/{key}")
+        identity = self._identity(found.request_id) if found.request_id else None
+        distinct_id, known = identity or (str(uuid), {"$process_person_profile": False})
+        item = {
+            "type": found.type,
+            "value": found.text,
+            "mechanism": {"type": "task", "handled": False, "synthetic": True, "exception_id": 0},
+        }
+        properties = {
+            **self._tags,
+            **({"faas.invocation_id": found.request_id} if found.request_id else {}),
+            **known,
+            "$exception_list": [item],
+            "$exception_type": found.type,
+            "$exception_message": found.text,
+            "$exception_level": "fatal",
+            "$exception_source": SOURCE,
+        }
+        moment = datetime.fromtimestamp(timestamp / 1000, timezone.utc)
+        settings = self._settings
+        return encode(
+            build(
+                Draft("$exception", properties, distinct_id, moment, uuid, settings.disable_geoip),
+                disable_geoip=settings.disable_geoip,
+                is_server=settings.is_server,
+                super_properties=sanitize(settings.super_properties or {}),
+            )
+        )
+
+    def _identity(self, request_id: str) -> tuple[str, dict[str, Any]] | None:
+        """Whose request it was and what is known of it, as its last event says that came before."""
+        for current, event in reversed(self._captured):
+            if current != request_id and request_id.encode() not in event.body:
+                continue
+            captured = event.decode()
+            properties = captured["properties"]
+            if properties.get("faas.invocation_id", current) == request_id:
+                tags = properties.get("$context_tags")
+                names = [*OF_A_REQUEST, *(tags if isinstance(tags, list) else [])]
+                return captured["distinct_id"], {
+                    name: properties[name] for name in names if isinstance(name, str) and name in properties
+                }
+        return None
+
+
+def _tags(data: CloudWatchLogsDecodedData) -> dict[str, str]:
+    """What group and stream tell about the function."""
+    tags = {"cloud.provider": "aws"}
+    if region := os.environ.get("AWS_REGION"):
+        tags["cloud.region"] = region
+    name = data.log_group.removeprefix(PREFIX) if data.log_group.startswith(PREFIX) else ""
+    if match := _STREAM.match(data.log_stream):
+        # A log group of another name, which functions may share, has the function's in its streams.
+        name = name or match[1]
+        tags["faas.version"] = match[2]
+    if name:
+        tags["faas.name"] = name
+    return tags
+
+
+def _json_object(line: str) -> dict[str, Any] | None:
+    if not line.startswith("{"):
+        return None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None

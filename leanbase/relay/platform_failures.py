@@ -1,0 +1,140 @@
+"""What Lambda's own log lines say about ends that no code inside the function sees.
+
+In the text format these are the lines `REPORT` and `INIT_REPORT`, in the JSON format the records
+`platform.report`, `platform.runtimeDone` and `platform.initReport`. Errors that the handler raised are not
+among them: those are captured where they happen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+TIMED_OUT = "Sandbox.Timedout"
+UNKNOWN = "Runtime.Unknown"
+OF_THE_PLATFORM = ("Extension.", "Runtime.", "Sandbox.")
+
+_START = re.compile(r"START RequestId: (\S+)")
+_REPORT = re.compile(r"REPORT RequestId: (\S+)(.*)", re.DOTALL)
+_INIT_REPORT = re.compile(r"INIT_REPORT (.*)", re.DOTALL)
+_TIMED_OUT = re.compile(r"\S+ (\S+) Task timed out after ([\d.]+) seconds\s*")
+_FIELDS = {
+    "status": re.compile(r"\bStatus: (\w+)"),
+    "errorType": re.compile(r"\bError Type: ([\w.]+)"),
+    "phase": re.compile(r"\bPhase: (\w+)"),
+    "durationMs": re.compile(r"(?<!Billed )(?<!Restore )\bDuration: ([\d.]+) ms"),
+    "memorySizeMB": re.compile(r"\bMemory Size: (\d+) MB"),
+    "maxMemoryUsedMB": re.compile(r"\bMax Memory Used: (\d+) MB"),
+}
+
+
+class Failure:
+    """One end that the platform reports.
+
+    Attributes:
+        request_id: The request that it ended; `None` when it was the initialisation.
+        type: What Lambda calls it, such as `Runtime.OutOfMemory`.
+        text: The same in words, with the figures.
+    """
+
+    __slots__ = ("request_id", "text", "type")
+
+    def __init__(self, request_id: str | None, type: str, text: str) -> None:
+        self.request_id = request_id
+        self.type = type
+        self.text = text
+
+
+def started(line: str, record: Mapping[str, Any] | None) -> str | None:
+    """The request that a line of either format says begins; `None` if it says no such thing.
+
+    Args:
+        line: As it is in the log.
+        record: The same as JSON, if it is that.
+    """
+    if record is None:
+        match = _START.match(line)
+        return match[1] if match else None
+    about = _about(record)
+    return _text(about, "requestId") if record.get("type") == "platform.start" else None
+
+
+def failure(line: str, record: Mapping[str, Any] | None) -> Failure | None:
+    """The failure that a line of either format reports; `None` if it reports none.
+
+    Args:
+        line: As it is in the log.
+        record: The same as JSON, if it is that.
+    """
+    if record is not None:
+        about, kind = _about(record), record.get("type")
+        if kind in ("platform.report", "platform.runtimeDone"):
+            return _of_invocation(_text(about, "requestId"), about)
+        return _of_initialisation(about) if kind == "platform.initReport" else None
+    if match := _REPORT.match(line):
+        return _of_invocation(match[1], _fields(match[2]))
+    if match := _INIT_REPORT.match(line):
+        return _of_initialisation(_fields(match[1]))
+    if match := _TIMED_OUT.fullmatch(line):
+        return _of_invocation(match[1], {"status": "timeout", "durationMs": str(float(match[2]) * 1000)})
+    return None
+
+
+def _of_invocation(request_id: str | None, about: Mapping[str, Any]) -> Failure | None:
+    found = _type_and_text(about, "the function")
+    return Failure(request_id, *found) if found and request_id else None
+
+
+def _of_initialisation(about: Mapping[str, Any]) -> Failure | None:
+    if _text(about, "phase") == "invoke":
+        return None  # of an invocation, which has a report of its own that says the same
+    found = _type_and_text(about, "the initialisation of the function")
+    return Failure(None, *found) if found else None
+
+
+def _type_and_text(about: Mapping[str, Any], what: str) -> tuple[str, str] | None:
+    status, type = _text(about, "status"), _text(about, "errorType")
+    if status == "timeout":
+        return TIMED_OUT, f"{what} timed out{_figures(about)}"
+    if status == "failure" and not type:
+        type = UNKNOWN
+    if status not in ("error", "failure") or not type or not type.startswith(OF_THE_PLATFORM):
+        return None
+    words = {
+        "Runtime.OutOfMemory": "ran out of memory",
+        "Runtime.ExitError": "ended its process",
+    }
+    return type, f"{what} {words.get(type, 'failed')}{_figures(about)}"
+
+
+def _figures(about: Mapping[str, Any]) -> str:
+    """As in ` (after 3.00 s, 60 of 128 MB used)`."""
+    figures = []
+    try:
+        if duration := _text(about, "durationMs"):
+            figures.append(f"after {float(duration) / 1000:.2f} s")
+    except ValueError:
+        pass
+    size, used = _text(about, "memorySizeMB"), _text(about, "maxMemoryUsedMB")
+    if size and used:
+        figures.append(f"{used} of {size} MB used")
+    return f" ({', '.join(figures)})" if figures else ""
+
+
+def _fields(line: str) -> dict[str, str]:
+    found = {name: pattern.search(line) for name, pattern in _FIELDS.items()}
+    return {name: match[1] for name, match in found.items() if match}
+
+
+def _about(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a record of the platform says, with its metrics among the rest."""
+    inner = record.get("record")
+    about: Mapping[str, Any] = inner if isinstance(inner, Mapping) else {}
+    metrics = about.get("metrics")
+    return {**about, **metrics} if isinstance(metrics, Mapping) else about
+
+
+def _text(about: Mapping[str, Any], name: str) -> str | None:
+    value = about.get(name)
+    return None if value is None or isinstance(value, (dict, list)) else str(value)[:200]

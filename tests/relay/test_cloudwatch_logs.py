@@ -1,0 +1,279 @@
+"""The relay on a log: tagged lines, what the platform reports, and everything else that functions print."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from leanbase.error_tracking import builder
+from leanbase.local.server import LocalServer
+from leanbase.relay.delivery import NotDeliveredError
+from leanbase.relay.platform_failures import failure
+from leanbase.transports import handoff
+from tests.fault_server import Behaviour, FaultServer
+from tests.relay.sources import event, logs_event
+
+REQUEST = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+OTHER = "9b2fe8a4-0000-4000-8000-000000000001"
+
+
+def report(rest: str, request: str = REQUEST) -> str:
+    figures = "Duration: 3000.00 ms\tBilled Duration: 3000 ms\tMemory Size: 128 MB\tMax Memory Used: 61 MB\t"
+    return f"REPORT RequestId: {request}\t{figures}Init Duration: 300.10 ms\t{rest}\n"
+
+
+def record(kind: str, request: str | None = REQUEST, **about: Any) -> str:
+    about = {"requestId": request, **about} if request else about
+    return json.dumps({"time": "2026-11-24T10:00:03.000Z", "type": f"platform.{kind}", "record": about})
+
+
+TEXT = {
+    "timeout": report("Status: timeout"),
+    "memory": report("Status: error\tError Type: Runtime.OutOfMemory"),
+    "exit": report("Status: error\tError Type: Runtime.ExitError"),
+}
+METRICS = {"durationMs": 3000.0, "billedDurationMs": 3000, "memorySizeMB": 128, "maxMemoryUsedMB": 61}
+JSON = {
+    "timeout": record("report", status="timeout", metrics=METRICS),
+    "memory": record("report", status="error", errorType="Runtime.OutOfMemory", metrics=METRICS),
+    "exit": record("report", status="error", errorType="Runtime.ExitError", metrics=METRICS),
+}
+SAID = {
+    "timeout": ("Sandbox.Timedout", "the function timed out (after 3.00 s, 61 of 128 MB used)"),
+    "memory": ("Runtime.OutOfMemory", "the function ran out of memory (after 3.00 s, 61 of 128 MB used)"),
+    "exit": ("Runtime.ExitError", "the function ended its process (after 3.00 s, 61 of 128 MB used)"),
+}
+
+
+@pytest.fixture
+def relay(configured: Any, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    return configured(server)
+
+
+def tagged(*events: Any) -> str:
+    return handoff.plain(events).decode() + "\n"
+
+
+def captured(request: str = REQUEST, distinct_id: str = "user_1", **properties: Any) -> Any:
+    tags = {"faas.invocation_id": request, "faas.name": "orders", "faas.coldstart": False, "plan": "pro"}
+    return event(
+        "order created",
+        distinct_id,
+        **tags,
+        **{"$context_tags": sorted(tags), "$session_id": "s"},
+        **properties,
+    )
+
+
+# --- tagged lines --------------------------------------------------------------------------------------
+
+
+def test_tagged_lines_are_delivered_and_all_others_passed_over(relay: Any, server: FaultServer) -> None:
+    first, second, third = captured(), captured(), captured()
+    lines = [
+        f"START RequestId: {REQUEST} Version: $LATEST\n",
+        tagged(first),
+        "[INFO]\t2026-11-24T10:00:00Z\tsomething else",
+        '{"level": "INFO", "message": "leanbase is nice"}',
+        '{"leanbase": "is mentioned", "events": 3}',
+        '{"level": "INFO", "mess',
+        handoff.packed([second, third]).decode(),
+        '{"sent_by": "unknown keys", "leanbase": 1, "events": []}',
+        f"END RequestId: {REQUEST}\n",
+        report(""),
+    ]
+    assert relay(logs_event(lines)) is None
+    (request,) = server.requests
+    assert request.events == [each.decode() for each in (first, second, third)]
+
+
+def test_a_log_without_tagged_lines_asks_nobody(relay: Any, server: FaultServer) -> None:
+    relay(logs_event(["hello", report("")]))
+    relay(logs_event([tagged(captured())], kind="CONTROL_MESSAGE"))
+    assert not server.requests
+
+
+def test_what_is_not_delivered_raises_so_that_lambda_brings_it_again(relay: Any, server: FaultServer) -> None:
+    server.script(Behaviour(status=503))
+    brought = logs_event([tagged(captured()), TEXT["timeout"]])
+    with pytest.raises(NotDeliveredError, match="2 line"):
+        relay(brought)
+    relay(brought)
+    first, second = server.requests
+    assert first.events == second.events, "also what is made of the platform's lines is the same again"
+
+
+@pytest.mark.parametrize("line", ['{"leanbase": 2, "events": []}', '{"leanbase":1,"events":[{"event":"or'])
+def test_a_tagged_line_that_cannot_be_read_is_a_failure_of_its_own(
+    relay: Any, server: FaultServer, line: str
+) -> None:
+    with pytest.raises(NotDeliveredError, match=r"1 line\(s\) of /aws/lambda/orders"):
+        relay(logs_event([tagged(captured()), line, tagged(captured())]))
+    assert len(server.events) == 2
+
+
+def test_a_log_that_is_too_large_or_damaged_is_refused(relay: Any) -> None:
+    for data in (gzip.compress(b"0" * 200_000_000), b"no gzip"):
+        with pytest.raises(handoff.UnreadableError):
+            relay({"awslogs": {"data": base64.b64encode(data).decode()}})
+
+
+# --- what the platform reports -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", [TEXT, JSON], ids=["text", "json"])
+@pytest.mark.parametrize("kind", SAID)
+def test_an_end_that_nobody_inside_sees_becomes_an_exception(
+    relay: Any, server: FaultServer, format: dict[str, str], kind: str
+) -> None:
+    relay(logs_event([tagged(captured(distinct_id="before"), captured()), format[kind]]))
+    _, _, exception = server.events
+    type, text = SAID[kind]
+    assert exception["event"] == "$exception"
+    assert exception["distinct_id"] == "user_1"
+    properties = exception["properties"]
+    assert properties["$exception_list"] == [
+        {
+            "type": type,
+            "value": text,
+            "mechanism": {"type": "task", "handled": False, "synthetic": True, "exception_id": 0},
+        }
+    ]
+    assert (properties["$exception_type"], properties["$exception_message"]) == (type, text)
+    assert properties["$exception_level"] == "fatal"
+    assert properties["$exception_source"] == "aws_lambda.platform"
+    assert properties["faas.invocation_id"] == REQUEST
+    assert properties["faas.name"] == "orders"
+    assert properties["faas.version"] == "$LATEST"
+    assert properties["cloud.region"] == "eu-west-1"
+    assert properties["plan"] == "pro"
+    assert properties["$session_id"] == "s"
+    assert properties["$lib"] == "leanbase-python"
+    assert properties["$geoip_disable"] is True
+    assert datetime.fromisoformat(exception["timestamp"]).timestamp() == pytest.approx(1_790_000_000, abs=1)
+
+
+def test_the_strict_server_takes_it(configured: Any, local: LocalServer) -> None:
+    configured(local)(logs_event([*TEXT.values(), *JSON.values()]))
+    assert {each["event"] for each in local.store.events(0)} == {"$exception"}
+    assert builder.MAX_VALUE_BYTES > 200
+
+
+def test_an_end_of_which_nothing_was_captured_is_nobody_s(relay: Any, server: FaultServer) -> None:
+    relay(logs_event([tagged(captured(OTHER)), TEXT["memory"]]))
+    _, exception = server.events
+    assert exception["distinct_id"] == exception["uuid"]
+    assert exception["properties"]["$process_person_profile"] is False
+    assert "plan" not in exception["properties"]
+
+
+def test_several_lines_about_one_end_are_one_exception(relay: Any, server: FaultServer) -> None:
+    timed_out = f"2026-11-24T10:00:03.000Z {REQUEST} Task timed out after 3.00 seconds\n\n"
+    done = record("runtimeDone", status="timeout", metrics={"durationMs": 3000.0})
+    relay(logs_event([timed_out, TEXT["timeout"]]))
+    relay(logs_event([done, JSON["timeout"]]))
+    relay(logs_event([TEXT["timeout"]]))
+    assert len(server.events) == 3
+    assert len({each["uuid"] for each in server.events}) == 1
+
+
+def test_events_without_the_invocation_s_tags_belong_to_the_request_around_them(
+    relay: Any, server: FaultServer
+) -> None:
+    for start in (f"START RequestId: {REQUEST} Version: 7\n", record("start", version="7")):
+        relay(logs_event([start, tagged(event("e", "user_2")), TEXT["exit"]]))
+        assert server.requests[-1].events[-1]["distinct_id"] == "user_2"
+
+
+def test_requests_side_by_side_keep_their_identities(relay: Any, server: FaultServer) -> None:
+    lines = [
+        f"START RequestId: {REQUEST} Version: 7\n",
+        f"START RequestId: {OTHER} Version: 7\n",
+        tagged(captured(OTHER, "user_2")),
+        tagged(captured(REQUEST, "user_1")),
+        tagged(captured(OTHER, "user_2")),
+        report("Status: timeout", OTHER),
+        report("Status: timeout", REQUEST),
+    ]
+    relay(logs_event(lines))
+    exceptions = [each for each in server.events if each["event"] == "$exception"]
+    assert [each["distinct_id"] for each in exceptions] == ["user_2", "user_1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "type"),
+    [
+        ("INIT_REPORT Init Duration: 9999.10 ms\tPhase: init\tStatus: timeout\n", "Sandbox.Timedout"),
+        (
+            "INIT_REPORT Init Duration: 12.33 ms\tPhase: init\tStatus: error\tError Type: Runtime.ImportModuleError\n",
+            "Runtime.ImportModuleError",
+        ),
+        (
+            record(
+                "initReport",
+                None,
+                initializationType="on-demand",
+                phase="init",
+                status="error",
+                errorType="Runtime.ExitError",
+                metrics={"durationMs": 12.33},
+            ),
+            "Runtime.ExitError",
+        ),
+    ],
+)
+def test_an_initialisation_that_fails_is_told(relay: Any, server: FaultServer, line: str, type: str) -> None:
+    relay(logs_event([line], group="shared", stream="2026/11/24/orders[7]0123456789abcdef"))
+    (exception,) = server.events
+    properties = exception["properties"]
+    assert properties["$exception_type"] == type
+    assert "initialisation" in properties["$exception_message"]
+    assert "ms" not in properties["$exception_message"]
+    assert (properties["faas.name"], properties["faas.version"]) == ("orders", "7")
+    assert "faas.invocation_id" not in properties
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        report(""),
+        report("Status: error"),
+        report("Status: error\tError Type: KeyError"),
+        report("Status: success\tError Type: Runtime.ExitError"),
+        "REPORT RequestId:",
+        "REPORT",
+        "INIT_REPORT Init Duration: 12.33 ms\tPhase: invoke\tStatus: error\tError Type: Runtime.ExitError\n",
+        "INIT_REPORT Init Duration: 12.33 ms\tPhase: init\n",
+        f"the log said: {report('Status: timeout')}",
+        record("report", status="success", metrics=METRICS),
+        record("report", status="error", metrics=METRICS),
+        record("report", status="error", errorType="ValueError"),
+        record("report", None, status="timeout"),
+        record("initReport", None, phase="invoke", status="timeout"),
+        '{"type": "platform.report"}',
+        '{"type": "platform.report", "record": [], "requestId": 7}',
+        '{"type": ["platform.report"], "record": {"status": "timeout"}}',
+        '{"type": "platform.report", "record": {"requestId": {}, "status": "timeout", "metrics": 3}}',
+    ],
+)
+def test_other_lines_are_no_failures(relay: Any, server: FaultServer, line: str) -> None:
+    relay(logs_event([line]))
+    assert not server.requests
+
+
+def test_figures_that_are_none_are_left_out() -> None:
+    found = failure(
+        "",
+        {
+            "type": "platform.report",
+            "record": {"requestId": 7, "status": "timeout", "metrics": {"durationMs": "soon"}},
+        },
+    )
+    assert found is not None
+    assert (found.request_id, found.text) == ("7", "the function timed out")
