@@ -54,6 +54,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@for template in examples/lambda/template*.yaml; do \
+		SAM_CLI_TELEMETRY=0 $(ENVS)/sam/bin/sam validate --lint --region eu-west-1 --template $$template || exit 1; \
+	done
 	$(MAKE) test
 
 format: $(VENV)/ready

@@ -22,7 +22,7 @@ class Context:
     function_name, function_version, aws_request_id = "orders", "$LATEST", "demo-invocation"
     def get_remaining_time_in_millis(self): return 10_000
 started = time.perf_counter()
-event = json.load(open("event.json"))
+event = json.load(open("../event.json"))
 answer = app.handler(event, Context())
 took = (time.perf_counter() - started) * 1000
 print(f"  answered {answer['statusCode']} after {took:.1f} ms, {answer['body']}")
@@ -47,7 +47,7 @@ def main() -> int:
         environment = {**os.environ, "LEANBASE_API_KEY": "phc_demo", "LEANBASE_HOST": url}
         print("examples/lambda: two invocations of the decorated handler, the second with a broken order")
         lambda_function = [sys.executable, "-c", INVOKE]
-        subprocess.run(lambda_function, cwd=HERE / "lambda", env=environment, check=True)
+        subprocess.run(lambda_function, cwd=HERE / "lambda" / "orders", env=environment, check=True)
         print("examples/render: one run of the nightly job")
         started = time.perf_counter()
         subprocess.run([sys.executable, "nightly.py"], cwd=HERE / "render", env=environment, check=True)

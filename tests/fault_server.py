@@ -1,7 +1,7 @@
 """A real HTTP server on a real socket that misbehaves as it is told.
 
 Each request takes the next `Behaviour` of the script; when the script is used up, every request is
-answered with 200. What arrived is in `requests`, in order, decoded.
+answered with 200. What arrived is in `requests`, in order, decoded; what a 2xx was begun for, in `accepted`.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Request:
 class FaultServer:
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
+        self.accepted: list[Request] = []
         self.connections = 0
         self._script: list[Behaviour] = []
         self._forever = Behaviour()
@@ -165,6 +166,8 @@ class FaultServer:
         if behaviour.instead == "silence":
             self.stopped.wait(60)
             return False
+        if 200 <= behaviour.status < 300:
+            self.accepted.append(request)
         body = behaviour.respond(request) if behaviour.respond else behaviour.body
         fields = {"Content-Type": "application/json", "Content-Length": str(len(body))}
         fields.update(behaviour.headers)
