@@ -184,6 +184,75 @@ def cpu_per_event() -> str:
         return table(samples, "posthog to its queue, with its worker", "µs", 1e6)
 
 
+FIRST_SEND = """
+import sys, time
+from workload import KEY, NAME, PROPERTIES, WHO
+from leanbase import Leanbase
+started = time.process_time()
+client = Leanbase(KEY, sys.argv[1], transport=sys.argv[2], queue_url=f"{sys.argv[1]}/123456789012/events")
+with client.delivery_scope() as scope:
+    for _ in range(10):
+        client.capture(NAME, WHO, PROPERTIES)
+print(time.process_time() - started)
+assert scope.receipt.delivered + scope.receipt.handed_off == 10, scope.receipt
+assert not {"boto3", "botocore"} & set(sys.modules)
+"""
+
+
+def first_send() -> str:
+    """CPU of the first send of a process: imports, connection, ten events."""
+    credentials = {
+        "AWS_ACCESS_KEY_ID": "an id",
+        "AWS_SECRET_ACCESS_KEY": "a secret",
+        "AWS_REGION": "eu-west-1",
+    }
+    environment = {**os.environ, **credentials, "PYTHONPATH": os.pathsep.join(sys.path[:2])}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+
+    with server() as url:
+
+        def measure(transport: str) -> Callable[[], float]:
+            command = [sys.executable, "-c", FIRST_SEND, url, transport]
+            # The line of the log transport comes before the figure.
+            return lambda: float(
+                subprocess.check_output(command, env=environment, text=True).splitlines()[-1]
+            )
+
+        subjects = {transport: measure(transport) for transport in ("http", "sqs", "log")}
+        return table(in_turns(subjects, rounds=20), "http", "ms", 1000)
+
+
+def hand_off() -> str:
+    """CPU of the whole process for events that are handed off, in scopes of ten as in an invocation."""
+    from leanbase import Leanbase
+    from leanbase.transports import LogTransport, SpoolTransport
+
+    events = 1000
+
+    def cpu(client: Leanbase) -> Callable[[], float]:
+        def measure() -> float:
+            started = time.process_time()
+            for _ in range(events // 10):
+                with client.delivery_scope():
+                    for _ in range(10):
+                        client.capture(NAME, WHO, PROPERTIES)
+            return (time.process_time() - started) / events
+
+        return measure
+
+    with server() as url, tempfile.TemporaryDirectory() as directory, open(os.devnull, "wb") as log:
+        os.environ.update(AWS_ACCESS_KEY_ID="an id", AWS_SECRET_ACCESS_KEY="a secret", AWS_REGION="eu-west-1")
+        clients = {
+            "http": Leanbase(KEY, url),
+            "log": Leanbase(transport=LogTransport(log.fileno())),
+            "sqs": Leanbase(transport="sqs", queue_url=f"{url}/123456789012/events"),
+            "spool, written only": Leanbase(transport=SpoolTransport(os.path.join(directory, "spool"))),
+        }
+        samples = in_turns({name: cpu(client) for name, client in clients.items()}, rounds=15, warm=2)
+        assert clients["log"].stats()["handed_off"] == clients["sqs"].stats()["handed_off"] == 17 * events
+        return table(samples, "http", "µs", 1e6)
+
+
 def invocation(delay_ms: int) -> str:
     """Ten events in one warm invocation, in AWS's emulator, until the caller has the response."""
     functions = ["nothing", "urllib3", "leanbase", "posthog flush", "segment flush", "posthog sync_mode"]
@@ -251,6 +320,8 @@ QUESTIONS: dict[str, Callable[[], str]] = {
     "What does importing cost? (whole process)": imports,
     "What does one synchronous capture cost? (server on loopback, warm)": one_capture,
     "What does an event cost in CPU? (1000 events, until all are delivered)": cpu_per_event,
+    "What does the first send of a process cost in CPU? (ten events, imports included)": first_send,
+    "What does an event cost in CPU that is handed off? (ten at a time, as in an invocation)": hand_off,
     "What does an exception cost in CPU? (30 frames with source; captured, not sent)": one_exception,
     "What do ten events add to an invocation? (in AWS's emulator, server 0 ms away)": lambda: invocation(0),
     "What do ten events add to an invocation? (in AWS's emulator, server 50 ms away)": lambda: invocation(50),

@@ -1,6 +1,7 @@
 """An ingestion server as fast as Python allows, in a process of its own: `python server.py DELAY_MS`.
 
-Prints its port; answers every POST after the delay. What it received is not looked at.
+Prints its port; answers every POST after the delay, as the ingestion endpoint does and, in the same words, as
+a queue does that took one message. What it received is not looked at.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import sys
 import threading
 import time
 
-ANSWER = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{"status": 1}'
+BODY = b'{"status": 1, "Successful": [{"Id": "0"}]}'
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+    len(BODY),
+    BODY,
+)
 
 
 def serve(connection: socket.socket, delay: float) -> None:

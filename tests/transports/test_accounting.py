@@ -205,6 +205,6 @@ def test_the_books_balance_and_each_event_is_where_they_say(kind: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=600, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

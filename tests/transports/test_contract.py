@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,18 @@ from leanbase.transports import (
 from tests.fault_server import FaultServer
 from tests.transports.doubles import Failing, Raising, away
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "transports.md"
+
+
+def documented(descriptor: int) -> BaseTransport:
+    """The transport that the documentation shows."""
+    code = re.search(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    assert code
+    namespace: dict[str, type[BaseTransport]] = {}
+    exec(code[1], namespace)
+    return namespace["PipeTransport"](descriptor)  # type: ignore[call-arg]
+
+
 MAKERS: dict[str, Callable[[FaultServer, Path], BaseTransport]] = {
     "memory": lambda server, path: MemoryTransport(),
     "http": lambda server, path: HttpTransport("k", server.url, max_retries=0),
@@ -37,6 +50,8 @@ MAKERS: dict[str, Callable[[FaultServer, Path], BaseTransport]] = {
     "spool as fallback": lambda server, path: SpoolTransport(path / "s", Failing(), write_first=False),
     "spool, raising": lambda server, path: SpoolTransport(path / "spool", Raising()),
     "spool, full": lambda server, path: SpoolTransport(path / "spool", Failing(), max_bytes=10),
+    "documented": lambda server, path: documented(os.open(path / "pipe", os.O_CREAT | os.O_WRONLY)),
+    "documented, closed": lambda server, path: documented(4711),
     "fallback": lambda server, path: FallbackTransport(away(server), MemoryTransport()),
     "fallback, raising": lambda server, path: FallbackTransport(Raising(), MemoryTransport()),
     "fallback, both failing": lambda server, path: FallbackTransport(Failing(), Failing()),
