@@ -245,6 +245,8 @@ class DeliveryScope:
 
     Attributes:
         receipt: What became of the events, complete when the scope is closed.
+        finished: Whether it is closed, and everything in it has an outcome.
+        deferred: Whether it is closed later than it is left, by somebody else.
 
     Raises:
         ValueError: `flush` is neither.
@@ -255,21 +257,27 @@ class DeliveryScope:
             raise ValueError(f"flush must be 'end' or 'each', not {flush!r}")
         self.deadline = deadline
         self.receipt = Receipt()
+        self.finished = False
+        self.deferred = False
         self._collects = flush == "end"
         self._generation = forking.watch()
         # Reentrant: a signal handler may flush while this very thread holds it.
         self._lock = threading.RLock()
         self._one_ended = threading.Condition(self._lock)
         self._closed = False
-        self.finished = False
         self._collected: dict[Sender, list[EncodedEvent]] = {}
         self._sending: dict[Sender, list[EncodedEvent]] = {}
         self._events = 0
         self._bytes = 0
 
+    @property
+    def is_of_this_process(self) -> bool:
+        """Whether it was made here, and not in the process that this one was forked from."""
+        return self._generation == forking.generation
+
     def collect(self, sender: Sender, event: EncodedEvent) -> bool:
         """Take the event over, unless the scope is closed, does not collect, or is a parent process's."""
-        if not self._collects or self._generation != forking.generation:
+        if not self._collects or not self.is_of_this_process:
             return False
         with self._lock:
             if self._closed:
@@ -290,7 +298,7 @@ class DeliveryScope:
             deadline: By when; by default each client's own limit.
         """
         receipt = Receipt()
-        if self._generation != forking.generation:
+        if not self.is_of_this_process:
             return receipt
         with self._lock:
             senders = list(self._collected) if only is None else [only]
@@ -323,19 +331,22 @@ class DeliveryScope:
         that still carry this scope go out at once. A fork's child sends nothing: the events are its
         parent's.
         """
-        if self._generation != forking.generation:
+        if not self.is_of_this_process:
             return Receipt()
         with self._lock:
             self._closed = True
             idle = [sender for sender in others if sender not in self._collected]
-        receipt = self.send_collected()
-        for sender in idle:
-            receipt += sender.flush()
-        with self._lock:
-            # What another thread made leave early is to arrive before its invocation ends, too.
-            limit = None if self.deadline is None else self.deadline.remaining()
-            self._one_ended.wait_for(lambda: not any(self._sending.values()), limit)
-        self.finished = True
+        try:
+            receipt = self.send_collected()
+            for sender in idle:
+                receipt += sender.flush()
+            with self._lock:
+                # What another thread made leave early is to arrive before its invocation ends, too.
+                limit = None if self.deadline is None else self.deadline.remaining()
+                self._one_ended.wait_for(lambda: not any(self._sending.values()), limit)
+        finally:
+            self.finished = True
+            _unfinished.discard(self)
         return receipt
 
     def resend_all(self, *others: Sender) -> None:
@@ -356,12 +367,12 @@ class DeliveryScope:
 
 
 _open_scope: ContextVar[DeliveryScope | None] = ContextVar("leanbase_delivery", default=None)
-_entered: set[tuple[int, DeliveryScope]] = set()
+_unfinished: set[DeliveryScope] = set()
 
 
-def entered_scopes() -> list[DeliveryScope]:
-    """All scopes of this process that somebody is inside of, in any thread or task."""
-    return [scope for generation, scope in tuple(_entered) if generation == forking.generation]
+def unfinished_scopes() -> list[DeliveryScope]:
+    """All scopes of this process that were entered, in any thread or task, and are not closed yet."""
+    return [scope for scope in tuple(_unfinished) if scope.is_of_this_process]
 
 
 def open_scope() -> DeliveryScope | None:
@@ -372,24 +383,49 @@ def open_scope() -> DeliveryScope | None:
 class entered:  # noqa: N801 - used like a function
     """Make `scope` the open one inside the `with`; closing it stays with the caller."""
 
-    __slots__ = ("_entry", "_scope", "_token")
+    __slots__ = ("_scope", "_token")
 
     def __init__(self, scope: DeliveryScope) -> None:
         self._scope = scope
-        self._entry = 0, scope
 
     def __enter__(self) -> DeliveryScope:
         self._token = _open_scope.set(self._scope)
-        self._entry = forking.generation, self._scope
-        _entered.add(self._entry)
+        if not self._scope.finished:
+            _unfinished.add(self._scope)
         return self._scope
 
     def __exit__(self, *exc_info: Any) -> None:
-        _entered.discard(self._entry)
+        if not self._scope.deferred:
+            _unfinished.discard(self._scope)
         try:
             _open_scope.reset(self._token)
         except ValueError:
             pass  # left in another context, as the clean-up of some frameworks is; this one never had it
+
+
+class _FromFirstUse:
+    """A deadline that begins to run when it is first asked for."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._deadline: Deadline | None = None
+
+    def __call__(self) -> Deadline:
+        if self._deadline is None:
+            self._deadline = Deadline.after(self._seconds)
+        return self._deadline
+
+
+_initialisation: _FromFirstUse | None = None
+
+
+def limit_initialisation(seconds: float | None) -> None:
+    """Let all sends outside of any scope take no more than this together; `None` lifts the limit.
+
+    For platforms that give a process only so long until its first request.
+    """
+    global _initialisation
+    _initialisation = None if seconds is None else _FromFirstUse(seconds)
 
 
 def send_deadline(limit: float) -> Deadline:
@@ -402,6 +438,6 @@ def send_deadline(limit: float) -> Deadline:
     scope = open_scope()
     if scope is not None and not scope.finished:
         return deadline.earlier(scope.deadline)
-    for other in entered_scopes():
-        deadline = deadline.earlier(None if other.finished else other.deadline)
-    return deadline
+    for other in unfinished_scopes():
+        deadline = deadline.earlier(other.deadline)
+    return deadline if _initialisation is None else deadline.earlier(_initialisation())
