@@ -677,12 +677,13 @@ class Leanbase:
             _log_internal("delivery_scope", error)
             return Receipt()
 
-    def resend_scope(self, scope: DeliveryScope) -> None:
+    def resend_scope(self, scope: DeliveryScope) -> Receipt:
         """Send all that a delivery scope and this client have, before the process is killed."""
         try:
-            scope.resend_all(self._current().outbox)
+            return scope.resend_all(self._current().outbox)
         except Exception as error:
             _log_internal("delivery_scope", error)
+            return Receipt()
 
     def flush(self, timeout: float | None = 10.0) -> Receipt:
         """Send everything that waits: collected in the open scope, or retained after a failure.

@@ -84,12 +84,9 @@ class DefaultClient(Leanbase):
         """Send what a delivery scope collected, and what this client, if it is used, has retained."""
         return scope.close() if self._latest is None else super().close_scope(scope)
 
-    def resend_scope(self, scope: DeliveryScope) -> None:
+    def resend_scope(self, scope: DeliveryScope) -> Receipt:
         """Send all there is before the process is killed, also this client's, if it is used."""
-        if self._latest is None:
-            scope.resend_all()
-        else:
-            super().resend_scope(scope)
+        return scope.resend_all() if self._latest is None else super().resend_scope(scope)
 
     def _current(self) -> Pipeline:
         attributes = vars(sys.modules["leanbase"])

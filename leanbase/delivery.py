@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
         def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline | None) -> Receipt: ...
 
-        def resend(self, events: Sequence[EncodedEvent]) -> None: ...
+        def resend(self, events: Sequence[EncodedEvent]) -> Receipt: ...
 
         def flush(self) -> Receipt: ...
 
@@ -349,7 +349,7 @@ class DeliveryScope:
             _unfinished.discard(self)
         return receipt
 
-    def resend_all(self, *others: Sender) -> None:
+    def resend_all(self, *others: Sender) -> Receipt:
         """Send all there is, also what is on its way, because this process is about to be killed.
 
         An event that was on its way may arrive twice, with the same uuid.
@@ -357,13 +357,12 @@ class DeliveryScope:
         with self._lock:
             self._closed = True
             on_their_way, self._sending = self._sending, {}
-            idle = [sender for sender in others if sender not in self._collected]
-        for sender, events in on_their_way.items():
-            if events:
-                sender.resend(events)
-        self.send_collected()
-        for sender in idle:
-            sender.flush()
+            collected = list(self._collected)
+        # A later receipt of the same sender speaks also of what an earlier send could not deliver.
+        receipts = {sender: sender.resend(events) for sender, events in on_their_way.items() if events}
+        receipts |= {sender: self._send_for(sender, None) for sender in collected}
+        receipts |= {sender: sender.flush() for sender in others if sender not in collected}
+        return sum(receipts.values(), Receipt())
 
 
 _open_scope: ContextVar[DeliveryScope | None] = ContextVar("leanbase_delivery", default=None)

@@ -126,10 +126,11 @@ class Outbox:
             deadline = send_deadline(self._send_seconds)
         return self._settle(self._transport.send_now(events, deadline=deadline))
 
-    def resend(self, events: Sequence[EncodedEvent]) -> None:
+    def resend(self, events: Sequence[EncodedEvent]) -> Receipt:
         """Send events once more whose send is under way and accounts for them itself."""
-        if not self.disabled:
-            self._transport.send_now(events, deadline=send_deadline(self._send_seconds))
+        if self.disabled:
+            return self._transport.waiting()
+        return self._transport.send_now(events, deadline=send_deadline(self._send_seconds))
 
     def flush(self, *, within: float | None = None) -> Receipt:
         """Send what the open scope collected for this client, then all that waits in the transport."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import threading
 from collections.abc import Callable
 from functools import wraps
 
-from leanbase import forking
 from leanbase.client import Leanbase
 from leanbase.contexts import new_context
 from leanbase.default import default_client
-from leanbase.delivery import Deadline, DeliveryScope, entered, entered_scopes
+from leanbase.delivery import DeliveryScope, entered
+from leanbase.handlers.termination import termination
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +21,6 @@ if TYPE_CHECKING:
     Function = TypeVar("Function", bound=Callable[..., Any])
 
 logger = logging.getLogger("leanbase")
-
-GRACE_SECONDS = 8.0
-"""Most time for the flush after SIGTERM. Cloud Run kills 10 s after it, Render 30 s."""
-
 
 if TYPE_CHECKING:
 
@@ -51,8 +44,8 @@ def job(
 
     The function runs in a context of its own. Its events leave when 100 have gathered and when it
     returns, raises or calls `sys.exit`; its result, exception and exit code stay what they were. On
-    SIGTERM, which otherwise ends the process on the spot, they leave first; then the signal does what
-    it would have done. (A handler that the program installed itself stays alone in charge.)
+    SIGTERM, which otherwise ends the process on the spot, they leave first, within the platform's grace; then
+    the signal does what it would have done, also where the program has a handler of its own.
 
     Args:
         function: The function, `async` or not, when used without parentheses.
@@ -110,20 +103,13 @@ class _Run:
         self._scope = DeliveryScope(flush)
         self._entered = entered(self._scope)
         self._context = new_context(fresh=True)
-        self._generation = forking.watch()
+        self._termination = termination()
         self._installed = False
-        self._flushing: threading.Thread | None = None
 
     def __enter__(self) -> None:
         self._context.__enter__()
         self._entered.__enter__()
-        # Signals belong to the main thread; a handler that is there knows better what to do.
-        if threading.current_thread() is threading.main_thread():
-            self._installed = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        if self._installed:
-            # The import lock must not be held when the signal comes: its flush would wait for it.
-            self._client.warm_up(0.0)
-            signal.signal(signal.SIGTERM, self._terminate)
+        self._installed = self._termination.install(self._client)
 
     def __exit__(self, exc_type: Any, exc: BaseException | None, traceback: Any) -> None:
         try:
@@ -134,35 +120,9 @@ class _Run:
                 logger.error(
                     "%d event(s) are not delivered, and lost when the process ends", receipt.retained
                 )
-            if self._flushing is not None:
-                self._flushing.join(GRACE_SECONDS)  # and die of the signal here
+            self._termination.wait()  # and die of the signal here
         finally:
-            if self._installed and signal.getsignal(signal.SIGTERM) == self._terminate:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if self._installed:
+                self._termination.uninstall()
             self._entered.__exit__()
             self._context.__exit__(exc_type, exc, traceback)
-
-    def _terminate(self, signum: int, frame: object) -> None:
-        """Send what there is, then die of the signal as the process would have without us.
-
-        The work is done in a thread while the program goes on: it may have been interrupted while it held
-        a lock, or half-way through a send. The thread raises the signal again when it is done.
-        """
-        if self._flushing is None and self._generation == forking.generation:
-            self._flushing = threading.Thread(target=self._flush, args=(signum,), daemon=True)
-            self._flushing.start()
-            return
-        signal.signal(signum, signal.SIG_DFL)
-        os.kill(os.getpid(), signum)
-
-    def _flush(self, signum: int) -> None:
-        try:
-            # Also those opened inside this one, by a job in the job or a plain delivery scope.
-            for scope in entered_scopes():
-                scope.deadline = Deadline.after(GRACE_SECONDS)
-            for scope in entered_scopes():
-                with entered(scope):
-                    self._client.resend_scope(scope)
-        finally:
-            # To the main thread: it wakes from whatever it waits for.
-            signal.pthread_kill(threading.main_thread().ident or 0, signum)

@@ -117,7 +117,7 @@ def test_events_that_are_lost_with_the_process_are_reported(server: FaultServer)
     assert "1 event(s) are not delivered, and lost when the process ends" in output
 
 
-def test_a_handler_of_the_programs_own_stays_in_charge(server: FaultServer) -> None:
+def test_a_handler_of_the_programs_own_has_its_turn_afterwards(server: FaultServer) -> None:
     before = "signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))"
     returned, _ = run(server, WAIT, before, terminate=True)
     assert returned == 3
