@@ -19,7 +19,7 @@ from leanbase._version import __version__
 from leanbase.client import Client, Leanbase
 from leanbase.default import default_client as _default
 from leanbase.delivery import Receipt
-from leanbase.handlers import job, lambda_handler
+from leanbase.handlers import install_sigterm_handler, job, lambda_handler, record_scope
 
 __all__ = [
     "Client",
@@ -39,12 +39,14 @@ __all__ = [
     "group_identify",
     "identify",
     "identify_context",
+    "install_sigterm_handler",
     "is_opted_out",
     "job",
     "lambda_handler",
     "new_context",
     "opt_in",
     "opt_out",
+    "record_scope",
     "scoped",
     "set",
     "set_capture_exception_code_variables_context",

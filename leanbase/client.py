@@ -739,6 +739,24 @@ class Leanbase:
         except Exception as error:
             _log_internal("warm_up", error)
 
+    def release(self, timeout: float = 5.0) -> Receipt:
+        """Send everything that waits and let go of connections; the next send opens new ones.
+
+        For moments at which a process is to hold nothing that others have the other end of, such as before
+        a snapshot is taken of it and after one is restored.
+
+        Args:
+            timeout: Most seconds to take.
+
+        Returns:
+            A receipt, true when nothing is outstanding. Blocks until then. Never raises.
+        """
+        try:
+            return self._current().outbox.release(within=timeout)
+        except Exception as error:
+            _log_internal("release", error)
+            return Receipt()
+
     def stats(self) -> Stats:
         """Return what became of the events captured by this process, see `leanbase.outbox.Stats`.
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from leanbase import contexts
+from leanbase import contexts, idempotency
 from leanbase._version import __version__
 from leanbase.contexts import coerce_id
 from leanbase.encoding import sanitize
@@ -101,9 +101,13 @@ def build(
         super_properties: Properties of every event of the client, sanitized already.
     """
     properties = _properties(draft, super_properties)
-    distinct_id = draft.distinct_id
+    uuid, timestamp, distinct_id = draft.uuid, draft.timestamp, draft.distinct_id
+    work = idempotency.current()
+    if work is not None:
+        uuid = work.next_uuid(draft.name) if uuid is None else uuid
+        timestamp = work.moment if timestamp is None else timestamp
     if distinct_id is None:
-        distinct_id = uuid4()
+        distinct_id = uuid4() if work is None else idempotency.derived_uuid(f"personless/{uuid}")
         properties.setdefault("$process_person_profile", False)
     properties.setdefault("$lib", LIB)
     properties.setdefault("$lib_version", __version__)
@@ -116,8 +120,8 @@ def build(
     return {
         "event": draft.name,
         "distinct_id": distinct_id,
-        "uuid": normalized_uuid(draft.uuid),
-        "timestamp": normalized_timestamp(draft.timestamp),
+        "uuid": normalized_uuid(uuid),
+        "timestamp": normalized_timestamp(timestamp),
         "properties": properties,
     }
 

@@ -154,6 +154,12 @@ class Outbox:
         last = self._settle(ended(deadline=deadline))
         return receipt.without(each.event for each in last.undelivered) + last
 
+    def release(self, *, within: float) -> Receipt:
+        """Send all that waits and let go of connections."""
+        receipt = self.flush(within=within)
+        self._transport.release(deadline=Deadline.after(within))
+        return receipt
+
     def _send_collected(self, deadline: Deadline) -> Receipt:
         scope = open_scope()
         return Receipt() if scope is None else scope.send_collected(only=self, deadline=deadline)

@@ -1,27 +1,33 @@
 """The decorator for AWS Lambda handlers.
 
 One invocation is: a context with the invocation's tags and the request's identity, around a delivery
-scope whose deadline is the function's own, around the handler. Everything else here reads events.
+scope whose deadline is the function's own, around the handler.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import WRAPPER_ASSIGNMENTS, update_wrapper
 
+from leanbase import idempotency
 from leanbase.client import Leanbase
-from leanbase.contexts import identify_context, new_context, set_context_session, tag
+from leanbase.contexts import get_tags, new_context, tag
 from leanbase.default import default_client
-from leanbase.delivery import Deadline, DeliveryScope, entered
-from leanbase.tracing_headers import Headers, request_tags
+from leanbase.delivery import Deadline, DeliveryScope, entered, limit_initialisation
+from leanbase.handlers import lambda_extension, snapstart
+from leanbase.handlers.lambda_events import moment_of, tag_request
+from leanbase.handlers.termination import termination
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol, TypeVar, overload
+    from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
     from leanbase.delivery import FlushPolicy
+    from leanbase.handlers.lambda_extension import LambdaExtension
+
+    HandlerFlushPolicy: TypeAlias = FlushPolicy | Literal["after_response"]
 
     class LambdaContext(Protocol):
         """What the Lambda runtime passes beside the event; only what is read here."""
@@ -45,7 +51,16 @@ RESERVE_SHARE = 0.1
 WARM_UP_SECONDS = 1.0
 """Most time that connecting may add to a cold start, when the endpoint does not answer."""
 
+INITIALISATION_SECONDS = 2.0
+"""Most time that all events captured during the initialisation may take; Lambda ends it after 10 s."""
+
+FLUSH_POLICIES = ("end", "each", "after_response")
+
 _cold = True
+_registered: LambdaExtension | Literal[False] | None = None
+
+if "AWS_LAMBDA_RUNTIME_API" in os.environ:
+    limit_initialisation(INITIALISATION_SECONDS)
 
 
 if TYPE_CHECKING:
@@ -55,10 +70,11 @@ if TYPE_CHECKING:
     @overload
     def lambda_handler(
         *,
-        flush: FlushPolicy = "end",
+        flush: HandlerFlushPolicy = "end",
         client: Leanbase | None = None,
         capture_exceptions: bool = True,
         preconnect: bool = True,
+        idempotent: bool = False,
     ) -> Callable[[Handler], Handler]: ...
 
 
@@ -66,10 +82,11 @@ def lambda_handler(
     handler: Any = None,
     /,
     *,
-    flush: FlushPolicy = "end",
+    flush: HandlerFlushPolicy = "end",
     client: Leanbase | None = None,
     capture_exceptions: bool = True,
     preconnect: bool = True,
+    idempotent: bool = False,
 ) -> Any:
     """Deliver the events of each invocation of a Lambda handler before its response is returned.
 
@@ -84,13 +101,19 @@ def lambda_handler(
     Args:
         handler: The handler, when used without parentheses.
         flush: `"end"` sends all events of the invocation together, also when the handler raises;
-            `"each"` sends inside every capture, for functions that may be killed half-way.
+            `"each"` sends inside every capture, for functions that may be killed half-way;
+            `"after_response"` sends together when the caller has the response and before the sandbox
+            freezes, which an internal extension sees to. That time is billed, and counts against the timeout.
+            Where there is no Extensions API it is the same as `"end"`.
         client: Who captures the handler's exceptions, and whose retained events are sent as well. Default:
             the default client.
         capture_exceptions: Whether an exception that leaves the handler is captured. Its event leaves
             with the others of the invocation, and Lambda sees the same exception as without.
         preconnect: Open a connection while the function initialises, at most 1 s. Only in the Lambda
             runtime.
+        idempotent: Derive ids and times of events from the invocation's request id and the event's own time,
+            so that an asynchronous invocation that Lambda retries captures the same events once more, not
+            others. For the records of a batch see `record_scope`.
 
     Sending blocks until the events have an outcome, at most `send_deadline` seconds and never into
     the function's timeout: 0.5 s of it, or a tenth if that is less, are left to the handler's answer.
@@ -108,27 +131,35 @@ def lambda_handler(
             raise TypeError(f"lambda_handler decorates a handler, not {type(handler).__name__}")
         if _is_generator(handler):
             raise TypeError("lambda_handler decorates a handler that returns its result, not a generator")
-        _initialise(client or default_client, preconnect)
+        extension = _initialise(client or default_client, preconnect, flush == "after_response")
+
+        def invocation(event: Any, context: Any) -> _Invocation:
+            scope = DeliveryScope("each" if flush == "each" else "end", time_limit(context))
+            return _Invocation(
+                event, context, client or default_client, scope, extension, capture_exceptions, idempotent
+            )
+
         wrapped: Any
         if _is_async(handler):
 
             async def wrapped(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                with _Invocation(event, context, client or default_client, flush, capture_exceptions):
+                with invocation(event, context):
                     return await handler(event, context, *args, **kwargs)
 
         else:
 
             def wrapped(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                with _Invocation(event, context, client or default_client, flush, capture_exceptions):
+                with invocation(event, context):
                     return handler(event, context, *args, **kwargs)
 
         # An object's own attributes are no business of the function that stands for it.
         is_function = hasattr(handler, "__code__")
         return update_wrapper(wrapped, handler, WRAPPER_ASSIGNMENTS, ("__dict__",) if is_function else ())
 
-    DeliveryScope(flush)  # a wrong policy is found here, at decoration
+    if flush not in FLUSH_POLICIES:
+        raise ValueError(f"flush must be {', '.join(map(repr, FLUSH_POLICIES))}, not {flush!r}")
     if client is not None and not isinstance(client, Leanbase):
         raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
     return decorate if handler is None else decorate(handler)
@@ -138,22 +169,35 @@ class _Invocation:
     """One call of a handler: its context and its delivery scope. Nothing in it raises."""
 
     def __init__(
-        self, event: Any, context: Any, client: Leanbase, flush: FlushPolicy, capture_exceptions: bool
+        self,
+        event: Any,
+        context: Any,
+        client: Leanbase,
+        scope: DeliveryScope,
+        extension: LambdaExtension | None,
+        capture_exceptions: bool,
+        idempotent: bool,
     ) -> None:
         self._event = event
         self._lambda_context = context
         self._client = client
+        self._extension = extension
         self._capture_exceptions = capture_exceptions
-        self._scope = DeliveryScope(flush, time_limit(context))
-        self._entered = entered(self._scope)
+        self._scope = scope
+        self._entered = entered(scope)
         self._context = new_context(fresh=True)
+        self._doing = idempotency.doing(self._work() if idempotent else idempotency.current())
 
     def __enter__(self) -> None:
+        is_cold = _is_cold(self._lambda_context)
+        if self._extension is not None:
+            self._extension.begin()
         self._context.__enter__()
         self._entered.__enter__()
+        self._doing.__enter__()
         try:
-            _tag_invocation(self._lambda_context)
-            _tag_request(self._event)
+            _tag_invocation(self._lambda_context, is_cold)
+            tag_request(self._event)
         except Exception as error:
             logger.warning("the invocation could not be described: %s", type(error).__name__)
 
@@ -161,19 +205,56 @@ class _Invocation:
         try:
             if self._capture_exceptions:
                 self._client.exception_leaves(exc, "LAMBDA_HANDLER")
-            self._client.close_scope(self._scope)
+            if self._extension is None or not self._defer(self._extension):
+                self._client.close_scope(self._scope)
         finally:
+            self._doing.__exit__()
             self._entered.__exit__()
             self._context.__exit__(exc_type, exc, traceback)
 
+    def _defer(self, extension: LambdaExtension) -> bool:
+        """Leave the send to the extension; false when it will not do it."""
+        self._scope.deferred = True
+        request_id = getattr(self._lambda_context, "aws_request_id", None)
+        self._scope.deferred = extension.end(request_id, self._close_later)
+        return self._scope.deferred
 
-def _initialise(client: Leanbase, preconnect: bool) -> None:
+    def _close_later(self) -> None:
+        with entered(self._scope):
+            self._client.close_scope(self._scope)
+
+    def _work(self) -> idempotency.Work | None:
+        """What this invocation may be done again as; a handler called by another is part of its work."""
+        request_id = getattr(self._lambda_context, "aws_request_id", None)
+        outer = idempotency.current()
+        if outer is not None or not isinstance(request_id, str):
+            return outer
+        name = getattr(self._lambda_context, "function_name", None)
+        return idempotency.Work(f"{name}/{request_id}", moment_of(self._event))
+
+
+def _initialise(client: Leanbase, preconnect: bool, after_response: bool) -> LambdaExtension | None:
     """Use the initialisation phase, which has a full CPU, for what the first send would wait for."""
-    if "AWS_LAMBDA_RUNTIME_API" not in os.environ:
-        return  # imported by a test or a tool
-    # A snapshot would keep the connection and not the peer.
-    snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
-    client.warm_up(WARM_UP_SECONDS if preconnect and not snapshot else 0.0)
+    if "AWS_LAMBDA_RUNTIME_API" in os.environ:
+        # A snapshot would keep the connection and not the peer.
+        snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
+        if snapshot:
+            snapstart.register(client)
+        client.warm_up(WARM_UP_SECONDS if preconnect and not snapshot else 0.0)
+        termination().install(client)
+    return _extension() if after_response else None
+
+
+def _extension() -> LambdaExtension | None:
+    """The extension that this process is, made with the first handler that wants it."""
+    global _registered
+    if _registered is None:
+        try:
+            _registered = lambda_extension.register()
+        except lambda_extension.RefusedError as error:
+            _registered = False
+            logger.warning('flush="after_response" is the same as "end" here: %s', error)
+    return _registered or None
 
 
 def time_limit(context: Any) -> Deadline | None:
@@ -185,85 +266,28 @@ def time_limit(context: Any) -> Deadline | None:
         return None  # called by a test, with some other context or none
 
 
-def _tag_invocation(context: Any) -> None:
+def _is_cold(context: Any) -> bool:
+    """Whether this is the first invocation of the sandbox, or inside it."""
     global _cold
+    limit_initialisation(None)
+    was_cold, _cold = _cold, False
+    outer = get_tags()
+    inside = outer.get("faas.invocation_id") == getattr(context, "aws_request_id", None)
+    return was_cold or (inside and outer.get("faas.coldstart") is True)
+
+
+def _tag_invocation(context: Any, is_cold: bool) -> None:
     tags = {
         "faas.name": getattr(context, "function_name", None),
         "faas.version": getattr(context, "function_version", None),
         "faas.invocation_id": getattr(context, "aws_request_id", None),
-        "faas.coldstart": _cold,
+        "faas.coldstart": is_cold,
         "cloud.provider": "aws",
         "cloud.region": os.environ.get("AWS_REGION"),
     }
-    _cold = False
     for name, value in tags.items():
         if value is not None:
             tag(name, value)
-
-
-def _tag_request(event: Any) -> None:
-    """Take identity and request tags from an HTTP event; other events have none."""
-    # Powertools' @event_source wraps the event; the raw one is inside.
-    event = getattr(event, "raw_event", event)
-    if not isinstance(event, Mapping):
-        return
-    headers = Headers.of(event.get("headers"), event.get("multiValueHeaders"))
-    if headers.distinct_id:
-        identify_context(headers.distinct_id)
-    if headers.session_id:
-        set_context_session(headers.session_id)
-    request = _request_line(event)
-    if request is not None:
-        method, path, url_path, query = request
-        url = _url(event, headers, url_path, query)
-        for name, value in request_tags(headers, url=url, method=method, path=path).items():
-            tag(name, value)
-
-
-def _request_line(event: Mapping[str, Any]) -> tuple[str | None, str | None, str | None, str] | None:
-    """Method, path, path in the URL, and query of an HTTP event; `None` for any other event."""
-    context = event.get("requestContext")
-    context = context if isinstance(context, Mapping) else {}
-    http = context.get("http")
-    if isinstance(http, Mapping):  # HTTP API with payload 2.0, Function URL
-        path = _text(event.get("rawPath"))
-        return _text(http.get("method")), path, path, _text(event.get("rawQueryString")) or ""
-    if "httpMethod" in event:  # REST API, HTTP API with payload 1.0, ALB
-        path = _text(event.get("path"))
-        # On its default domain a REST API's URL also has the stage, which only the context knows.
-        return _text(event.get("httpMethod")), path, _text(context.get("path")) or path, _query(event)
-    return None
-
-
-def _query(event: Mapping[str, Any]) -> str:
-    from urllib.parse import quote_plus
-
-    parameters = event.get("multiValueQueryStringParameters") or event.get("queryStringParameters")
-    if not isinstance(parameters, Mapping):
-        return ""
-    # An ALB passes parameters on as they were in the URL, API Gateway decodes them.
-    context = event.get("requestContext")
-    encoded = isinstance(context, Mapping) and "elb" in context
-    pairs = [
-        (str(name), str(value))
-        for name, values in parameters.items()
-        for value in (values if isinstance(values, list) else [values])
-    ]
-    return "&".join(f"{n}={v}" if encoded else f"{quote_plus(n)}={quote_plus(v)}" for n, v in pairs)
-
-
-def _url(event: Mapping[str, Any], headers: Headers, path: str | None, query: str) -> str | None:
-    context = event.get("requestContext")
-    domain = context.get("domainName") if isinstance(context, Mapping) else None
-    host = headers.get("host") or _text(domain)
-    if not host or not path:
-        return None
-    scheme = headers.get("x-forwarded-proto") or "https"
-    return f"{scheme}://{host}{path}{'?' + query if query else ''}"
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 def _is_generator(handler: Any) -> bool:

@@ -143,9 +143,9 @@ def install_sigterm_handler(client: Leanbase | None = None) -> bool:
 
     `lambda_handler` and `job` do this by themselves. For other programs on Render, Cloud Run, Vercel or in
     a container, call it in the main thread, after anything else that handles SIGTERM is installed: that
-    handler has its turn when the events are sent. It takes at most 80 % of the platform's grace (Lambda 0.3 s,
-    Vercel 0.5 s, Cloud Run 10 s, Render 30 s, elsewhere 10 s); what is not delivered in that time goes
-    to the fallback or the spool, if there is one, and is lost if there is none.
+    handler has its turn when the events are sent. It takes at most 80 % of the platform's grace (Lambda
+    0.3 s, Vercel 0.5 s, Cloud Run 10 s, Render 30 s, elsewhere 10 s); what is not delivered in that time
+    goes to the fallback or the spool, if there is one, and is lost if there is none.
 
     Args:
         client: Whose retained and buffered events are sent, besides what open delivery scopes have collected.

@@ -220,6 +220,10 @@ class RetainingTransport(BaseTransport):
             receipt += self.waiting().without(receipt.retained_events())
         return receipt
 
+    def release(self, *, deadline: Deadline) -> None:
+        """Let go of connections, without an end of anything."""
+        self.settle(self._inner.close(deadline=deadline))
+
     def close(self, *, deadline: Deadline) -> Receipt:
         """Send what was kept one last time; what still fails is dropped with the reason `"shutdown"`."""
         return self._end(deadline, last_try=True)

@@ -1,0 +1,74 @@
+"""A context for each record of a batch."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from leanbase import idempotency
+from leanbase.client import Leanbase
+from leanbase.contexts import tag
+from leanbase.default import default_client
+from leanbase.handlers.lambda_events import id_of_record, key_of_record, moment_of_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+logger = logging.getLogger("leanbase")
+
+
+class record_scope:  # noqa: N801 - used like a function
+    """Work on one record of an SQS, Kinesis, DynamoDB Streams or SNS batch, in a context of its own.
+
+    Tags and identity that are set inside end with the record; those of the invocation are inherited, and the
+    tag `messaging.message.id` is the record's message id or sequence number. An exception that leaves it is
+    captured and goes on, so that Powertools' `BatchProcessor` sees it.
+
+    In a handler decorated with `lambda_handler(idempotent=True)` the events captured inside get ids that are
+    derived from the record's, and its time: a record that is delivered once more does not count twice.
+
+    Args:
+        record: The record, as Lambda passes it or as a data class of Powertools.
+        capture_exceptions: Whether an exception that leaves it is captured.
+        client: Who captures it. Default: the default client.
+
+    Does not block and never raises.
+
+    Example:
+        >>> import leanbase
+        >>> def handle(record):
+        ...     with leanbase.record_scope(record):
+        ...         leanbase.capture("order shipped", distinct_id=record["body"])
+        >>> handle({"messageId": "m-1", "body": "user_1", "eventSource": "aws:sqs"})
+    """
+
+    def __init__(
+        self, record: Any, *, capture_exceptions: bool | None = None, client: Leanbase | None = None
+    ) -> None:
+        self._record = record
+        self._context = (client or default_client).new_context(capture_exceptions=capture_exceptions)
+        self._doing: idempotency.doing | None = None
+
+    def __enter__(self) -> None:
+        self._context.__enter__()
+        try:
+            id = id_of_record(self._record)
+            if id is None:
+                logger.debug("record_scope() does not know this kind of record")
+                return
+            tag("messaging.message.id", id)
+            work = idempotency.current()
+            if work is not None:
+                key = f"{os.environ.get('AWS_LAMBDA_FUNCTION_NAME', '')}/{key_of_record(self._record)}"
+                self._doing = idempotency.doing(work.part(key, moment_of_record(self._record)))
+                self._doing.__enter__()
+        except Exception as error:
+            logger.warning("the record could not be described: %s", type(error).__name__)
+
+    def __exit__(self, exc_type: Any, exc: BaseException | None, traceback: Any) -> None:
+        try:
+            self._context.__exit__(exc_type, exc, traceback)
+        finally:
+            if self._doing is not None:
+                self._doing.__exit__()
