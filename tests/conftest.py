@@ -20,6 +20,8 @@ from leanbase.transports import MemoryTransport
 from tests.fault_server import FaultServer
 from tests.moto_server import MotoServer
 
+pytest_plugins = ["pytester"]
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a shell; the processes that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -276,6 +276,12 @@ def _is_cold(context: Any) -> bool:
     return was_cold or (inside and outer.get("faas.coldstart") is True)
 
 
+def forget_invocations() -> None:
+    """Be a sandbox that no invocation has seen yet."""
+    global _cold
+    _cold = True
+
+
 def _tag_invocation(context: Any, is_cold: bool) -> None:
     tags = {
         "faas.name": getattr(context, "function_name", None),

@@ -22,7 +22,7 @@ logger = logging.getLogger("leanbase")
 
 GRACES = (
     # With an internal extension Lambda waits 500 ms, with an external one 300 ms for the runtime.
-    ("AWS_LAMBDA_RUNTIME_API", 0.3),
+    ("AWS_LAMBDA_FUNCTION_NAME", 0.3),
     ("VERCEL", 0.5),
     ("K_SERVICE", 10.0),  # Cloud Run services
     ("CLOUD_RUN_JOB", 10.0),

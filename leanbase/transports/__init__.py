@@ -32,6 +32,7 @@ __all__ = [
     "SpoolTransport",
     "SqsTransport",
     "create",
+    "intercept",
     "missing_settings",
 ]
 
@@ -55,12 +56,27 @@ BY_NAME = {
 ENTRY_POINTS = "leanbase.transports"
 
 
+_instead: BaseTransport | None = None
+
+
+def intercept(transport: BaseTransport | None) -> None:
+    """Give this one to every client that is made from now on, but to those that want `memory`; for tests.
+
+    Args:
+        transport: Any number of clients share it. `None` gives them again what they are configured for.
+    """
+    global _instead
+    _instead = transport
+
+
 def create(settings: Settings) -> BaseTransport:
     """Make the transport that the settings name, with its fallback and its buffer around it.
 
     Raises:
         ConfigError: No such transport, or it cannot be made.
     """
+    if _instead is not None and not _is_memory(settings.transport):
+        return _instead
     transport = _made(settings.transport, "transport", settings)
     if settings.fallback is not None:
         transport = _with_fallback(transport, settings)
@@ -77,6 +93,8 @@ def create(settings: Settings) -> BaseTransport:
 
 def missing_settings(settings: Settings) -> list[str]:
     """The settings without which one of the transports cannot deliver."""
+    if _instead is not None:
+        return []
     wanted = {"transport": settings.transport, "fallback": settings.fallback}
     required = [
         name
@@ -85,6 +103,10 @@ def missing_settings(settings: Settings) -> list[str]:
         for name in _class(value, option).requires
     ]
     return [name for name in dict.fromkeys(required) if getattr(settings, name) is None]
+
+
+def _is_memory(wanted: object) -> bool:
+    return wanted == "memory" or isinstance(wanted, _class("memory", "transport"))
 
 
 def _made(wanted: object, option: str, settings: Settings) -> BaseTransport:

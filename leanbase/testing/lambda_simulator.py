@@ -1,0 +1,338 @@
+"""A Lambda sandbox for unit tests: a process that is frozen between invocations, times out and is ended."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+import uuid
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from leanbase import transports
+from leanbase.default import default_client
+from leanbase.handlers import aws_lambda
+from leanbase.handlers.termination import install_sigterm_handler
+from leanbase.testing.captured import CapturedEvents
+from leanbase.testing.sink import sink, write_line
+
+if TYPE_CHECKING:
+    from typing import Self
+
+Handler: TypeAlias = Callable[[Any, Any], Any]
+
+REGION = "eu-west-1"
+ACCOUNT = "123456789012"
+SIGTERM_SECONDS = 0.5
+INITIALISATION_SECONDS = 10.0
+
+
+class LambdaContext:
+    """What Lambda passes beside the event, with a clock that runs.
+
+    Args:
+        timeout: Seconds until the function times out, from now on.
+        function_name: The function's name.
+        memory_limit_in_mb: Its memory.
+        aws_request_id: The invocation's id. Default: a new one.
+
+    Example:
+        >>> context = LambdaContext(timeout=3.0)
+        >>> 2900 < context.get_remaining_time_in_millis() <= 3000
+        True
+    """
+
+    function_version = "$LATEST"
+    identity = None
+    client_context = None
+
+    def __init__(
+        self,
+        timeout: float = 3.0,
+        *,
+        function_name: str = "function",
+        memory_limit_in_mb: int = 128,
+        aws_request_id: str | None = None,
+    ) -> None:
+        self._ends = time.monotonic() + timeout
+        self.function_name = function_name
+        self.memory_limit_in_mb = memory_limit_in_mb
+        self.aws_request_id = aws_request_id or str(uuid.uuid4())
+        self.invoked_function_arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{function_name}"
+        self.log_group_name = f"/aws/lambda/{function_name}"
+        self.log_stream_name = "2026/01/01/[$LATEST]0123456789abcdef0123456789abcdef"
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until the function times out, never negative."""
+        return max(0, int((self._ends - time.monotonic()) * 1000))
+
+
+class FunctionError(Exception):
+    """An invocation that has no result, as its caller hears of it.
+
+    Attributes:
+        type: The class of the exception that left the handler, or what Lambda calls the end of the sandbox:
+            `Sandbox.Timedout`, `Runtime.ExitError`.
+        stack: The lines of the traceback, if there is one.
+    """
+
+    def __init__(self, type: str, message: str, stack: str = "") -> None:
+        super().__init__(f"{type}: {message}")
+        self.type = type
+        self.stack = stack
+
+
+class LambdaSimulator:
+    """Runs a handler as Lambda does: in a process of its own, frozen between invocations.
+
+    The first invocation, and the one after a timeout, a crash or an end, is a cold start in a new process,
+    which is forked from the test's: what the test has patched is patched there, too. What the process
+    captures arrives in `events` when it leaves, so that what would be lost in Lambda is lost here. SIGTERM
+    is handled as with an extension on Python 3.12 and later. Nothing is sent. Linux and macOS.
+
+    Args:
+        handler: The handler, or `"module.function"`, which is then imported in the process.
+        timeout: The function's timeout in seconds.
+        environment: Environment variables of the function.
+
+    Attributes:
+        events: What left the sandboxes so far, as `CapturedEvents`.
+
+    Example:
+        >>> import leanbase
+        >>> @leanbase.lambda_handler
+        ... def handler(event, context):
+        ...     leanbase.capture("greeted", distinct_id=event["user"])
+        ...     return "hello"
+        >>> with LambdaSimulator(handler) as function:
+        ...     function.invoke({"user": "user_1"})
+        ...     function.events.assert_captured("greeted", distinct_id="user_1")["event"]
+        'hello'
+        'greeted'
+    """
+
+    def __init__(
+        self, handler: Handler | str, *, timeout: float = 3.0, environment: dict[str, str] | None = None
+    ) -> None:
+        if not hasattr(os, "fork"):
+            raise NotImplementedError("LambdaSimulator needs os.fork(), which this platform does not have")
+        self.events = CapturedEvents()
+        self._handler = handler
+        self._timeout = timeout
+        self._environment = environment or {}
+        self._sandbox: _Sandbox | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def invoke(self, event: Any, *, request_id: str | None = None) -> Any:
+        """Invoke the function and wait for its result, thawed; then it is frozen again.
+
+        Args:
+            event: Anything with a JSON form.
+            request_id: The id of the invocation, to repeat one that failed. Default: a new one.
+
+        Returns:
+            The result, as its caller gets it: through JSON.
+
+        Raises:
+            FunctionError: The handler raised, timed out, or ended its process.
+        """
+        __tracebackhide__ = True
+        if self._sandbox is None:
+            self._sandbox = _Sandbox(self._handler, self._environment, self._timeout, self.events)
+        sandbox = self._sandbox
+        sandbox.signal(signal.SIGCONT)
+        try:
+            answer = sandbox.ask({"event": event, "request_id": request_id}, self._timeout)
+        except _EndedError as end:
+            self.kill()
+            raise FunctionError(end.type, str(end)) from None
+        self.freeze()
+        if "error" in answer:
+            raise FunctionError(*answer["error"])
+        return answer["result"]
+
+    def freeze(self) -> None:
+        """Stop all that runs in the sandbox, at whatever point it is. Done after each invocation."""
+        if self._sandbox is not None:
+            self._sandbox.signal(signal.SIGSTOP)
+
+    def thaw(self, seconds: float = 0.0) -> None:
+        """Let the sandbox go on without an invocation, and wait that long."""
+        if self._sandbox is not None:
+            self._sandbox.signal(signal.SIGCONT)
+            self._sandbox.read_for(seconds)
+
+    def terminate(self) -> bool:
+        """End the sandbox as Lambda does: thaw, SIGTERM, after 0.5 s SIGKILL; whether that was needed."""
+        killed = False
+        if self._sandbox is not None:
+            self._sandbox.signal(signal.SIGCONT)
+            self._sandbox.signal(signal.SIGTERM)
+            killed = not self._sandbox.ends_within(SIGTERM_SECONDS)
+            self.kill()
+        return killed
+
+    def kill(self) -> None:
+        """End the sandbox on the spot, as the kernel does when its memory is used up."""
+        sandbox, self._sandbox = self._sandbox, None
+        if sandbox is not None:
+            sandbox.signal(signal.SIGKILL)
+            sandbox.close()
+
+
+class _EndedError(Exception):
+    def __init__(self, type: str, message: str) -> None:
+        super().__init__(message)
+        self.type = type
+
+
+class _Sandbox:
+    """The process and the pipes to it."""
+
+    def __init__(
+        self, handler: Handler | str, environment: dict[str, str], timeout: float, events: CapturedEvents
+    ) -> None:
+        self._events = events
+        questions, self._write = os.pipe()
+        self._read, answers = os.pipe()
+        self._rest = b""
+        self._exit: int | None = None
+        with warnings.catch_warnings():
+            # From 3.12 on a fork of a process with threads is warned of; of theirs nothing is used.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._write)
+            os.close(self._read)
+            _serve(handler, environment, timeout, questions, answers)
+        os.close(questions)
+        os.close(answers)
+        self._wait_for_initialisation()
+
+    def _wait_for_initialisation(self) -> None:
+        try:
+            answer = self._next(INITIALISATION_SECONDS)
+        except _EndedError as end:
+            self.close()
+            raise FunctionError(end.type, f"the initialisation failed: {end}") from None
+        if "error" in answer:
+            self.close()
+            raise FunctionError(*answer["error"])
+
+    def ask(self, question: Any, seconds: float) -> dict[str, Any]:
+        """Send an event and wait for the answer.
+
+        Raises:
+            _EndedError: None came in time, or the process is gone.
+        """
+        try:
+            write_line(self._write, question)
+        except BrokenPipeError:
+            pass  # its end is found when reading
+        return self._next(seconds)
+
+    def _next(self, seconds: float) -> dict[str, Any]:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            for message in self._messages(left):
+                return message
+            if self._exit is not None:
+                raise _EndedError("Runtime.ExitError", f"the process ended with {self._exit}")
+        raise _EndedError("Sandbox.Timedout", f"Task timed out after {seconds:.2f} seconds")
+
+    def _messages(self, seconds: float) -> list[dict[str, Any]]:
+        """Read what has come, wait that long if nothing has; captured events are put aside."""
+        if not select.select([self._read], [], [], seconds)[0]:
+            return []
+        data = os.read(self._read, 1024 * 1024)
+        if not data:
+            self._exit = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        messages = [json.loads(line) for line in lines]
+        self._events.extend(message["captured"] for message in messages if "captured" in message)
+        return [message for message in messages if "captured" not in message]
+
+    def read_for(self, seconds: float) -> None:
+        """Take what the process captures for that long."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and self._exit is None:
+            self._messages(left)
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether the process ends by itself in that time."""
+        self.read_for(seconds)
+        return self._exit is not None
+
+    def signal(self, number: int) -> None:
+        if self._exit is None:
+            os.kill(self._pid, number)
+
+    def close(self) -> None:
+        """Take the last that it captured, and wait for its end."""
+        while self._exit is None:
+            self._messages(1.0)
+        os.close(self._read)
+        os.close(self._write)
+
+
+def _serve(
+    handler: Handler | str, environment: dict[str, str], timeout: float, questions: int, answers: int
+) -> NoReturn:
+    """What runs in the sandbox: one invocation after the other, until it is killed."""
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        name = environment.get("AWS_LAMBDA_FUNCTION_NAME", "function")
+        os.environ.update({"AWS_LAMBDA_FUNCTION_NAME": name, "AWS_REGION": REGION, **environment})
+        sink.pipe = answers
+        transports.intercept(sink)
+        default_client.shutdown()
+        aws_lambda.forget_invocations()
+        try:
+            call = _imported(handler) if isinstance(handler, str) else handler
+            install_sigterm_handler()
+        except BaseException as error:
+            write_line(answers, {"error": _error(error)})
+            os._exit(code)
+        write_line(answers, {})
+        with os.fdopen(questions) as lines:
+            for line in lines:
+                question = json.loads(line)
+                context = LambdaContext(timeout, function_name=name, aws_request_id=question["request_id"])
+                try:
+                    answer = {"result": json.loads(json.dumps(call(question["event"], context)))}
+                except Exception as error:
+                    answer = {"error": _error(error)}
+                write_line(answers, answer)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _imported(name: str) -> Handler:
+    module, _, function = name.rpartition(".")
+    handler: Handler = getattr(importlib.import_module(module), function)
+    return handler
+
+
+def _error(error: BaseException) -> tuple[str, str, str]:
+    return type(error).__name__, str(error), "".join(traceback.format_exception(error))

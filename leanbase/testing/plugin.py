@@ -1,0 +1,68 @@
+"""The pytest plugin: nothing is sent, and `leanbase_events` has what was captured.
+
+A test that is to send carries the marker `leanbase_send`; the setting `leanbase_send = true` lets all of them
+send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from leanbase.testing.captured import CapturedEvents
+
+SEND = "leanbase_send"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini(SEND, "Let Leanbase clients send what tests capture.", type="bool", default=False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{SEND}: let the Leanbase clients that this test makes send")
+    if not config.getini(SEND):
+        _intercept()
+
+
+def pytest_unconfigure() -> None:
+    from leanbase import transports
+
+    transports.intercept(None)
+
+
+def _intercept() -> None:
+    # Here, not above: pytest loads this in every project that has the package.
+    from leanbase import transports
+    from leanbase.testing.sink import sink
+
+    transports.intercept(sink)
+
+
+@pytest.fixture(autouse=True)
+def _leanbase_sends(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a test with the marker send, with a default client of its own."""
+    if request.node.get_closest_marker(SEND) is None or request.config.getini(SEND):
+        yield
+        return
+    import leanbase
+    from leanbase import transports
+
+    leanbase.shutdown()
+    transports.intercept(None)
+    yield
+    leanbase.shutdown()
+    _intercept()
+
+
+@pytest.fixture
+def leanbase_events() -> Iterator[CapturedEvents]:
+    """The events that any client captured during the test, when they would have been sent."""
+    from leanbase.testing.captured import CapturedEvents
+    from leanbase.testing.sink import sink
+
+    before, sink.recording = sink.recording, CapturedEvents()
+    yield sink.recording
+    sink.recording = before

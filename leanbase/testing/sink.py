@@ -1,0 +1,48 @@
+"""Where events go in tests, instead of where the configuration says."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+
+from leanbase.delivery import Deadline, Receipt
+from leanbase.encoding import EncodedEvent
+from leanbase.testing.captured import CapturedEvents
+from leanbase.transports.base import BaseTransport
+
+
+class Sink(BaseTransport):
+    """Gives events to whoever records them, and forgets them when nobody does.
+
+    Attributes:
+        recording: Takes the events, if anything does.
+        pipe: A file descriptor that they are written to instead, a line each.
+    """
+
+    def __init__(self) -> None:
+        self.recording: CapturedEvents | None = None
+        self.pipe: int | None = None
+        self._lock = threading.Lock()
+
+    def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
+        """Take the events. Counts as delivered."""
+        with self._lock:
+            if self.pipe is not None:
+                for event in events:
+                    write_line(self.pipe, {"captured": event.decode()})
+            elif self.recording is not None:
+                self.recording.extend(event.decode() for event in events)
+        return Receipt(delivered=len(events))
+
+
+def write_line(descriptor: int, message: object) -> None:
+    """Write an object to a pipe, as a line of JSON."""
+    rest = memoryview(json.dumps(message).encode() + b"\n")
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+sink = Sink()
+"""The one of this process. What clients were made with stays the same from test to test."""

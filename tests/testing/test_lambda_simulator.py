@@ -1,0 +1,169 @@
+"""What users' unit tests see of a sandbox."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import leanbase
+from leanbase import transports
+from leanbase.testing import CapturedEvents, FunctionError, LambdaContext, LambdaSimulator
+from leanbase.testing.sink import sink
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork()")
+
+
+@pytest.fixture(autouse=True)
+def intercepted() -> Iterator[None]:
+    """As the plugin does in users' sessions."""
+    transports.intercept(sink)
+    yield
+    transports.intercept(None)
+
+
+@leanbase.lambda_handler
+def handler(event: dict[str, Any], context: Any) -> Any:
+    leanbase.capture("begun", "u")
+    if "sleep" in event:
+        time.sleep(event["sleep"])
+    if "raise" in event:
+        raise ValueError(event["raise"])
+    if "exit" in event:
+        os._exit(event["exit"])
+    return {"left": context.get_remaining_time_in_millis(), "name": context.function_name, "pid": os.getpid()}
+
+
+def names(events: CapturedEvents) -> list[str]:
+    return [each["event"] for each in events]
+
+
+def test_results_events_and_a_clock_that_runs() -> None:
+    with LambdaSimulator(
+        handler, timeout=2.0, environment={"AWS_LAMBDA_FUNCTION_NAME": "orders"}
+    ) as function:
+        first, second = function.invoke({"sleep": 0.2}), function.invoke({})
+    assert first["left"] < second["left"] <= 2000
+    assert first["name"] == "orders"
+    assert first["pid"] == second["pid"] != os.getpid()
+    tags = [each["properties"]["faas.coldstart"] for each in function.events]
+    assert tags == [True, False]
+    assert function.events[0]["properties"]["faas.name"] == "orders"
+
+
+def test_an_exception_is_the_callers_and_captured() -> None:
+    with LambdaSimulator(handler) as function:
+        with pytest.raises(FunctionError, match="ValueError: no such order") as raised:
+            function.invoke({"raise": "no such order"})
+        assert function.invoke({})
+    assert raised.value.type == "ValueError"
+    assert 'raise ValueError(event["raise"])' in raised.value.stack
+    assert names(function.events) == ["begun", "$exception", "begun"]
+
+
+def test_a_timeout_ends_the_sandbox_with_what_it_had_not_sent() -> None:
+    with LambdaSimulator(handler, timeout=0.3) as function:
+        with pytest.raises(FunctionError, match=r"Task timed out after 0\.30 seconds") as raised:
+            function.invoke({"sleep": 10})
+        assert raised.value.type == "Sandbox.Timedout"
+        function.events.assert_not_captured()
+        function.invoke({})
+    assert function.events.assert_captured("begun", times=1)["properties"]["faas.coldstart"] is True
+
+
+def test_a_process_that_ends_itself() -> None:
+    with LambdaSimulator(handler) as function:
+        with pytest.raises(FunctionError, match=r"Runtime\.ExitError: the process ended with 3"):
+            function.invoke({"exit": 3})
+        assert function.invoke({})
+
+
+def test_between_invocations_nothing_runs() -> None:
+    """Unless the test thaws it, as an invocation does."""
+
+    def with_thread(event: Any, context: Any) -> None:
+        threading.Thread(target=late, daemon=True).start()
+
+    def late() -> None:
+        time.sleep(0.3)
+        leanbase.capture("late", "u")
+
+    with LambdaSimulator(with_thread) as function:
+        function.invoke({})
+        time.sleep(0.6)
+        function.events.assert_not_captured()
+        function.thaw(0.6)
+        function.events.assert_captured("late")
+
+
+def test_sigterm_sends_what_is_retained() -> None:
+    def capture_in_scope(event: Any, context: Any) -> None:
+        scope = leanbase.delivery_scope()
+        scope.__enter__()
+        leanbase.capture("collected", "u")
+
+    with LambdaSimulator(capture_in_scope) as function:
+        function.invoke({})
+        function.events.assert_not_captured()
+        assert not function.terminate()
+        function.events.assert_captured("collected")
+
+
+def test_a_sandbox_that_ignores_sigterm_is_killed() -> None:
+    def ignore(event: Any, context: Any) -> None:
+        import signal
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    with LambdaSimulator(ignore) as function:
+        function.invoke({})
+        assert function.terminate()
+
+
+def test_a_retry_with_the_same_request_id_captures_the_same_events() -> None:
+    @leanbase.lambda_handler(idempotent=True)
+    def retried(event: Any, context: Any) -> None:
+        leanbase.capture("paid")
+
+    event = {"detail-type": "payment", "time": "2026-01-02T03:04:05Z"}
+    with LambdaSimulator(retried) as function:
+        function.invoke(event, request_id="r-1")
+        function.kill()
+        function.invoke(event, request_id="r-1")
+    first, second = function.events
+    assert {**first, "properties": None} == {**second, "properties": None}
+    assert first["timestamp"] == "2026-01-02T03:04:05+00:00"
+
+
+def test_a_handler_by_name_is_imported_in_the_sandbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "app_by_name.py").write_text(
+        "import leanbase\nleanbase.capture('while initialising', 'u')\n"
+        "@leanbase.lambda_handler\ndef handler(event, context):\n    return event\n"
+    )
+    with LambdaSimulator("app_by_name.handler") as function:
+        assert function.invoke([1]) == [1]
+    assert names(function.events) == ["while initialising"]
+    assert "app_by_name" not in sys.modules
+
+
+def test_an_initialisation_that_fails_is_told() -> None:
+    function = LambdaSimulator("no_such_module.handler")
+    with pytest.raises(FunctionError, match="ModuleNotFoundError"):
+        function.invoke({})
+
+
+def test_a_context_by_itself() -> None:
+    context = LambdaContext(0.2, function_name="f")
+    assert 0 < context.get_remaining_time_in_millis() <= 200
+    time.sleep(0.25)
+    assert context.get_remaining_time_in_millis() == 0
+    assert context.invoked_function_arn.endswith(":function:f")
