@@ -63,6 +63,7 @@ class Emulator:
         assert binary is not None, "the emulator is missing: run make setup"
         self.port, runtime_port = free_port(), free_port()
         self.log: list[str] = []
+        self._killed = False
         self._process = subprocess.Popen(
             [
                 str(binary),
@@ -137,13 +138,17 @@ class Emulator:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
 
-    def kill(self) -> None:
-        """SIGKILL, and wait until everything is gone."""
+    def kill(self) -> bool:
+        """SIGKILL, and wait until everything is gone; false if it was already."""
+        if self._killed:
+            return False
+        self._killed = True
         self.signal(signal.SIGKILL)
         self._process.wait()
         self._reader.join()
         assert self._process.stdout is not None
         self._process.stdout.close()
+        return True
 
     def durations(self) -> list[float]:
         """Milliseconds from each invocation's start until its caller had the response."""

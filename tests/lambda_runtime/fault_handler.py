@@ -1,0 +1,27 @@
+"""The function of the fault matrix: captures, and then does what the event says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import leanbase
+
+
+def handle(event: dict[str, Any], context: Any) -> None:
+    for number in range(event["count"]):
+        leanbase.capture("captured", "u", properties={"invocation": event["name"], "number": number})
+    then = event.get("then")
+    if then == "sleep":
+        time.sleep(event["seconds"])
+    elif then == "raise":
+        raise ValueError("the handler's own error")
+    elif then == "exit":
+        os._exit(1)
+    elif then == "out of memory":
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does
+
+
+handler: Any = leanbase.lambda_handler(flush=os.environ["FLUSH"])(handle)  # type: ignore[call-overload]
