@@ -76,3 +76,47 @@ def run_out_of_memory(event: dict[str, Any], context: Any) -> None:
     for number in range(event["count"]):
         leanbase.capture("order created", event["user"], properties={"number": number})
     os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does
+
+
+@leanbase.lambda_handler(flush="after_response")
+def after_response(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    for number in range(event.get("count", 0)):
+        leanbase.capture("order created", "u", properties={"number": number})
+    if "raise" in event:
+        raise ValueError("the handler's own error")
+    time.sleep(event.get("sleep", 0))
+    return {"request": context.aws_request_id, "stats": leanbase.stats(), "text": "x" * event.get("size", 0)}
+
+
+def sometimes_after_response(event: dict[str, Any], context: Any) -> Any:
+    """Lambda calls this one, and it calls the decorated one only now and then."""
+    if "undecorated" in event:
+        time.sleep(event["undecorated"])
+        return "undecorated"
+    return after_response(event, context)
+
+
+@leanbase.lambda_handler(flush="after_response")
+def nested_after_response(event: dict[str, Any], context: Any) -> Any:
+    leanbase.capture("outer", "u")
+    answer = after_response(event, context)
+    leanbase.capture("outer again", "u")
+    return answer
+
+
+def no_sdk(event: dict[str, Any], context: Any) -> str:
+    return "done"
+
+
+@leanbase.lambda_handler(idempotent=True)
+def idempotent(event: dict[str, Any], context: Any) -> None:
+    leanbase.capture("order created", "u")
+    leanbase.capture("order created", "u", properties={"second": True})
+    leanbase.capture("anonymous")
+    if event.get("fail"):
+        raise ValueError("try again")
+
+
+@leanbase.lambda_handler
+def identify_and_capture(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    return {"uuid": leanbase.capture("after the restore", "u"), "pid": os.getpid()}

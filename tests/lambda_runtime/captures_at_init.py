@@ -1,0 +1,18 @@
+"""A handler's file that captures while it is imported."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import leanbase
+
+started = time.monotonic()
+uuids = [leanbase.capture("while initialising", "u", properties={"number": number}) for number in range(5)]
+took = time.monotonic() - started
+
+
+@leanbase.lambda_handler
+def handler(event: Any, context: Any) -> dict[str, Any]:
+    leanbase.capture("in the handler", "u")
+    return {"took": took, "stats": leanbase.stats()}
