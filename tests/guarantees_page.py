@@ -16,7 +16,7 @@ emulator; the table that the tests read is the one that this page is made from.
 | | |
 |---|---|
 | sent | before the caller has the answer; with `after_response`, before the sandbox is frozen |
-| next | with the next invocation that the process has; after three failed sends in a row, with the first that begins 30 s later |
+| next | with the next invocation that the process has; after three failed sends in a row, or one without an answer until its deadline, with the first that begins 30 s later |
 | disk | with the first invocation of the next process that has the same directory: in Lambda after a timeout or a crash, elsewhere on the same disk |
 | **lost** | an event can be lost; the number says why |
 

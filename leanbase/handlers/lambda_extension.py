@@ -208,6 +208,10 @@ def register() -> LambdaExtension:
         connection.sock.settimeout(None)
         extension = LambdaExtension(connection, identifier)
         extension.start()
+    except RefusedError:
+        connection.close()
+        raise
     except (OSError, HTTPException, RuntimeError) as error:
+        connection.close()
         raise RefusedError(f"the Extensions API does not answer: {type(error).__name__}") from error
     return extension

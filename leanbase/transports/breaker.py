@@ -15,7 +15,7 @@ LONGEST_PAUSE_SECONDS = 300.0
 
 
 class CircuitBreaker:
-    """After three failures in a row it refuses for 30 s, then lets one probe through.
+    """After three failures in a row, or one slow one, it refuses for 30 s, then lets one probe through.
 
     Each failed probe doubles the pause, up to 5 minutes; one success closes the circuit. Time spent
     frozen counts as time passed.
@@ -53,16 +53,22 @@ class CircuitBreaker:
             self._pause = FIRST_PAUSE_SECONDS
             self._opened = None
 
-    def failed(self, ticket: int) -> None:
-        """No answer, or one that says to come back later."""
+    def failed(self, ticket: int, *, slowly: bool = False) -> None:
+        """No answer, or one that says to come back later.
+
+        Args:
+            ticket: From `admits`.
+            slowly: Whether it took the caller's time until its deadline. Three of those would be too much.
+        """
         with self._lock:
             if ticket != self._epoch:
                 return
-            self._failures += 1
+            self._failures += FAILURES_TO_OPEN if slowly else 1
             if self._failures < FAILURES_TO_OPEN:
                 return
             if self._opened is not None:
                 self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
             self._opened = Elapsed()
             self._epoch += 1
-        logger.warning("%d sends failed in a row; the next is tried in %d s", self._failures, self._pause)
+        what = "no answer in all the time there was" if slowly else f"{self._failures} sends failed in a row"
+        logger.warning("%s; the next is tried in %d s", what, self._pause)

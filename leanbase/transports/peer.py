@@ -24,6 +24,7 @@ logger = logging.getLogger("leanbase")
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 30.0
 SHORTEST_WAIT_SECONDS = 0.1
+SLOW_SECONDS = 1.0
 PAUSED = "paused"
 DEADLINE = "deadline"
 
@@ -58,18 +59,18 @@ class Peer:
         if deadline.expired:
             # Says nothing about the peer, so the breaker does not hear of it.
             raise TransportError("there was no time left to send", reason=DEADLINE)
+        given = deadline.remaining()
         ticket = self._breaker.admits()
         if not ticket:
-            raise TransportError(
-                "the endpoint failed several times in a row; sending is paused", reason=PAUSED
-            )
+            raise TransportError("the endpoint has just failed; sending is paused", reason=PAUSED)
         try:
             self._with_retries(attempt, deadline)
         except RejectedError:
             self._breaker.succeeded()
             raise
         except TransportError:
-            self._breaker.failed(ticket)
+            # With little time to begin with, a deadline says little about the peer.
+            self._breaker.failed(ticket, slowly=deadline.expired and given >= SLOW_SECONDS)
             raise
         self._breaker.succeeded()
 

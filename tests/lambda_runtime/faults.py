@@ -211,9 +211,7 @@ FAULTS = (
         TO_THE_SERVER,
         always=Behaviour(status=401),
     ),
-    Fault(
-        "it answers 500 for a while", {"*": NEXT}, ways=OVER_A_NETWORK, events=1, always=Behaviour(status=500)
-    ),
+    Fault("it answers 500 for a while", {"*": NEXT}, ways=OVER_A_NETWORK, always=Behaviour(status=500)),
     Fault(
         "it does not answer for a while",
         {"*": NEXT},

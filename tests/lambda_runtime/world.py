@@ -22,6 +22,8 @@ from tests.moto_server import CREDENTIALS
 from tests.transports.test_sqs import QUEUE, taking
 
 HERE = Path(__file__).parent
+PAUSE_SECONDS = 0.5
+"""Of the circuit breaker."""
 
 
 class World:
@@ -42,6 +44,7 @@ class World:
         self._lines: list[str] = []
         self._environment = {
             "FLUSH": flush,
+            "PAUSE": str(PAUSE_SECONDS),
             "LEANBASE_API_KEY": "phc_test",
             "LEANBASE_HOST": self.server.url,
             "LEANBASE_QUEUE_URL": self.server.url + QUEUE,
@@ -51,6 +54,9 @@ class World:
         }
         self._during = {name: value.format(tls=tls_url) for name, value in fault.environment.items()}
         self._be(Behaviour())
+
+    def __str__(self) -> str:
+        return f"{self.fault.name}, {self.way}, {self._environment['FLUSH']}\n" + "\n".join(self.emulator.log)
 
     def _be(self, behaviour: Behaviour) -> None:
         self.server.always(self._of_queue(behaviour))
@@ -76,11 +82,13 @@ class World:
             if self.fault.gone:
                 self.kill()
                 self._start()
+            elif self.fault.always is not None:
+                time.sleep(PAUSE_SECONDS)
             self.emulator.invoke({"count": self.fault.events, "name": "second"})
-            assert self._arrived("second"), "the next invocation's events did not arrive"
+            assert self._arrived("second"), f"{self}: the next invocation's events did not arrive"
             if outcome is None and self._arrived("first"):
                 outcome = DISK if self.fault.gone else NEXT
-            assert all(len(each) == 1 for each in self._uuids().values()), "an event has two ids"
+            assert all(len(each) == 1 for each in self._uuids().values()), f"{self}: an event has two ids"
             return outcome or LOST
         finally:
             self.kill()
