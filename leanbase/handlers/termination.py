@@ -54,7 +54,8 @@ class Termination:
         self._clients: WeakSet[Leanbase] = WeakSet()
         self._holders = 0
         self._previous: Any = None
-        self._generation = forking.watch()
+        # Not the generation: the signal may come before a forked child has counted itself.
+        self._process = os.getpid()
         self._flushing: threading.Thread | None = None
 
     def install(self, client: Leanbase) -> bool:
@@ -89,7 +90,7 @@ class Termination:
 
     def _handle(self, signum: int, frame: Any) -> None:
         # What a forked child inherits is not for it to send.
-        if self._flushing is None and self._generation == forking.generation:
+        if self._flushing is None and self._process == os.getpid():
             self._flushing = threading.Thread(target=self._flush, args=(signum,), daemon=True)
             try:
                 self._flushing.start()
