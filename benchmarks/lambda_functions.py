@@ -30,13 +30,13 @@ elif WHICH == "urllib3":
         pool.request("POST", f"{HOST}/batch/", body=PACKED, headers=HEADERS)
         return "done"
 
-elif WHICH == "leanbase":
+elif WHICH in ("leanbase", "leanbase after_response"):
     import leanbase
 
     leanbase.api_key = KEY
     leanbase.host = HOST
 
-    @leanbase.lambda_handler
+    @leanbase.lambda_handler(flush="end" if WHICH == "leanbase" else "after_response")
     def handler(event: Any, context: Any) -> str:
         for _ in range(EVENTS):
             leanbase.capture(NAME, WHO, PROPERTIES)

@@ -255,7 +255,8 @@ def hand_off() -> str:
 
 def invocation(delay_ms: int) -> str:
     """Ten events in one warm invocation, in AWS's emulator, until the caller has the response."""
-    functions = ["nothing", "urllib3", "leanbase", "posthog flush", "segment flush", "posthog sync_mode"]
+    functions = ["nothing", "urllib3", "leanbase", "leanbase after_response"]
+    functions += ["posthog flush", "segment flush", "posthog sync_mode"]
     with server(delay_ms) as url, contextlib.ExitStack() as stack:
         emulators: dict[str, Emulator] = {}
         counts: Counter[Emulator] = Counter()

@@ -29,8 +29,8 @@ logger = logging.getLogger("leanbase")
 NAME = "leanbase"
 API = "/2020-01-01/extension"
 REGISTER_SECONDS = 1.0
-FIRST_LOOK_SECONDS = 0.01
-LONGEST_LOOK_SECONDS = 0.1
+FIRST_LOOK_SECONDS = 0.02
+LONGEST_LOOK_SECONDS = 0.16
 """How often to look whether the runtime is through with an invocation that nobody tells us of."""
 
 RESPONSE_LOOK_SECONDS = 0.001
@@ -99,7 +99,6 @@ class LambdaExtension:
         pause = 0.0
         while True:
             try:
-                self._wait_for_event()
                 self._wait_for_end()
                 self._do_work()
                 self._release()
@@ -126,19 +125,20 @@ class LambdaExtension:
         except OSError as error:
             logger.debug("the Extensions API does not answer: %s", type(error).__name__)
 
-    def _wait_for_event(self) -> None:
-        # The answer is read later: what that costs is then after the response.
-        select.select([self._connection.sock], [], [])
-
     def _wait_for_end(self) -> None:
-        """Wait until all that began has ended, or the runtime waits for another invocation."""
+        """Wait until all that began has ended, or an event has come and the runtime is through with it.
+
+        It is the handler's end that wakes us, not the event: its time is not ours to take.
+        """
         pause = FIRST_LOOK_SECONDS
+        has_event = False
         with self._changed:
-            while self._running or not self._has_begun:
-                told = self._changed.wait(pause)
-                if not told and runtime_is_idle():
+            while not self._changed.wait_for(lambda: self._has_begun and not self._running, pause):
+                if has_event and runtime_is_idle():
                     return  # a handler that is not decorated; or one that a thread runs by itself
-                pause = min(pause * 2, LONGEST_LOOK_SECONDS)
+                # Only the next look counts: the runtime may have the same event and not have begun yet.
+                has_event = bool(select.select([self._connection.sock], [], [], 0)[0])
+                pause = min(pause * 2, LONGEST_LOOK_SECONDS) if has_event else FIRST_LOOK_SECONDS
         until = time.monotonic() + RESPONSE_SECONDS
         while not runtime_is_idle() and time.monotonic() < until:
             time.sleep(RESPONSE_LOOK_SECONDS)
