@@ -53,7 +53,8 @@ class Sources:
             elif filename not in linecache.cache and not linecache.lazycache(filename, module_globals):
                 return []  # linecache would look for a file of that name elsewhere
             lines = linecache.getlines(filename, module_globals)
-            if found is not None and found.st_mtime > self._running_since:
+            # A name such as <string> is that of many; Python 3.13 keeps the source of one of them.
+            if filename.startswith("<") or (found is not None and found.st_mtime > self._running_since):
                 self._changed[filename] = set(_codes("".join(lines), filename))
             return lines
         except Exception:

@@ -215,7 +215,7 @@ class _Invocation:
     def _defer(self, extension: LambdaExtension) -> bool:
         """Leave the send to the extension; false when it will not do it."""
         self._scope.deferred = True
-        request_id = getattr(self._lambda_context, "aws_request_id", None)
+        request_id = _text_of(self._lambda_context, "aws_request_id")
         self._scope.deferred = extension.end(request_id, self._close_later)
         return self._scope.deferred
 
@@ -225,12 +225,15 @@ class _Invocation:
 
     def _work(self) -> idempotency.Work | None:
         """What this invocation may be done again as; a handler called by another is part of its work."""
-        request_id = getattr(self._lambda_context, "aws_request_id", None)
+        request_id = _text_of(self._lambda_context, "aws_request_id")
         outer = idempotency.current()
-        if outer is not None or not isinstance(request_id, str):
+        if outer is not None or request_id is None:
             return outer
-        name = getattr(self._lambda_context, "function_name", None)
-        return idempotency.Work(f"{name}/{request_id}", moment_of(self._event))
+        try:
+            moment = moment_of(self._event)
+        except Exception:
+            moment = None  # an event of a class of its own
+        return idempotency.Work(f"{_text_of(self._lambda_context, 'function_name')}/{request_id}", moment)
 
 
 def _initialise(client: Leanbase, preconnect: bool, after_response: bool) -> LambdaExtension | None:
@@ -272,7 +275,7 @@ def _is_cold(context: Any) -> bool:
     limit_initialisation(None)
     was_cold, _cold = _cold, False
     outer = get_tags()
-    inside = outer.get("faas.invocation_id") == getattr(context, "aws_request_id", None)
+    inside = outer.get("faas.invocation_id") == _text_of(context, "aws_request_id")
     return was_cold or (inside and outer.get("faas.coldstart") is True)
 
 
@@ -284,9 +287,9 @@ def forget_invocations() -> None:
 
 def _tag_invocation(context: Any, is_cold: bool) -> None:
     tags = {
-        "faas.name": getattr(context, "function_name", None),
-        "faas.version": getattr(context, "function_version", None),
-        "faas.invocation_id": getattr(context, "aws_request_id", None),
+        "faas.name": _text_of(context, "function_name"),
+        "faas.version": _text_of(context, "function_version"),
+        "faas.invocation_id": _text_of(context, "aws_request_id"),
         "faas.coldstart": is_cold,
         "cloud.provider": "aws",
         "cloud.region": os.environ.get("AWS_REGION"),
@@ -294,6 +297,15 @@ def _tag_invocation(context: Any, is_cold: bool) -> None:
     for name, value in tags.items():
         if value is not None:
             tag(name, value)
+
+
+def _text_of(context: Any, name: str) -> str | None:
+    """An attribute of whatever was passed as the context, if it is a text."""
+    try:
+        value = getattr(context, name, None)
+    except Exception:
+        return None
+    return value if isinstance(value, str) else None
 
 
 def _is_generator(handler: Any) -> bool:

@@ -41,7 +41,9 @@ def message(*events: Any, **others: Any) -> str:
 
 
 def gzipped(text: str) -> str:
-    return json.dumps({"leanbase": 1, "gzip": base64.b64encode(gzip.compress(text.encode())).decode()})
+    return json.dumps(
+        {"leanbase": 1, "gzip": base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()}
+    )
 
 
 @given(st.lists(st.dictionaries(st.text(), JSON, max_size=5), min_size=1, max_size=5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import linecache
 import os
 import sys
 import time
@@ -429,3 +430,17 @@ def the_project_is_the_working_directory_of_the_clients_creation(wire: Wire) -> 
         module.fail()
     client.capture_exception(caught.value)
     assert [frame["in_app"] for frame in frames(wire.exceptions()[-1])] == [False, True]
+
+
+@row("X-1")
+def a_pseudo_file_shows_no_source_of_another_of_its_name(wire: Wire) -> None:
+    """As `<string>` on Python 3.13, where linecache has what was given to `python -c`."""
+    source = "1/0\n"
+    linecache.cache["<string>"] = (len(source), None, source.splitlines(True), "<string>")
+    try:
+        for code, shown in (("1/0", True), ("2/0", False)):
+            with pytest.raises(ZeroDivisionError) as caught:
+                exec(compile(code, "<string>", "exec", dont_inherit=True), {"__name__": "shop.views"})
+            assert ("context_line" in frames(wire.capture(caught.value))[-1]) == shown
+    finally:
+        del linecache.cache["<string>"]
