@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 
 from leanbase import forking
@@ -402,29 +402,38 @@ class entered:  # noqa: N801 - used like a function
             pass  # left in another context, as the clean-up of some frameworks is; this one never had it
 
 
-class _FromFirstUse:
-    """A deadline that begins to run when it is first asked for."""
+class _Initialisation:
+    """A time limit for all sends of a process that is only just starting, from the first of them on."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, is_on: Callable[[], bool]) -> None:
         self._seconds = seconds
+        self._is_on = is_on
         self._deadline: Deadline | None = None
 
-    def __call__(self) -> Deadline:
+    def deadline(self) -> Deadline | None:
+        global _initialisation
+        if not self._is_on():
+            _initialisation = None
+            return None
         if self._deadline is None:
             self._deadline = Deadline.after(self._seconds)
         return self._deadline
 
 
-_initialisation: _FromFirstUse | None = None
+_initialisation: _Initialisation | None = None
 
 
-def limit_initialisation(seconds: float | None) -> None:
-    """Let all sends outside of any scope take no more than this together; `None` lifts the limit.
+def limit_initialisation(seconds: float, is_on: Callable[[], bool]) -> None:
+    """Let all sends together take no more than this while the process initialises.
 
     For platforms that give a process only so long until its first request.
+
+    Args:
+        seconds: From the first send on.
+        is_on: Whether it still initialises. When it does not, there is no limit any more.
     """
     global _initialisation
-    _initialisation = None if seconds is None else _FromFirstUse(seconds)
+    _initialisation = _Initialisation(seconds, is_on)
 
 
 def send_deadline(limit: float) -> Deadline:
@@ -439,4 +448,4 @@ def send_deadline(limit: float) -> Deadline:
         return deadline.earlier(scope.deadline)
     for other in unfinished_scopes():
         deadline = deadline.earlier(other.deadline)
-    return deadline if _initialisation is None else deadline.earlier(_initialisation())
+    return deadline if _initialisation is None else deadline.earlier(_initialisation.deadline())

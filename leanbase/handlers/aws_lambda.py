@@ -16,7 +16,7 @@ from leanbase.client import Leanbase
 from leanbase.contexts import get_tags, new_context, tag
 from leanbase.default import default_client
 from leanbase.delivery import Deadline, DeliveryScope, entered, limit_initialisation
-from leanbase.handlers import lambda_extension, snapstart
+from leanbase.handlers import lambda_extension, lambda_runtime, snapstart
 from leanbase.handlers.lambda_events import moment_of, tag_request
 from leanbase.handlers.termination import termination
 
@@ -60,7 +60,7 @@ _cold = True
 _registered: LambdaExtension | Literal[False] | None = None
 
 if "AWS_LAMBDA_RUNTIME_API" in os.environ:
-    limit_initialisation(INITIALISATION_SECONDS)
+    limit_initialisation(INITIALISATION_SECONDS, lambda_runtime.is_initialising)
 
 
 if TYPE_CHECKING:
@@ -272,7 +272,6 @@ def time_limit(context: Any) -> Deadline | None:
 def _is_cold(context: Any) -> bool:
     """Whether this is the first invocation of the sandbox, or inside it."""
     global _cold
-    limit_initialisation(None)
     was_cold, _cold = _cold, False
     outer = get_tags()
     inside = outer.get("faas.invocation_id") == _text_of(context, "aws_request_id")

@@ -10,11 +10,11 @@ import json
 import logging
 import os
 import select
-import sys
 import threading
 import time
 
 from leanbase import forking
+from leanbase.handlers import lambda_runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,13 +134,13 @@ class LambdaExtension:
         has_event = False
         with self._changed:
             while not self._changed.wait_for(lambda: self._has_begun and not self._running, pause):
-                if has_event and runtime_is_idle():
+                if has_event and lambda_runtime.is_idle():
                     return  # a handler that is not decorated; or one that a thread runs by itself
                 # Only the next look counts: the runtime may have the same event and not have begun yet.
                 has_event = bool(select.select([self._connection.sock], [], [], 0)[0])
                 pause = min(pause * 2, LONGEST_LOOK_SECONDS) if has_event else FIRST_LOOK_SECONDS
         until = time.monotonic() + RESPONSE_SECONDS
-        while not runtime_is_idle() and time.monotonic() < until:
+        while not lambda_runtime.is_idle() and time.monotonic() < until:
             time.sleep(RESPONSE_LOOK_SECONDS)
 
     def _do_work(self) -> None:
@@ -167,21 +167,6 @@ class LambdaExtension:
 def _json_of(response: HTTPResponse) -> dict[str, str]:
     event = json.loads(response.read() or b"{}")
     return event if isinstance(event, dict) else {}
-
-
-def runtime_is_idle() -> bool:
-    """Whether AWS's runtime client waits for an invocation, and so has posted the response to the last one.
-
-    True where another runtime client is used, of which nobody knows.
-    """
-    if "awslambdaric" not in sys.modules:
-        return True
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    while frame is not None:
-        if frame.f_code.co_name == "wait_next_invocation":
-            return True
-        frame = frame.f_back
-    return False
 
 
 def register() -> LambdaExtension:

@@ -16,3 +16,9 @@ took = time.monotonic() - started
 def handler(event: Any, context: Any) -> dict[str, Any]:
     leanbase.capture("in the handler", "u")
     return {"took": took, "stats": leanbase.stats()}
+
+
+def undecorated(event: Any, context: Any) -> dict[str, Any]:
+    time.sleep(event.get("sleep", 0))
+    leanbase.capture("in the handler", "u")
+    return {"stats": leanbase.stats()}

@@ -73,6 +73,15 @@ def test_a_dead_endpoint_does_not_use_up_the_initialisation(start: Start) -> Non
     assert answer.body["stats"]["captured"] == answer.body["stats"]["retained"] == 6
 
 
+def test_the_limit_ends_with_the_initialisation_also_without_the_decorator(
+    start: Start, server: FaultServer
+) -> None:
+    emulator = start("captures_at_init.undecorated")
+    for _ in range(2):
+        assert emulator.invoke({"sleep": 2.1}).body["stats"]["retained"] == 0
+    assert len(server.events) == 7
+
+
 # --- snapshots --------------------------------------------------------------------------------------------
 
 
