@@ -25,11 +25,13 @@ print("ready", flush=True)
 {wait}
 print("went on", flush=True)
 """
+# Many short sleeps: CPython does not wake from one that a signal comes just before.
+WAIT = "for _ in range(400): time.sleep(0.05)"
 CAPTURE_IN_SCOPE = "scope = leanbase.delivery_scope()\nscope.__enter__()\nleanbase.capture('collected', 'u')"
 
 
 def terminated(
-    url: str, body: str, before: str = "", wait: str = "time.sleep(20)", **environment: str
+    url: str, body: str, before: str = "", wait: str = WAIT, **environment: str
 ) -> tuple[int, str, float]:
     """Run, SIGTERM, and what came of it: exit code, output, and how long that took."""
     process = subprocess.Popen(
