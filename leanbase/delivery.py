@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
         def flush(self) -> Receipt: ...
 
+        def join(self) -> None: ...
+
 
 SCOPE_EVENTS = 100
 SCOPE_BYTES = 1024 * 1024
@@ -338,8 +340,12 @@ class DeliveryScope:
             idle = [sender for sender in others if sender not in self._collected]
         try:
             receipt = self.send_collected()
-            for sender in idle:
-                receipt += sender.flush()
+            for sender in others:
+                # Also what other threads of a client are sending is to arrive before the process may freeze.
+                if sender in idle:
+                    receipt += sender.flush()
+                else:
+                    sender.join()
             with self._lock:
                 # What another thread made leave early is to arrive before its invocation ends, too.
                 limit = None if self.deadline is None else self.deadline.remaining()
@@ -444,7 +450,7 @@ def send_deadline(limit: float) -> Deadline:
     """
     deadline = Deadline.after(limit)
     scope = open_scope()
-    if scope is not None and not scope.finished:
+    if scope is not None and not scope.finished and scope.is_of_this_process:
         return deadline.earlier(scope.deadline)
     for other in unfinished_scopes():
         deadline = deadline.earlier(other.deadline)

@@ -106,6 +106,7 @@ def build(
     if work is not None:
         uuid = work.next_uuid(draft.name) if uuid is None else uuid
         timestamp = work.moment if timestamp is None else timestamp
+    uuid = normalized_uuid(uuid)
     if distinct_id is None:
         distinct_id = uuid4() if work is None else idempotency.derived_uuid(f"personless/{uuid}")
         properties.setdefault("$process_person_profile", False)
@@ -120,7 +121,7 @@ def build(
     return {
         "event": draft.name,
         "distinct_id": distinct_id,
-        "uuid": normalized_uuid(uuid),
+        "uuid": uuid,
         "timestamp": normalized_timestamp(timestamp),
         "properties": properties,
     }

@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 from contextvars import ContextVar
 
+from leanbase import forking
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,10 +26,11 @@ class Work:
             tells.
     """
 
-    __slots__ = ("_counts", "_key", "_parts", "moment")
+    __slots__ = ("_counts", "_key", "_parts", "generation", "moment")
 
     def __init__(self, key: str, moment: object) -> None:
         self.moment = moment
+        self.generation = forking.watch()
         self._key = key
         self._counts: dict[str, Iterator[int]] = {}
         self._parts: dict[str, Work] = {}
@@ -47,7 +50,9 @@ def derived_uuid(text: str) -> str:
     """The same UUIDv5 whenever it is the same text."""
     from uuid import NAMESPACE_URL, uuid5
 
-    return str(uuid5(NAMESPACE_URL, f"leanbase:{text}"))
+    # Halves of surrogate pairs have no UTF-8.
+    plain = text.encode("utf-8", "backslashreplace").decode()
+    return str(uuid5(NAMESPACE_URL, f"leanbase:{plain}"))
 
 
 _current: ContextVar[Work | None] = ContextVar("leanbase_work", default=None)
@@ -55,7 +60,9 @@ _current: ContextVar[Work | None] = ContextVar("leanbase_work", default=None)
 
 def current() -> Work | None:
     """The work that this thread or task is doing, if it is any that may be done again."""
-    return _current.get()
+    work = _current.get()
+    # A forked child would count from where its parent is, too.
+    return work if work is not None and work.generation == forking.generation else None
 
 
 class doing:  # noqa: N801 - used like a function

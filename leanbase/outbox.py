@@ -130,7 +130,12 @@ class Outbox:
         """Send events once more whose send is under way and accounts for them itself."""
         if self.disabled:
             return self._transport.waiting()
-        return self._transport.send_now(events, deadline=send_deadline(self._send_seconds))
+        return self._transport.resend(events, deadline=send_deadline(self._send_seconds))
+
+    def join(self) -> None:
+        """Wait for what other threads are sending outside of scopes, without an attempt of our own."""
+        if not _in_on_error.get():
+            self._transport.join(send_deadline(self._send_seconds), of_scopes=False)
 
     def flush(self, *, within: float | None = None) -> Receipt:
         """Send what the open scope collected for this client, then all that waits in the transport."""

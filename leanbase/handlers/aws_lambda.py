@@ -205,17 +205,19 @@ class _Invocation:
         try:
             if self._capture_exceptions:
                 self._client.exception_leaves(exc, "LAMBDA_HANDLER")
-            if self._extension is None or not self._defer(self._extension):
+            # Whoever exits, or is interrupted, leaves no process behind in which to send later.
+            goes_on = exc is None or isinstance(exc, Exception)
+            if self._extension is None or not self._defer(self._extension, goes_on):
                 self._client.close_scope(self._scope)
         finally:
             self._doing.__exit__()
             self._entered.__exit__()
             self._context.__exit__(exc_type, exc, traceback)
 
-    def _defer(self, extension: LambdaExtension) -> bool:
+    def _defer(self, extension: LambdaExtension, goes_on: bool) -> bool:
         """Leave the send to the extension; false when it will not do it."""
         self._scope.deferred = True
-        request_id = _text_of(self._lambda_context, "aws_request_id")
+        request_id = _text_of(self._lambda_context, "aws_request_id") if goes_on else None
         self._scope.deferred = extension.end(request_id, self._close_later)
         return self._scope.deferred
 

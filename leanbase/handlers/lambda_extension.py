@@ -6,6 +6,7 @@ extension have asked for the next event. This extension asks when the work that 
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -63,6 +64,7 @@ class LambdaExtension:
     def _own_process(self) -> None:
         # Reentrant: a signal handler may end an invocation.
         self._changed = threading.Condition(threading.RLock())
+        self._working = threading.RLock()
         self._running = 0
         self._has_begun = False
         self._work: list[After] = []
@@ -71,6 +73,7 @@ class LambdaExtension:
     def start(self) -> None:
         """Ask for the first event, without which the initialisation does not end."""
         self._ask()
+        atexit.register(self._finish)
         threading.Thread(target=self._run, name="leanbase-extension", daemon=True).start()
 
     def begin(self) -> None:
@@ -92,8 +95,16 @@ class LambdaExtension:
             deferred = self._is_alive and request_id is not None and request_id != self._released
             if deferred:
                 self._work.append(work)
+            elif not self._running:
+                self._has_begun = False  # it is through with everything, and no reason to release
             self._changed.notify_all()
         return deferred
+
+    def _finish(self) -> None:
+        """Do what is left when the process ends, as it does when the response could not be posted."""
+        with self._changed:
+            self._is_alive = False
+        self._do_work()
 
     def _run(self) -> None:
         pause = 0.0
@@ -109,7 +120,8 @@ class LambdaExtension:
                 logger.error(
                     "the extension failed: %s; events leave before the response", type(error).__name__
                 )
-                self._is_alive = False
+                with self._changed:
+                    self._is_alive = False
                 self._do_work()
                 time.sleep(pause)
                 pause = min(LONGEST_PAUSE_SECONDS, pause + 0.1)
@@ -144,12 +156,13 @@ class LambdaExtension:
             time.sleep(RESPONSE_LOOK_SECONDS)
 
     def _do_work(self) -> None:
-        while self._work:
-            work = self._work.pop(0)
-            try:
-                work()
-            except Exception as error:
-                logger.error("internal error %s; please report it", type(error).__name__)
+        with self._working:
+            while self._work:
+                work = self._work.pop(0)
+                try:
+                    work()
+                except Exception as error:
+                    logger.error("internal error %s; please report it", type(error).__name__)
 
     def _release(self) -> None:
         """Ask for the next event, and be sure that no work came in the meantime."""
@@ -190,6 +203,7 @@ def register() -> LambdaExtension:
         identifier = response.headers.get("Lambda-Extension-Identifier")
         if response.status != 200 or not identifier:
             raise RefusedError(f"the Extensions API answered {response.status} {answer.strip()}")
+        connection.timeout = None  # also of those that may have to follow
         connection.sock.settimeout(None)
         extension = LambdaExtension(connection, identifier)
         extension.start()

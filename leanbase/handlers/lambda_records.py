@@ -9,7 +9,7 @@ from leanbase import idempotency
 from leanbase.client import Leanbase
 from leanbase.contexts import tag
 from leanbase.default import default_client
-from leanbase.handlers.lambda_events import id_of_record, key_of_record, moment_of_record
+from leanbase.handlers.lambda_events import id_of_record, key_of_record, moment_of_record, raw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class record_scope:  # noqa: N801 - used like a function
         try:
             id = id_of_record(self._record)
             if id is None:
-                logger.debug("record_scope() does not know this kind of record")
+                _warn_of(self._record)
                 return
             tag("messaging.message.id", id)
             work = idempotency.current()
@@ -72,3 +72,20 @@ class record_scope:  # noqa: N801 - used like a function
         finally:
             if self._doing is not None:
                 self._doing.__exit__()
+
+
+_has_warned = False
+
+
+def _warn_of(record: object) -> None:
+    """Say it once, and not for each record of each batch."""
+    global _has_warned
+    if _has_warned:
+        return
+    _has_warned = True
+    hint = "; it takes one of the Records" if "Records" in raw(record) else ""
+    logger.warning(
+        "record_scope() derives no ids from a %s: it is no record of SQS, Kinesis, DynamoDB Streams or SNS%s",
+        type(record).__name__,
+        hint,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -9,7 +10,6 @@ import threading
 from collections.abc import Iterable
 from weakref import WeakSet
 
-from leanbase import forking
 from leanbase.client import Leanbase
 from leanbase.default import default_client
 from leanbase.delivery import Deadline, DeliveryScope, Receipt, entered, unfinished_scopes
@@ -33,6 +33,9 @@ GRACES = (
 DEFAULT_GRACE_SECONDS = 10.0
 """That of `docker stop`, the shortest among those that set no variable."""
 
+WAIT_SECONDS = 1.0
+"""Most time that the end of the process waits beyond that for a flush that is under way."""
+
 SHARE = 0.8
 """Of the grace; the rest is for what else the process has to end."""
 
@@ -53,10 +56,17 @@ class Termination:
     def __init__(self) -> None:
         self._clients: WeakSet[Leanbase] = WeakSet()
         self._holders = 0
-        self._previous: Any = None
+        self._previous: list[Any] = []  # oldest first; more than one if somebody has wrapped ours
+        self._passing = 0
+        self._waits_at_exit = False
         # Not the generation: the signal may come before a forked child has counted itself.
         self._process = os.getpid()
         self._flushing: threading.Thread | None = None
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """Whether it was made here, and not in the process that this one was forked from."""
+        return self._process == os.getpid()
 
     def install(self, client: Leanbase) -> bool:
         """Begin to handle the signal, for the events of this client as well; false where that is impossible.
@@ -73,24 +83,28 @@ class Termination:
         self._clients.add(client)
         self._holders += 1
         if current != self._handle:
-            self._previous = current
+            self._previous.append(current)
             signal.signal(signal.SIGTERM, self._handle)
+        if not self._waits_at_exit:
+            self._waits_at_exit = True
+            atexit.register(self.wait)
         return True
 
     def uninstall(self) -> None:
         """Undo one `install`; after the last the previous handler has the signal back, unless it is taken."""
         self._holders -= 1
         if not self._holders and signal.getsignal(signal.SIGTERM) == self._handle:
-            signal.signal(signal.SIGTERM, self._previous)
+            signal.signal(signal.SIGTERM, self._previous.pop())
 
     def wait(self) -> None:
         """Wait for a flush that is under way; the signal that ends the process comes during it."""
-        if self._flushing is not None:
-            self._flushing.join(grace_seconds())
+        flushing = self._flushing
+        if flushing is not None and self.is_of_this_process:
+            flushing.join(grace_seconds() + WAIT_SECONDS)
 
     def _handle(self, signum: int, frame: Any) -> None:
         # What a forked child inherits is not for it to send.
-        if self._flushing is None and self._process == os.getpid():
+        if not self._passing and self._flushing is None and self.is_of_this_process:
             self._flushing = threading.Thread(target=self._flush, args=(signum,), daemon=True)
             try:
                 self._flushing.start()
@@ -101,11 +115,18 @@ class Termination:
         self._pass_on(signum, frame)
 
     def _pass_on(self, signum: int, frame: Any) -> None:
-        if callable(self._previous):
-            self._previous(signum, frame)
-        elif self._previous == signal.SIG_DFL:
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
+        """Let the previous handler have it; and if that one calls us, the one before."""
+        position = len(self._previous) - 1 - self._passing
+        previous = self._previous[position] if position >= 0 else signal.SIG_IGN
+        self._passing += 1
+        try:
+            if callable(previous):
+                previous(signum, frame)
+            elif previous == signal.SIG_DFL:
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
+        finally:
+            self._passing -= 1
 
     def _flush(self, signum: int) -> None:
         try:
@@ -128,15 +149,15 @@ def flush_all(clients: Iterable[Leanbase], deadline: Deadline) -> None:
         logger.error("%d event(s) are not delivered, and lost when the process ends", len(lost))
 
 
-_latest: tuple[int, Termination] | None = None
+_latest: Termination | None = None
 
 
 def termination() -> Termination:
     """The one of this process."""
     global _latest
-    if _latest is None or _latest[0] != forking.watch():
-        _latest = forking.generation, Termination()
-    return _latest[1]
+    if _latest is None or not _latest.is_of_this_process:
+        _latest = Termination()
+    return _latest
 
 
 def install_sigterm_handler(client: Leanbase | None = None) -> bool:
@@ -161,8 +182,16 @@ def install_sigterm_handler(client: Leanbase | None = None) -> bool:
         >>> leanbase.install_sigterm_handler()
         True
     """
+    if client is not None and not isinstance(client, Leanbase):
+        logger.error("install_sigterm_handler() takes a Leanbase, not %s", type(client).__name__)
+        return False
     try:
-        return termination().install(client or default_client)
+        installed = termination().install(client or default_client)
+        if not installed:
+            logger.warning(
+                "SIGTERM is not handled: that takes the main thread, and no handler but Python's before it"
+            )
+        return installed
     except Exception as error:
         logger.error("install_sigterm_handler(): internal error %s; please report it", type(error).__name__)
         return False

@@ -7,8 +7,13 @@ from typing import Any
 
 from leanbase.contexts import coerce_id
 from leanbase.encoding import sanitize
+from leanbase.event import runtime_properties
 
-NOTHING = "nothing; is the client disabled, or the delivery scope around it still open?"
+EVERYWHERE = frozenset({"$lib", "$lib_version", "$is_server", "$geoip_disable", *runtime_properties()})
+NOTHING = (
+    "nothing; is the client disabled, or the delivery scope around it still open? "
+    "(What a LambdaSimulator captures is in its own events.)"
+)
 
 
 class CapturedEvents(list[dict[str, Any]]):
@@ -81,4 +86,7 @@ def _fits(captured: dict[str, Any], distinct_id: object, properties: Mapping[str
 
 
 def _described(event: str, distinct_id: str | None, properties: Mapping[str, Any]) -> str:
-    return f"{event!r} of {distinct_id!r} with {dict(properties)!r}"
+    """An event in one line, without the properties that every event has."""
+    own = {name: value for name, value in properties.items() if name not in EVERYWHERE}
+    whose = "" if distinct_id is None else f" of {distinct_id!r}"
+    return f"{event!r}{whose}{f' with {own!r}' if own else ''}"

@@ -21,7 +21,7 @@ from leanbase.default import default_client
 from leanbase.handlers import aws_lambda
 from leanbase.handlers.termination import install_sigterm_handler
 from leanbase.testing.captured import CapturedEvents
-from leanbase.testing.sink import sink, write_line
+from leanbase.testing.sink import own_process, sink, write_line
 
 if TYPE_CHECKING:
     from typing import Self
@@ -30,6 +30,7 @@ Handler: TypeAlias = Callable[[Any, Any], Any]
 
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"
+IMPORT_ERROR = "Runtime.ImportModuleError"
 SIGTERM_SECONDS = 0.5
 INITIALISATION_SECONDS = 10.0
 
@@ -84,7 +85,7 @@ class FunctionError(Exception):
     """
 
     def __init__(self, type: str, message: str, stack: str = "") -> None:
-        super().__init__(f"{type}: {message}")
+        super().__init__(f"{type}: {message}" + (f"\n\n{stack}" if stack else ""))
         self.type = type
         self.stack = stack
 
@@ -95,7 +96,8 @@ class LambdaSimulator:
     The first invocation, and the one after a timeout, a crash or an end, is a cold start in a new process,
     which is forked from the test's: what the test has patched is patched there, too. What the process
     captures arrives in `events` when it leaves, so that what would be lost in Lambda is lost here. SIGTERM
-    is handled as with an extension on Python 3.12 and later. Nothing is sent. Linux and macOS.
+    is handled as with an extension on Python 3.12 and later, but a timeout kills at once, as without one.
+    Nothing is sent. Linux and macOS.
 
     Args:
         handler: The handler, or `"module.function"`, which is then imported in the process.
@@ -123,6 +125,10 @@ class LambdaSimulator:
     ) -> None:
         if not hasattr(os, "fork"):
             raise NotImplementedError("LambdaSimulator needs os.fork(), which this platform does not have")
+        if not isinstance(handler, str) and not callable(handler):
+            raise TypeError(f"handler must be a function or 'module.function', not {type(handler).__name__}")
+        if not isinstance(timeout, (int, float)):
+            raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
         self.events = CapturedEvents()
         self._handler = handler
         self._timeout = timeout
@@ -298,6 +304,7 @@ def _serve(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         name = environment.get("AWS_LAMBDA_FUNCTION_NAME", "function")
         os.environ.update({"AWS_LAMBDA_FUNCTION_NAME": name, "AWS_REGION": REGION, **environment})
+        own_process()
         sink.pipe = answers
         transports.intercept(sink)
         default_client.shutdown()
@@ -306,7 +313,10 @@ def _serve(
             call = _imported(handler) if isinstance(handler, str) else handler
             install_sigterm_handler()
         except BaseException as error:
-            write_line(answers, {"error": _error(error)})
+            type, text, stack = _error(error)
+            if isinstance(handler, str):
+                type = "Runtime.HandlerNotFound" if isinstance(error, AttributeError) else IMPORT_ERROR
+            write_line(answers, {"error": (type, text, stack)})
             os._exit(code)
         write_line(answers, {})
         with os.fdopen(questions) as lines:

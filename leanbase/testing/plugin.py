@@ -58,8 +58,12 @@ def _leanbase_sends(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def leanbase_events() -> Iterator[CapturedEvents]:
+def leanbase_events(request: pytest.FixtureRequest) -> Iterator[CapturedEvents]:
     """The events that any client captured during the test, when they would have been sent."""
+    if request.node.get_closest_marker(SEND) is not None or request.config.getini(SEND):
+        pytest.fail(
+            f"leanbase_events has nothing where events are sent: the test is marked {SEND}, or that is set"
+        )
     from leanbase.testing.captured import CapturedEvents
     from leanbase.testing.sink import sink
 

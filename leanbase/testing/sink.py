@@ -24,11 +24,11 @@ class Sink(BaseTransport):
     def __init__(self) -> None:
         self.recording: CapturedEvents | None = None
         self.pipe: int | None = None
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Take the events. Counts as delivered."""
-        with self._lock:
+        with self.lock:
             if self.pipe is not None:
                 for event in events:
                     write_line(self.pipe, {"captured": event.decode()})
@@ -37,11 +37,22 @@ class Sink(BaseTransport):
         return Receipt(delivered=len(events))
 
 
+_writing = threading.RLock()
+
+
+def own_process() -> None:
+    """In a forked child: the locks that somebody may have held are the parent's."""
+    global _writing
+    _writing = threading.RLock()
+    sink.lock = threading.RLock()
+
+
 def write_line(descriptor: int, message: object) -> None:
     """Write an object to a pipe, as a line of JSON."""
     rest = memoryview(json.dumps(message).encode() + b"\n")
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+    with _writing:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
 
 
 sink = Sink()

@@ -211,7 +211,7 @@ class BufferedTransport(RetainingTransport):
         with self._lock:
             self._flushing += 1
         try:
-            return super().flush(deadline=deadline) if self._join(deadline) else self.waiting()
+            return super().flush(deadline=deadline) if self.join(deadline) else self.waiting()
         finally:
             with self._lock:
                 self._flushing -= 1

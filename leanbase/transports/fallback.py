@@ -49,10 +49,8 @@ class FallbackTransport(BaseTransport):
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Send through both in turn, before the deadline; a part of the time is kept for the second."""
-        left = deadline.remaining()
-        first_deadline = Deadline.after(left - min(RESERVE_SECONDS, left * RESERVE_SHARE))
         try:
-            receipt = self._first.send(events, deadline=first_deadline)
+            receipt = self._first.send(events, deadline=with_reserve(deadline))
         except Exception as error:
             logger.error("%s raised %s", type(self._first).__name__, type(error).__name__)
             logger.debug("the first transport failed here:", exc_info=error)
@@ -73,6 +71,12 @@ class FallbackTransport(BaseTransport):
     def warm_up(self, *, deadline: Deadline) -> None:
         """Warm up the first; the second is for when that fails."""
         self._first.warm_up(deadline=deadline)
+
+
+def with_reserve(deadline: Deadline) -> Deadline:
+    """When the first transport must be through, so that there is time for the second."""
+    left = deadline.remaining()
+    return Deadline.after(left - min(RESERVE_SECONDS, left * RESERVE_SHARE))
 
 
 def _not_delivered(receipt: Receipt) -> list[EncodedEvent]:

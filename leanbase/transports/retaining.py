@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from leanbase.delivery import Deadline, Elapsed, Receipt
+from leanbase.delivery import Deadline, Elapsed, Receipt, open_scope
 from leanbase.encoding import EncodedEvent
 from leanbase.errors import ConfigError, DroppedError
 from leanbase.forking import reset_in_child
@@ -25,11 +25,12 @@ _NOTHING_TRIED = DroppedError(WAITING, "nothing was tried")
 class UnderWay:
     """One send of one thread, how it ended, and whether somebody else has taken over its events."""
 
-    __slots__ = ("events", "taken", "thread", "went_well")
+    __slots__ = ("events", "of_a_scope", "taken", "thread", "went_well")
 
     def __init__(self, events: Sequence[EncodedEvent]) -> None:
         self.events = events
         self.thread = threading.get_ident()
+        self.of_a_scope = open_scope() is not None
         self.taken = False
         self.went_well = False
 
@@ -133,6 +134,10 @@ class RetainingTransport(BaseTransport):
                 self._under_way.discard(this)
                 self._one_ended.notify_all()
 
+    def resend(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
+        """Send events once more that another send has, which keeps what neither could deliver."""
+        return self._try(events, deadline)
+
     def _try(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
         try:
             receipt = self._inner.send(batch, deadline=deadline)
@@ -206,17 +211,22 @@ class RetainingTransport(BaseTransport):
         me = threading.get_ident()
         return {each for each in self._under_way if each.thread != me}
 
-    def _join(self, deadline: Deadline) -> bool:
-        """Wait for the sends of other threads that are under way now; whether all went well and in time."""
+    def join(self, deadline: Deadline, *, of_scopes: bool = True) -> bool:
+        """Wait for the sends of other threads that are under way now; whether all went well and in time.
+
+        Args:
+            deadline: When to go on without them.
+            of_scopes: Whether to wait for those of delivery scopes, who wait for themselves.
+        """
         with self._lock:
-            others = self._others()
+            others = {each for each in self._others() if of_scopes or not each.of_a_scope}
             self._one_ended.wait_for(lambda: not others & self._under_way, deadline.remaining())
         return all(each.went_well for each in others)
 
     def flush(self, *, deadline: Deadline) -> Receipt:
         """Send what was kept, flush the transport inside, and wait for sends that are under way."""
         receipt = self.send_now((), deadline=deadline) + self._inner.flush(deadline=deadline)
-        if not self._join(deadline):
+        if not self.join(deadline):
             receipt += self.waiting().without(receipt.retained_events())
         return receipt
 
@@ -235,7 +245,7 @@ class RetainingTransport(BaseTransport):
     def _end(self, deadline: Deadline, *, last_try: bool) -> Receipt:
         # First of all end waits between retries; what was in them is then kept.
         receipt = self._inner.close(deadline=deadline)
-        self._join(deadline)
+        self.join(deadline)
         with self._lock:
             self._closed = True
             for own in self._under_way - self._others():

@@ -20,6 +20,7 @@ from leanbase.encoding import EncodedEvent
 from leanbase.errors import ConfigError, TransportError
 from leanbase.forking import reset_in_child
 from leanbase.transports.base import BaseTransport
+from leanbase.transports.fallback import with_reserve
 from leanbase.transports.retaining import must_not_retain
 from leanbase.transports.spool_file import SUFFIX, AbandonedFile, OwnFile, SpoolFile
 
@@ -98,6 +99,10 @@ class SpoolTransport(BaseTransport):
         from leanbase.transports.http import HttpTransport
 
         reachable = settings.host is not None and settings.api_key is not None
+        if not reachable:
+            logger.warning(
+                "the spool only writes: host or api_key is not set; a process that has both must send"
+            )
         return cls._made(settings, HttpTransport.from_settings(settings) if reachable else None, True)
 
     @classmethod
@@ -118,6 +123,7 @@ class SpoolTransport(BaseTransport):
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Send what is spooled and then these, or spool them. Blocks for it, at most to the deadline."""
         start = self._appended(events) if self._write_first else None
+        deadline = deadline if self._write_first else with_reserve(deadline)
         if self._inner is not None:
             with self._turn(deadline) as has_turn:
                 if has_turn and self._replay(self._inner, deadline, start):

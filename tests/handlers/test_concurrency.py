@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -14,6 +16,7 @@ import pytest
 
 import leanbase
 from leanbase import Leanbase
+from leanbase.delivery import send_deadline
 from leanbase.testing import LambdaContext
 from leanbase.transports import MemoryTransport
 from tests.conftest import balanced
@@ -152,3 +155,34 @@ def test_a_handler_decorated_twice_sends_each_event_once(memory: MemoryTransport
     with pytest.raises(ValueError):
         leanbase.lambda_handler(leanbase.lambda_handler(handler))({}, LambdaContext())
     assert [event["event"] for event in memory.events] == ["e", "$exception"]
+
+
+def test_what_another_thread_is_sending_arrives_before_the_handler_returns(
+    client: Leanbase, server: FaultServer
+) -> None:
+    """Also of a thread that carries no context, and also if the handler captures something itself."""
+    server.script(Behaviour(delay=0.5))
+
+    @leanbase.lambda_handler
+    def handler(event: Any, context: Any) -> None:
+        threading.Thread(target=leanbase.capture, args=("of the thread", "u")).start()
+        while not server.requests:
+            time.sleep(0.005)
+        leanbase.capture("of the handler", "u")
+
+    handler({}, LambdaContext())
+    assert client.stats()["delivered"] == 2
+
+
+def test_a_forked_child_does_not_keep_the_deadline_of_the_invocation(client: Leanbase) -> None:
+    @leanbase.lambda_handler
+    def handler(event: Any, context: Any) -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if not pid:
+            time.sleep(0.4)
+            os._exit(0 if send_deadline(10.0).remaining() > 5 else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert handler({}, LambdaContext(timeout=0.3)) == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
@@ -13,6 +15,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 import leanbase
+from leanbase.handlers import lambda_records
 from leanbase.testing import CapturedEvents, LambdaContext
 from leanbase.transports import MemoryTransport
 from tests.relay.sources import sqs_event
@@ -264,3 +267,40 @@ def test_outside_of_such_handlers_nothing_changes(sent: MemoryTransport) -> None
     thread.start()
     thread.join()
     assert [event["uuid"][14] for event in sent.events[-2:]] == ["7", "7"]
+
+
+def test_a_forked_child_has_ids_of_its_own(sent: MemoryTransport) -> None:
+    """Those that it would derive are its parent's next."""
+
+    @leanbase.lambda_handler(idempotent=True)
+    def handler(event: Any, context: Any) -> str:
+        there, here = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if not pid:
+            os.write(here, str(leanbase.capture("e", "child")).encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        leanbase.capture("e", "parent")
+        return os.read(there, 100).decode()
+
+    assert handler({}, context()) != sent.events[0]["uuid"]
+
+
+def test_halves_of_surrogate_pairs_in_a_name_are_survived(sent: MemoryTransport) -> None:
+    @leanbase.lambda_handler(idempotent=True)
+    def handler(event: Any, context: Any) -> None:
+        leanbase.capture("x\ud800", "u")
+
+    handler({}, context())
+    handler({}, context())
+    assert sent.events[0]["uuid"] == sent.events[1]["uuid"]
+
+
+def test_a_whole_event_in_place_of_a_record_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    lambda_records._has_warned = False
+    for _ in range(2):
+        with leanbase.record_scope({"Records": [SQS]}):
+            pass
+    assert caplog.text.count("it takes one of the Records") == 1

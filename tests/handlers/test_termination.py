@@ -209,3 +209,40 @@ def test_the_module_s_function_in_a_thread_says_no() -> None:
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_a_scope_that_ends_during_the_flush_does_not_take_its_events_with_it(tmp_path: Path) -> None:
+    """Nor does the program, which would end before the fallback has them."""
+    with black_hole() as hole:
+        code, _, _ = terminated(
+            f"http://127.0.0.1:{hole.getsockname()[1]}",
+            CAPTURE_IN_SCOPE,
+            wait="for _ in range(20): time.sleep(0.05)\nscope.__exit__()",
+            LEANBASE_FALLBACK="spool",
+            LEANBASE_SPOOL_DIRECTORY=str(tmp_path / "spool"),
+            K_SERVICE="orders",
+            LEANBASE_SEND_DEADLINE="3",
+        )
+    assert code == -signal.SIGTERM
+    assert '"collected"' in "".join(path.read_text() for path in (tmp_path / "spool").glob("*.spool"))
+
+
+def test_one_that_calls_us_back_is_no_loop(server: FaultServer) -> None:
+    """Installed in front of ours, and ours in front of it once more."""
+    before = """
+leanbase.install_sigterm_handler()
+ours = signal.getsignal(signal.SIGTERM)
+def theirs(number, frame):
+    print("theirs", flush=True)
+    ours(number, frame)
+signal.signal(signal.SIGTERM, theirs)
+"""
+    code, output, _ = terminated(server.url, CAPTURE_IN_SCOPE, before)
+    assert code == -signal.SIGTERM
+    assert output.count("theirs") == 1
+    assert len(server.events) == 1
+
+
+def test_wrong_use_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert not leanbase.install_sigterm_handler("client")  # type: ignore[arg-type]
+    assert "takes a Leanbase, not str" in caplog.text

@@ -120,3 +120,9 @@ def idempotent(event: dict[str, Any], context: Any) -> None:
 @leanbase.lambda_handler
 def identify_and_capture(event: dict[str, Any], context: Any) -> dict[str, Any]:
     return {"uuid": leanbase.capture("after the restore", "u"), "pid": os.getpid()}
+
+
+@leanbase.lambda_handler(flush="after_response")
+def exit_after_response(event: dict[str, Any], context: Any) -> None:
+    leanbase.capture("before the exit", "u")
+    sys.exit(3)

@@ -72,6 +72,12 @@ def test_a_handler_that_raises(server: FaultServer, start: Start) -> None:
     assert len(server.events) == 3
 
 
+def test_a_handler_that_exits(server: FaultServer, start: Start) -> None:
+    emulator = start("exit_after_response")
+    emulator.invoke({})
+    assert names(server) == ["before the exit"]
+
+
 def test_a_handler_that_times_out(server: FaultServer, start: Start) -> None:
     """Lambda sends SIGTERM first, because the function has an extension; the next sandbox works as well."""
     emulator = start("after_response", timeout=2)

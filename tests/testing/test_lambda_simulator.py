@@ -157,7 +157,7 @@ def test_a_handler_by_name_is_imported_in_the_sandbox(
 
 def test_an_initialisation_that_fails_is_told() -> None:
     function = LambdaSimulator("no_such_module.handler")
-    with pytest.raises(FunctionError, match="ModuleNotFoundError"):
+    with pytest.raises(FunctionError, match=r"Runtime\.ImportModuleError.*no_such_module"):
         function.invoke({})
 
 

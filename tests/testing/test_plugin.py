@@ -83,7 +83,7 @@ def test_assertions_say_what_was_captured(session: pytest.Pytester) -> None:
         """,
     )
     assert found == {"failed": 3}, output
-    assert "expected at least once: 'order created' of None with {'total': 43}" in output
+    assert "expected at least once: 'order created' with {'total': 43}" in output
     assert "'order created' of 'user_1' with {'total': 42" in output
     assert "captured, but not expected: order created" in output
     assert "captured was: nothing; is the client disabled" in output

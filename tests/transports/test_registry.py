@@ -85,14 +85,17 @@ def test_another_transport_gets_the_options_of_the_client() -> None:
 def test_what_a_transport_needs_decides_whether_the_client_is_disabled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for options in (
+    others: tuple[dict[str, Any], ...] = (
         {"transport": "log"},
         {"transport": "memory"},
-        {"transport": "spool", "spool_directory": tmp_path / "spool"},
         {"transport": f"{__name__}:Choosy", "api_key": "k"},
-    ):
+    )
+    for options in others:
         assert not Leanbase(**options).disabled
     assert not caplog.records
+    assert not Leanbase(transport="spool", spool_directory=str(tmp_path / "spool")).disabled
+    assert "the spool only writes: host or api_key is not set" in caplog.text
+    caplog.clear()
     for options in (
         {"transport": "http"},
         {"transport": "buffered"},
