@@ -101,10 +101,13 @@ def _resolve(host: str, port: int, attempt: Attempt) -> list[Any]:
     The C library's resolver takes no timeout and can block for half a minute, so the look-up of a
     name runs in a thread of its own, which ends with the look-up and which nobody waits for longer.
     """
-    try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        pass  # a name, not an address
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, ValueError):
+            continue  # a name, or an address of the other kind
+        # Not through the resolver: a fork in the middle of it leaves its locks held in the child.
+        return [(family, socket.SOCK_STREAM, 0, "", (host, port))]
     try:
         return bounded(
             lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),

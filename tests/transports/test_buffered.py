@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import subprocess
@@ -582,6 +583,9 @@ def in_child(code: Callable[[], object]) -> None:
     pid = os.fork()
     if not pid:
         try:
+            faulthandler.dump_traceback_later(
+                15, exit=True, file=sys.__stderr__
+            )  # where it hangs, if it does
             code()
             os._exit(0)
         except BaseException as error:
