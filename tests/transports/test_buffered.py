@@ -583,9 +583,7 @@ def in_child(code: Callable[[], object]) -> None:
     pid = os.fork()
     if not pid:
         try:
-            faulthandler.dump_traceback_later(
-                15, exit=True, file=sys.__stderr__
-            )  # where it hangs, if it does
+            faulthandler.dump_traceback_later(15, exit=True, file=2)  # where it hangs, if it does
             code()
             os._exit(0)
         except BaseException as error:
