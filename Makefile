@@ -46,7 +46,7 @@ demo: $(ENVS)/demo/ready
 	@$(ENVS)/demo/bin/python examples/demo.py
 
 test: setup
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 	$(BIN)/python tests/every_python.py
 
 check: setup

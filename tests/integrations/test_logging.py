@@ -164,7 +164,7 @@ def test_a_slow_server_does_not_make_other_threads_wait(server: FaultServer, log
 def test_the_default_client_is_used_once_it_has_its_settings(
     memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log, handler = logging.getLogger("shop.default"), LeanbaseHandler()
+    log, handler = logging.getLogger("billing"), LeanbaseHandler()
     log.addHandler(handler)
     try:
         log.error("before")
