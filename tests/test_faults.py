@@ -101,7 +101,7 @@ def stop(number, frame):
     print(leanbase.shutdown())
     sys.exit(0)
 signal.signal(signal.SIGALRM, stop)
-signal.setitimer(signal.ITIMER_REAL, 0.4)
+signal.setitimer(signal.ITIMER_REAL, 2.0)
 leanbase.capture("e", "u")
 """)
     assert output == "<Receipt delivered=1>\n"
