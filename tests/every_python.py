@@ -55,20 +55,8 @@ def run(version: tuple[int, int], interpreter: str) -> bool:
         subprocess.run(install, check=True, cwd=ROOT)
         (home / "ready").touch()
     ignored = [f"--ignore={path}" for path in LEFT_OUT]
-    tests = [
-        python,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "3",
-        "--dist",
-        "worksteal",
-        "-p",
-        "no:cacheprovider",
-        *ignored,
-    ]
-    return subprocess.run(tests, cwd=ROOT, check=False).returncode == 0
+    tests = [python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider"]
+    return subprocess.run([*tests, *ignored], cwd=ROOT, check=False).returncode == 0
 
 
 def main() -> int:

@@ -89,8 +89,10 @@ def connect(host: str, port: int, attempt: Attempt, options: list[Any]) -> socke
             connection.connect(address)
             connection.settimeout(attempt.time_left())
             return connection
-        except OSError as error:
+        except BaseException as error:
             connection.close()
+            if not isinstance(error, OSError):
+                raise
             failure = error
     raise failure
 
