@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, Field, dataclass, field, fields
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from leanbase.errors import ConfigError
@@ -67,7 +68,7 @@ class Settings:
     )
     queue_url: str | None = _option(None, "With `sqs`: the URL of the queue.")
     spool_directory: str | None = _option(
-        None, "Directory of the spool, one for each project. Default: one among the temporary files."
+        None, "Directory of the spool. Default: one of this user among the temporary files."
     )
     spool_fsync: bool = _option(False, "Wait until the disk has what is spooled.")
     spool_max_bytes: int = _option(64 * 1024 * 1024, "Most bytes in the spool.", least=0)
@@ -158,8 +159,9 @@ class Settings:
         known = {option.name: option for option in fields(cls)}
         for keyword in keywords:
             if keyword not in known:
-                raise TypeError(_unknown_keyword(keyword, list(known)))
+                raise TypeError(_unknown_keyword(keyword, known))
         module = module_attributes()
+        _warn_of_misspelt(known, module)
         values: dict[str, Any] = {}
         for name, option in known.items():
             value = keywords.get(name)
@@ -224,12 +226,33 @@ def as_texts(name: str, value: object) -> tuple[str, ...] | None:
     return texts
 
 
-def _unknown_keyword(keyword: str, known: list[str]) -> str:
+def _unknown_keyword(keyword: str, known: Iterable[str]) -> str:
+    near = _nearest(keyword, known)
+    hint = f"; did you mean {near!r}?" if near else ""
+    return f"Leanbase() has no option {keyword!r}{hint}"
+
+
+def _warn_of_misspelt(known: Iterable[str], module: Mapping[str, Any]) -> None:
+    """Tell of what would be taken for an option by its author and by nobody else.
+
+    Only what is nearly one: others may use the prefix for variables of their own, and set what they like.
+    """
+    for variable in list(os.environ):
+        name = variable.removeprefix("LEANBASE_").lower()
+        if variable.startswith("LEANBASE_") and name not in known and (near := _nearest(name, known)):
+            logger.warning("%s is no option; did you mean LEANBASE_%s?", variable, near.upper())
+    own = {*known, *module["__all__"], "annotations"}
+    for name, value in list(module.items()):
+        if name in own or not name.islower() or name.startswith("_") or isinstance(value, ModuleType):
+            continue
+        if near := _nearest(name, known):
+            logger.warning("leanbase.%s is no option; did you mean leanbase.%s?", name, near)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
     from difflib import get_close_matches
 
-    near = get_close_matches(keyword, known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"Leanbase() has no option {keyword!r}{hint}"
+    return next(iter(get_close_matches(name, known, 1)), None)
 
 
 def _from_environment(option: Field[Any]) -> Any:

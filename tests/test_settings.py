@@ -24,6 +24,22 @@ def test_keyword_beats_attribute_beats_environment_beats_default(monkeypatch: py
     assert Settings.resolve({"timeout": None}).timeout == 3.0
 
 
+def test_what_is_nearly_an_option_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Settings.resolve({})
+    assert caplog.text == ""
+    monkeypatch.setenv("LEANBASE_TRANSPRT", "sqs")
+    monkeypatch.setenv("LEANBASE_BILLING_TABLE", "somebody's own")
+    monkeypatch.setattr(leanbase, "api_ky", "phc_secret", raising=False)
+    monkeypatch.setattr(leanbase, "unlike_any", 1, raising=False)
+    Settings.resolve({})
+    assert [record.getMessage() for record in caplog.records] == [
+        "LEANBASE_TRANSPRT is no option; did you mean LEANBASE_TRANSPORT?",
+        "leanbase.api_ky is no option; did you mean leanbase.api_key?",
+    ]
+
+
 @pytest.mark.parametrize(
     ("option", "text", "value"),
     [

@@ -22,7 +22,7 @@ from leanbase.forking import reset_in_child
 from leanbase.transports.base import BaseTransport
 from leanbase.transports.fallback import with_reserve
 from leanbase.transports.retaining import must_not_retain
-from leanbase.transports.spool_file import SUFFIX, AbandonedFile, OwnFile, SpoolFile
+from leanbase.transports.spool_file import SUFFIX, AbandonedFile, OwnFile, SpoolFile, project_in
 
 if TYPE_CHECKING:
     from leanbase.settings import Settings
@@ -43,9 +43,10 @@ class SpoolTransport(BaseTransport):
     Without an inner transport events are only written, for another process to send.
 
     Args:
-        directory: Where to keep them; made with mode 0700 if it is missing. One directory is for one
-            project: who sends from it does so with its own API key.
+        directory: Where to keep them; made with mode 0700 if it is missing.
         inner: What delivers them.
+        project: Whose events they are, a short text of letters and digits. Files of other projects are
+            let be; those of none belong to whoever sends. Default: of none, and all files are sent.
         write_first: Whether to write events before they are sent.
         fsync: Whether to wait until the disk has them: they then survive a power failure, too.
         max_bytes: Most bytes in the directory; what would be more stays with the caller.
@@ -65,6 +66,7 @@ class SpoolTransport(BaseTransport):
         directory: str | os.PathLike[str],
         inner: BaseTransport | None = None,
         *,
+        project: str = "",
         write_first: bool = True,
         fsync: bool = False,
         max_bytes: int = MAX_BYTES,
@@ -73,6 +75,7 @@ class SpoolTransport(BaseTransport):
             must_not_retain(inner)
         self._directory = os.fspath(directory)
         self._inner = inner
+        self._project = project
         self._write_first = write_first or inner is None
         self._fsync = fsync
         self._max_bytes = max_bytes
@@ -113,8 +116,9 @@ class SpoolTransport(BaseTransport):
     @classmethod
     def _made(cls, settings: Settings, inner: BaseTransport | None, write_first: bool) -> SpoolTransport:
         return cls(
-            settings.spool_directory or default_directory(settings.api_key),
+            settings.spool_directory or default_directory(),
             inner,
+            project=project_of(settings.api_key),
             write_first=write_first,
             fsync=settings.spool_fsync,
             max_bytes=settings.spool_max_bytes,
@@ -201,7 +205,7 @@ class SpoolTransport(BaseTransport):
                     return None
                 if self._file is None:
                     make_private(self._directory)
-                    self._file = OwnFile(self._directory)
+                    self._file = OwnFile(self._directory, self._project)
                 return self._file.append(events, fsync=self._fsync)
             except (OSError, ConfigError) as error:
                 logger.error("the spool cannot be written: %s", type(error).__name__)
@@ -220,6 +224,8 @@ class SpoolTransport(BaseTransport):
         own = self._file
         for entry in sorted(_entries(self._directory), key=lambda entry: entry.name):
             if own is not None and entry.name == own.name:
+                continue
+            if self._project and project_in(entry.name) not in ("", self._project):
                 continue
             with AbandonedFile.taken(entry.path) as file:
                 if file is not None and not self._send_from(file, file.end, inner, deadline):
@@ -251,13 +257,18 @@ class SpoolTransport(BaseTransport):
             return Receipt.retaining(events, "failed", error)
 
 
-def default_directory(api_key: str | None) -> str:
-    """A directory of this user and this project among the temporary files."""
-    import hashlib
+def default_directory() -> str:
+    """A directory of this user among the temporary files."""
     import tempfile
 
-    project = hashlib.sha256((api_key or "").encode()).hexdigest()[:12]
-    return os.path.join(tempfile.gettempdir(), f"leanbase-{os.getuid()}-{project}")  # noqa: PTH118
+    return os.path.join(tempfile.gettempdir(), f"leanbase-{os.getuid()}")  # noqa: PTH118
+
+
+def project_of(api_key: str | None) -> str:
+    """What tells the files of one API key from those of others without giving it away; `""` for none."""
+    import hashlib
+
+    return hashlib.sha256(api_key.encode()).hexdigest()[:12] if api_key else ""
 
 
 def make_private(directory: str) -> None:

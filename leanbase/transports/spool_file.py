@@ -115,14 +115,16 @@ class OwnFile(SpoolFile):
 
     Args:
         directory: Where to make it.
+        project: Whose events it is for; part of its name.
 
     Raises:
         OSError: It cannot be made.
     """
 
-    def __init__(self, directory: str) -> None:
-        unique = f"{time.time_ns():020d}-{os.getpid()}-{os.urandom(4).hex()}"
-        path = os.path.join(directory, unique + SUFFIX)  # noqa: PTH118
+    def __init__(self, directory: str, project: str) -> None:
+        # In order of age, then unique.
+        parts = f"{time.time_ns():020d}", str(os.getpid()), os.urandom(4).hex(), project
+        path = os.path.join(directory, "-".join(filter(None, parts)) + SUFFIX)  # noqa: PTH118
         descriptor = os.open(f"{path}.new", _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         super().__init__(descriptor, path)
@@ -222,6 +224,11 @@ class AbandonedFile(SpoolFile):
             os.rename(self._path, self._path + DAMAGED_SUFFIX)  # noqa: PTH104
         else:
             os.unlink(self._path)  # noqa: PTH108
+
+
+def project_in(name: str) -> str:
+    """Whose events a file is for, by its name; `""` for nobody's in particular."""
+    return "".join(name.removesuffix(SUFFIX).split("-")[3:])
 
 
 def _is_same_and_ours(descriptor: int, path: str) -> bool:

@@ -114,6 +114,29 @@ def test_as_a_fallback_it_takes_what_was_not_delivered_and_gives_it_back(
     assert list(directory.iterdir()) == []
 
 
+def test_what_one_project_leaves_no_other_sends(directory: Path, server: FaultServer) -> None:
+    def client(api_key: str | None) -> Leanbase:
+        host = server.url if api_key else None
+        return Leanbase(api_key, host, transport="spool", spool_directory=directory, max_retries=0)
+
+    server.always(Behaviour(status=503))
+    for key in ("phc_one", "phc_two", None):
+        one = client(key)
+        assert one.capture(f"of {key}", "u")
+        assert one.stats()["spooled"] == 1
+        one.shutdown()
+    assert not any("phc" in path.name for path in files(directory))
+    server.always(Behaviour())
+    del server.requests[:]
+    assert client("phc_one").flush()
+    assert [event["event"] for event in server.events] == ["of phc_one", "of None"]
+    assert {request.envelope["api_key"] for request in server.requests} == {"phc_one"}
+    assert client("phc_two").flush()
+    assert server.events[-1]["event"] == "of phc_two"
+    assert server.requests[-1].envelope["api_key"] == "phc_two"
+    assert files(directory) == []
+
+
 def test_while_the_server_is_away_nothing_is_sent_out_of_order(directory: Path) -> None:
     inner = Switch()
     client = Leanbase(transport=SpoolTransport(directory, inner))
