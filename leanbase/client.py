@@ -145,13 +145,13 @@ class Leanbase:
 
     def _emit(self, draft: Draft) -> str | None:
         """Make the event and hand it over. Raises what `_event_call` turns into a logged drop."""
-        encoded = self._current().prepare(draft)
+        pipeline = self._current()
+        encoded = pipeline.prepare(draft)
         if encoded is None:
             return None
-        outbox = self._current().outbox
-        while (admitted := outbox.put(encoded)) is None:
-            closed, outbox = outbox, self._current().outbox
-            if outbox is closed:
+        while (admitted := pipeline.outbox.put(encoded)) is None:
+            closed, pipeline = pipeline, self._current()
+            if pipeline is closed:
                 self._refuse()
                 return None
             # The default client was shut down by another thread, and has a new outbox already.

@@ -8,7 +8,7 @@ scope is entered. All clients share the contexts of the process.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
 from leanbase import forking
@@ -52,12 +52,27 @@ class Scope:
         self.generation = forking.watch()
         self.left_early = False
 
-    def outwards(self) -> Iterator[Scope]:
+    def outwards(self) -> list[Scope]:
         """This scope and those it inherits from, innermost first."""
-        scope: Scope | None = self
-        while scope is not None:
-            yield scope
-            scope = None if scope.fresh else scope.parent
+        scope, scopes = self, [self]
+        while not scope.fresh and scope.parent is not None:
+            scope = scope.parent
+            scopes.append(scope)
+        return scopes
+
+    def tags_in_effect(self) -> dict[str, Any]:
+        """A copy of all tags, inner values over outer ones."""
+        tags: dict[str, Any] = {}
+        for scope in reversed(self.outwards()):
+            tags.update(scope.tags)
+        return tags
+
+    def nearest(self, attribute: str) -> Any:
+        """The attribute of the nearest scope that has one, or `None`."""
+        for scope in self.outwards():
+            if (value := getattr(scope, attribute)) is not None:
+                return value
+        return None
 
 
 innermost: ContextVar[Scope | None] = ContextVar("leanbase_context", default=None)
@@ -155,11 +170,8 @@ def tag(name: str, value: Any) -> None:
 
 def get_tags() -> dict[str, Any]:
     """Return a copy of all tags in effect, inner values over outer ones; `{}` outside a context."""
-    tags: dict[str, Any] = {}
-    if (scope := active()) is not None:
-        for each in reversed(list(scope.outwards())):
-            tags.update(each.tags)
-    return tags
+    scope = active()
+    return {} if scope is None else scope.tags_in_effect()
 
 
 def identify_context(distinct_id: object) -> None:
@@ -255,24 +267,28 @@ def set_code_variables_detect_secrets_context(enabled: bool) -> None:
 
 def override(option: str) -> Any:
     """The value that the nearest context sets for a client's option, or `None`."""
-    return _nearest(lambda scope: None if scope.overrides is None else scope.overrides.get(option))
+    scope = active()
+    for each in () if scope is None else scope.outwards():
+        if each.overrides is not None and (value := each.overrides.get(option)) is not None:
+            return value
+    return None
 
 
 def get_context_distinct_id() -> str | None:
     """Return the distinct id of the active context, or `None`; never makes one up."""
-    distinct_id: str | None = _nearest(lambda scope: scope.distinct_id)
+    distinct_id: str | None = _nearest("distinct_id")
     return distinct_id
 
 
 def get_context_session_id() -> str | None:
     """Return the session id of the active context, or `None`."""
-    session_id: str | None = _nearest(lambda scope: scope.session_id)
+    session_id: str | None = _nearest("session_id")
     return session_id
 
 
 def get_context_device_id() -> str | None:
     """Return the device id of the active context, or `None`."""
-    device_id: str | None = _nearest(lambda scope: scope.device_id)
+    device_id: str | None = _nearest("device_id")
     return device_id
 
 
@@ -281,13 +297,9 @@ def _override(option: str, value: Any) -> None:
         scope.overrides = {**(scope.overrides or {}), option: value}
 
 
-def _nearest(read: Callable[[Scope], Any]) -> Any:
+def _nearest(attribute: str) -> Any:
     scope = active()
-    if scope is not None:
-        for each in scope.outwards():
-            if (value := read(each)) is not None:
-                return value
-    return None
+    return None if scope is None else scope.nearest(attribute)
 
 
 def _innermost_for(call: str) -> Scope | None:

@@ -109,7 +109,17 @@ def sanitize(value: object) -> Any:
     >>> sanitize({"at": float("nan"), ("a", 1): b"bytes"})
     {'at': None, "('a', 1)": 'bytes'}
     """
-    return _Walk().value(value, 0)
+    return _Walk().value(value)
+
+
+def sanitize_over(below: dict[Any, Any], value: dict[Any, Any]) -> dict[str, Any]:
+    """Return the entries of `below`, and over them those of `value`, as one plain object.
+
+    Raises:
+        EventTooLargeError: As `sanitize`.
+    """
+    merged: dict[str, Any] = _Walk().object(value, [*below.items(), *value.items()])
+    return merged
 
 
 # Everything that reaches it is plain and acyclic, so the circular check is paid for already.
@@ -127,7 +137,7 @@ class _Walk:
         self.open: set[int] = set()
         self.bytes_left = MAX_EVENT_BYTES
 
-    def value(self, value: Any, depth: int) -> Any:
+    def value(self, value: Any) -> Any:
         kind = type(value)
         if kind is str:
             self.spend(len(value))
@@ -141,68 +151,90 @@ class _Walk:
         try:
             if kind is dict:
                 # list(): one step, so that another thread cannot change the dict under the loop.
-                return self.container(value, depth, _Walk.object, list(value.items()))
+                return self.object(value, list(value.items()))
             if kind is list or kind is tuple:
-                return self.container(value, depth, _Walk.array, value)
-            return self.other(value, kind, depth)
+                return self.array(value, value)
+            return self.other(value, kind)
         except EventTooLargeError:
             raise
         except Exception:
             return _unreadable(kind)
 
-    def container(self, value: Any, depth: int, write: Callable[[_Walk, Any, int], Any], content: Any) -> Any:
-        if depth >= MAX_DEPTH:
-            return "<max depth>"
-        identity = id(value)
-        opened = self.open
-        if identity in opened:
-            return "<circular>"
+    # `object` and `array` are the hot ones: what they share is written out, and so is `spend`.
+
+    def object(self, value: Any, items: list[tuple[Any, Any]]) -> Any:
+        """Write `items` for the value that they are from."""
+        opened, identity = self.open, id(value)
+        if identity in opened or len(opened) >= MAX_DEPTH:
+            return self.refused(identity)
         opened.add(identity)
         try:
-            return write(self, content, depth + 1)
+            too_many = len(items) > MAX_ENTRIES
+            if too_many:
+                del items[MAX_ENTRIES:]
+            size = BYTES_OF_A_NODE * len(items)
+            result: dict[str, Any] = {}
+            for key, item in items:
+                if type(key) is not str:
+                    key = self.key(key)
+                    if key is None:
+                        continue
+                size += len(key)
+                if type(item) is str:
+                    size += len(item)
+                    result[key] = item
+                else:
+                    result[key] = self.value(item)
+            if too_many:
+                result["$truncated"] = True
+        finally:
+            opened.discard(identity)
+        self.bytes_left -= size
+        if self.bytes_left < 0:
+            raise EventTooLargeError(MAX_EVENT_BYTES - self.bytes_left)
+        return result
+
+    def array(self, value: Any, items: Iterable[Any]) -> Any:
+        """Write `items` for the value that they are from."""
+        opened, identity = self.open, id(value)
+        if identity in opened or len(opened) >= MAX_DEPTH:
+            return self.refused(identity)
+        opened.add(identity)
+        try:
+            taken = list(islice(items, MAX_ENTRIES + 1))
+            too_many = len(taken) > MAX_ENTRIES
+            if too_many:
+                del taken[MAX_ENTRIES:]
+            size = BYTES_OF_A_NODE * len(taken)
+            result = []
+            for item in taken:
+                if type(item) is str:
+                    size += len(item)
+                    result.append(item)
+                else:
+                    result.append(self.value(item))
+            if too_many:
+                result.append("<truncated>")
+        finally:
+            opened.discard(identity)
+        self.bytes_left -= size
+        if self.bytes_left < 0:
+            raise EventTooLargeError(MAX_EVENT_BYTES - self.bytes_left)
+        return result
+
+    def replaced(self, value: Any, replacement: Any) -> Any:
+        """Write what a conversion returned, one level down, with its original still open above."""
+        opened, identity = self.open, id(value)
+        if identity in opened or len(opened) >= MAX_DEPTH:
+            return self.refused(identity)
+        opened.add(identity)
+        try:
+            return self.value(replacement)
         finally:
             opened.discard(identity)
 
-    def object(self, items: list[tuple[Any, Any]], depth: int) -> dict[str, Any]:
-        too_many = len(items) > MAX_ENTRIES
-        if too_many:
-            del items[MAX_ENTRIES:]
-        size = BYTES_OF_A_NODE * len(items)
-        result: dict[str, Any] = {}
-        for key, value in items:
-            if type(key) is not str:
-                key = self.key(key)
-                if key is None:
-                    continue
-            size += len(key)
-            # The commonest values, told apart here to spare a call for each property.
-            kind = type(value)
-            if kind is str:
-                result[key] = value
-                size += len(value)
-            elif value is None or kind is bool or (kind is int and 0 <= value < 2**63):
-                result[key] = value
-            else:
-                result[key] = self.value(value, depth)
-        self.spend(size)
-        if too_many:
-            result["$truncated"] = True
-        return result
-
-    def array(self, values: Iterable[Any], depth: int) -> list[Any]:
-        taken = list(islice(values, MAX_ENTRIES + 1))
-        too_many = len(taken) > MAX_ENTRIES
-        if too_many:
-            del taken[MAX_ENTRIES:]
-        self.spend(BYTES_OF_A_NODE * len(taken))
-        result = [self.value(value, depth) for value in taken]
-        if too_many:
-            result.append("<truncated>")
-        return result
-
-    def replaced(self, replacement: Any, depth: int) -> Any:
-        """Write what a conversion returned, one level down, with its original still open above."""
-        return self.value(replacement, depth)
+    def refused(self, identity: int) -> str:
+        return "<max depth>" if len(self.open) >= MAX_DEPTH else "<circular>"
 
     def spend(self, size: int) -> None:
         """Stop as soon as it is certain that the text will not fit, before it is made."""
@@ -218,37 +250,37 @@ class _Walk:
             if isinstance(key, str):
                 return str.__str__(key)
             if key is None or isinstance(key, (bool, int, float)):
-                plain = self.value(key, 0)
+                plain = self.value(key)
                 return plain if isinstance(plain, str) else _to_text(plain)
             for cls in type(key).__mro__:
                 if (cls.__module__, cls.__qualname__) in _TEXT_KEYS:
-                    return str(self.value(key, 0))
+                    return str(self.value(key))
             return str(key)
         except Exception:
             return None
 
-    def other(self, value: Any, kind: type, depth: int) -> Any:
+    def other(self, value: Any, kind: type) -> Any:
         """Everything that is not exactly one of JSON's own types."""
         if issubclass(kind, Enum):
-            return self.container(value, depth, _Walk.replaced, value._value_)
+            return self.replaced(value, value._value_)
         for cls in kind.__mro__:
             convert = _BY_CLASS.get((cls.__module__, cls.__qualname__))
             if convert is not None:
-                return convert(self, value, depth)
+                return convert(self, value)
         fields = getattr(kind, "__dataclass_fields__", None)
         if fields is None and (attrs := getattr(kind, "__attrs_attrs__", None)) is not None:
             fields = [attribute.name for attribute in attrs]
         if fields is not None:
-            return self.container(value, depth, _Walk.object, [(f, getattr(value, f)) for f in fields])
+            return self.object(value, [(f, getattr(value, f)) for f in fields])
         for method in ("model_dump", "dict"):  # pydantic v2, v1
             if callable(getattr(kind, method, None)):
                 content = getattr(value, method)()
                 if not isinstance(content, Mapping):
                     return _unreadable(kind)
-                return self.container(value, depth, _Walk.replaced, content)
+                return self.replaced(value, content)
         if issubclass(kind, Mapping):
             items = [(key, value[key]) for key in islice(value, MAX_ENTRIES + 1)]
-            return self.container(value, depth, _Walk.object, items)
+            return self.object(value, items)
         if any(hasattr(kind, method) for method in ("__next__", "__anext__", "__await__")):
             return f"<{kind.__name__}>"
         if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
@@ -306,40 +338,36 @@ def _sorted(value: Iterable[Any]) -> Iterable[Any]:
         return list(value)
 
 
-def _tuple(walk: _Walk, value: Any, depth: int) -> Any:
+def _tuple(walk: _Walk, value: Any) -> Any:
     fields = getattr(type(value), "_fields", None)
     if isinstance(fields, tuple) and len(fields) == tuple.__len__(value):
-        return walk.container(
-            value, depth, _Walk.object, list(zip(fields, tuple.__iter__(value), strict=True))
-        )
-    return walk.container(value, depth, _Walk.array, tuple.__iter__(value))
+        return walk.object(value, list(zip(fields, tuple.__iter__(value), strict=True)))
+    return walk.array(value, tuple.__iter__(value))
 
 
-def _ndarray(walk: _Walk, value: Any, depth: int) -> Any:
+def _ndarray(walk: _Walk, value: Any) -> Any:
     size = value.size
     if size > MAX_ENTRIES:
         return f"<array dtype={value.dtype} shape={value.shape}>"
-    return walk.container(value, depth, _Walk.replaced, value.tolist())
+    return walk.replaced(value, value.tolist())
 
 
-def _text(convert: Callable[[Any], object]) -> Callable[[_Walk, Any, int], Any]:
-    """A row whose conversion needs neither the walk nor the depth and returns a plain value."""
-    return lambda walk, value, depth: walk.value(convert(value), depth)
+def _text(convert: Callable[[Any], object]) -> Callable[[_Walk, Any], Any]:
+    """A row whose conversion needs no walk and returns a plain value."""
+    return lambda walk, value: walk.value(convert(value))
 
 
-def _array_of(convert: Callable[[Any], Iterable[Any]]) -> Callable[[_Walk, Any, int], Any]:
-    return lambda walk, value, depth: walk.container(value, depth, _Walk.array, convert(value))
+def _array_of(convert: Callable[[Any], Iterable[Any]]) -> Callable[[_Walk, Any], Any]:
+    return lambda walk, value: walk.array(value, convert(value))
 
 
 # Looked up for each class of a value's MRO, by name: so a type of a module that was never loaded
 # costs nothing, and subclasses are treated as their base (S-28).
-_BY_CLASS: dict[tuple[str, str], Callable[[_Walk, Any, int], Any]] = {
+_BY_CLASS: dict[tuple[str, str], Callable[[_Walk, Any], Any]] = {
     ("builtins", "str"): _text(str.__str__),
     ("builtins", "int"): _text(int.__index__),
     ("builtins", "float"): _text(float.__float__),
-    ("builtins", "dict"): lambda walk, value, depth: walk.container(
-        value, depth, _Walk.object, list(dict.items(value))
-    ),
+    ("builtins", "dict"): lambda walk, value: walk.object(value, list(dict.items(value))),
     ("builtins", "list"): _array_of(list.__iter__),
     ("builtins", "tuple"): _tuple,
     ("builtins", "set"): _array_of(_sorted),
@@ -368,9 +396,7 @@ _BY_CLASS: dict[tuple[str, str], Callable[[_Walk, Any, int], Any]] = {
     ("pathlib", "PurePath"): _text(str),
     ("pathlib._local", "PurePath"): _text(str),
     ("ipaddress", "_IPAddressBase"): _text(str),
-    ("numpy", "generic"): lambda walk, value, depth: walk.container(
-        value, depth, _Walk.replaced, value.item()
-    ),
+    ("numpy", "generic"): lambda walk, value: walk.replaced(value, value.item()),
     ("numpy", "ndarray"): _ndarray,
     ("pandas", "Series"): _ndarray,
     ("pandas.core.series", "Series"): _ndarray,

@@ -17,7 +17,7 @@ from functools import lru_cache
 from leanbase import contexts, idempotency
 from leanbase._version import __version__
 from leanbase.contexts import coerce_id
-from leanbase.encoding import sanitize
+from leanbase.encoding import sanitize, sanitize_over
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,29 +129,31 @@ def build(
 
 def _properties(draft: Draft, super_properties: Mapping[str, Any]) -> dict[str, Any]:
     """Merge the sources of properties, each replacing what those before it set (E-20)."""
-    properties: dict[str, Any] = {}
-    in_context = contexts.active() is not None
-    if draft.with_tags and in_context:
-        tags = contexts.get_tags()
-        properties.update(sanitize(tags))
-        properties["$context_tags"] = sorted(tags)
-    if draft.properties is not None:
-        properties.update(_mapping(draft.properties, "properties"))
-    if draft.groups is not None and (named := _mapping(draft.groups, "groups")):
-        properties["$groups"] = named
+    scope = contexts.active()
+    tags: dict[str, Any] = {}
+    if draft.with_tags and scope is not None:
+        tags = scope.tags_in_effect()
+        tags["$context_tags"] = sorted(tags)
+    given = {} if draft.properties is None else _mapping(draft.properties, "properties")
+    properties = sanitize_over(tags, given)
+    if draft.groups is not None and (groups := sanitize_over({}, _mapping(draft.groups, "groups"))):
+        properties["$groups"] = groups
     if draft.with_runtime:
         properties.update(runtime_properties())
     properties.update(super_properties)
-    if in_context and "$session_id" not in properties:
-        session_id = contexts.get_context_session_id()
+    if scope is not None and "$session_id" not in properties:
+        session_id = scope.nearest("session_id")
         if session_id is not None:
             properties["$session_id"] = session_id
     return properties
 
 
 def _mapping(value: object, argument: str) -> dict[str, Any]:
-    if type(value) is dict or isinstance(value, Mapping):
-        plain = sanitize(value)
+    """What was given for a mapping as a `dict`, whose keys and values may still be anything."""
+    if type(value) is dict:
+        return value
+    if isinstance(value, Mapping):
+        plain = sanitize(value)  # which knows how to read any of them
         if isinstance(plain, dict):
             return plain
     logger.warning("%s must be a mapping, not %s; it is left out", argument, type(value).__name__)

@@ -530,7 +530,8 @@ def main():
     leanbase.capture("retained", "u")
     leanbase.flush()
     print("ready", flush=True)
-    time.sleep(20)
+    for _ in range(400):  # CPython loses a signal that comes just before a sleep until after it
+        time.sleep(0.05)
 main()
 """
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -98,7 +98,7 @@ def test_sigterm_also_sends_what_inner_scopes_collected(server: FaultServer) -> 
     body = (
         "@leanbase.job\ndef inner():\n    leanbase.capture('inner', 'u')\n"
         "    with leanbase.delivery_scope():\n        leanbase.capture('innermost', 'u')\n"
-        "        print('ready', flush=True)\n        time.sleep(10)\ninner()"
+        "        print('ready', flush=True)\n        for _ in range(200): time.sleep(0.05)\ninner()"
     )
     returned, _ = run(server, body, terminate=True)
     assert returned == -signal.SIGTERM

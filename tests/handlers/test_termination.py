@@ -190,7 +190,8 @@ there, here = os.pipe()
 pid = os.fork()
 if not pid:
     os.write(here, b"1")
-    time.sleep(10)
+    for _ in range(200):  # a signal just before a sleep is only heard after it
+        time.sleep(0.05)
     os._exit(9)
 os.read(there, 1)  # CPython forgets a signal that comes in the middle of a fork
 os.kill(pid, signal.SIGTERM)
