@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 from itertools import islice
 
@@ -112,16 +112,6 @@ def sanitize(value: object) -> Any:
     return _Walk().value(value)
 
 
-def sanitize_over(below: dict[Any, Any], value: dict[Any, Any]) -> dict[str, Any]:
-    """Return the entries of `below`, and over them those of `value`, as one plain object.
-
-    Raises:
-        EventTooLargeError: As `sanitize`.
-    """
-    merged: dict[str, Any] = _Walk().object(value, [*below.items(), *value.items()])
-    return merged
-
-
 # Everything that reaches it is plain and acyclic, so the circular check is paid for already.
 _to_text: Callable[[Any], str] = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
@@ -150,8 +140,8 @@ class _Walk:
             return value if math.isfinite(value) else None
         try:
             if kind is dict:
-                # list(): one step, so that another thread cannot change the dict under the loop.
-                return self.object(value, list(value.items()))
+                # copy(): one step, so that another thread cannot change the dict under the loop.
+                return self.object(value, value.copy().items())
             if kind is list or kind is tuple:
                 return self.array(value, value)
             return self.other(value, kind)
@@ -162,7 +152,7 @@ class _Walk:
 
     # `object` and `array` are the hot ones: what they share is written out, and so is `spend`.
 
-    def object(self, value: Any, items: list[tuple[Any, Any]]) -> Any:
+    def object(self, value: Any, items: Collection[tuple[Any, Any]]) -> Any:
         """Write `items` for the value that they are from."""
         opened, identity = self.open, id(value)
         if identity in opened or len(opened) >= MAX_DEPTH:
@@ -170,11 +160,9 @@ class _Walk:
         opened.add(identity)
         try:
             too_many = len(items) > MAX_ENTRIES
-            if too_many:
-                del items[MAX_ENTRIES:]
             size = BYTES_OF_A_NODE * len(items)
             result: dict[str, Any] = {}
-            for key, item in items:
+            for key, item in islice(items, MAX_ENTRIES) if too_many else items:
                 if type(key) is not str:
                     key = self.key(key)
                     if key is None:
@@ -367,7 +355,7 @@ _BY_CLASS: dict[tuple[str, str], Callable[[_Walk, Any], Any]] = {
     ("builtins", "str"): _text(str.__str__),
     ("builtins", "int"): _text(int.__index__),
     ("builtins", "float"): _text(float.__float__),
-    ("builtins", "dict"): lambda walk, value: walk.object(value, list(dict.items(value))),
+    ("builtins", "dict"): lambda walk, value: walk.object(value, dict.copy(value).items()),
     ("builtins", "list"): _array_of(list.__iter__),
     ("builtins", "tuple"): _tuple,
     ("builtins", "set"): _array_of(_sorted),

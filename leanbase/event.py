@@ -17,7 +17,7 @@ from functools import lru_cache
 from leanbase import contexts, idempotency
 from leanbase._version import __version__
 from leanbase.contexts import coerce_id
-from leanbase.encoding import sanitize, sanitize_over
+from leanbase.encoding import sanitize
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,13 +130,12 @@ def build(
 def _properties(draft: Draft, super_properties: Mapping[str, Any]) -> dict[str, Any]:
     """Merge the sources of properties, each replacing what those before it set (E-20)."""
     scope = contexts.active()
-    tags: dict[str, Any] = {}
-    if draft.with_tags and scope is not None:
-        tags = scope.tags_in_effect()
-        tags["$context_tags"] = sorted(tags)
+    tags = scope.tags_in_effect() if draft.with_tags and scope is not None else {}
     given = {} if draft.properties is None else _mapping(draft.properties, "properties")
-    properties = sanitize_over(tags, given)
-    if draft.groups is not None and (groups := sanitize_over({}, _mapping(draft.groups, "groups"))):
+    properties: dict[str, Any] = sanitize({**tags, **given} if tags else given)
+    if draft.with_tags and scope is not None:
+        properties.setdefault("$context_tags", sorted(tags))
+    if draft.groups is not None and (groups := sanitize(_mapping(draft.groups, "groups"))):
         properties["$groups"] = groups
     if draft.with_runtime:
         properties.update(runtime_properties())

@@ -117,7 +117,7 @@ def test_as_a_fallback_it_takes_what_was_not_delivered_and_gives_it_back(
 def test_what_one_project_leaves_no_other_sends(directory: Path, server: FaultServer) -> None:
     def client(api_key: str | None) -> Leanbase:
         host = server.url if api_key else None
-        return Leanbase(api_key, host, transport="spool", spool_directory=directory, max_retries=0)
+        return Leanbase(api_key, host, transport="spool", spool_directory=str(directory), max_retries=0)
 
     server.always(Behaviour(status=503))
     for key in ("phc_one", "phc_two", None):
