@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
-from tests.lambda_runtime.faults import FAULTS, FLUSHES, LOST, WAYS, Fault
+from tests.lambda_runtime.faults import FAULTS, FLUSHES, LOST, SENT, WAYS, Fault
 
 PAGE = Path(__file__).parents[1] / "docs" / "guarantees.md"
 
 HEAD = """# Guarantees
 
-What becomes of the events of an invocation, whatever happens to it. Each cell is a test that runs the function in AWS's own runtime interface
-emulator; the table that the tests read is the one that this page is made from.
+What becomes of the events of an invocation, whatever happens to it, by transport and by `flush`. Each cell is a test that runs the function in
+AWS's own runtime interface emulator; the table that the tests read is the one that this page is made from.
 
 | | |
 |---|---|
@@ -27,24 +28,46 @@ No event ever arrives under two ids: what is sent twice, because nobody knows wh
 
 def guarantees_page() -> str:
     reasons = list(dict.fromkeys(fault.why for fault in FAULTS if fault.why))
-    parts = [HEAD]
-    for way in WAYS:
-        parts.append(
-            f"\n## `{way}`\n\n| What happens | " + " | ".join(f"`{flush}`" for flush in FLUSHES) + " |\n"
-        )
-        parts.append("|---|" + "---|" * len(FLUSHES) + "\n")
-        for fault in FAULTS:
-            if way in fault.ways:
-                cells = " | ".join(_cell(fault, way, flush, reasons) for flush in FLUSHES)
-                parts.append(f"| {fault.name} | {cells} |\n")
+    always_sent = [fault for fault in FAULTS if all(set(row) == {SENT} for row in _rows(fault))]
+    parts = [HEAD, "\n## Sent, with every transport and every `flush`\n\n"]
+    parts += [f"* {fault.name}{_where(fault)}\n" for fault in always_sent]
+    parts += ["\n## Everything else\n\n"]
+    parts += [_line("What happens", "with", *(f"`{flush}`" for flush in FLUSHES)), "|---" * 5 + "|\n"]
+    for fault in FAULTS:
+        if fault not in always_sent:
+            for number, (row, ways) in enumerate(_rows(fault).items()):
+                cells = (_cell(outcome, fault, reasons) for outcome in row)
+                parts.append(_line("" if number else fault.name, _named(ways), *cells))
     parts.append("\n## Why\n\n")
     parts += [f"{number}. {reason}\n" for number, reason in enumerate(reasons, 1)]
     return "".join(parts)
 
 
-def _cell(fault: Fault, way: str, flush: str, reasons: list[str]) -> str:
-    outcome = fault.outcome(way, flush)
+def _rows(fault: Fault) -> dict[tuple[str, ...], list[str]]:
+    """The transports that a fault can happen to, by what comes of it with each flush policy."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for way in fault.ways:
+        rows.setdefault(tuple(fault.outcome(way, flush) for flush in FLUSHES), []).append(way)
+    return rows
+
+
+def _where(fault: Fault) -> str:
+    return "" if set(fault.ways) == set(WAYS) else f" ({_named(fault.ways)})"
+
+
+def _named(ways: Collection[str]) -> str:
+    others = set(WAYS) - set(ways)
+    if len(others) < 2:
+        return " ".join(["all", *(f"but `{way}`" for way in others)])
+    return ", ".join(f"`{way}`" for way in ways)
+
+
+def _cell(outcome: str, fault: Fault, reasons: list[str]) -> str:
     return f"**lost** ({reasons.index(fault.why) + 1})" if outcome == LOST else outcome
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |\n"
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ FAULTS = (
     # --- what happens to the process
     Fault("the process is killed right after the response", after=kill, gone=True),
     Fault(
-        "it is killed while its request is on the way",
+        "the process is killed while its request is on the way",
         {"*": LOST, "spool": DISK},
         KEPT_OF_THE_REQUEST,
         OVER_A_NETWORK,
@@ -134,21 +134,23 @@ FAULTS = (
         during=kill_soon,
         gone=True,
     ),
-    Fault("it is frozen while it initialises", warm=False, during=freeze_soon),
-    Fault("it is frozen in the handler", event={"then": "sleep", "seconds": 0.5}, during=freeze_soon),
+    Fault("the process is frozen while it initialises", warm=False, during=freeze_soon),
     Fault(
-        "it is frozen while its request is on the way",
+        "the process is frozen in the handler", event={"then": "sleep", "seconds": 0.5}, during=freeze_soon
+    ),
+    Fault(
+        "the process is frozen while its request is on the way",
         ways=OVER_A_NETWORK,
         script=(Behaviour(delay=0.3),),
         during=freeze_while_sending,
     ),
     Fault(
-        "it is frozen while its request is on the way, and the connection closed",
+        "the process is frozen while its request is on the way, and the connection closed",
         ways=OVER_A_NETWORK,
         script=(Behaviour(delay=0.3, instead="close"),),
         during=freeze_while_sending,
     ),
-    Fault("it was frozen before, and its connections closed", after=freeze_and_close),
+    Fault("the process was frozen before, and its connections closed", after=freeze_and_close),
     Fault("the handler raises", event={"then": "raise"}),
     Fault(
         "the function times out",
@@ -160,21 +162,21 @@ FAULTS = (
         gone=True,
     ),
     Fault(
-        "it ends itself with os._exit()",
+        "the process ends itself with os._exit()",
         {"*": LOST, "each": SENT},
         NOT_YET_SENT,
         event={"then": "exit"},
         gone=True,
     ),
     Fault(
-        "it is killed for its memory",
+        "the process is killed for its memory",
         {"*": LOST, "each": SENT},
         NOT_YET_SENT,
         event={"then": "out of memory"},
         gone=True,
     ),
     Fault(
-        "it gets SIGTERM in the handler",
+        "the process gets SIGTERM in the handler",
         event={"then": "sleep", "seconds": 30},
         timeout=10,
         during=terminate,
@@ -182,45 +184,51 @@ FAULTS = (
     ),
     # --- what happens to the request
     Fault("the server resets the connection", ways=OVER_A_NETWORK, script=(Behaviour(instead="reset"),)),
-    Fault("it closes the connection", ways=OVER_A_NETWORK, script=(Behaviour(instead="close"),)),
-    Fault("it closes in the middle of its answer", ways=OVER_A_NETWORK, script=(Behaviour(instead="half"),)),
+    Fault("the server closes the connection", ways=OVER_A_NETWORK, script=(Behaviour(instead="close"),)),
     Fault(
-        "its answer trickles",
+        "the server closes in the middle of its answer",
+        ways=OVER_A_NETWORK,
+        script=(Behaviour(instead="half"),),
+    ),
+    Fault(
+        "the server's answer trickles",
         {"*": SENT, "each": NEXT},
         ways=OVER_A_NETWORK,
         always=Behaviour(trickle=0.5),
         timeout=2,
     ),
-    Fault("it answers 500 once", ways=OVER_A_NETWORK, script=(Behaviour(status=500),)),
+    Fault("the server answers 500 once", ways=OVER_A_NETWORK, script=(Behaviour(status=500),)),
     Fault(
-        "it answers 429 with Retry-After",
+        "the server answers 429 with Retry-After",
         ways=OVER_A_NETWORK,
         script=(Behaviour(status=429, headers={"Retry-After": "0.5"}),),
     ),
     Fault(
-        "it answers 413",
+        "the server answers 413",
         {"*": SENT, "each": LOST},
         "A single event that the server finds too large cannot be made smaller: it is dropped, and `on_error` hears of it.",
         TO_THE_SERVER,
         script=(Behaviour(status=413),),
     ),
     Fault(
-        "it answers 401",
+        "the server answers 401",
         {"*": LOST},
         "The server refused the events for good: they are dropped, and `on_error` hears of it.",
         TO_THE_SERVER,
         always=Behaviour(status=401),
     ),
-    Fault("it answers 500 for a while", {"*": NEXT}, ways=OVER_A_NETWORK, always=Behaviour(status=500)),
     Fault(
-        "it does not answer for a while",
+        "the server answers 500 for a while", {"*": NEXT}, ways=OVER_A_NETWORK, always=Behaviour(status=500)
+    ),
+    Fault(
+        "the server does not answer for a while",
         {"*": NEXT},
         ways=OVER_A_NETWORK,
         always=LONGER_THAN_ANY_GRACE,
         timeout=2,
     ),
     Fault(
-        "it does not answer, and then the process is killed",
+        "the server does not answer, and then the process is killed",
         {"*": LOST, "http, fallback spool": DISK, "spool": DISK},
         RETAINED,
         OVER_A_NETWORK,
@@ -230,7 +238,7 @@ FAULTS = (
         gone=True,
     ),
     Fault(
-        "its name is not resolved, and then the process is killed",
+        "the server's name is not resolved, and then the process is killed",
         {"*": LOST, "http, fallback spool": DISK, "spool": DISK},
         RETAINED,
         OVER_A_NETWORK,
@@ -243,7 +251,7 @@ FAULTS = (
         gone=True,
     ),
     Fault(
-        "its certificate is not trusted, and then the process is killed",
+        "the server's certificate is not trusted, and then the process is killed",
         {"*": LOST, "http, fallback spool": DISK, "spool": DISK},
         RETAINED,
         OVER_A_NETWORK,
