@@ -95,14 +95,15 @@ class LambdaSimulator:
 
     The first invocation, and the one after a timeout, a crash or an end, is a cold start in a new process,
     which is forked from the test's: what the test has patched is patched there, too. What the process
-    captures arrives in `events` when it leaves, so that what would be lost in Lambda is lost here. SIGTERM
-    is handled as with an extension on Python 3.12 and later, but a timeout kills at once, as without one.
+    captures arrives in `events` when it leaves, so that what would be lost in Lambda is lost here.
     Nothing is sent. Linux and macOS.
 
     Args:
         handler: The handler, or `"module.function"`, which is then imported in the process.
         timeout: The function's timeout in seconds.
         environment: Environment variables of the function.
+        extension: Whether the function has an extension, as `flush="after_response"` makes one, and Python
+            3.12 or later: a timeout then brings SIGTERM before the end. Without, it ends at once.
 
     Attributes:
         events: What left the sandboxes so far, as `CapturedEvents`.
@@ -121,7 +122,12 @@ class LambdaSimulator:
     """
 
     def __init__(
-        self, handler: Handler | str, *, timeout: float = 3.0, environment: dict[str, str] | None = None
+        self,
+        handler: Handler | str,
+        *,
+        timeout: float = 3.0,
+        environment: dict[str, str] | None = None,
+        extension: bool = False,
     ) -> None:
         if not hasattr(os, "fork"):
             raise NotImplementedError("LambdaSimulator needs os.fork(), which this platform does not have")
@@ -133,6 +139,7 @@ class LambdaSimulator:
         self._handler = handler
         self._timeout = timeout
         self._environment = environment or {}
+        self._extension = extension
         self._sandbox: _Sandbox | None = None
 
     def __enter__(self) -> Self:
@@ -164,6 +171,8 @@ class LambdaSimulator:
         try:
             answer = sandbox.ask({"event": event, "request_id": request_id}, self._timeout)
         except _EndedError as end:
+            if self._extension:
+                self.terminate()
             self.kill()
             raise FunctionError(end.type, str(end)) from None
         self.freeze()

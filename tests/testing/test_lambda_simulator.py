@@ -77,6 +77,19 @@ def test_a_timeout_ends_the_sandbox_with_what_it_had_not_sent() -> None:
     assert function.events.assert_captured("begun", times=1)["properties"]["faas.coldstart"] is True
 
 
+def test_with_an_extension_a_timeout_sends_what_there_is() -> None:
+    with LambdaSimulator(handler, timeout=0.3, extension=True) as function:
+        with pytest.raises(FunctionError, match="timed out") as raised:
+            function.invoke({"sleep": 10})
+        assert raised.value.type == "Sandbox.Timedout"
+        function.events.assert_captured("begun", times=1)
+        function.invoke({})
+        function.events.assert_captured("begun", times=2)
+        with pytest.raises(FunctionError, match="ended with 3"):
+            function.invoke({"exit": 3})
+        function.events.assert_captured("begun", times=2)
+
+
 def test_a_process_that_ends_itself() -> None:
     with LambdaSimulator(handler) as function:
         with pytest.raises(FunctionError, match=r"Runtime\.ExitError: the process ended with 3"):
