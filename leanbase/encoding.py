@@ -156,7 +156,7 @@ class _Walk:
         """Write `items` for the value that they are from."""
         opened, identity = self.open, id(value)
         if identity in opened or len(opened) >= MAX_DEPTH:
-            return self.refused(identity)
+            return self.refused()
         opened.add(identity)
         try:
             too_many = len(items) > MAX_ENTRIES
@@ -186,7 +186,7 @@ class _Walk:
         """Write `items` for the value that they are from."""
         opened, identity = self.open, id(value)
         if identity in opened or len(opened) >= MAX_DEPTH:
-            return self.refused(identity)
+            return self.refused()
         opened.add(identity)
         try:
             taken = list(islice(items, MAX_ENTRIES + 1))
@@ -214,14 +214,14 @@ class _Walk:
         """Write what a conversion returned, one level down, with its original still open above."""
         opened, identity = self.open, id(value)
         if identity in opened or len(opened) >= MAX_DEPTH:
-            return self.refused(identity)
+            return self.refused()
         opened.add(identity)
         try:
             return self.value(replacement)
         finally:
             opened.discard(identity)
 
-    def refused(self, identity: int) -> str:
+    def refused(self) -> str:
         return "<max depth>" if len(self.open) >= MAX_DEPTH else "<circular>"
 
     def spend(self, size: int) -> None:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, Field, dataclass, field, fields
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -239,20 +240,26 @@ def _warn_of_misspelt(known: Iterable[str], module: Mapping[str, Any]) -> None:
     """
     for variable in list(os.environ):
         name = variable.removeprefix("LEANBASE_").lower()
-        if variable.startswith("LEANBASE_") and name not in known and (near := _nearest(name, known)):
-            logger.warning("%s is no option; did you mean LEANBASE_%s?", variable, near.upper())
+        if variable.startswith("LEANBASE_") and name not in known and (near := _nearest(name, known, 0.8)):
+            _warn_once(f"{variable} is no option; did you mean LEANBASE_{near.upper()}?")
     own = {*known, *module["__all__"], "annotations"}
     for name, value in list(module.items()):
         if name in own or not name.islower() or name.startswith("_") or isinstance(value, ModuleType):
             continue
-        if near := _nearest(name, known):
-            logger.warning("leanbase.%s is no option; did you mean leanbase.%s?", name, near)
+        if near := _nearest(name, known, 0.8):
+            _warn_once(f"leanbase.{name} is no option; did you mean leanbase.{near}?")
 
 
-def _nearest(name: str, known: Iterable[str]) -> str | None:
+@cache
+def _warn_once(message: str) -> None:
+    """Settings are read again and again: after each shutdown, and whenever an exception leaves a context."""
+    logger.warning(message)
+
+
+def _nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(name, known, 1)), None)
+    return next(iter(get_close_matches(name, known, 1, likeness)), None)
 
 
 def _from_environment(option: Field[Any]) -> Any:
