@@ -13,7 +13,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from leanbase.delivery import Deadline, Receipt
 from leanbase.encoding import EncodedEvent
@@ -32,6 +32,13 @@ logger = logging.getLogger("leanbase")
 MAX_BYTES = 64 * 1024 * 1024
 
 
+class _Written(NamedTuple):
+    """Where events were written."""
+
+    file: OwnFile
+    position: int
+
+
 class SpoolTransport(BaseTransport):
     """Keeps events in a directory until another transport has delivered them.
 
@@ -45,8 +52,9 @@ class SpoolTransport(BaseTransport):
     Args:
         directory: Where to keep them; made with mode 0700 if it is missing.
         inner: What delivers them.
-        project: Whose events they are, a short text of letters and digits. Files of other projects are
-            let be; those of none belong to whoever sends. Default: of none, and all files are sent.
+        project: Whose events they are, a short text of letters and digits, or `""` for nobody's in
+            particular. Only files of this project and nobody's are sent. Default: nobody's, and all
+            files are sent.
         write_first: Whether to write events before they are sent.
         fsync: Whether to wait until the disk has them: they then survive a power failure, too.
         max_bytes: Most bytes in the directory; what would be more stays with the caller.
@@ -66,7 +74,7 @@ class SpoolTransport(BaseTransport):
         directory: str | os.PathLike[str],
         inner: BaseTransport | None = None,
         *,
-        project: str = "",
+        project: str | None = None,
         write_first: bool = True,
         fsync: bool = False,
         max_bytes: int = MAX_BYTES,
@@ -81,14 +89,17 @@ class SpoolTransport(BaseTransport):
         self._max_bytes = max_bytes
         make_private(self._directory)
         self._file: OwnFile | None = None
+        self._retired: list[OwnFile] = []
         self._own_process()
         reset_in_child(self)
 
     def _own_process(self) -> None:
-        # The parent's file is the parent's. Its lock goes with the last process that has it open.
-        file, self._file = self._file, None
-        if file is not None:
-            file.forget()
+        # The parent's files are the parent's. Their locks go with the last process that has them open.
+        for file in (self._file, *self._retired):
+            if file is not None:
+                file.forget()
+        self._file, self._retired = None, []
+        self._unusable: set[str] = set()
         self._file_lock = threading.RLock()
         self._sending = threading.RLock()
         self._is_sending = False
@@ -126,34 +137,37 @@ class SpoolTransport(BaseTransport):
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Send what is spooled and then these, or spool them. Blocks for it, at most to the deadline."""
-        start = self._appended(events) if self._write_first else None
+        written = self._appended(events) if self._write_first else None
         deadline = deadline if self._write_first else with_reserve(deadline)
         if self._inner is not None:
             with self._turn(deadline) as has_turn:
-                if has_turn and self._replay(self._inner, deadline, start):
-                    return self._deliver(self._inner, events, start, deadline)
-        return self._spool(events, start)
+                if has_turn and self._replay(self._inner, deadline, written):
+                    return self._deliver(self._inner, events, written, deadline)
+        return self._spool(events, written)
 
     def _deliver(
-        self, inner: BaseTransport, events: Sequence[EncodedEvent], start: int | None, deadline: Deadline
+        self,
+        inner: BaseTransport,
+        events: Sequence[EncodedEvent],
+        written: _Written | None,
+        deadline: Deadline,
     ) -> Receipt:
-        file, positions = self._file, []
-        if start is not None and file is not None:
-            positions = [*itertools.accumulate((len(event) + 1 for event in events), initial=start)]
+        gone, positions = 0, []
+        if written is not None:
+            positions = [
+                *itertools.accumulate((len(event) + 1 for event in events), initial=written.position)
+            ]
             # Another thread may have had its turn first, and sent some of these out of the file.
-            gone = sum(position < file.done_with for position in positions[:-1])
+            gone = sum(position < written.file.done_with for position in positions[:-1])
             events, positions = events[gone:], positions[gone:]
             if not events:
                 return Receipt(spooled=gone)
         receipt = self._send_inner(inner, events, deadline)
         retained = receipt.retained_events()
-        if file is not None and positions:
-            left = set(map(id, retained))
-            not_done = [at for event, at in zip(events, positions, strict=False) if id(event) in left]
-            with self._file_lock:
-                file.done(not_done[0] if not_done else positions[-1])
+        if written is not None:
+            self._done(written.file, events, positions, retained)
             receipt += Receipt(spooled=gone)
-        return receipt.without(retained) + self._spool(retained, start) if retained else receipt
+        return receipt.without(retained) + self._spool(retained, written) if retained else receipt
 
     def flush(self, *, deadline: Deadline) -> Receipt:
         """Send what is spooled, also by processes that are gone, as far as the time allows."""
@@ -168,10 +182,22 @@ class SpoolTransport(BaseTransport):
         """Flush, and leave what could not be sent to the next process."""
         receipt = self.flush(deadline=deadline)
         with self._file_lock:
-            file, self._file = self._file, None
-        if file is not None:
-            file.close()
+            if self._file is not None:
+                self._retired.append(self._file)
+                self._file = None
+        self._close_retired()
         return receipt if self._inner is None else receipt + self._inner.close(deadline=deadline)
+
+    def _close_retired(self) -> None:
+        """Close the files that `close` took away, unless a send is under way, which does it at its end."""
+        while self._retired and self._sending.acquire(blocking=False):
+            try:
+                if self._is_sending or not self._retired:
+                    return
+                with self._file_lock:
+                    self._retired.pop().close()
+            finally:
+                self._sending.release()
 
     def warm_up(self, *, deadline: Deadline) -> None:
         """Warm up the inner transport."""
@@ -195,56 +221,90 @@ class SpoolTransport(BaseTransport):
                 self._is_sending = False
         finally:
             self._sending.release()
+            self._close_retired()
 
-    def _appended(self, events: Sequence[EncodedEvent]) -> int | None:
-        """Write events to this process's file and return where they begin; `None` if that is impossible."""
+    def _appended(self, events: Sequence[EncodedEvent]) -> _Written | None:
+        """Write events to this process's file and tell where; `None` if that is impossible."""
         with self._file_lock:
             try:
+                if self._file is not None and self._file.is_removed:
+                    self._retired.append(self._file)
+                    self._file = None
                 if sum(map(len, events)) + len(events) + _size(self._directory) > self._max_bytes:
                     logger.warning("the spool is full; %d event(s) are not written to it", len(events))
                     return None
                 if self._file is None:
                     make_private(self._directory)
-                    self._file = OwnFile(self._directory, self._project)
-                return self._file.append(events, fsync=self._fsync)
+                    self._file = OwnFile(self._directory, self._project or "")
+                return _Written(self._file, self._file.append(events, fsync=self._fsync))
+            except BlockingIOError:  # a signal handler, in the middle of another append
+                return None
             except (OSError, ConfigError) as error:
                 logger.error("the spool cannot be written: %s", type(error).__name__)
                 return None
 
-    def _spool(self, events: Sequence[EncodedEvent], start: int | None) -> Receipt:
+    def _spool(self, events: Sequence[EncodedEvent], written: _Written | None) -> Receipt:
         """What could not be sent: it is on disk already, or is written now, or stays with the caller."""
-        if start is None and self._write_first is False:
-            start = self._appended(events)
-        if start is None:
+        if written is None and self._write_first is False:
+            written = self._appended(events)
+        if written is None:
             return Receipt.retaining(events, "unavailable", TransportError("neither delivered nor spooled"))
         return Receipt(spooled=len(events))
 
-    def _replay(self, inner: BaseTransport, deadline: Deadline, until: int | None) -> bool:
-        """Send other processes' files and then this one's up to `until`; false when not all of it went."""
+    def _replay(self, inner: BaseTransport, deadline: Deadline, until: _Written | None) -> bool:
+        """Send other processes' files and then this one's up to a position; false when not all of it went.
+
+        A file that cannot be read stands in nobody's way.
+        """
         own = self._file
         for entry in sorted(_entries(self._directory), key=lambda entry: entry.name):
-            if own is not None and entry.name == own.name:
+            if (own is not None and entry.name == own.name) or not self._is_ours(entry.name):
                 continue
-            if self._project and project_in(entry.name) not in ("", self._project):
-                continue
-            with AbandonedFile.taken(entry.path) as file:
-                if file is not None and not self._send_from(file, file.end, inner, deadline):
-                    return False
-        return own is None or self._send_from(own, own.end if until is None else until, inner, deadline)
+            try:
+                with AbandonedFile.taken(entry.path) as file:
+                    if file is not None and not self._send_from(file, file.end, inner, deadline):
+                        return False
+            except OSError as error:
+                self._set_aside(entry.name, error)
+        if own is None:
+            return True
+        end = until.position if until is not None and until.file is own else own.end
+        return self._send_from(own, end, inner, deadline)
+
+    def _is_ours(self, name: str) -> bool:
+        if name in self._unusable:
+            return False
+        return self._project is None or project_in(name) in ("", self._project)
 
     def _send_from(self, file: SpoolFile, until: int, inner: BaseTransport, deadline: Deadline) -> bool:
         for batch, positions in file.batches(until):
             if deadline.expired:
                 return False
-            left = set()
-            if batch:
-                left = set(map(id, self._send_inner(inner, batch, deadline).retained_events()))
-            not_done = [at for event, at in zip(batch, positions, strict=False) if id(event) in left]
-            with self._file_lock:
-                file.done(not_done[0] if not_done else positions[-1])
-            if not_done:
+            left = self._send_inner(inner, batch, deadline).retained_events() if batch else []
+            self._done(file, batch, positions, left)
+            if left:
                 return False
         return True
+
+    def _done(
+        self,
+        file: SpoolFile,
+        events: Sequence[EncodedEvent],
+        positions: list[int],
+        left: Sequence[EncodedEvent],
+    ) -> None:
+        """Remember that the events at these positions have an outcome, up to the first that is left."""
+        kept = set(map(id, left))
+        not_done = [at for event, at in zip(events, positions, strict=False) if id(event) in kept]
+        try:
+            with self._file_lock:
+                file.done(not_done[0] if not_done else positions[-1])
+        except OSError as error:
+            self._set_aside(file.name, error)
+
+    def _set_aside(self, name: str, error: OSError) -> None:
+        self._unusable.add(name)
+        logger.error("%s in the spool is left alone: %s", name, error.strerror)
 
     @staticmethod
     def _send_inner(inner: BaseTransport, events: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
@@ -294,6 +354,9 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
         with os.scandir(directory) as entries:
             return [entry for entry in entries if entry.name.endswith(SUFFIX)]
     except FileNotFoundError:
+        return []
+    except OSError as error:
+        logger.error("the spool cannot be read: %s", error.strerror)
         return []
 
 

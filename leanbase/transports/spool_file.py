@@ -8,6 +8,7 @@ lock on it as long as it lives, or as long as it reads the file of one that is g
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -130,6 +131,8 @@ class OwnFile(SpoolFile):
         super().__init__(descriptor, path)
         self._write_header()
         self._end = _HEADER_BYTES
+        self._is_writing = False
+        self._is_open = True
         os.rename(f"{path}.new", path)  # noqa: PTH104
 
     @property
@@ -137,12 +140,27 @@ class OwnFile(SpoolFile):
         """Where the file ends, without what is just being written."""
         return self._emptied + self._end
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether somebody has removed it from its directory."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
     def append(self, events: Sequence[EncodedEvent], *, fsync: bool) -> int:
         """Write events, all or none, and return the position where they begin.
 
         Raises:
-            OSError: There is no room, or something else is wrong with the disk.
+            OSError: There is no room, or something else is wrong with the disk; or this is a signal handler
+                in the middle of it.
         """
+        if self._is_writing:
+            raise BlockingIOError(errno.EAGAIN, "the interrupted thread is writing")
+        self._is_writing = True
+        try:
+            return self._append(events, fsync)
+        finally:
+            self._is_writing = False
+
+    def _append(self, events: Sequence[EncodedEvent], fsync: bool) -> int:
         start = self._end
         data = memoryview(b"".join(line for event in events for line in (event.body, b"\n")))
         written = 0
@@ -158,7 +176,9 @@ class OwnFile(SpoolFile):
         return self._emptied + start
 
     def done(self, position: int) -> None:
-        """Remember how far it is done with; when that is all, begin it anew."""
+        """Remember how far it is done with; when that is all, begin it anew. Nothing when it is closed."""
+        if not self._is_open:
+            return
         super().done(position)
         if self._done >= self._end > _HEADER_BYTES:
             # In this order: a header beyond the end of a file means that nothing is left in it.
@@ -176,6 +196,7 @@ class OwnFile(SpoolFile):
 
     def forget(self) -> None:
         """Close it as it is."""
+        self._is_open = False
         os.close(self._descriptor)
 
 

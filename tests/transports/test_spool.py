@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -347,3 +348,137 @@ def test_an_expired_deadline_leaves_everything_where_it_is(directory: Path) -> N
     assert receipt.spooled == 1
     assert memory.events == []
     assert len(files(directory)) == 2
+
+
+class Gated(MemoryTransport):
+    """Each send tells that it has begun and waits to be let go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Semaphore(0)
+        self.go_on = threading.Semaphore(0)
+
+    def send(self, events: Any, *, deadline: Deadline) -> Any:
+        self.begun.release()
+        assert self.go_on.acquire(timeout=20)
+        return super().send(events, deadline=deadline)
+
+
+def capturing(client: Leanbase, name: str, **properties: Any) -> threading.Thread:
+    thread = threading.Thread(target=client.capture, args=(name, "u", properties))
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("end", ["shutdown", "release"])
+def test_closed_while_another_thread_sends_it_keeps_the_file_open_for_it(directory: Path, end: str) -> None:
+    """Its descriptor may be another file's by the time the send is done with."""
+    inner = Gated()
+    client = Leanbase(transport=SpoolTransport(directory, inner))
+    sender = capturing(client, "e")
+    assert inner.begun.acquire(timeout=20)
+    getattr(client, end)(timeout=0.05)
+    with (directory / "others").open("w+b") as other:
+        other.write(b"X" * 60)
+        other.flush()
+        inner.go_on.release(10)
+        sender.join()
+        other.seek(0)
+        assert other.read() == b"X" * 60
+    assert client.stats()["delivered"] == 1
+    assert files(directory) == []
+
+
+def test_released_while_others_wait_for_their_turn_it_loses_none(directory: Path) -> None:
+    inner = Gated()
+    client = Leanbase(transport=SpoolTransport(directory, inner))
+    threads = [capturing(client, "a", text="x" * 100)]
+    assert inner.begun.acquire(timeout=20)
+    threads.append(capturing(client, "b", text="x" * 3000))
+    while files(directory)[0].stat().st_size < 3000:
+        time.sleep(0.01)
+    client.release(timeout=0.01)
+    threads.append(capturing(client, "c"))
+    while len(files(directory)) < 2:
+        time.sleep(0.01)
+    inner.go_on.release(100)
+    for thread in threads:
+        thread.join()
+    for name in "de":
+        client.capture(name, "u")
+    assert client.shutdown()
+    assert {event["event"] for event in inner.events} == set("abcde")
+    assert len({event["uuid"] for event in inner.events}) == 5
+    assert balanced(client)
+    assert files(directory) == []
+
+
+def test_a_client_without_a_key_sends_nobody_elses_events(directory: Path) -> None:
+    leaving = Leanbase("phc_one", transport=Failing(), fallback="spool", spool_directory=str(directory))
+    assert leaving.capture("of one", "u")
+    assert leaving.stats()["spooled"] == 1
+    leaving.shutdown()
+    memory = MemoryTransport()
+    keyless = Leanbase(transport=memory, fallback="spool", spool_directory=str(directory))
+    keyless.capture("of nobody", "u")
+    keyless.shutdown()
+    assert [event["event"] for event in memory.events] == ["of nobody"]
+    assert len(files(directory)) == 1
+
+
+@pytest.mark.parametrize("broken", ["unlink", "pwrite"])
+def test_a_disk_that_fails_stands_in_nobodys_way(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    leave(directory, 1, "old")
+    memory = MemoryTransport()
+    client = Leanbase(transport=SpoolTransport(directory, memory, write_first=False))
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, broken, fail)
+    for name in ("one", "two"):
+        assert client.capture(name, "u")
+    assert [event["event"] for event in memory.events] == ["old", "one", "two"]
+    assert client.stats()["delivered"] == 2
+    assert "is left alone: Read-only file system" in caplog.text
+
+
+def test_a_directory_that_is_none_any_more_stands_in_nobodys_way(
+    directory: Path, server: FaultServer
+) -> None:
+    client = Leanbase("k", server.url, fallback="spool", spool_directory=str(directory))
+    directory.rmdir()
+    directory.touch()
+    client.capture("e", "u")
+    assert client.stats()["delivered"] == 1
+    assert client.flush()
+
+
+def test_a_signal_handler_that_captures_during_a_write_overwrites_nothing(directory: Path) -> None:
+    client = Leanbase(transport=SpoolTransport(directory, fsync=True))
+    real, left = os.fsync, [lambda: client.capture("in the handler", "u")]
+
+    def fsync(descriptor: int) -> None:
+        if left:
+            left.pop()()  # as a signal handler does, in the same thread
+        real(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        client.capture("interrupted", "u", {"text": "x" * 5000})
+    client.capture("next", "u")
+    assert client.stats()["spooled"] == 3
+    assert client.shutdown()
+    assert [event["event"] for event in replayed(directory)] == ["interrupted", "in the handler", "next"]
+    assert files(directory, ".damaged") == []
+
+
+def test_a_file_that_somebody_removed_is_not_written_to(directory: Path) -> None:
+    client = Leanbase(transport=SpoolTransport(directory))
+    client.capture("removed", "u")
+    files(directory)[0].unlink()
+    client.capture("kept", "u")
+    client.shutdown()
+    assert [event["event"] for event in replayed(directory)] == ["kept"]
