@@ -698,7 +698,7 @@ class Leanbase:
             return self._current().outbox.flush(within=_seconds(timeout, NO_TIME_LIMIT_SECONDS))
         except Exception as error:
             _log_internal("flush", error)
-            return Receipt()
+            return self._current().outbox.waiting()
 
     def shutdown(self, timeout: float | None = None) -> Receipt:
         """Send everything that waits, then close for good: later captures return `None`.
@@ -726,7 +726,7 @@ class Leanbase:
             return pipeline.outbox.close(within=_seconds(timeout, limit))
         except Exception as error:
             _log_internal("shutdown", error)
-            return Receipt()
+            return pipeline.outbox.waiting()
 
     def warm_up(self, timeout: float = 1.0) -> None:
         """Do now what the first send would do first: import the HTTP stack, open a connection.
@@ -755,7 +755,7 @@ class Leanbase:
             return self._current().outbox.release(within=timeout)
         except Exception as error:
             _log_internal("release", error)
-            return Receipt()
+            return self._current().outbox.waiting()
 
     def stats(self) -> Stats:
         """Return what became of the events captured by this process, see `leanbase.outbox.Stats`.

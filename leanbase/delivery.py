@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
         def join(self) -> None: ...
 
+        def keep(self, events: Sequence[EncodedEvent]) -> Receipt: ...
+
 
 SCOPE_EVENTS = 100
 SCOPE_BYTES = 1024 * 1024
@@ -339,7 +341,11 @@ class DeliveryScope:
             self._closed = True
             idle = [sender for sender in others if sender not in self._collected]
         try:
-            receipt = self.send_collected()
+            try:
+                receipt = self.send_collected()
+            except BaseException:
+                self._give_back()  # an exit or an interrupt: nobody comes to this scope again
+                raise
             for sender in others:
                 # Also what other threads of a client are sending is to arrive before the process may freeze.
                 if sender in idle:
@@ -354,6 +360,13 @@ class DeliveryScope:
             self.finished = True
             _unfinished.discard(self)
         return receipt
+
+    def _give_back(self) -> None:
+        """Leave what was not tried yet to the next send of each client."""
+        with self._lock:
+            collected, self._collected = self._collected, {}
+        for sender, events in collected.items():
+            sender.keep(events)
 
     def resend_all(self, *others: Sender) -> Receipt:
         """Send all there is, also what is on its way, because this process is about to be killed.
@@ -388,19 +401,20 @@ def open_scope() -> DeliveryScope | None:
 class entered:  # noqa: N801 - used like a function
     """Make `scope` the open one inside the `with`; closing it stays with the caller."""
 
-    __slots__ = ("_scope", "_token")
+    __slots__ = ("_is_first", "_scope", "_token")
 
     def __init__(self, scope: DeliveryScope) -> None:
         self._scope = scope
 
     def __enter__(self) -> DeliveryScope:
         self._token = _open_scope.set(self._scope)
-        if not self._scope.finished:
+        self._is_first = not self._scope.finished and self._scope not in _unfinished
+        if self._is_first:
             _unfinished.add(self._scope)
         return self._scope
 
     def __exit__(self, *exc_info: Any) -> None:
-        if not self._scope.deferred:
+        if self._is_first and not self._scope.deferred:
             _unfinished.discard(self._scope)
         try:
             _open_scope.reset(self._token)
@@ -451,7 +465,8 @@ def send_deadline(limit: float) -> Deadline:
     deadline = Deadline.after(limit)
     scope = open_scope()
     if scope is not None and not scope.finished and scope.is_of_this_process:
-        return deadline.earlier(scope.deadline)
-    for other in unfinished_scopes():
-        deadline = deadline.earlier(other.deadline)
+        deadline = deadline.earlier(scope.deadline)
+    else:
+        for other in unfinished_scopes():
+            deadline = deadline.earlier(other.deadline)
     return deadline if _initialisation is None else deadline.earlier(_initialisation.deadline())

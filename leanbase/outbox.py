@@ -110,7 +110,7 @@ class Outbox:
 
     def _hand_over(self, event: EncodedEvent) -> Receipt:
         if self.disabled:
-            return self._settle(self._transport.keep((event,)))
+            return self.keep((event,))
         deadline = send_deadline(self._send_seconds)
         return self._settle(self._transport.send((event,), deadline=deadline))
 
@@ -121,7 +121,7 @@ class Outbox:
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline | None = None) -> Receipt:
         """Send events, past a buffer, and account for the outcome. Blocks up to the deadline."""
         if self.disabled:
-            return self._settle(self._transport.keep(events))
+            return self.keep(events)
         if deadline is None:
             deadline = send_deadline(self._send_seconds)
         return self._settle(self._transport.send_now(events, deadline=deadline))
@@ -129,8 +129,16 @@ class Outbox:
     def resend(self, events: Sequence[EncodedEvent]) -> Receipt:
         """Send events once more whose send is under way and accounts for them itself."""
         if self.disabled:
-            return self._transport.waiting()
+            return self.waiting()
         return self._transport.resend(events, deadline=send_deadline(self._send_seconds))
+
+    def keep(self, events: Sequence[EncodedEvent]) -> Receipt:
+        """Leave events to the next send."""
+        return self._settle(self._transport.keep(events))
+
+    def waiting(self) -> Receipt:
+        """A receipt of all that waits, without an attempt to send it."""
+        return self._transport.waiting()
 
     def join(self) -> None:
         """Wait for what other threads are sending outside of scopes, without an attempt of our own."""
@@ -140,7 +148,7 @@ class Outbox:
     def flush(self, *, within: float | None = None) -> Receipt:
         """Send what the open scope collected for this client, then all that waits in the transport."""
         if self.disabled or _in_on_error.get():
-            return self._transport.waiting()
+            return self.waiting()
         deadline = send_deadline(self._send_seconds if within is None else within)
         receipt = self._send_collected(deadline)
         if not receipt:

@@ -17,6 +17,7 @@ from leanbase.contexts import get_tags, new_context, tag
 from leanbase.default import default_client
 from leanbase.delivery import Deadline, DeliveryScope, entered, limit_initialisation
 from leanbase.handlers import lambda_extension, lambda_runtime, snapstart
+from leanbase.handlers.callables import is_async, is_generator
 from leanbase.handlers.lambda_events import moment_of, tag_request
 from leanbase.handlers.termination import termination
 
@@ -90,7 +91,7 @@ def lambda_handler(
 ) -> Any:
     """Deliver the events of each invocation of a Lambda handler before its response is returned.
 
-    Works on functions and callable objects such as `Mangum(app)`, above or below other decorators. An
+    Works on functions, methods and objects such as `Mangum(app)`, above or below other decorators. An
     `async` function stays one, for whatever awaits it; the Lambda runtime itself does not. The handler's
     result and exceptions pass through unchanged.
 
@@ -129,29 +130,31 @@ def lambda_handler(
     def decorate(handler: Any) -> Any:
         if not callable(handler):
             raise TypeError(f"lambda_handler decorates a handler, not {type(handler).__name__}")
-        if _is_generator(handler):
+        if is_generator(handler):
             raise TypeError("lambda_handler decorates a handler that returns its result, not a generator")
         extension = _initialise(client or default_client, preconnect, flush == "after_response")
 
-        def invocation(event: Any, context: Any) -> _Invocation:
+        def invocation(event: Any, context: Any, others: tuple[Any, ...]) -> _Invocation:
+            if others and _is_context(others[0]) and not _is_context(context):
+                event, context = context, others[0]  # the handler is a method
             scope = DeliveryScope("each" if flush == "each" else "end", time_limit(context))
             return _Invocation(
                 event, context, client or default_client, scope, extension, capture_exceptions, idempotent
             )
 
         wrapped: Any
-        if _is_async(handler):
+        if is_async(handler):
 
             async def wrapped(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                with invocation(event, context):
+                with invocation(event, context, args):
                     return await handler(event, context, *args, **kwargs)
 
         else:
 
             def wrapped(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                with invocation(event, context):
+                with invocation(event, context, args):
                     return handler(event, context, *args, **kwargs)
 
         # An object's own attributes are no business of the function that stands for it.
@@ -205,14 +208,19 @@ class _Invocation:
         try:
             if self._capture_exceptions:
                 self._client.exception_leaves(exc, "LAMBDA_HANDLER")
-            # Whoever exits, or is interrupted, leaves no process behind in which to send later.
-            goes_on = exc is None or isinstance(exc, Exception)
-            if self._extension is None or not self._defer(self._extension, goes_on):
-                self._client.close_scope(self._scope)
-        finally:
-            self._doing.__exit__()
-            self._entered.__exit__()
-            self._context.__exit__(exc_type, exc, traceback)
+        finally:  # also when that was interrupted
+            try:
+                self._close(exc)
+            finally:
+                self._doing.__exit__()
+                self._entered.__exit__()
+                self._context.__exit__(exc_type, exc, traceback)
+
+    def _close(self, exc: BaseException | None) -> None:
+        # Whoever exits, or is interrupted, leaves no process behind in which to send later.
+        goes_on = exc is None or isinstance(exc, Exception)
+        if self._extension is None or not self._defer(self._extension, goes_on):
+            self._client.close_scope(self._scope)
 
     def _defer(self, extension: LambdaExtension, goes_on: bool) -> bool:
         """Leave the send to the extension; false when it will not do it."""
@@ -271,6 +279,13 @@ def time_limit(context: Any) -> Deadline | None:
         return None  # called by a test, with some other context or none
 
 
+def _is_context(argument: Any) -> bool:
+    try:
+        return hasattr(argument, "get_remaining_time_in_millis")
+    except Exception:
+        return False
+
+
 def _is_cold(context: Any) -> bool:
     """Whether this is the first invocation of the sandbox, or inside it."""
     global _cold
@@ -307,15 +322,3 @@ def _text_of(context: Any, name: str) -> str | None:
     except Exception:
         return None
     return value if isinstance(value, str) else None
-
-
-def _is_generator(handler: Any) -> bool:
-    from inspect import isasyncgenfunction, isgeneratorfunction  # slow to import
-
-    return isgeneratorfunction(handler) or isasyncgenfunction(handler)
-
-
-def _is_async(handler: Any) -> bool:
-    from inspect import iscoroutinefunction  # slow to import
-
-    return iscoroutinefunction(handler) or iscoroutinefunction(type(handler).__call__)

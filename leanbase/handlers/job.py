@@ -10,6 +10,7 @@ from leanbase.client import Leanbase
 from leanbase.contexts import new_context
 from leanbase.default import default_client
 from leanbase.delivery import DeliveryScope, entered
+from leanbase.handlers.callables import is_async, is_generator
 from leanbase.handlers.termination import termination
 
 TYPE_CHECKING = False
@@ -67,11 +68,9 @@ def job(
     def decorate(function: Any) -> Any:
         if not callable(function):
             raise TypeError(f"job decorates a function, not {type(function).__name__}")
-        from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction  # slow to import
-
-        if isgeneratorfunction(function) or isasyncgenfunction(function) or isinstance(function, type):
+        if is_generator(function) or isinstance(function, type):
             raise TypeError("job decorates a function that runs to its end, not a generator or a class")
-        if iscoroutinefunction(function):
+        if is_async(function):
 
             @wraps(function)
             async def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -115,14 +114,17 @@ class _Run:
         try:
             if self._capture_exceptions:
                 self._client.exception_leaves(exc, "JOB")
-            receipt = self._client.close_scope(self._scope)
-            if not receipt:
-                logger.error(
-                    "%d event(s) are not delivered, and lost when the process ends", receipt.retained
-                )
-            self._termination.wait()  # and die of the signal here
-        finally:
-            if self._installed:
-                self._termination.uninstall()
-            self._entered.__exit__()
-            self._context.__exit__(exc_type, exc, traceback)
+        finally:  # also when that was interrupted
+            try:
+                self._close()
+            finally:
+                if self._installed:
+                    self._termination.uninstall()
+                self._entered.__exit__()
+                self._context.__exit__(exc_type, exc, traceback)
+
+    def _close(self) -> None:
+        receipt = self._client.close_scope(self._scope)
+        if not receipt:
+            logger.error("%d event(s) are not delivered, and lost when the process ends", receipt.retained)
+        self._termination.wait()  # and die of the signal here

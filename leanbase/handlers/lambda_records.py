@@ -33,7 +33,7 @@ class record_scope:  # noqa: N801 - used like a function
         capture_exceptions: Whether an exception that leaves it is captured.
         client: Who captures it. Default: the default client.
 
-    Does not block and never raises.
+    Never raises; leaving it blocks only while an exception is captured, like `capture`.
 
     Example:
         >>> import leanbase
@@ -46,6 +46,9 @@ class record_scope:  # noqa: N801 - used like a function
     def __init__(
         self, record: Any, *, capture_exceptions: bool | None = None, client: Leanbase | None = None
     ) -> None:
+        if client is not None and not isinstance(client, Leanbase):
+            logger.warning("client must be a Leanbase, not %s; it is ignored", type(client).__name__)
+            client = None
         self._record = record
         self._context = (client or default_client).new_context(capture_exceptions=capture_exceptions)
         self._doing: idempotency.doing | None = None

@@ -50,7 +50,8 @@ class Termination:
 
     The work is done in a thread while the program goes on: it may have been interrupted while it held a
     lock, or half-way through a send. The thread raises the signal again when it is done, and then, or if it
-    comes a second time from outside, the previous handler has its turn.
+    comes a second time from outside, the previous handler has its turn. (An event loop of asyncio hears of
+    signals in a way of its own, and has heard of this one.)
     """
 
     def __init__(self) -> None:
@@ -132,18 +133,28 @@ class Termination:
         try:
             flush_all(list(self._clients), Deadline.after(grace_seconds()))
         finally:
-            # To the main thread: it wakes from whatever it waits for.
-            signal.pthread_kill(threading.main_thread().ident or 0, signum)
+            if not (self._previous and _is_of_asyncio(self._previous[-1])):
+                # To the main thread: it wakes from whatever it waits for.
+                signal.pthread_kill(threading.main_thread().ident or 0, signum)
+
+
+def _is_of_asyncio(handler: Any) -> bool:
+    """Whether it only stands for what `loop.add_signal_handler` was given."""
+    named = getattr(handler, "__module__", ""), getattr(handler, "__name__", "")
+    return named == ("asyncio.unix_events", "_sighandler_noop")
 
 
 def flush_all(clients: Iterable[Leanbase], deadline: Deadline) -> None:
     """Send what all open scopes have, also what is on its way, and what the clients have."""
     receipts: dict[Leanbase, Receipt] = {}
     for scope in unfinished_scopes() or [DeliveryScope()]:
-        scope.deadline = deadline
-        for client in clients:
-            with entered(scope):
-                receipts[client] = client.resend_scope(scope)  # with all that was retained so far
+        limit, scope.deadline = scope.deadline, deadline
+        try:
+            for client in clients:
+                with entered(scope):
+                    receipts[client] = client.resend_scope(scope)  # with all that was retained so far
+        finally:
+            scope.deadline = limit  # the program may well go on
     lost = {each.uuid for receipt in receipts.values() for each in receipt.undelivered}
     if lost:
         logger.error("%d event(s) are not delivered, and lost when the process ends", len(lost))
@@ -165,7 +176,8 @@ def install_sigterm_handler(client: Leanbase | None = None) -> bool:
 
     `lambda_handler` and `job` do this by themselves. For other programs on Render, Cloud Run, Vercel or in
     a container, call it in the main thread, after anything else that handles SIGTERM is installed: that
-    handler has its turn when the events are sent. It takes at most 80 % of the platform's grace (Lambda
+    handler has its turn when the events are sent (one of an asyncio loop at once, while they are sent, and
+    the end of the process waits for them). It takes at most 80 % of the platform's grace (Lambda
     0.3 s, Vercel 0.5 s, Cloud Run 10 s, Render 30 s, elsewhere 10 s); what is not delivered in that time
     goes to the fallback or the spool, if there is one, and is lost if there is none.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -32,6 +33,7 @@ REGION = "eu-west-1"
 ACCOUNT = "123456789012"
 IMPORT_ERROR = "Runtime.ImportModuleError"
 SIGTERM_SECONDS = 0.5
+LOOK_SECONDS = 0.05
 INITIALISATION_SECONDS = 10.0
 
 
@@ -96,7 +98,7 @@ class LambdaSimulator:
     The first invocation, and the one after a timeout, a crash or an end, is a cold start in a new process,
     which is forked from the test's: what the test has patched is patched there, too. What the process
     captures arrives in `events` when it leaves, so that what would be lost in Lambda is lost here.
-    Nothing is sent. Linux and macOS.
+    Nothing is sent, but by clients that were made before without the pytest plugin. Linux and macOS.
 
     Args:
         handler: The handler, or `"module.function"`, which is then imported in the process.
@@ -167,7 +169,7 @@ class LambdaSimulator:
         if self._sandbox is None:
             self._sandbox = _Sandbox(self._handler, self._environment, self._timeout, self.events)
         sandbox = self._sandbox
-        sandbox.signal(signal.SIGCONT)
+        sandbox.signal_all(signal.SIGCONT)
         try:
             answer = sandbox.ask({"event": event, "request_id": request_id}, self._timeout)
         except _EndedError as end:
@@ -183,20 +185,20 @@ class LambdaSimulator:
     def freeze(self) -> None:
         """Stop all that runs in the sandbox, at whatever point it is. Done after each invocation."""
         if self._sandbox is not None:
-            self._sandbox.signal(signal.SIGSTOP)
+            self._sandbox.signal_all(signal.SIGSTOP)
 
     def thaw(self, seconds: float = 0.0) -> None:
         """Let the sandbox go on without an invocation, and wait that long."""
         if self._sandbox is not None:
-            self._sandbox.signal(signal.SIGCONT)
+            self._sandbox.signal_all(signal.SIGCONT)
             self._sandbox.read_for(seconds)
 
     def terminate(self) -> bool:
         """End the sandbox as Lambda does: thaw, SIGTERM, after 0.5 s SIGKILL; whether that was needed."""
         killed = False
         if self._sandbox is not None:
-            self._sandbox.signal(signal.SIGCONT)
-            self._sandbox.signal(signal.SIGTERM)
+            self._sandbox.signal_all(signal.SIGCONT)
+            self._sandbox.terminate()
             killed = not self._sandbox.ends_within(SIGTERM_SECONDS)
             self.kill()
         return killed
@@ -205,7 +207,6 @@ class LambdaSimulator:
         """End the sandbox on the spot, as the kernel does when its memory is used up."""
         sandbox, self._sandbox = self._sandbox, None
         if sandbox is not None:
-            sandbox.signal(signal.SIGKILL)
             sandbox.close()
 
 
@@ -231,6 +232,7 @@ class _Sandbox:
             warnings.simplefilter("ignore", DeprecationWarning)
             self._pid = os.fork()
         if self._pid == 0:
+            os.setsid()  # a group of its own, which is frozen and killed as a whole
             os.close(self._write)
             os.close(self._read)
             _serve(handler, environment, timeout, questions, answers)
@@ -271,11 +273,16 @@ class _Sandbox:
 
     def _messages(self, seconds: float) -> list[dict[str, Any]]:
         """Read what has come, wait that long if nothing has; captured events are put aside."""
-        if not select.select([self._read], [], [], seconds)[0]:
+        # In short steps: children of the process may hold the pipe open when it has ended.
+        if not select.select([self._read], [], [], min(seconds, LOOK_SECONDS))[0]:
+            self._look_for_end(os.WNOHANG)
             return []
         data = os.read(self._read, 1024 * 1024)
         if not data:
-            self._exit = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            self._look_for_end(0)
+        return self._take(data)
+
+    def _take(self, data: bytes) -> list[dict[str, Any]]:
         *lines, self._rest = (self._rest + data).split(b"\n")
         messages = [json.loads(line) for line in lines]
         self._events.extend(message["captured"] for message in messages if "captured" in message)
@@ -292,14 +299,27 @@ class _Sandbox:
         self.read_for(seconds)
         return self._exit is not None
 
-    def signal(self, number: int) -> None:
+    def _look_for_end(self, options: int) -> None:
         if self._exit is None:
-            os.kill(self._pid, number)
+            pid, status = os.waitpid(self._pid, options)
+            if pid:
+                self._exit = os.waitstatus_to_exitcode(status)
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to all processes of the sandbox."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._pid, number)
+
+    def terminate(self) -> None:
+        if self._exit is None:
+            os.kill(self._pid, signal.SIGTERM)
 
     def close(self) -> None:
-        """Take the last that it captured, and wait for its end."""
-        while self._exit is None:
-            self._messages(1.0)
+        """Kill all processes, wait for the end, and take the last that was captured."""
+        self.signal_all(signal.SIGKILL)
+        self._look_for_end(0)
+        while select.select([self._read], [], [], 0)[0] and (data := os.read(self._read, 1024 * 1024)):
+            self._take(data)
         os.close(self._read)
         os.close(self._write)
 

@@ -239,8 +239,11 @@ def _close_all() -> None:
     global _exit
     _exit = Deadline.after(EXIT_SECONDS)
     for transport in list(_at_exit):
-        if not transport.is_paused():
-            transport.settle(transport.close(deadline=_exit))
+        try:
+            if not transport.is_paused():
+                transport.settle(transport.close(deadline=_exit))
+        except Exception as error:  # the next one is to have its turn
+            logger.error("internal error %s; please report it", type(error).__name__)
 
 
 atexit.register(_close_all)

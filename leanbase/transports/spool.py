@@ -180,12 +180,14 @@ class SpoolTransport(BaseTransport):
 
     def close(self, *, deadline: Deadline) -> Receipt:
         """Flush, and leave what could not be sent to the next process."""
-        receipt = self.flush(deadline=deadline)
-        with self._file_lock:
-            if self._file is not None:
-                self._retired.append(self._file)
-                self._file = None
-        self._close_retired()
+        try:
+            receipt = self.flush(deadline=deadline)
+        finally:
+            with self._file_lock:
+                if self._file is not None:
+                    self._retired.append(self._file)
+                    self._file = None
+            self._close_retired()
         return receipt if self._inner is None else receipt + self._inner.close(deadline=deadline)
 
     def _close_retired(self) -> None:
