@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from leanbase import Leanbase
+import leanbase
+from leanbase import Leanbase, delivery
 from leanbase.delivery import Deadline, DeliveryScope, Elapsed, Receipt, entered, send_deadline
 from leanbase.encoding import EncodedEvent
 from leanbase.transports import BaseTransport, MemoryTransport
@@ -255,3 +256,48 @@ def test_a_thread_without_the_scope_still_keeps_to_its_deadline(batches: Batches
     client.capture("e", "u")
     assert batches.seconds[0] <= 1.0
     assert batches.seconds[1] > 4.0
+
+
+class Interrupted(BaseTransport):
+    def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_end_of_a_scope_leaves_the_other_clients_their_events(memory: MemoryTransport) -> None:
+    first, second = Leanbase("k", transport=Interrupted()), Leanbase("k", transport=memory)
+    with pytest.raises(KeyboardInterrupt), first.delivery_scope():
+        first.capture("of the first", "u")
+        second.capture("of the second", "u")
+    assert first.stats()["retained"] == second.stats()["retained"] == 1
+    assert second.flush()
+    assert [event["event"] for event in memory.events] == ["of the second"]
+
+
+@pytest.mark.parametrize("boundary", ["job", "lambda_handler"])
+def test_an_interrupt_while_an_exception_is_captured_does_not_cost_the_events(
+    memory: MemoryTransport, boundary: str
+) -> None:
+    def interrupt(event: Any) -> Any:
+        if event["event"] == "$exception":
+            raise KeyboardInterrupt
+        return event
+
+    client = Leanbase("k", transport=memory, before_send=interrupt)
+
+    def work(*arguments: object) -> None:
+        client.capture("before", "u")
+        raise ValueError
+
+    with pytest.raises(KeyboardInterrupt):
+        getattr(leanbase, boundary)(client=client)(work)({}, None)
+    assert [event["event"] for event in memory.events] == ["before"]
+
+
+def test_what_a_process_sends_while_it_initialises_is_limited_also_in_a_scope(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delivery, "_initialisation", None)
+    delivery.limit_initialisation(2.0, lambda: True)
+    assert 1 < send_deadline(10.0).remaining() <= 2
+    with entered(DeliveryScope()):
+        assert 1 < send_deadline(10.0).remaining() <= 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from leanbase.delivery import Deadline, Elapsed, Receipt, open_scope
 from leanbase.encoding import EncodedEvent
@@ -150,17 +151,15 @@ class RetainingTransport(BaseTransport):
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt.retaining(batch, "failed", error)
 
-    def _ask(self, what: Callable[..., Receipt], deadline: Deadline) -> Receipt:
-        """Call the inner transport's `flush` or `close`; what it raises is not to cost what is around it."""
+    def _ask(self, what: Literal["flush", "close"], deadline: Deadline) -> Receipt:
+        """Call the inner transport's method; what it raises is not to cost what is around it."""
         try:
-            receipt = what(deadline=deadline)
+            receipt = getattr(self._inner, what)(deadline=deadline)
             if not isinstance(receipt, Receipt):
-                raise TypeError(f"{what.__name__}() must return a Receipt, not {type(receipt).__name__}")
+                raise TypeError(f"{what}() must return a Receipt, not {type(receipt).__name__}")
             return receipt
         except Exception as error:
-            logger.error(
-                "%s of %s raised %s", what.__name__, type(self._inner).__name__, type(error).__name__
-            )
+            logger.error("%s of %s raised %s", what, type(self._inner).__name__, type(error).__name__)
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt()
 
@@ -239,14 +238,14 @@ class RetainingTransport(BaseTransport):
 
     def flush(self, *, deadline: Deadline) -> Receipt:
         """Send what was kept, flush the transport inside, and wait for sends that are under way."""
-        receipt = self.send_now((), deadline=deadline) + self._ask(self._inner.flush, deadline)
+        receipt = self.send_now((), deadline=deadline) + self._ask("flush", deadline)
         if not self.join(deadline):
             receipt += self.waiting().without(receipt.retained_events())
         return receipt
 
     def release(self, *, deadline: Deadline) -> None:
         """Let go of connections, without an end of anything."""
-        self.settle(self._ask(self._inner.close, deadline))
+        self.settle(self._ask("close", deadline))
 
     def close(self, *, deadline: Deadline) -> Receipt:
         """Send what was kept one last time; what still fails is dropped with the reason `"shutdown"`."""
@@ -258,7 +257,7 @@ class RetainingTransport(BaseTransport):
 
     def _end(self, deadline: Deadline, *, last_try: bool) -> Receipt:
         # First of all end waits between retries; what was in them is then kept.
-        receipt = self._ask(self._inner.close, deadline)
+        receipt = self._ask("close", deadline)
         self.join(deadline)
         with self._lock:
             self._closed = True
@@ -269,7 +268,7 @@ class RetainingTransport(BaseTransport):
             if not last_try:
                 kept, self._kept = self._kept, []
         if last_try:
-            receipt += self.send_now((), deadline=deadline) + self._ask(self._inner.close, deadline)
+            receipt += self.send_now((), deadline=deadline) + self._ask("close", deadline)
         elif kept:
             receipt += self._give_up(Receipt(), kept)
         return receipt + self.waiting()

@@ -435,3 +435,24 @@ def test_settings_below_the_handler_are_still_read(
     handler({}, LambdaContext())
     assert len(server.events) == 1
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_method_can_be_a_handler(sent: MemoryTransport) -> None:
+    class App:
+        @leanbase.lambda_handler
+        def handle(self, event: Any, context: Any) -> Any:
+            leanbase.capture("e", "u")
+            return event
+
+    assert App().handle(HTTP_API, LambdaContext()) is HTTP_API
+    assert properties(sent)["faas.invocation_id"] == LambdaContext.aws_request_id
+    assert properties(sent)["$request_method"] == "POST"
+
+
+def test_an_object_whose_call_is_a_generator_is_refused() -> None:
+    class Streaming:
+        def __call__(self, event: Any, context: Any) -> Iterator[int]:
+            yield 1
+
+    with pytest.raises(TypeError, match="not a generator"):
+        leanbase.lambda_handler(Streaming())

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import leanbase
+from leanbase import Leanbase
 from leanbase.transports import MemoryTransport
 from tests.fault_server import Behaviour, FaultServer
 
@@ -168,3 +169,17 @@ def test_wrong_use_is_a_clear_error() -> None:
         leanbase.job(client="x")  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="'later'"):
         leanbase.job(flush="later")  # type: ignore[call-overload]
+
+
+def test_an_object_with_an_async_call_is_awaited_inside(memory: MemoryTransport) -> None:
+    client = Leanbase("k", transport=memory)
+
+    class Work:
+        async def __call__(self) -> str:
+            await asyncio.sleep(0)
+            client.capture("e", "u")
+            assert memory.events == []
+            return "done"
+
+    assert asyncio.run(leanbase.job(client=client)(Work())()) == "done"
+    assert len(memory.events) == 1

@@ -304,3 +304,10 @@ def test_a_whole_event_in_place_of_a_record_is_told(caplog: pytest.LogCaptureFix
         with leanbase.record_scope({"Records": [SQS]}):
             pass
     assert caplog.text.count("it takes one of the Records") == 1
+
+
+def test_something_else_than_a_client_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    wrong: Any = "client"
+    with leanbase.record_scope(SQS, client=wrong):
+        pass
+    assert "client must be a Leanbase, not str" in caplog.text

@@ -155,7 +155,7 @@ def test_an_event_loop_that_handles_it_ends_as_it_would(server: FaultServer) -> 
     wait = """
 async def main():
     done = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: (print("heard"), done.set()))
     leanbase.install_sigterm_handler()
     await asyncio.wait_for(done.wait(), 10)
     await asyncio.sleep(0.5)
@@ -164,6 +164,7 @@ asyncio.run(main())
     body = CAPTURE_IN_SCOPE + "\nthreading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()"
     code, output = terminated_by_itself(server.url, body, wait)
     assert (code, "went on" in output) == (0, True)
+    assert output.count("heard") == 1
     assert len(server.events) == 1
 
 
@@ -247,3 +248,19 @@ signal.signal(signal.SIGTERM, theirs)
 def test_wrong_use_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert not leanbase.install_sigterm_handler("client")  # type: ignore[arg-type]
     assert "takes a Leanbase, not str" in caplog.text
+
+
+def test_a_program_that_outlives_its_grace_sends_as_before(server: FaultServer) -> None:
+    """The limit of the flush is not one of the scopes that were open."""
+    before = """
+signal.signal(signal.SIGTERM, lambda *_: None)
+@leanbase.job
+def main():
+    leanbase.capture("before", "u")
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(30): time.sleep(0.05)
+    leanbase.capture("after", "u")
+"""
+    code, output, _ = terminated(server.url, "main()", before, "print(leanbase.stats())", VERCEL="1")
+    assert (code, "not delivered" in output) == (0, False), output
+    assert [event["event"] for event in server.events] == ["before", "after"]

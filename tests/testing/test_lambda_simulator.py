@@ -180,3 +180,22 @@ def test_a_context_by_itself() -> None:
     time.sleep(0.25)
     assert context.get_remaining_time_in_millis() == 0
     assert context.invoked_function_arn.endswith(":function:f")
+
+
+def test_a_child_of_the_sandbox_ends_with_it() -> None:
+    """It does not keep the test waiting for a pipe that it has inherited."""
+
+    def fork(event: Any, context: Any) -> int:
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+        return child
+
+    began = time.monotonic()
+    with LambdaSimulator(fork) as function:
+        child = function.invoke({})
+    assert time.monotonic() - began < 30
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):  # until whoever inherits it has reaped it
+            os.kill(child, 0)
+            time.sleep(0.1)

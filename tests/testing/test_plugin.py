@@ -164,3 +164,29 @@ def test_the_plugin_costs_a_session_without_leanbase_little(session: pytest.Pyte
         *(f"-pno:{other}" for other in ("anyio", "hypothesispytest", "pytest_cov")),  # which load ssl
     )
     assert found == {"passed": 1}, output
+
+
+def test_a_transport_is_tested_and_not_caught(session: pytest.Pytester) -> None:
+    """By the contract test, which makes a client for it."""
+    found, output = outcomes(
+        session,
+        """
+        import pytest
+        from leanbase import Receipt
+        from leanbase.testing import TransportContract
+        from leanbase.transports import BaseTransport
+
+        class Inventive(BaseTransport):
+            def send(self, events, *, deadline):
+                return Receipt(delivered=len(events))
+
+            def flush(self, *, deadline):
+                return Receipt(delivered=7)
+
+        class TestInventive(TransportContract):
+            @pytest.fixture
+            def transport(self):
+                return Inventive()
+        """,
+    )
+    assert (found["failed"], found["passed"]) == (1, 5), output

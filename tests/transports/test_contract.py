@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from leanbase.delivery import Deadline
+from leanbase import Leanbase
+from leanbase.delivery import Deadline, Receipt
 from leanbase.testing import TransportContract
 from leanbase.transports import (
     BaseTransport,
@@ -20,6 +21,7 @@ from leanbase.transports import (
     MemoryTransport,
     SpoolTransport,
 )
+from tests.conftest import balanced
 from tests.fault_server import FaultServer
 from tests.transports.doubles import Failing, Raising, away
 
@@ -66,3 +68,29 @@ class TestOurOwn(TransportContract):
         made = MAKERS[request.param](server, tmp_path)
         yield made
         made.close(deadline=Deadline.after(0))
+
+
+class Broken(MemoryTransport):
+    """Sends, and raises whenever it is to flush or close."""
+
+    def flush(self, *, deadline: Deadline) -> Receipt:
+        raise OSError
+
+    close = flush
+
+
+@pytest.mark.parametrize("sync_mode", [True, False])
+def test_a_flush_or_close_that_raises_costs_no_event(
+    sync_mode: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = Broken()
+    client = Leanbase("k", transport=transport, sync_mode=sync_mode)
+    client.capture("flushed", "u")
+    assert client.flush()
+    client.capture("at the end", "u")
+    assert client.shutdown()
+    assert [event["event"] for event in transport.events] == ["flushed", "at the end"]
+    assert client.stats()["delivered"] == 2
+    assert balanced(client)
+    assert "flush of Broken raised OSError" in caplog.text
+    assert "close of Broken raised OSError" in caplog.text
