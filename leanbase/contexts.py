@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from functools import cache
 
 from leanbase import forking
 
@@ -309,6 +310,11 @@ def _innermost_for(call: str) -> Scope | None:
     return scope
 
 
+@cache
+def _warn_of_id(kind: str) -> None:
+    logger.warning("an id should be a text, a number or a UUID, not %s; what str() makes of it is used", kind)
+
+
 def coerce_id(value: object) -> str | None:
     """Return an id as the string that goes on the wire, or `None` when it counts as missing.
 
@@ -323,8 +329,12 @@ def coerce_id(value: object) -> str | None:
             return None
         elif value is None:
             return None
+        elif isinstance(value, str):
+            text = str.__str__(value)
         else:
-            text = str.__str__(value) if isinstance(value, str) else str(value)
+            if isinstance(value, bool) or not hasattr(value, "__int__"):  # which a UUID has
+                _warn_of_id(type(value).__name__)
+            text = str(value)
         if not text.strip():
             return None
         return text.replace(_NUL, "\ufffd") if _NUL in text else text

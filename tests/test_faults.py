@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import leanbase
-from leanbase import Leanbase
+from leanbase import Leanbase, Receipt
 from leanbase.default import default_client
 from leanbase.delivery import Deadline, DeliveryScope, entered
 from leanbase.errors import ConfigError
@@ -398,7 +398,21 @@ def test_a_transport_without_a_receipt_keeps_nobody_elses_events(
     bad.capture("direct", "u")
     assert good.stats()["delivered"] == 1
     assert bad.stats()["captured"] == bad.stats()["retained"] == 2
-    assert "TypeError" in caplog.text
+    assert "send() must return a Receipt, not NoneType" in caplog.text
+
+
+@pytest.mark.parametrize("told_of", [0, 5])
+def test_a_receipt_that_does_not_add_up_is_not_believed(
+    told_of: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Inventive(BaseTransport):
+        def send(self, events: Any, *, deadline: Deadline) -> Receipt:
+            return Receipt(delivered=told_of)
+
+    client = Leanbase("k", transport=Inventive())
+    client.capture("e", "u")
+    assert client.stats()["captured"] == client.stats()["retained"] == 1
+    assert f"Inventive: the receipt of 1 event(s) tells of {told_of}; 1 event(s) are kept" in caplog.text
 
 
 def test_the_default_client_survives_settings_that_never_arrive() -> None:

@@ -36,9 +36,9 @@ _PARAMETER = re.compile(r"([?&][^=&?\s]{1,64}=)[^&#\s'\"<>]+")  # of a URL's que
 _LITERAL = re.compile(r"\(\?i\)([\w \-/@:]+)")
 
 
-def usable(patterns: tuple[str, ...]) -> tuple[str, ...]:
-    """Those that are regular expressions."""
-    return tuple(each for each in patterns if _LITERAL.fullmatch(each) or _compiled(each) is not None)
+def broken_in(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that are no regular expressions."""
+    return tuple(each for each in patterns if not _LITERAL.fullmatch(each) and _compiled(each) is None)
 
 
 def _compiled(pattern: str) -> re.Pattern[str] | None:

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from leanbase import contexts
@@ -16,8 +17,8 @@ from leanbase.error_tracking.redaction import (
     DEFAULT_IGNORE_PATTERNS,
     DEFAULT_MASK_PATTERNS,
     Redaction,
+    broken_in,
     matcher,
-    usable,
 )
 from leanbase.error_tracking.subjects import Described, Raised, Subject
 from leanbase.error_tracking.variables import add_variables
@@ -114,17 +115,27 @@ class Reporter:
         )
 
     def _patterns(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
-        """An option's patterns. If none works it counts as not given: a typo must not show anything."""
+        """An option's patterns. For broken ones the default stands in: a typo must not show anything."""
         for given in (contexts.override(name), getattr(self._settings, name)):
             texts = None if given is None else as_texts(name, given)
-            if texts is not None and (usable(texts) or not texts):
-                return texts
+            if texts is not None:
+                broken = broken_in(texts)
+                if broken:
+                    _warn_of_pattern(name, broken[0])
+                return (*texts, *default) if broken else texts
         return default
 
     def _option(self, name: str) -> Any:
         """An option as the nearest context sets it, else as the client does."""
         value = contexts.override(name)
         return getattr(self._settings, name) if value is None else value
+
+
+@cache
+def _warn_of_pattern(option: str, pattern: str) -> None:
+    logger.warning(
+        "%s: %r is no regular expression; the built-in ones are used in its place", option, pattern
+    )
 
 
 def _is_live(subject: Subject) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from functools import WRAPPER_ASSIGNMENTS, update_wrapper
+from functools import WRAPPER_ASSIGNMENTS, cache, update_wrapper
 
 from leanbase import idempotency
 from leanbase.client import Leanbase
 from leanbase.contexts import get_tags, new_context, tag
 from leanbase.default import default_client
 from leanbase.delivery import Deadline, DeliveryScope, entered, limit_initialisation
+from leanbase.event import uuid4
 from leanbase.handlers import lambda_extension, lambda_runtime, snapstart
 from leanbase.handlers.callables import is_async, is_generator
 from leanbase.handlers.lambda_events import moment_of, tag_request
@@ -159,13 +160,20 @@ def lambda_handler(
 
         # An object's own attributes are no business of the function that stands for it.
         is_function = hasattr(handler, "__code__")
-        return update_wrapper(wrapped, handler, WRAPPER_ASSIGNMENTS, ("__dict__",) if is_function else ())
+        update_wrapper(wrapped, handler, WRAPPER_ASSIGNMENTS, ("__dict__",) if is_function else ())
+        wrapped.__leanbase_flush__ = flush  # decorators around this one pass it on
+        return wrapped
 
     if flush not in FLUSH_POLICIES:
         raise ValueError(f"flush must be {', '.join(map(repr, FLUSH_POLICIES))}, not {flush!r}")
     if client is not None and not isinstance(client, Leanbase):
         raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
     return decorate if handler is None else decorate(handler)
+
+
+def flush_policy_of(handler: Any) -> str | None:
+    """What a decorated handler was decorated with; `None` for others."""
+    return getattr(handler, "__leanbase_flush__", None)
 
 
 class _Invocation:
@@ -237,8 +245,11 @@ class _Invocation:
         """What this invocation may be done again as; a handler called by another is part of its work."""
         request_id = _text_of(self._lambda_context, "aws_request_id")
         outer = idempotency.current()
-        if outer is not None or request_id is None:
+        if outer is not None:
             return outer
+        if request_id is None:
+            _warn_of_no_request_id()
+            return idempotency.Work(uuid4(), None)  # the records in it have ids of their own
         try:
             moment = moment_of(self._event)
         except Exception:
@@ -266,7 +277,8 @@ def _extension() -> LambdaExtension | None:
             _registered = lambda_extension.register()
         except lambda_extension.RefusedError as error:
             _registered = False
-            logger.warning('flush="after_response" is the same as "end" here: %s', error)
+            level = logging.WARNING if "AWS_LAMBDA_RUNTIME_API" in os.environ else logging.DEBUG
+            logger.log(level, 'flush="after_response" is the same as "end" here: %s', error)
     return _registered or None
 
 
@@ -277,6 +289,14 @@ def time_limit(context: Any) -> Deadline | None:
         return Deadline.after(remaining - min(RESERVE_SECONDS, remaining * RESERVE_SHARE))
     except Exception:
         return None  # called by a test, with some other context or none
+
+
+@cache
+def _warn_of_no_request_id() -> None:
+    logger.warning(
+        "idempotent=True needs a context with an aws_request_id: only events inside record_scope() "
+        "get the same ids again"
+    )
 
 
 def _is_context(argument: Any) -> bool:

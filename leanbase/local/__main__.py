@@ -30,7 +30,10 @@ def main() -> int:
         hint = f" (port {options.port}; --port 0 takes a free one)" if isinstance(error, OSError) else ""
         print(f"cannot start: {error}{hint}", file=sys.stderr)
         return 2
-    print(f"listening on {server.url}   (set host to it; received events: {server.url}/events)", flush=True)
+    print(
+        f"listening on {server.url}   (set host to it, api_key to any text; see {server.url}/events)",
+        flush=True,
+    )
     try:
         server.serve()
     except KeyboardInterrupt:

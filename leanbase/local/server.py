@@ -155,10 +155,10 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError("the body is too large", 413)
         body = decompress(self.rfile.read(length), self.headers.get("Content-Encoding", "").lower())
         envelope = parse(body)
-        self.server.store.add(envelope)
-        for event in envelope["batch"]:
+        for event, is_new in zip(envelope["batch"], self.server.store.add(envelope), strict=True):
             name, who = printable(event["event"]), printable(event["distinct_id"])
-            self._print(f"{name}  {who}  {properties_of_interest(event['properties'])}")
+            again = "" if is_new else "  (again: the same event, counted once)"
+            self._print(f"{name}  {who}  {properties_of_interest(event['properties'])}{again}")
         return {"status": 1}
 
     def _list(self) -> dict[str, Any]:

@@ -42,28 +42,30 @@ class Store:
         with self._database:
             self._database.execute(_SCHEMA)
 
-    def add(self, envelope: dict[str, Any]) -> None:
-        """Keep the events of one accepted request, all or none."""
+    def add(self, envelope: dict[str, Any]) -> list[bool]:
+        """Keep the events of one accepted request, all or none; which of them are new."""
         with self._lock, self._database:
             newest = self._database.execute("SELECT coalesce(max(request), 0) FROM events").fetchone()[0]
-            self._database.executemany(
-                "INSERT INTO events (request, received_at, event, distinct_id, uuid, timestamp, properties,"
-                " historical_migration) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET times_received = times_received + 1",
-                [
-                    (
-                        newest + 1,
-                        time.time(),
-                        event["event"],
-                        event["distinct_id"],
-                        event["uuid"],
-                        event["timestamp"],
-                        json.dumps(event["properties"]),
-                        envelope["historical_migration"],
-                    )
-                    for event in envelope["batch"]
-                ],
-            )
+            return [
+                self._add(event, newest + 1, envelope["historical_migration"]) for event in envelope["batch"]
+            ]
+
+    def _add(self, event: dict[str, Any], request: int, historical_migration: bool) -> bool:
+        identity = (event["timestamp"], event["distinct_id"], event["event"], event["uuid"])
+        properties = json.dumps(event["properties"])
+        inserted = self._database.execute(
+            "INSERT INTO events (timestamp, distinct_id, event, uuid, request, received_at, properties,"
+            " historical_migration) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (*identity, request, time.time(), properties, historical_migration),
+        )
+        if inserted.rowcount:
+            return True
+        self._database.execute(
+            "UPDATE events SET times_received = times_received + 1"
+            " WHERE timestamp = ? AND distinct_id = ? AND event = ? AND uuid = ?",
+            identity,
+        )
+        return False
 
     def events(self, after: int = 0) -> list[dict[str, Any]]:
         """All events with an id above `after`, each with the number of the request that brought it."""

@@ -11,7 +11,7 @@ from leanbase.event import runtime_properties
 
 EVERYWHERE = frozenset({"$lib", "$lib_version", "$is_server", "$geoip_disable", *runtime_properties()})
 NOTHING = (
-    "nothing; is the client disabled, or the delivery scope around it still open? "
+    "nothing; is the client disabled, or a delivery scope still open? "
     "(What a LambdaSimulator captures is in its own events.)"
 )
 

@@ -13,6 +13,7 @@ import time
 import traceback
 import uuid
 import warnings
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -104,8 +105,9 @@ class LambdaSimulator:
         handler: The handler, or `"module.function"`, which is then imported in the process.
         timeout: The function's timeout in seconds.
         environment: Environment variables of the function.
-        extension: Whether the function has an extension, as `flush="after_response"` makes one, and Python
-            3.12 or later: a timeout then brings SIGTERM before the end. Without, it ends at once.
+        extension: Whether the function has an extension, on Python 3.12 or later: a timeout then brings
+            SIGTERM before the end; without, it ends at once. Default: a handler that is decorated with
+            `flush="after_response"` has one.
 
     Attributes:
         events: What left the sandboxes so far, as `CapturedEvents`.
@@ -129,7 +131,7 @@ class LambdaSimulator:
         *,
         timeout: float = 3.0,
         environment: dict[str, str] | None = None,
-        extension: bool = False,
+        extension: bool | None = None,
     ) -> None:
         if not hasattr(os, "fork"):
             raise NotImplementedError("LambdaSimulator needs os.fork(), which this platform does not have")
@@ -173,7 +175,7 @@ class LambdaSimulator:
         try:
             answer = sandbox.ask({"event": event, "request_id": request_id}, self._timeout)
         except _EndedError as end:
-            if self._extension:
+            if sandbox.has_extension if self._extension is None else self._extension:
                 self.terminate()
             self.kill()
             raise FunctionError(end.type, str(end)) from None
@@ -236,6 +238,8 @@ class _Sandbox:
             os.close(self._write)
             os.close(self._read)
             _serve(handler, environment, timeout, questions, answers)
+        # A frozen process would outlive a test that forgets its simulator, with all that it has open.
+        self._forgotten = weakref.finalize(self, _kill, self._pid)
         os.close(questions)
         os.close(answers)
         self._wait_for_initialisation()
@@ -249,6 +253,7 @@ class _Sandbox:
         if "error" in answer:
             self.close()
             raise FunctionError(*answer["error"])
+        self.has_extension: bool = answer["has_extension"]
 
     def ask(self, question: Any, seconds: float) -> dict[str, Any]:
         """Send an event and wait for the answer.
@@ -316,12 +321,19 @@ class _Sandbox:
 
     def close(self) -> None:
         """Kill all processes, wait for the end, and take the last that was captured."""
+        self._forgotten.detach()
         self.signal_all(signal.SIGKILL)
         self._look_for_end(0)
         while select.select([self._read], [], [], 0)[0] and (data := os.read(self._read, 1024 * 1024)):
             self._take(data)
         os.close(self._read)
         os.close(self._write)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def _serve(
@@ -347,7 +359,7 @@ def _serve(
                 type = "Runtime.HandlerNotFound" if isinstance(error, AttributeError) else IMPORT_ERROR
             write_line(answers, {"error": (type, text, stack)})
             os._exit(code)
-        write_line(answers, {})
+        write_line(answers, {"has_extension": aws_lambda.flush_policy_of(call) == "after_response"})
         with os.fdopen(questions) as lines:
             for line in lines:
                 question = json.loads(line)

@@ -152,8 +152,8 @@ def _class(wanted: str, option: str) -> type[BaseTransport]:
         raise ConfigError(f"{option} {wanted!r} cannot be loaded: {type(error).__name__}: {error}") from error
     if found is None:
         raise ConfigError(
-            f"there is no transport {wanted!r}; there are {', '.join(sorted(_names()))}, or 'module:Class'. "
-            "One of another package has to be installed"
+            f"{option} {wanted!r} is unknown; there are {', '.join(sorted(_names()))}, or 'module:Class'. "
+            "If it is one of another package, install that"
         )
     if not (isinstance(found, type) and issubclass(found, BaseTransport)):
         raise ConfigError(f"{option} {wanted!r} is not a subclass of BaseTransport")

@@ -70,5 +70,7 @@ class CircuitBreaker:
                 self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
             self._opened = Elapsed()
             self._epoch += 1
-        what = "no answer in all the time there was" if slowly else f"{self._failures} sends failed in a row"
+        what = (
+            "a send had no answer in the time it had" if slowly else f"{self._failures} sends failed in a row"
+        )
         logger.warning("%s; the next is tried in %d s", what, self._pause)

@@ -58,7 +58,11 @@ class FallbackTransport(BaseTransport):
         rest = _not_delivered(receipt)
         if not rest:
             return receipt
-        return receipt.without(rest) + self._second.send(rest, deadline=deadline)
+        second = self._second.send(rest, deadline=deadline)
+        passed_on = second.delivered + second.handed_off + second.spooled
+        if passed_on:
+            logger.warning("%d event(s) went to the fallback, %s", passed_on, type(self._second).__name__)
+        return receipt.without(rest) + second
 
     def flush(self, *, deadline: Deadline) -> Receipt:
         """Flush both."""

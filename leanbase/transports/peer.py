@@ -84,7 +84,7 @@ class Peer:
                 raise
             except TransportError as error:
                 wait = _wait_before_retry(number, error.retry_after)
-                logger.debug("attempt %d failed: %s; the next would be in %.1f s", number + 1, error, wait)
+                logger.debug("attempt %d of %d failed: %s", number + 1, self._max_retries + 1, error)
                 if number == self._max_retries or wait >= deadline.remaining() or closing.wait(wait):
                     raise
 
@@ -113,7 +113,9 @@ class Peer:
         if self._connections is not None:
             return
         try:
-            self._connected().open_one(url, deadline=deadline)
+            connections = self._connected()
+            if not deadline.expired:
+                connections.open_one(url, deadline=deadline)
         except Exception as error:
             logger.debug("no connection ahead of the first send: %s", error)
 

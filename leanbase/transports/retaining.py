@@ -23,6 +23,19 @@ CAPACITY_WARNING_SECONDS = 60.0
 _NOTHING_TRIED = DroppedError(WAITING, "nothing was tried")
 
 
+class _ReceiptError(Exception):
+    """What a transport returned is no receipt for what it was given."""
+
+
+def _check(receipt: object, count: int) -> None:
+    if not isinstance(receipt, Receipt):
+        raise _ReceiptError(f"send() must return a Receipt, not {type(receipt).__name__}")
+    undelivered = sum(len(group.events) for group in receipt.groups)
+    told_of = receipt.delivered + receipt.handed_off + receipt.spooled + undelivered
+    if told_of != count:
+        raise _ReceiptError(f"the receipt of {count} event(s) tells of {told_of}")
+
+
 class UnderWay:
     """One send of one thread, how it ended, and whether somebody else has taken over its events."""
 
@@ -142,12 +155,13 @@ class RetainingTransport(BaseTransport):
     def _try(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
         try:
             receipt = self._inner.send(batch, deadline=deadline)
-            if not isinstance(receipt, Receipt):
-                raise TypeError(f"send() must return a Receipt, not {type(receipt).__name__}")
+            _check(receipt, len(batch))
             return receipt
         except Exception as error:
             name = type(self._inner).__name__
-            logger.error("%s raised %s; %d event(s) are kept", name, type(error).__name__, len(batch))
+            # The text of somebody else's exception may quote a property.
+            what = str(error) if isinstance(error, _ReceiptError) else f"send() raised {type(error).__name__}"
+            logger.error("%s: %s; %d event(s) are kept", name, what, len(batch))
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt.retaining(batch, "failed", error)
 

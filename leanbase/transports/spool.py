@@ -249,6 +249,8 @@ class SpoolTransport(BaseTransport):
         """What could not be sent: it is on disk already, or is written now, or stays with the caller."""
         if written is None and self._write_first is False:
             written = self._appended(events)
+            if written is not None:
+                logger.warning("%d event(s) wait in %s for the next send", len(events), self._directory)
         if written is None:
             return Receipt.retaining(events, "unavailable", TransportError("neither delivered nor spooled"))
         return Receipt(spooled=len(events))

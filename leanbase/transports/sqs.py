@@ -114,11 +114,13 @@ class SqsTransport(BaseTransport):
                 self._peer.cycle(lambda limit: self._send_batch(work, limit), deadline)
         except RejectedError as error:
             # Permissions, or the queue itself: that can be mended, and there may be a fallback.
-            logger.error("%d event(s) not handed off yet: queue %s: %s", len(work), self._name, error)
+            logger.error("%d event(s) not handed off yet: SQS queue %s: %s", len(work), self._name, error)
             return work.receipt + work.retained(TransportError(str(error), reason=REFUSED))
         except TransportError as error:
             if error.reason == UNAVAILABLE:
-                logger.warning("%d event(s) not handed off yet: queue %s: %s", len(work), self._name, error)
+                logger.warning(
+                    "%d event(s) not handed off yet: SQS queue %s: %s", len(work), self._name, error
+                )
             return work.receipt + work.retained(error)
         return work.receipt
 

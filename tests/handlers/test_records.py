@@ -15,7 +15,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 import leanbase
-from leanbase.handlers import lambda_records
+from leanbase.handlers import aws_lambda, lambda_records
 from leanbase.testing import CapturedEvents, LambdaContext
 from leanbase.transports import MemoryTransport
 from tests.relay.sources import sqs_event
@@ -311,3 +311,23 @@ def test_something_else_than_a_client_is_told_of(caplog: pytest.LogCaptureFixtur
     with leanbase.record_scope(SQS, client=wrong):
         pass
     assert "client must be a Leanbase, not str" in caplog.text
+
+
+def test_without_a_request_id_records_have_the_same_ids_again(
+    sent: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A context is what those who try a handler out leave out."""
+    aws_lambda._warn_of_no_request_id.cache_clear()
+
+    @leanbase.lambda_handler(idempotent=True)
+    def handler(event: Any, context: Any) -> None:
+        leanbase.capture("outside", "u")
+        with leanbase.record_scope(SQS):
+            leanbase.capture("inside", "u")
+
+    for _ in range(2):
+        handler({}, None)
+    outside, inside, outside_again, inside_again = map(identity, sent.events)
+    assert inside == inside_again
+    assert outside != outside_again
+    assert caplog.text.count("needs a context with an aws_request_id") == 1

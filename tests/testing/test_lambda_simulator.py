@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -14,15 +15,16 @@ import pytest
 
 import leanbase
 from leanbase import transports
-from leanbase.testing import CapturedEvents, FunctionError, LambdaContext, LambdaSimulator
+from leanbase.testing import CapturedEvents, FunctionError, LambdaContext, LambdaSimulator, lambda_simulator
 from leanbase.testing.sink import sink
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork()")
 
 
 @pytest.fixture(autouse=True)
-def intercepted() -> Iterator[None]:
-    """As the plugin does in users' sessions."""
+def intercepted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As the plugin does in users' sessions; and a machine that is busy gets more time."""
+    monkeypatch.setattr(lambda_simulator, "SIGTERM_SECONDS", 3.0)
     transports.intercept(sink)
     yield
     transports.intercept(None)
@@ -77,8 +79,14 @@ def test_a_timeout_ends_the_sandbox_with_what_it_had_not_sent() -> None:
     assert function.events.assert_captured("begun", times=1)["properties"]["faas.coldstart"] is True
 
 
-def test_with_an_extension_a_timeout_sends_what_there_is() -> None:
-    with LambdaSimulator(handler, timeout=0.3, extension=True) as function:
+@leanbase.lambda_handler(flush="after_response")
+def handler_with_extension(event: dict[str, Any], context: Any) -> Any:
+    return handler(event, context)
+
+
+@pytest.mark.parametrize(("handled_by", "extension"), [(handler, True), (handler_with_extension, None)])
+def test_with_an_extension_a_timeout_sends_what_there_is(handled_by: Any, extension: bool | None) -> None:
+    with LambdaSimulator(handled_by, timeout=0.3, extension=extension) as function:
         with pytest.raises(FunctionError, match="timed out") as raised:
             function.invoke({"sleep": 10})
         assert raised.value.type == "Sandbox.Timedout"
@@ -199,3 +207,12 @@ def test_a_child_of_the_sandbox_ends_with_it() -> None:
         for _ in range(100):  # until whoever inherits it has reaped it
             os.kill(child, 0)
             time.sleep(0.1)
+
+
+def test_a_simulator_that_is_forgotten_leaves_no_process() -> None:
+    function = LambdaSimulator(handler)
+    pid = function.invoke({})["pid"]
+    del function
+    gc.collect()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

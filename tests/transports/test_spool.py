@@ -96,7 +96,7 @@ def test_links_and_strange_files_in_it_are_not_followed(directory: Path, tmp_pat
 
 
 def test_as_a_fallback_it_takes_what_was_not_delivered_and_gives_it_back(
-    directory: Path, server: FaultServer
+    directory: Path, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.always(Behaviour(status=503))
     options: dict[str, Any] = {"fallback": "spool", "spool_directory": directory, "max_retries": 0}
@@ -104,6 +104,7 @@ def test_as_a_fallback_it_takes_what_was_not_delivered_and_gives_it_back(
     for number in range(2):
         client.capture("while away", number)
     assert client.stats()["spooled"] == 2
+    assert f"1 event(s) wait in {directory} for the next send" in caplog.text
     server.always(Behaviour())
     refused = len(server.events)
     client.capture("back", "u")
