@@ -156,7 +156,8 @@ FAULTS = (
         "the function times out",
         {"end": LOST, "each": SENT, "after_response": SENT},
         NOT_YET_SENT
-        + " With `after_response` the function has an extension, so that Lambda sends SIGTERM first.",
+        + " With `after_response` the function has an extension, so that Lambda sends SIGTERM first, which a "
+        "function can handle from Python 3.12 on.",
         event={"then": "sleep", "seconds": 30},
         timeout=2,
         gone=True,
