@@ -269,11 +269,15 @@ class SpoolTransport(BaseTransport):
                     if file is not None and not self._send_from(file, file.end, inner, deadline):
                         return False
             except OSError as error:
-                self._set_aside(entry.name, error)
+                self._leave_alone(entry.name, error)
         if own is None:
             return True
         end = until.position if until is not None and until.file is own else own.end
-        return self._send_from(own, end, inner, deadline)
+        try:
+            return self._send_from(own, end, inner, deadline)
+        except OSError as error:
+            self._leave_alone(own.name, error)
+            return True
 
     def _is_ours(self, name: str) -> bool:
         if name in self._unusable:
@@ -286,6 +290,8 @@ class SpoolTransport(BaseTransport):
                 return False
             left = self._send_inner(inner, batch, deadline).retained_events() if batch else []
             self._done(file, batch, positions, left)
+            if batch:
+                logger.info("%d of %d event(s) left the spool", len(batch) - len(left), len(batch))
             if left:
                 return False
         return True
@@ -304,9 +310,9 @@ class SpoolTransport(BaseTransport):
             with self._file_lock:
                 file.done(not_done[0] if not_done else positions[-1])
         except OSError as error:
-            self._set_aside(file.name, error)
+            self._leave_alone(file.name, error)
 
-    def _set_aside(self, name: str, error: OSError) -> None:
+    def _leave_alone(self, name: str, error: OSError) -> None:
         self._unusable.add(name)
         logger.error("%s in the spool is left alone: %s", name, error.strerror)
 
