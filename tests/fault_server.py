@@ -145,10 +145,13 @@ class FaultServer:
         if not line:
             return False
         headers: dict[str, str] = {}
-        while (header := reader.readline().decode().strip()) != "":
+        while (header := reader.readline().decode()).strip():
             name, _, value = header.partition(":")
-            headers[name.lower()] = value.strip()
-        raw = reader.read(int(headers.get("content-length", 0)))
+            headers[name.strip().lower()] = value.strip()
+        length = int(headers.get("content-length", 0))
+        raw = reader.read(length)
+        if not header or len(raw) < length:
+            return False  # the connection ended in the middle of a request, which then is none
         with self._lock:
             request = Request(line, headers, raw, number, time.monotonic())
             self.requests.append(request)
