@@ -469,4 +469,5 @@ def send_deadline(limit: float) -> Deadline:
     else:
         for other in unfinished_scopes():
             deadline = deadline.earlier(other.deadline)
-    return deadline if _initialisation is None else deadline.earlier(_initialisation.deadline())
+    initialisation = _initialisation  # which another thread may find to be over just now
+    return deadline if initialisation is None else deadline.earlier(initialisation.deadline())

@@ -6,12 +6,13 @@ import asyncio
 import contextvars
 import threading
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leanbase import Leanbase
+from leanbase import Leanbase, contexts
 from leanbase.contexts import (
     get_context_device_id,
     get_context_distinct_id,
@@ -224,3 +225,25 @@ def test_one_context_object_can_be_entered_again() -> None:
             assert get_tags() == {"outer": 1, "inner": 1}
         assert get_tags() == {"outer": 1}
     assert get_tags() == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ({"id": 1}, "dict"),
+        (True, "bool"),
+        (["u"], "list"),
+        ("u", None),
+        (7, None),
+        (7.5, None),
+        (UUID(int=7), None),
+    ],
+)
+def test_an_id_of_an_odd_type_is_told_of(
+    value: object, kind: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    contexts._warn_of_id.cache_clear()
+    assert contexts.coerce_id(value) == str(value)
+    told = f"an id should be a text, a number or a UUID, not {kind}" in caplog.text
+    assert told == (kind is not None)
+    assert bool(caplog.text) == told

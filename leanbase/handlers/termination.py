@@ -133,7 +133,9 @@ class Termination:
         try:
             flush_all(list(self._clients), Deadline.after(grace_seconds()))
         finally:
-            if not (self._previous and _is_of_asyncio(self._previous[-1])):
+            if self._previous and _is_of_asyncio(self._previous[-1]):
+                self._flushing = None  # there is no second signal that would find it done
+            else:
                 # To the main thread: it wakes from whatever it waits for.
                 signal.pthread_kill(threading.main_thread().ident or 0, signum)
 

@@ -159,13 +159,19 @@ async def main():
     leanbase.install_sigterm_handler()
     await asyncio.wait_for(done.wait(), 10)
     await asyncio.sleep(0.5)
+    with leanbase.delivery_scope():
+        leanbase.capture("later", "u")
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(1)
+        print("sent at the second signal:", leanbase.stats()["delivered"])
 asyncio.run(main())
 """
     body = CAPTURE_IN_SCOPE + "\nthreading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()"
     code, output = terminated_by_itself(server.url, body, wait)
     assert (code, "went on" in output) == (0, True)
-    assert output.count("heard") == 1
-    assert len(server.events) == 1
+    assert output.count("heard") == 2
+    assert "sent at the second signal: 2" in output
+    assert len(server.events) == 2
 
 
 def terminated_by_itself(url: str, body: str, wait: str) -> tuple[int, str]:

@@ -242,3 +242,12 @@ def test_the_table_shows_what_tells_events_apart() -> None:
     assert "…" in lines[3]
     assert all(len(line) <= 100 for line in lines)
     assert all(line.isprintable() for line in lines)
+
+
+def test_what_comes_again_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    with LocalServer(show=True) as server:
+        for _ in range(2):
+            assert post(server, ENVELOPE)[0] == 200
+    first, second = (line for line in capsys.readouterr().out.splitlines() if "order created" in line)
+    assert "again" not in first
+    assert second.endswith("(again: the same event, counted once)")

@@ -705,3 +705,17 @@ def test_an_unknown_end_is_bounded_by_the_deadline_given() -> None:
     transport.send(events(3), deadline=Deadline.after(1))
     assert transport.flush(deadline=Deadline.after(1)).retained == 3
     assert transport.close(deadline=Deadline.after(1)).dropped == {"shutdown": 3}
+
+
+def test_at_exit_one_that_raises_does_not_keep_the_others_from_their_turn(server: FaultServer) -> None:
+    script = f"""
+from leanbase import Leanbase
+def fail(receipt): raise OSError
+clients = [Leanbase("k", {server.url!r}, sync_mode=False, flush_interval=60.0) for _ in range(4)]
+for number, client in enumerate(clients):
+    client.capture("e", number)
+    if number % 2: client._current().outbox._transport.settle = fail
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert sorted(event["distinct_id"] for event in server.events) == list("0123")
