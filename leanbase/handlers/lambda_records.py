@@ -6,7 +6,6 @@ import logging
 import os
 
 from leanbase import idempotency
-from leanbase.client import Leanbase
 from leanbase.contexts import tag
 from leanbase.default import default_client
 from leanbase.handlers.lambda_events import id_of_record, key_of_record, moment_of_record, raw
@@ -14,6 +13,8 @@ from leanbase.handlers.lambda_events import id_of_record, key_of_record, moment_
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from leanbase.client import Leanbase
 
 logger = logging.getLogger("leanbase")
 
@@ -46,11 +47,8 @@ class record_scope:  # noqa: N801 - used like a function
     def __init__(
         self, record: Any, *, capture_exceptions: bool | None = None, client: Leanbase | None = None
     ) -> None:
-        if client is not None and not isinstance(client, Leanbase):
-            logger.warning("client must be a Leanbase, not %s; it is ignored", type(client).__name__)
-            client = None
         self._record = record
-        self._context = (client or default_client).new_context(capture_exceptions=capture_exceptions)
+        self._context = default_client.new_context(capture_exceptions=capture_exceptions, client=client)
         self._doing: idempotency.doing | None = None
 
     def __enter__(self) -> None:

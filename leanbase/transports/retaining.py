@@ -27,13 +27,22 @@ class _ReceiptError(Exception):
     """What a transport returned is no receipt for what it was given."""
 
 
-def _check(receipt: object, count: int) -> None:
+def _checked(receipt: object, call: str) -> Receipt:
     if not isinstance(receipt, Receipt):
-        raise _ReceiptError(f"send() must return a Receipt, not {type(receipt).__name__}")
+        raise _ReceiptError(f"{call}() must return a Receipt, not {type(receipt).__name__}")
+    return receipt
+
+
+def _check_count(receipt: Receipt, count: int) -> None:
     undelivered = sum(len(group.events) for group in receipt.groups)
     told_of = receipt.delivered + receipt.handed_off + receipt.spooled + undelivered
     if told_of != count:
         raise _ReceiptError(f"the receipt of {count} event(s) tells of {told_of}")
+
+
+def _what_is_wrong(call: str, error: Exception) -> str:
+    # The text of somebody else's exception may quote a property.
+    return str(error) if isinstance(error, _ReceiptError) else f"{call}() raised {type(error).__name__}"
 
 
 class UnderWay:
@@ -154,26 +163,21 @@ class RetainingTransport(BaseTransport):
 
     def _try(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
         try:
-            receipt = self._inner.send(batch, deadline=deadline)
-            _check(receipt, len(batch))
+            receipt = _checked(self._inner.send(batch, deadline=deadline), "send")
+            _check_count(receipt, len(batch))
             return receipt
         except Exception as error:
             name = type(self._inner).__name__
-            # The text of somebody else's exception may quote a property.
-            what = str(error) if isinstance(error, _ReceiptError) else f"send() raised {type(error).__name__}"
-            logger.error("%s: %s; %d event(s) are kept", name, what, len(batch))
+            logger.error("%s: %s; %d event(s) are kept", name, _what_is_wrong("send", error), len(batch))
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt.retaining(batch, "failed", error)
 
-    def _ask(self, what: Literal["flush", "close"], deadline: Deadline) -> Receipt:
+    def _ask(self, call: Literal["flush", "close"], deadline: Deadline) -> Receipt:
         """Call the inner transport's method; what it raises is not to cost what is around it."""
         try:
-            receipt = getattr(self._inner, what)(deadline=deadline)
-            if not isinstance(receipt, Receipt):
-                raise TypeError(f"{what}() must return a Receipt, not {type(receipt).__name__}")
-            return receipt
+            return _checked(getattr(self._inner, call)(deadline=deadline), call)
         except Exception as error:
-            logger.error("%s of %s raised %s", what, type(self._inner).__name__, type(error).__name__)
+            logger.error("%s: %s", type(self._inner).__name__, _what_is_wrong(call, error))
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt()
 

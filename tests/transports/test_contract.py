@@ -92,5 +92,5 @@ def test_a_flush_or_close_that_raises_costs_no_event(
     assert [event["event"] for event in transport.events] == ["flushed", "at the end"]
     assert client.stats()["delivered"] == 2
     assert balanced(client)
-    assert "flush of Broken raised OSError" in caplog.text
-    assert "close of Broken raised OSError" in caplog.text
+    assert "Broken: flush() raised OSError" in caplog.text
+    assert "Broken: close() raised OSError" in caplog.text
