@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 ENVS := .venvs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo quick test check lint format bench clean
 
 help:
 	@echo "make demo     run the examples against the local ingestion server"
-	@echo "make test     run all tests"
+	@echo "make quick    format and lint checks, types, imports, and the tests that are not slow: about a minute"
+	@echo "make test     run all tests, on every CPython that is found"
 	@echo "make check    format and lint checks, types, imports, then all tests"
 	@echo "make format   format the code"
 	@echo "make bench    measure side by side with other SDKs; writes benchmarks/results.md"
@@ -45,15 +46,20 @@ setup: $(VENV)/ready $(ENVS)/sam/ready
 demo: $(ENVS)/demo/ready
 	@$(ENVS)/demo/bin/python examples/demo.py
 
+quick: lint
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow'
+
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 	$(BIN)/python tests/every_python.py
 
-check: setup
+lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: setup lint
 	@for template in examples/lambda/template*.yaml; do \
 		SAM_CLI_TELEMETRY=0 $(ENVS)/sam/bin/sam validate --lint --region eu-west-1 --template $$template || exit 1; \
 	done

@@ -397,6 +397,7 @@ def refuse(name: str) -> None:
     raise AssertionError(f"{name} is not strict JSON")
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(values)
 def test_any_value_becomes_strict_json(value: Any) -> None:

@@ -89,6 +89,7 @@ print(took[0] < 2)
     assert len({event["uuid"] for event in server.events}) == 1
 
 
+@pytest.mark.slow
 def test_shutting_down_and_exiting_in_a_signal_handler_delivers_what_it_interrupted(
     server: FaultServer,
 ) -> None:
@@ -125,6 +126,7 @@ except KeyboardInterrupt:
     assert output == "2 {'overflow': 1}\n"
 
 
+@pytest.mark.slow
 def test_signal_handlers_that_capture_all_the_time_never_deadlock(server: FaultServer) -> None:
     output = run(f"""
 import signal, time, leanbase
@@ -222,6 +224,7 @@ with entered(DeliveryScope("end", Deadline.after(0.1))):
 # --- threads ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_q32_flush_speaks_of_sends_that_are_under_way(server: FaultServer, make: Make) -> None:
     """It waits for them; what they leave behind, or have not ended, is outstanding."""
     client = make(server, max_retries=0)

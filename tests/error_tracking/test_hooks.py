@@ -81,6 +81,7 @@ def test_x40_an_exception_in_a_thread(wire: Wire) -> None:
     assert functions(properties)[-1] == "work"
 
 
+@pytest.mark.slow
 def test_x43_a_black_hole_holds_the_exit_up_for_two_seconds_in_all() -> None:
     script = (
         "import time\n"

@@ -157,6 +157,7 @@ def state(node: BaseException) -> list[Any]:
     return [*fields, {name: value for name, value in attributes.items() if "leanbase" not in name}]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(nodes=trees(), variables=st.booleans())
 def test_any_tree_makes_exactly_one_valid_event(

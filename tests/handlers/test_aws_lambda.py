@@ -200,6 +200,7 @@ def test_an_invocation_that_captures_nothing_sends_what_an_earlier_one_could_not
     assert len(server.requests) == 2
 
 
+@pytest.mark.slow
 def test_the_remaining_time_less_a_reserve_is_the_deadline(server: FaultServer) -> None:
     import time
 

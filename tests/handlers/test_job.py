@@ -81,6 +81,7 @@ def test_sigterm_sends_what_there_is_and_then_terminates(server: FaultServer) ->
     assert len(server.events) == 1
 
 
+@pytest.mark.slow
 def test_sigterm_while_a_send_is_under_way_sends_it_again(server: FaultServer) -> None:
     """The interrupted request may have been lost with the process, so its events go once more."""
     server.script(Behaviour(delay=20))

@@ -132,6 +132,7 @@ signal.signal(signal.SIGTERM, mine)
     assert len(server.events) == 1
 
 
+@pytest.mark.slow
 def test_one_that_goes_on_is_asked_each_time(server: FaultServer) -> None:
     before = "signal.signal(signal.SIGTERM, lambda *_: print('mine', flush=True))"
     wait = (
@@ -151,6 +152,7 @@ def test_a_signal_that_was_ignored_stays_ignored(server: FaultServer) -> None:
     assert len(server.events) == 1
 
 
+@pytest.mark.slow
 def test_an_event_loop_that_handles_it_ends_as_it_would(server: FaultServer) -> None:
     wait = """
 async def main():
@@ -219,6 +221,7 @@ def test_the_module_s_function_in_a_thread_says_no() -> None:
     assert found == [False]
 
 
+@pytest.mark.slow
 def test_a_scope_that_ends_during_the_flush_does_not_take_its_events_with_it(tmp_path: Path) -> None:
     """Nor does the program, which would end before the fallback has them."""
     with black_hole() as hole:
@@ -256,6 +259,7 @@ def test_wrong_use_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert "takes a Leanbase, not str" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_program_that_outlives_its_grace_sends_as_before(server: FaultServer) -> None:
     """The limit of the flush is not one of the scopes that were open."""
     body = """

@@ -15,7 +15,10 @@ from tests.guarantees_page import PAGE, guarantees_page
 from tests.lambda_runtime.faults import FAULTS, FLUSHES, LOST, Fault
 from tests.lambda_runtime.world import World
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the emulator is a Linux binary")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the emulator is a Linux binary"),
+]
 
 AT_ONCE = 5
 

@@ -15,7 +15,10 @@ from tests.fault_server import Behaviour, FaultServer, black_hole
 from tests.lambda_runtime.emulator import Emulator
 from tests.lambda_runtime.runtime_api import RuntimeApi
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the emulator is a Linux binary")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the emulator is a Linux binary"),
+]
 
 HERE = Path(__file__).parent
 Start = Callable[..., Emulator]

@@ -14,7 +14,10 @@ from tests.lambda_runtime.emulator import Emulator
 from tests.moto_server import CREDENTIALS, MotoServer
 from tests.relay.sources import logs_event
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the emulator is a Linux binary")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the emulator is a Linux binary"),
+]
 
 HERE = Path(__file__).parent
 Start = Callable[..., Emulator]

@@ -34,6 +34,7 @@ def drain(moto: MotoServer, queue: str, relay: Any) -> int:
     return invocations
 
 
+@pytest.mark.slow
 def test_ten_thousand_events_of_all_sizes_arrive_intact_and_once(
     moto: MotoServer, configured: Any, local: LocalServer
 ) -> None:

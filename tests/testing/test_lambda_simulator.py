@@ -136,6 +136,7 @@ def test_sigterm_sends_what_is_retained() -> None:
         function.events.assert_captured("collected")
 
 
+@pytest.mark.slow
 def test_a_sandbox_that_ignores_sigterm_is_killed() -> None:
     def ignore(event: Any, context: Any) -> None:
         import signal
@@ -190,6 +191,7 @@ def test_a_context_by_itself() -> None:
     assert context.invoked_function_arn.endswith(":function:f")
 
 
+@pytest.mark.slow
 def test_a_child_of_the_sandbox_ends_with_it() -> None:
     """It does not keep the test waiting for a pipe that it has inherited."""
 

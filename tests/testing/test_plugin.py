@@ -36,6 +36,7 @@ def outcomes(session: pytest.Pytester, tests: str, *arguments: str) -> tuple[dic
     return result.parseoutcomes(), result.stdout.str()
 
 
+@pytest.mark.slow
 def test_no_client_sends_and_the_fixture_has_what_was_captured(
     session: pytest.Pytester, server: FaultServer
 ) -> None:
@@ -64,6 +65,7 @@ def test_no_client_sends_and_the_fixture_has_what_was_captured(
     assert server.connections == 0
 
 
+@pytest.mark.slow
 def test_assertions_say_what_was_captured(session: pytest.Pytester) -> None:
     found, output = outcomes(
         session,
@@ -89,6 +91,7 @@ def test_assertions_say_what_was_captured(session: pytest.Pytester) -> None:
     assert "captured was: nothing; is the client disabled" in output
 
 
+@pytest.mark.slow
 def test_a_marked_test_sends(session: pytest.Pytester, server: FaultServer) -> None:
     found, output = outcomes(
         session,
@@ -110,6 +113,7 @@ def test_a_marked_test_sends(session: pytest.Pytester, server: FaultServer) -> N
     assert [event["event"] for event in server.events] == ["sent"]
 
 
+@pytest.mark.slow
 def test_the_setting_lets_all_tests_send(session: pytest.Pytester, server: FaultServer) -> None:
     session.makeini("[pytest]\nleanbase_send = true\n")
     found, output = outcomes(session, "import app\ndef test_it(): app.client.capture('sent', 'u')")

@@ -199,6 +199,7 @@ class Life(RuleBasedStateMachine):
         return {event["uuid"] for event in bodies} & self.captured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_books_balance_and_each_event_is_where_they_say(kind: str) -> None:
     machine = type("Life", (Life,), {"kind": kind})

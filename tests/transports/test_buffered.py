@@ -538,6 +538,7 @@ client.capture("first", "u")
     assert ended.stderr == ""
 
 
+@pytest.mark.slow
 def test_q51_q52_exit_takes_two_seconds_at_most_for_all_clients(server: FaultServer) -> None:
     hole = black_hole()
     code = """
@@ -554,6 +555,7 @@ print(time.time())
     hole.close()
 
 
+@pytest.mark.slow
 def test_q51_a_batch_under_way_does_not_hold_up_the_exit() -> None:
     hole = black_hole()
     code = """
@@ -617,6 +619,7 @@ def test_q60_q61_each_process_delivers_its_own(make: Make, server: FaultServer) 
     assert sorted(names(server)) == ["child", "parent"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_q61_a_fork_while_all_locks_are_held_does_not_hang_the_child(make: Make, server: FaultServer) -> None:
     client = make(server, sync_mode=False, flush_at=2)

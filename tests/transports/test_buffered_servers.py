@@ -76,6 +76,7 @@ def gunicorn(path: Path, server: FaultServer, *options: str, interval: float) ->
         assert "Traceback" not in output, output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "workers", [("--worker-class", "sync"), ("--threads", "4"), ("--worker-class", "gevent")]
 )
@@ -118,6 +119,7 @@ client = leanbase.Leanbase("k", sys.argv[1], sync_mode=False, flush_interval={in
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patched", ["first", "late"])
 def test_q62_patched_by_gevent_it_sends_from_a_greenlet(server: FaultServer, patched: str) -> None:
     first, late = (PATCH, "") if patched == "first" else ("import leanbase\n", PATCH)

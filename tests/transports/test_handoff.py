@@ -46,6 +46,7 @@ def gzipped(text: str) -> str:
     )
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.text(), JSON, max_size=5), min_size=1, max_size=5))
 def test_what_is_written_is_read_again(properties: list[dict[str, Any]]) -> None:
     events = [encode(made(properties=sanitize(each))) for each in properties]
@@ -113,6 +114,7 @@ def test_nothing_else_is_raised(text: str | bytes) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_bomb_is_not_unpacked() -> None:
     bomb = json.dumps({"leanbase": 1, "gzip": base64.b64encode(gzip.compress(b"0" * 500_000_000)).decode()})
     assert len(bomb) < 1024 * 1024

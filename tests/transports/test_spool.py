@@ -304,6 +304,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("serves", "kills"), [("nobody", 100), ("server", 100)])
 def test_killed_at_random_moments_it_loses_nothing(
     directory: Path, server: FaultServer, serves: str, kills: int

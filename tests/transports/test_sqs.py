@@ -147,6 +147,7 @@ def test_many_events_are_few_messages_and_few_requests(transport: SqsTransport, 
     assert [event["uuid"] for event in arrived(queue)] == [event.uuid for event in batch]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [100, 20_000, 300_000, 900_000])
 def test_messages_and_requests_keep_within_the_limits(
     transport: SqsTransport, queue: FaultServer, size: int
