@@ -38,7 +38,7 @@ $(ENVS)/demo/ready: pyproject.toml
 
 $(ENVS)/bench/ready: pyproject.toml
 	$(PYTHON) -m venv $(ENVS)/bench
-	$(ENVS)/bench/bin/pip install --quiet . posthog segment-analytics-python awslambdaric
+	$(ENVS)/bench/bin/pip install --quiet . posthog==7.91.1 segment-analytics-python awslambdaric
 	@touch $@
 
 setup: $(VENV)/ready $(ENVS)/sam/ready
@@ -69,7 +69,9 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# callgrind counts instructions, which a busy machine does not change.
 bench: $(ENVS)/bench/ready $(ENVS)/sam/ready
+	@command -v valgrind >/dev/null || apt-get install -y valgrind || echo "valgrind is missing: no instructions are counted"
 	$(ENVS)/bench/bin/pip install --quiet --no-deps --force-reinstall .
 	$(ENVS)/bench/bin/python benchmarks/run.py
 

@@ -39,7 +39,7 @@ elif WHICH in ("leanbase", "leanbase after_response"):
     @leanbase.lambda_handler(flush="end" if WHICH == "leanbase" else "after_response")
     def handler(event: Any, context: Any) -> str:
         for _ in range(EVENTS):
-            leanbase.capture(NAME, WHO, PROPERTIES)
+            leanbase.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
         return "done"
 
 elif WHICH == "posthog sync_mode":

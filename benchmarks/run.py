@@ -28,6 +28,7 @@ import urllib3
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
+import instructions
 from workload import KEY, NAME, PROPERTIES, WHO, body, failing_call
 
 from tests.lambda_runtime.emulator import Emulator
@@ -123,7 +124,7 @@ def one_capture() -> str:
         segment = Segment(KEY, host=url, sync_mode=True)
         subjects = {
             "bare urllib3": wall(lambda: pool.request("POST", f"{url}/batch/", body=data, headers=headers)),
-            "leanbase": wall(lambda: ours.capture(NAME, WHO, PROPERTIES)),
+            "leanbase": wall(lambda: ours.capture(NAME, distinct_id=WHO, properties=PROPERTIES)),
             "posthog sync_mode": wall(lambda: posthog.capture(NAME, distinct_id=WHO, properties=PROPERTIES)),
             "segment sync_mode": wall(lambda: segment.track(WHO, NAME, PROPERTIES)),
         }
@@ -162,7 +163,7 @@ def cpu_per_event() -> str:
         def leanbase_scope() -> None:
             with ours.delivery_scope():
                 for _ in range(events):
-                    ours.capture(NAME, WHO, PROPERTIES)
+                    ours.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
 
         def posthog_queue() -> None:
             for _ in range(events):
@@ -192,7 +193,7 @@ started = time.process_time()
 client = Leanbase(KEY, sys.argv[1], transport=sys.argv[2], queue_url=f"{sys.argv[1]}/123456789012/events")
 with client.delivery_scope() as scope:
     for _ in range(10):
-        client.capture(NAME, WHO, PROPERTIES)
+        client.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
 print(time.process_time() - started)
 assert scope.receipt.delivered + scope.receipt.handed_off == 10, scope.receipt
 assert not {"boto3", "botocore"} & set(sys.modules)
@@ -235,7 +236,7 @@ def hand_off() -> str:
             for _ in range(events // 10):
                 with client.delivery_scope():
                     for _ in range(10):
-                        client.capture(NAME, WHO, PROPERTIES)
+                        client.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
             return (time.process_time() - started) / events
 
         return measure
@@ -317,7 +318,13 @@ def one_exception() -> str:
         return table(in_turns(subjects, rounds=200, warm=20), "posthog", "ms", 1000)
 
 
+def counted_instructions() -> str:
+    """The same whatever else the machine is doing; see instructions.py for what each row is."""
+    return instructions.table([]) if instructions.available() else "valgrind is not installed: not counted."
+
+
 QUESTIONS: dict[str, Callable[[], str]] = {
+    "How many instructions do calls take? (callgrind)": counted_instructions,
     "What does importing cost? (whole process)": imports,
     "What does one synchronous capture cost? (server on loopback, warm)": one_capture,
     "What does an event cost in CPU? (1000 events, until all are delivered)": cpu_per_event,

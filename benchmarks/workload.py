@@ -32,7 +32,7 @@ def body(events: int) -> bytes:
     memory = MemoryTransport()
     client = Leanbase(KEY, transport=memory)
     for _ in range(events):
-        client.capture(NAME, WHO, PROPERTIES)
+        client.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
     envelope = {
         "api_key": KEY,
         "historical_migration": False,
