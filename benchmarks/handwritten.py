@@ -36,6 +36,7 @@ class Handwritten:
         self.captured = 0
         self._runtime = runtime
         self._lock = threading.Lock()
+        self._second, self._date = 0, ""
 
     def capture(self, name: str, distinct_id: str, properties: dict[str, Any]) -> str:
         """Collect an event and return its uuid."""
@@ -51,12 +52,13 @@ class Handwritten:
         digits = f"{bits:032x}"
         uuid = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
         seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-        date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        if seconds != self._second:
+            self._second, self._date = seconds, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         event = {
             "event": name,
             "distinct_id": distinct_id,
             "uuid": uuid,
-            "timestamp": f"{date}.{fraction // 1000:06d}+00:00",
+            "timestamp": f"{self._date}.{fraction // 1000:06d}+00:00",
             "properties": plain,
         }
         body = encode(event).encode()

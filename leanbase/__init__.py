@@ -15,11 +15,11 @@ module, read when it is first used; `leanbase.settings.Settings` lists them.
 
 from __future__ import annotations
 
-from leanbase._version import __version__
-from leanbase.client import Client, Leanbase
-from leanbase.default import default_client as _default
-from leanbase.delivery import Receipt
-from leanbase.handlers import install_sigterm_handler, job, lambda_handler, record_scope
+from ._version import __version__
+from .client import Client, Leanbase
+from .default import default_client as _default
+from .handlers import install_sigterm_handler, job, lambda_handler, record_context
+from .transports.receipt import Receipt
 
 __all__ = [
     "Client",
@@ -46,7 +46,7 @@ __all__ = [
     "new_context",
     "opt_in",
     "opt_out",
-    "record_scope",
+    "record_context",
     "scoped",
     "set",
     "set_capture_exception_code_variables_context",
@@ -100,8 +100,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from leanbase.settings import BeforeSend, OnError
-    from leanbase.transports import BaseTransport
+    from .settings import BeforeSend, OnError
+    from .transports import BaseTransport
 
     # Settings of the default client, for checkers and editors; a test compares them with `Settings`.
     api_key: str | None
@@ -149,6 +149,6 @@ else:
 
     def __getattr__(name: str) -> Any:
         """An option that was not set on the module: its value from the environment, or its default."""
-        from leanbase.settings import effective
+        from .settings import effective
 
         return effective(name)

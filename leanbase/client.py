@@ -10,22 +10,24 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 
-from leanbase import contexts
-from leanbase.context_decorator import scoped
-from leanbase.delivery import DeliveryScope, Receipt, entered
-from leanbase.event import Draft, InvalidEventError, checked_name
+from .delivery.scope import DeliveryScope, activate
+from .errors import InvalidEventError
+from .events import contexts
+from .events.context_decorator import scoped
+from .events.event import Draft, checked_name
+from .transports.receipt import Receipt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
-    from leanbase.contexts import OnException
-    from leanbase.delivery import FlushPolicy
-    from leanbase.error_tracking.frames import Call
-    from leanbase.error_tracking.metadata import Metadata
-    from leanbase.outbox import Stats
-    from leanbase.pipeline import Pipeline
-    from leanbase.settings import Settings
+    from .delivery.outbox import Stats
+    from .delivery.scope import FlushPolicy
+    from .error_tracking.frames import Call
+    from .error_tracking.metadata import Metadata
+    from .events.contexts import OnException
+    from .pipeline import Pipeline
+    from .settings import Settings
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -111,15 +113,15 @@ class Leanbase:
 
     @_takes(lambda: Settings)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        from leanbase.pipeline import Pipeline  # with all that only a used client needs
-        from leanbase.settings import Settings
+        from .pipeline import Pipeline  # with all that only a used client needs
+        from .settings import Settings
 
         if len(args) > 2:
             raise TypeError("Leanbase() takes api_key and host by position, everything else by keyword")
         keywords = dict(zip(("api_key", "host"), args, strict=False), **kwargs)
         settings = Settings.resolve(keywords)
         self._pipeline = Pipeline(settings)
-        self._pipeline.complain()
+        self._pipeline.warn_if_unconfigured()
         self._install_hooks(self._pipeline)
         self._opted_out = settings.opted_out
         self._debug = False
@@ -421,7 +423,7 @@ class Leanbase:
             ... except ZeroDivisionError as error:
             ...     uuid = leanbase.capture_exception(error, distinct_id="user_1")
         """
-        from leanbase.error_tracking.metadata import BY_HAND, Metadata, normalized_level
+        from .error_tracking.metadata import BY_HAND, Metadata, normalized_level
 
         if level is not None and normalized_level(level) is None:
             logger.warning("level must be one such as 'error' or 'warning', not %r; 'error' is used", level)
@@ -476,14 +478,14 @@ class Leanbase:
         fingerprint: object = None,
         stack: Sequence[Call] | None = None,
     ) -> str | None:
-        from leanbase.error_tracking.marks import Marks
-        from leanbase.error_tracking.subjects import Raised, read
+        from .error_tracking.seen import CapturedExceptions
+        from .error_tracking.subjects import Raised, read
 
         subject = read(exception)
         if subject is None:
             raise InvalidEventError("needs an exception, given or being handled")
         error = subject.error if isinstance(subject, Raised) else None
-        marks: Marks = vars(self).setdefault("_marks", Marks())
+        marks: CapturedExceptions = vars(self).setdefault("_marks", CapturedExceptions())
         if error is not None and not marks.claim(error):
             logger.debug("an exception that was captured before is not captured again")
             return None
@@ -576,9 +578,9 @@ class Leanbase:
         return (client or self)._leaves_context
 
     def _leaves_context(self, error: BaseException | None) -> None:
-        self.exception_leaves(error, "CONTEXT")
+        self._capture_escaping(error, "CONTEXT")
 
-    def exception_leaves(self, error: BaseException | None, boundary: str) -> None:
+    def _capture_escaping(self, error: BaseException | None, boundary: str) -> None:
         """Capture an exception that leaves a boundary; those that only end a program are let through.
 
         Args:
@@ -586,7 +588,7 @@ class Leanbase:
             boundary: The boundary's name in `leanbase.error_tracking.metadata`.
         """
         if issubclass(type(error), Exception):
-            from leanbase.error_tracking import metadata
+            from .error_tracking import metadata
 
             self.report_exception(error, getattr(metadata, boundary))
 
@@ -598,8 +600,8 @@ class Leanbase:
         settings = pipeline.settings
         if not settings.enable_exception_autocapture or pipeline.missing:
             return
-        from leanbase.error_tracking.hooks import ExceptionHooks
-        from leanbase.error_tracking.rate_limit import RateLimiter
+        from .error_tracking.hooks import ExceptionHooks
+        from .error_tracking.rate_limit import RateLimiter
 
         limiter = None
         if settings.enable_exception_autocapture_rate_limiting:
@@ -824,7 +826,7 @@ class _ClientScope:
     def __init__(self, client: Leanbase, scope: DeliveryScope) -> None:
         self.scope = scope
         self._client = client
-        self._entered = entered(scope)
+        self._entered = activate(scope)
 
     def __enter__(self) -> DeliveryScope:
         return self._entered.__enter__()

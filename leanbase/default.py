@@ -6,16 +6,17 @@ import logging
 import sys
 import threading
 
-from leanbase.client import Leanbase
-from leanbase.delivery import DeliveryScope, Receipt
-from leanbase.errors import ConfigError
-from leanbase.forking import reset_in_child
+from .client import Leanbase
+from .delivery.scope import DeliveryScope
+from .errors import ConfigError
+from .forking import reset_in_child
+from .transports.receipt import Receipt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from leanbase.pipeline import Pipeline
+    from .pipeline import Pipeline
 
 logger = logging.getLogger("leanbase")
 
@@ -31,7 +32,7 @@ class DefaultClient(Leanbase):
     """
 
     def __init__(self) -> None:
-        self._own_process()
+        self._reset_after_fork()
         self._latest: Pipeline | None = None
         self._seen: dict[str, Any] = {}
         self._explicitly_opted_out: bool | None = None
@@ -39,7 +40,7 @@ class DefaultClient(Leanbase):
         self._debug = False
         self._complained = False
 
-    def _own_process(self) -> None:
+    def _reset_after_fork(self) -> None:
         self._lock = threading.RLock()
 
     def setup(self) -> Leanbase:
@@ -76,8 +77,8 @@ class DefaultClient(Leanbase):
     def _is_configured(self) -> bool:
         if self._latest is not None:
             return True
-        from leanbase.settings import Settings
-        from leanbase.transports import missing_settings
+        from .delivery.factory import missing_settings
+        from .settings import Settings
 
         try:
             return not missing_settings(Settings.resolve({}))
@@ -93,7 +94,7 @@ class DefaultClient(Leanbase):
         return scope.resend_all() if self._latest is None else super().resend_scope(scope)
 
     def _current(self) -> Pipeline:
-        attributes = vars(sys.modules["leanbase"])
+        attributes = vars(sys.modules[__package__])
         pipeline = self._latest
         if pipeline is not None and pipeline.missing and _all_set(attributes, pipeline.missing):
             self.shutdown()  # it was used before its settings were there, and now they are
@@ -111,10 +112,10 @@ class DefaultClient(Leanbase):
         return pipeline
 
     def _configure(self) -> Pipeline:
-        from leanbase.pipeline import Pipeline  # with all that only a used client needs
-        from leanbase.settings import Settings
+        from .pipeline import Pipeline  # with all that only a used client needs
+        from .settings import Settings
 
-        attributes = vars(sys.modules["leanbase"])
+        attributes = vars(sys.modules[__package__])
         self._seen = {name: attributes.get(name) for name in _LIVE}
         try:
             pipeline = Pipeline(Settings.resolve({}))
@@ -125,7 +126,7 @@ class DefaultClient(Leanbase):
             # Not to be enabled by an attribute: there is nowhere to send to.
             pipeline.missing = ["settings that can work"]
         if not self._complained:
-            pipeline.complain()
+            pipeline.warn_if_unconfigured()
             self._complained = bool(pipeline.missing)
         settings = pipeline.settings
         chosen = self._explicitly_opted_out

@@ -3,12 +3,17 @@
     LeanbaseError
     ├── ConfigError                    raised by `Leanbase(...)`: a setting that can never work
     │   └── MissingDependencyError     ... because an optional package is not installed
+    ├── InvalidEventError              arguments that do not make an event
+    ├── EventTooLargeError             an event above the limit of 900 KiB
     ├── DroppedError                   an event that was given up before it was sent, and why
+    ├── ClosedError                    an event for a client that was shut down
+    ├── NotDeliveredError              raised by the relay, so that Lambda invokes it again
     └── TransportError                 a delivery that failed; it may work later
         └── RejectedError              ... that the server refused for good
 
-Only `ConfigError` and its child ever reach application code as exceptions. The others are what
-`on_error` receives and what a `Receipt` carries; nothing that captures an event raises them.
+Only `ConfigError` and its child ever reach application code as exceptions. `DroppedError`, `TransportError`
+and `RejectedError` are what `on_error` receives and what a `Receipt` carries. The client turns
+`InvalidEventError`, `EventTooLargeError` and `ClosedError` into a log record and the result `None`.
 """
 
 from __future__ import annotations
@@ -37,6 +42,30 @@ class MissingDependencyError(ConfigError):
         super().__init__(f"{wanted} needs {package}: run  pip install 'leanbase[{extra}]'")
         self.package = package
         self.extra = extra
+
+
+class InvalidEventError(LeanbaseError):
+    """The arguments do not make an event; the text says what was given and what was expected."""
+
+
+class EventTooLargeError(LeanbaseError):
+    """A value does not fit into one event.
+
+    Attributes:
+        size: Its size in bytes where it was measured, else the limit that it is above.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"{size} bytes or more are above the limit of {limit} for one event")
+        self.size = size
+
+
+class ClosedError(LeanbaseError):
+    """The client was shut down, so it admits no events."""
+
+
+class NotDeliveredError(LeanbaseError):
+    """The relay could not deliver events; their source matches them again."""
 
 
 class DroppedError(LeanbaseError):

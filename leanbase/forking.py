@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class ForkAware(Protocol):
-        def _own_process(self) -> None:
+        def _reset_after_fork(self) -> None:
             """Start over in this process."""
 
 
@@ -36,7 +36,7 @@ def watch() -> int:
 
 
 def reset_in_child(thing: ForkAware) -> None:
-    """Call `thing._own_process()` in every child that is forked while `thing` is alive."""
+    """Call `thing._reset_after_fork()` in every child that is forked while `thing` is alive."""
     watch()
     _told.add(thing)
 
@@ -45,4 +45,4 @@ def _in_child() -> None:
     global generation
     generation += 1
     for thing in list(_told):
-        thing._own_process()
+        thing._reset_after_fork()

@@ -7,17 +7,17 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from leanbase import transports
-from leanbase.encoding import EncodedEvent, EventTooLargeError, encode, sanitize
-from leanbase.errors import ConfigError
-from leanbase.event import Draft, InvalidEventError, build, checked, runtime_properties
-from leanbase.outbox import Outbox
-from leanbase.settings import BeforeSend, Settings, as_hooks
-from leanbase.transports.memory import MemoryTransport
+from .delivery import factory
+from .delivery.outbox import Outbox
+from .errors import ConfigError, EventTooLargeError, InvalidEventError
+from .events.encoding import EncodedEvent, encode, sanitize
+from .events.event import Draft, build, checked, runtime_properties
+from .settings import BeforeSend, Settings, as_hooks
+from .transports.memory import MemoryTransport
 
 if TYPE_CHECKING:
-    from leanbase.error_tracking.hooks import ExceptionHooks
-    from leanbase.error_tracking.reporter import Reporter
+    from .error_tracking.describer import ExceptionDescriber
+    from .error_tracking.hooks import ExceptionHooks
 
 logger = logging.getLogger("leanbase")
 
@@ -46,9 +46,9 @@ class Pipeline:
         self.settings = settings
         self.exception_hooks: ExceptionHooks | None = None
         self._created = time.time()
-        self._reporter: Reporter | None = None
+        self._reporter: ExceptionDescriber | None = None
         runtime_properties()  # looked up now, not in the middle of the first capture
-        self.missing = transports.missing_settings(settings)
+        self.missing = factory.missing_settings(settings)
         self.set_hooks(settings.before_send)
         try:
             self.super_properties: dict[str, Any] = sanitize(settings.super_properties or {})
@@ -56,7 +56,7 @@ class Pipeline:
             raise ConfigError(f"super_properties are too large: {error}") from None
         self.outbox = Outbox(
             # Without what it needs the client is disabled, and nothing will be sent.
-            MemoryTransport() if self.missing else transports.create(settings),
+            MemoryTransport() if self.missing else factory.create(settings),
             send_seconds=settings.send_deadline,
             limit=settings.max_queue_size,
             transmits=settings.send,
@@ -68,19 +68,19 @@ class Pipeline:
         """Turn the kill switch; without a key or host it stays on."""
         self.outbox.disabled = disabled or bool(self.missing)
 
-    def complain(self) -> None:
+    def warn_if_unconfigured(self) -> None:
         """Say what is missing, if the client is disabled for it."""
         if self.missing and not self.settings.disabled:
             variables = " and ".join(f"LEANBASE_{name.upper()}" for name in self.missing)
             logger.error("leanbase is disabled: set %s, or %s", " and ".join(self.missing), variables)
 
     @property
-    def reporter(self) -> Reporter:
+    def reporter(self) -> ExceptionDescriber:
         """Describes exceptions; made when the first one is captured."""
         if self._reporter is None:
-            from leanbase.error_tracking.reporter import Reporter
+            from .error_tracking.describer import ExceptionDescriber
 
-            self._reporter = Reporter(self.settings, self._created)
+            self._reporter = ExceptionDescriber(self.settings, self._created)
         return self._reporter
 
     def set_hooks(self, before_send: object) -> None:
@@ -123,9 +123,9 @@ def _encode(event: dict[str, Any], draft: Draft) -> EncodedEvent:
     except EventTooLargeError:
         if draft.complete is None:
             raise
-    from leanbase.error_tracking.reduction import encode_reduced
+    from .error_tracking.shrink import encode_shrunk
 
-    return encode_reduced(event)
+    return encode_shrunk(event)
 
 
 def _run_hooks(hooks: tuple[BeforeSend, ...], event: dict[str, Any]) -> dict[str, Any] | None:

@@ -16,10 +16,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from leanbase.errors import ConfigError
+from .errors import ConfigError
 
 if TYPE_CHECKING:
-    from leanbase.transports.base import BaseTransport
+    from .transports.base import BaseTransport
 
 logger = logging.getLogger("leanbase")
 
@@ -182,7 +182,7 @@ class Settings:
 
 def module_attributes() -> Mapping[str, Any]:
     """What users have set on the module `leanbase`, live."""
-    return vars(sys.modules["leanbase"])
+    return vars(sys.modules[__package__])
 
 
 def effective(name: str) -> Any:
@@ -198,8 +198,8 @@ def effective(name: str) -> Any:
             given = _from_environment(option)
             return option.default if given is None else given
     if name in ("errors", "integrations", "local", "relay", "settings", "testing", "transports"):
-        return import_module(f"leanbase.{name}")
-    raise AttributeError(f"module 'leanbase' has no attribute {name!r}")
+        return import_module(f"{__package__}.{name}")
+    raise AttributeError(f"module {__package__!r} has no attribute {name!r}")
 
 
 def as_hooks(value: object) -> tuple[BeforeSend, ...]:
@@ -213,7 +213,7 @@ def as_hooks(value: object) -> tuple[BeforeSend, ...]:
     return tuple(each for each in candidates if callable(each))
 
 
-def as_texts(name: str, value: object) -> tuple[str, ...] | None:
+def as_strings(name: str, value: object) -> tuple[str, ...] | None:
     """One text or a collection of them as a tuple; `None`, with a warning, when there is none in it."""
     if isinstance(value, str):
         return (value,)
@@ -302,7 +302,7 @@ def _checked(option: Field[Any], value: Any) -> Any:
     if kind in ("int", "float"):
         return _checked_number(option, value)
     if kind.startswith("Sequence[str]"):
-        return as_texts(name, value)
+        return as_strings(name, value)
     if name in ("project_root", "spool_directory") and isinstance(value, os.PathLike):
         value = os.fspath(value)
     if kind.startswith("str |") and "Transport" not in kind and not isinstance(value, str):

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from leanbase import transports
+from leanbase.delivery import factory
 from leanbase.testing import FunctionError, LambdaSimulator
-from leanbase.testing.sink import sink
+from leanbase.testing.recording import recorder
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "lambda"
 
 
 @pytest.fixture(autouse=True)
 def intercepted() -> Iterator[None]:
-    transports.intercept(sink)
+    factory.override_transport(recorder)
     yield
-    transports.intercept(None)
+    factory.override_transport(None)
 
 
 def read(path: str) -> Any:
@@ -39,7 +39,7 @@ def test_orders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shipments_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batch with one record that fails, and then that record alone, as the queue brings it."""
+    """The batch with one record that fails, and then that record alone, as the queue matches it."""
     monkeypatch.syspath_prepend(EXAMPLES / "shipments")
     event = read("shipments/event.json")
     with LambdaSimulator("shipments.handler") as function:

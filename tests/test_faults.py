@@ -17,10 +17,11 @@ import pytest
 import leanbase
 from leanbase import Leanbase, Receipt
 from leanbase.default import default_client
-from leanbase.delivery import Deadline, DeliveryScope, entered
+from leanbase.delivery.scope import DeliveryScope, activate
 from leanbase.errors import ConfigError
 from leanbase.transports import BaseTransport, MemoryTransport
-from leanbase.transports.breaker import CircuitBreaker
+from leanbase.transports._http.breaker import CircuitBreaker
+from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
 from tests.fault_server import Behaviour, FaultServer
 
@@ -115,7 +116,7 @@ def test_what_an_interrupted_send_drops_is_accounted_for(server: FaultServer) ->
 import signal, leanbase
 client = leanbase.Leanbase("k", {server.url!r}, max_retries=0, max_queue_size=2)
 client.capture("first", "u"); client.capture("second", "u")
-client._current().outbox._transport._inner._peer._max_retries = 5
+client._current().outbox._transport._inner._sender._max_retries = 5
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 signal.setitimer(signal.ITIMER_REAL, 0.1)
 try:
@@ -164,7 +165,7 @@ leanbase.capture("parent", "u")
 outbox = default_client._current().outbox
 retaining = outbox._transport
 http = retaining._inner
-locks = [default_client._lock, outbox._lock, retaining._lock, http._peer._lock, http._peer._breaker._lock]
+locks = [default_client._lock, outbox._lock, retaining._lock, http._sender._lock, http._sender._breaker._lock]
 import threading
 held, done = threading.Event(), threading.Event()
 def hold():
@@ -208,9 +209,10 @@ print(client.flush())
 def test_q60_a_deadline_of_the_parent_does_not_limit_the_child(server: FaultServer) -> None:
     output = run(f"""
 import os, threading, time, leanbase
-from leanbase.delivery import Deadline, DeliveryScope, entered
+from leanbase.transports.deadline import Deadline
+from leanbase.delivery.scope import DeliveryScope, activate
 client = leanbase.Leanbase("k", {server.url!r})
-with entered(DeliveryScope("end", Deadline.after(0.1))):
+with activate(DeliveryScope("end", Deadline.after(0.1))):
     if (pid := os.fork()) == 0:
         time.sleep(0.2)
         thread = threading.Thread(target=client.capture, args=("e", "u")); thread.start(); thread.join()
@@ -246,7 +248,7 @@ def test_a_thread_of_an_ended_invocation_sends_in_its_own_time(server: FaultServ
     """The deadline of a scope that is finished limits nothing, and trips no breaker."""
     client = make(server)
     scope = DeliveryScope("end", Deadline.after(0.05))
-    with entered(scope):
+    with activate(scope):
         late = contextvars.copy_context()
         scope.close()
     time.sleep(0.1)
@@ -258,7 +260,7 @@ def test_a_thread_of_an_ended_invocation_sends_in_its_own_time(server: FaultServ
 
 def test_an_expired_deadline_says_nothing_about_the_endpoint(server: FaultServer, make: Make) -> None:
     client = make(server)
-    with entered(DeliveryScope("each", Deadline.after(0))):
+    with activate(DeliveryScope("each", Deadline.after(0))):
         for _ in range(4):
             client.capture("e", "u")
     assert server.requests == []
@@ -502,10 +504,10 @@ def test_w16_a_location_that_is_none_is_terminal(server: FaultServer, make: Make
     ],
 )
 def test_w16_which_addresses_are_the_same_server(host: str, location: str, followed: bool) -> None:
-    from leanbase.transports.connection import Answer
+    from leanbase.transports._http.connection import Response
     from leanbase.transports.http import HttpTransport
 
-    answer = Answer(307, {"Location": location}, b"")
+    answer = Response(307, {"Location": location}, b"")
     assert (HttpTransport("k", host)._redirected(answer) is not None) == followed
 
 

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from leanbase.error_tracking import chain, raw
-from leanbase.error_tracking.frames import Call, Frame, FrameReader, capped, stack_calls, traceback_calls
-from leanbase.error_tracking.metadata import valid_mechanism
-from leanbase.error_tracking.source import cut_bytes
-from leanbase.error_tracking.subjects import (
+from . import chain
+from . import introspection as raw
+from .frames import Call, Frame, FrameReader, capped, stack_calls, traceback_calls
+from .metadata import valid_mechanism
+from .source import cut_bytes
+from .subjects import (
     Described,
     Raised,
     Subject,
@@ -51,7 +52,7 @@ class Item:
         return self.wire
 
 
-class Builder:
+class ExceptionListBuilder:
     """Builds exception lists.
 
     Args:
@@ -155,4 +156,4 @@ class Builder:
 
 
 def _current_stack() -> list[Call]:
-    return stack_calls(sys._getframe(), without=("leanbase",))
+    return stack_calls(sys._getframe(), without=(__name__.partition(".")[0],))

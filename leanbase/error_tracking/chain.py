@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from leanbase.error_tracking import raw
+from . import introspection as raw
 
 MAX_EXCEPTIONS = 50
 

@@ -9,8 +9,8 @@ from inspect import CO_OPTIMIZED
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from leanbase.error_tracking import raw
-from leanbase.error_tracking.source import Sources
+from . import introspection as raw
+from .source import Sources
 
 OUTERMOST = 25
 INNERMOST = 75
@@ -65,8 +65,8 @@ class FrameReader:
     def _frame(self, call: Call, sources: Sources) -> dict[str, Any]:
         frame, lineno = call
         code, module_globals = frame.f_code, frame.f_globals
-        module = _text_of(module_globals, "__name__")
-        package = _text_of(module_globals, "__package__")
+        module = _str_attr(module_globals, "__name__")
+        package = _str_attr(module_globals, "__package__")
         wire = {
             "platform": "python",
             "function": code.co_name or "<unknown>",
@@ -120,7 +120,7 @@ def stack_calls(innermost: FrameType | None, *, without: Iterable[str]) -> list[
     """The calls that are under way, but for those of the modules `without` at the inner end."""
     prefixes = tuple(f"{package}." for package in without)
     frame = innermost
-    while frame is not None and f"{_text_of(frame.f_globals, '__name__')}.".startswith(prefixes):
+    while frame is not None and f"{_str_attr(frame.f_globals, '__name__')}.".startswith(prefixes):
         frame = frame.f_back
     calls = []
     while frame is not None:
@@ -187,7 +187,7 @@ def local_variables(frame: FrameType) -> dict[str, Any]:
     return variables
 
 
-def _text_of(module_globals: dict[str, Any], name: str) -> str | None:
+def _str_attr(module_globals: dict[str, Any], name: str) -> str | None:
     value = dict.get(module_globals, name)
     return value if type(value) is str and value else None
 

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from leanbase.delivery import Deadline, DeliveryScope, entered
-from leanbase.error_tracking import metadata, raw
-from leanbase.error_tracking.rate_limit import RateLimiter
+from ..delivery.scope import DeliveryScope, activate
+from ..transports.deadline import Deadline
+from . import introspection as raw
+from . import metadata
+from .rate_limit import RateLimiter
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -63,7 +65,7 @@ class ExceptionHooks:
     def _uncaught(self, cls: type[BaseException], error: BaseException | None, traceback: Any) -> None:
         # The interpreter is about to end: what this captures leaves now, or not at all.
         scope = DeliveryScope("end", _chain_ends.get())
-        with entered(scope):
+        with activate(scope):
             self._capture(cls, error, traceback, metadata.SYS_EXCEPTHOOK)
             self._client.close_scope(scope)
         if not scope.receipt:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from leanbase.encoding import sanitize
+from ..events.encoding import sanitize
 
 LEVELS = {
     "fatal": "fatal",

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from leanbase.forking import reset_in_child
+from ..forking import reset_in_child
 
 MAX_BUCKETS = 1000
 
@@ -35,10 +35,10 @@ class RateLimiter:
         self._interval = refill_interval
         self._clock = clock
         self._buckets: dict[str, tuple[int, float]] = {}  # tokens, and when the interval began
-        self._own_process()
+        self._reset_after_fork()
         reset_in_child(self)
 
-    def _own_process(self) -> None:
+    def _reset_after_fork(self) -> None:
         self._lock = threading.RLock()
 
     def admits(self, name: str) -> bool:

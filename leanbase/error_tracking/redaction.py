@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import quote, quote_plus
 
-from leanbase.error_tracking.secrets import looks_random, mask_credentials, mask_known
+from .secrets import looks_random, mask_credentials, mask_known
 
 REDACTED = "$$_leanbase_redacted_based_on_masking_rules_$$"
 TOO_LONG = "$$_leanbase_value_too_long_$$"

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from leanbase.error_tracking import raw
-from leanbase.error_tracking.source import cut_line
+from . import introspection as raw
+from .source import cut_line
 
 
 class Raised(NamedTuple):

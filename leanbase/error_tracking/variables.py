@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from types import BuiltinFunctionType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
-from leanbase.encoding import sanitize
-from leanbase.error_tracking import raw
-from leanbase.error_tracking.builder import Item
-from leanbase.error_tracking.frames import local_variables
-from leanbase.error_tracking.redaction import REDACTED, TOO_LONG, Redaction
+from ..events.encoding import sanitize
+from . import introspection as raw
+from .builder import Item
+from .frames import local_variables
+from .redaction import REDACTED, TOO_LONG, Redaction
 
 MAX_EVENT_BYTES = 10 * 1024
 MAX_EVENT_WORK = 128 * 1024

@@ -6,18 +6,18 @@ import logging
 from collections.abc import Callable
 from functools import wraps
 
-from leanbase.client import Leanbase
-from leanbase.contexts import new_context
-from leanbase.default import default_client
-from leanbase.delivery import DeliveryScope, entered
-from leanbase.handlers.callables import is_async, is_generator
-from leanbase.handlers.termination import termination
+from ..client import Leanbase
+from ..default import default_client
+from ..delivery.scope import DeliveryScope, activate
+from ..events.contexts import new_context
+from .callables import is_async, is_generator
+from .sigterm import termination
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeVar, overload
 
-    from leanbase.delivery import FlushPolicy
+    from ..delivery.scope import FlushPolicy
 
     Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -100,7 +100,7 @@ class _Run:
         self._client = client
         self._capture_exceptions = capture_exceptions
         self._scope = DeliveryScope(flush)
-        self._entered = entered(self._scope)
+        self._entered = activate(self._scope)
         self._context = new_context(fresh=True)
         self._termination = termination()
         self._installed = False
@@ -113,7 +113,7 @@ class _Run:
     def __exit__(self, exc_type: Any, exc: BaseException | None, traceback: Any) -> None:
         try:
             if self._capture_exceptions:
-                self._client.exception_leaves(exc, "JOB")
+                self._client._capture_escaping(exc, "JOB")
         finally:  # also when that was interrupted
             try:
                 self._close()

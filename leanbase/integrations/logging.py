@@ -14,14 +14,14 @@ import threading
 from contextvars import ContextVar
 from typing import Any
 
-from leanbase.client import Leanbase
-from leanbase.default import default_client
-from leanbase.error_tracking import metadata
-from leanbase.error_tracking.frames import Call, stack_calls
-from leanbase.error_tracking.subjects import Described, frame_text, guarded_text
-from leanbase.transports.sockets import current_attempt
+from ..client import Leanbase
+from ..default import default_client
+from ..error_tracking import metadata
+from ..error_tracking.frames import Call, stack_calls
+from ..error_tracking.subjects import Described, frame_text, guarded_text
+from ..transports._http.sockets import current_attempt
 
-_NOT_OF_THE_CALLER = ("leanbase", "logging")
+_NOT_OF_THE_CALLER = (__name__.partition(".")[0], "logging")
 
 _emitting: ContextVar[bool] = ContextVar("leanbase_emitting_log_record", default=False)
 

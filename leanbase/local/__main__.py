@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from leanbase.errors import ConfigError
-from leanbase.local.server import LocalServer
-from leanbase.local.store import Store
+from ..errors import ConfigError
+from .server import LocalServer
+from .store import Store
 
 
 def main() -> int:

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from leanbase.errors import ConfigError
-from leanbase.local.store import Store
-from leanbase.local.table import printable, properties_of_interest
-from leanbase.local.validation import MAX_BODY_BYTES, RefusedError, decompress, parse
+from ..errors import ConfigError
+from .store import Store
+from .table import printable, properties_of_interest
+from .validation import MAX_BODY_BYTES, RefusedError, decompress, parse
 
 IDLE_SECONDS = 120.0
 

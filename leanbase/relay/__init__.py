@@ -4,10 +4,10 @@ Its key, host and options are those of its own environment. A Powertools applica
 `leanbase[relay]`.
 """
 
-from leanbase.errors import MissingDependencyError
+from ..errors import MissingDependencyError
 
 try:
-    from leanbase.relay.application import handler
+    from .application import handler
 except ImportError as error:
     raise MissingDependencyError("leanbase.relay", package="aws_lambda_powertools", extra="relay") from error
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from leanbase.delivery import Deadline
-from leanbase.errors import ConfigError
-from leanbase.handlers.aws_lambda import time_limit
-from leanbase.relay import cloudwatch_logs, sqs
-from leanbase.relay.delivery import Delivery
-from leanbase.settings import Settings
-from leanbase.transports.http import HttpTransport
+from ..errors import ConfigError
+from ..handlers.aws_lambda.decorator import time_limit
+from ..settings import Settings
+from ..transports.deadline import Deadline
+from ..transports.http import HttpTransport
+from . import cloudwatch_logs, sqs
+from .dispatch import Delivery
 
 if TYPE_CHECKING:
-    from leanbase.handlers.aws_lambda import LambdaContext
+    from ..handlers.aws_lambda.decorator import LambdaContext
 
 _latest: tuple[Settings, HttpTransport] | None = None
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any] | None:
-    """Deliver what an SQS event source or a CloudWatch Logs subscription brings.
+    """Deliver what an SQS event source or a CloudWatch Logs subscription matches.
 
     It keeps nothing between invocations but connections: what it could not deliver is the source's to
     bring again. Blocks until all events have an outcome, at most for the function's remaining time.
@@ -44,9 +44,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any] | N
     settings = Settings.resolve({})
     deadline = time_limit(context) or Deadline.after(settings.send_deadline)
     delivery = Delivery(_transport(settings), deadline)
-    if sqs.brings(event):
+    if sqs.matches(event):
         return sqs.relay(event, context, delivery)
-    if not cloudwatch_logs.brings(event):
+    if not cloudwatch_logs.matches(event):
         raise ConfigError(
             "leanbase.relay takes events of SQS and of CloudWatch Logs subscriptions, no others"
         )

@@ -20,15 +20,15 @@ from aws_lambda_powertools.utilities.data_classes.cloud_watch_logs_event import 
     CloudWatchLogsEvent,
 )
 
-from leanbase.encoding import EncodedEvent, encode, sanitize
-from leanbase.event import Draft, build
-from leanbase.relay.delivery import NotDeliveredError
-from leanbase.relay.platform_failures import Failure, failure, started
-from leanbase.transports import handoff
+from ..errors import NotDeliveredError
+from ..events.encoding import EncodedEvent, encode, sanitize
+from ..events.event import Draft, build
+from ..transports import handoff
+from .platform_failures import Failure, failure, started
 
 if TYPE_CHECKING:
-    from leanbase.relay.delivery import Delivery
-    from leanbase.settings import Settings
+    from ..settings import Settings
+    from .dispatch import Delivery
 
 logger = logging.getLogger("leanbase")
 
@@ -40,7 +40,7 @@ PREFIX = "/aws/lambda/"
 _STREAM = re.compile(r"\d{4}/\d\d/\d\d/([^\[]*)\[([^\]]+)\]")
 
 
-def brings(event: dict[str, Any]) -> bool:
+def matches(event: dict[str, Any]) -> bool:
     """Whether the event is of a subscription of CloudWatch Logs."""
     return isinstance(event.get("awslogs"), dict)
 
@@ -49,7 +49,7 @@ def relay(event: dict[str, Any], delivery: Delivery, settings: Settings) -> None
     """Deliver what the lines carry and tell.
 
     Raises:
-        NotDeliveredError: Not all of it was; Lambda brings the same lines again.
+        NotDeliveredError: Not all of it was; Lambda matches the same lines again.
     """
     data = _decoded(event)
     if data.message_type != "DATA_MESSAGE":
@@ -111,7 +111,7 @@ class _Stream:
         try:
             if record is None:
                 raise handoff.UnreadableError("the line is not whole")
-            self.records[id] = handoff.events_of(record)
+            self.records[id] = handoff.decode_parsed(record)
             self._captured.extend((self._current, event) for event in self.records[id])
         except handoff.UnreadableError as error:
             self.failures[id] = error

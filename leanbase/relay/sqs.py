@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 
-from leanbase.transports import handoff
+from ..transports import handoff
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-    from leanbase.encoding import EncodedEvent
-    from leanbase.relay.delivery import Delivery
+    from ..events.encoding import EncodedEvent
+    from .dispatch import Delivery
 
 logger = logging.getLogger("leanbase")
 
 
-def brings(event: dict[str, Any]) -> bool:
+def matches(event: dict[str, Any]) -> bool:
     """Whether the event is of an SQS event source mapping."""
     records = event.get("Records")
     return (
@@ -35,7 +35,7 @@ def relay(event: dict[str, Any], context: Any, delivery: Delivery) -> dict[str, 
     failures: dict[str, Exception] = {}
     for record in SQSEvent(event).records:
         try:
-            messages[record.message_id] = handoff.read(record.body)
+            messages[record.message_id] = handoff.decode(record.body)
         except handoff.UnreadableError as error:
             failures[record.message_id] = error
     failures |= delivery.deliver(messages)

@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leanbase.testing.captured import CapturedEvents
-    from leanbase.testing.lambda_simulator import FunctionError, LambdaContext, LambdaSimulator
-    from leanbase.testing.transport_contract import TransportContract
+    from .captured import CapturedEvents
+    from .lambda_simulator import FunctionError, LambdaContext, LambdaSimulator
+    from .transport_contract import TransportContract
 
 __all__ = ["CapturedEvents", "FunctionError", "LambdaContext", "LambdaSimulator", "TransportContract"]
 

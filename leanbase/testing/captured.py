@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from leanbase.contexts import coerce_id
-from leanbase.encoding import sanitize
-from leanbase.event import runtime_properties
+from ..events.contexts import coerce_id
+from ..events.encoding import sanitize
+from ..events.event import runtime_properties
 
 EVERYWHERE = frozenset({"$lib", "$lib_version", "$is_server", "$geoip_disable", *runtime_properties()})
 NOTHING = (

@@ -18,12 +18,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from leanbase import transports
-from leanbase.default import default_client
-from leanbase.handlers import aws_lambda
-from leanbase.handlers.termination import install_sigterm_handler
-from leanbase.testing.captured import CapturedEvents
-from leanbase.testing.sink import own_process, sink, write_line
+from ..default import default_client
+from ..delivery import factory
+from ..handlers.aws_lambda import decorator as aws_lambda
+from ..handlers.sigterm import install_sigterm_handler
+from .captured import CapturedEvents
+from .recording import recorder, reset_after_fork, write_line
 
 if TYPE_CHECKING:
     from typing import Self
@@ -105,7 +105,7 @@ class LambdaSimulator:
         handler: The handler, or `"module.function"`, which is then imported in the process.
         timeout: The function's timeout in seconds.
         environment: Environment variables of the function.
-        extension: Whether the function has an extension, on Python 3.12 or later: a timeout then brings
+        extension: Whether the function has an extension, on Python 3.12 or later: a timeout then matches
             SIGTERM before the end; without, it ends at once. Default: a handler that is decorated with
             `flush="after_response"` has one.
 
@@ -345,9 +345,9 @@ def _serve(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         name = environment.get("AWS_LAMBDA_FUNCTION_NAME", "function")
         os.environ.update({"AWS_LAMBDA_FUNCTION_NAME": name, "AWS_REGION": REGION, **environment})
-        own_process()
-        sink.pipe = answers
-        transports.intercept(sink)
+        reset_after_fork()
+        recorder.pipe = answers
+        factory.override_transport(recorder)
         default_client.shutdown()
         aws_lambda.forget_invocations()
         try:

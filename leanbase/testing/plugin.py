@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from leanbase.testing.captured import CapturedEvents
+    from .captured import CapturedEvents
 
 SEND = "leanbase_send"
 
@@ -28,17 +28,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure() -> None:
-    from leanbase import transports
+    from ..delivery import factory
 
-    transports.intercept(None)
+    factory.override_transport(None)
 
 
 def _intercept() -> None:
     # Here, not above: pytest loads this in every project that has the package.
-    from leanbase import transports
-    from leanbase.testing.sink import sink
+    from ..delivery import factory
+    from .recording import recorder
 
-    transports.intercept(sink)
+    factory.override_transport(recorder)
 
 
 @pytest.fixture(autouse=True)
@@ -47,13 +47,13 @@ def _leanbase_sends(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker(SEND) is None or request.config.getini(SEND):
         yield
         return
-    import leanbase
-    from leanbase import transports
+    from ..default import default_client
+    from ..delivery import factory
 
-    leanbase.shutdown()
-    transports.intercept(None)
+    default_client.shutdown()
+    factory.override_transport(None)
     yield
-    leanbase.shutdown()
+    default_client.shutdown()
     _intercept()
 
 
@@ -64,9 +64,9 @@ def leanbase_events(request: pytest.FixtureRequest) -> Iterator[CapturedEvents]:
         pytest.fail(
             f"leanbase_events has nothing where events are sent: the test is marked {SEND}, or that is set"
         )
-    from leanbase.testing.captured import CapturedEvents
-    from leanbase.testing.sink import sink
+    from .captured import CapturedEvents
+    from .recording import recorder
 
-    before, sink.recording = sink.recording, CapturedEvents()
-    yield sink.recording
-    sink.recording = before
+    before, recorder.recording = recorder.recording, CapturedEvents()
+    yield recorder.recording
+    recorder.recording = before

@@ -7,11 +7,12 @@ import time
 
 import pytest
 
-from leanbase.client import Leanbase
-from leanbase.delivery import Deadline, Receipt
-from leanbase.encoding import EncodedEvent, encode
-from leanbase.event import uuid7
-from leanbase.transports.base import BaseTransport
+from ..client import Leanbase
+from ..events.encoding import EncodedEvent, encode
+from ..events.ids import uuid7
+from ..transports.base import BaseTransport
+from ..transports.deadline import Deadline
+from ..transports.receipt import Receipt
 
 
 class TransportContract:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from leanbase.delivery import Deadline, Receipt
-from leanbase.encoding import EncodedEvent
+from ..events.encoding import EncodedEvent
+from .deadline import Deadline
+from .receipt import Receipt
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from leanbase.settings import Settings
+    from typing import ClassVar, TypeVar
 
-T = TypeVar("T", bound="BaseTransport")
+    from ..settings import Settings
+
+    T = TypeVar("T", bound="BaseTransport")
 
 
 class BaseTransport(ABC):

@@ -1,4 +1,4 @@
-"""A bounded buffer in memory and one thread that empties it, for services that live long."""
+"""A call_with_timeout buffer in memory and one thread that empties it, for services that live long."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from leanbase import forking
-from leanbase.delivery import Deadline, Receipt
-from leanbase.encoding import EncodedEvent
-from leanbase.errors import TransportError
-from leanbase.transports.base import BaseTransport
-from leanbase.transports.retaining import RetainingTransport, UnderWay
+from .. import forking
+from ..errors import TransportError
+from ..events.encoding import EncodedEvent
+from ._retaining import RetainingTransport, UnderWay
+from .base import BaseTransport
+from .deadline import Deadline
+from .receipt import Receipt
 
 if TYPE_CHECKING:
-    from leanbase.settings import Settings
+    from ..settings import Settings
 
 logger = logging.getLogger("leanbase")
 
@@ -69,8 +70,8 @@ class BufferedTransport(RetainingTransport):
         self._cannot_start = False
         super().__init__(inner, limit=max_queue_size)
 
-    def _own_process(self) -> None:
-        super()._own_process()
+    def _reset_after_fork(self) -> None:
+        super()._reset_after_fork()
         self._changed = threading.Condition(self._lock)
         self._worker: threading.Thread | None = None
         self._stopping = self._closed
@@ -82,7 +83,7 @@ class BufferedTransport(RetainingTransport):
     @classmethod
     def from_settings(cls, settings: Settings) -> BufferedTransport:
         """Make one around HTTP."""
-        from leanbase.transports.http import HttpTransport
+        from .http import HttpTransport
 
         return cls.around(HttpTransport.from_settings(settings), settings)
 
@@ -217,9 +218,9 @@ class BufferedTransport(RetainingTransport):
                 self._flushing -= 1
                 self._changed.notify_all()
 
-    def adopt(self, settle: Callable[[Receipt], object], is_paused: Callable[[], bool]) -> None:
+    def attach(self, settle: Callable[[Receipt], object], is_paused: Callable[[], bool]) -> None:
         """Belong to one client from now on. One that was closed opens again."""
-        super().adopt(settle, is_paused)
+        super().attach(settle, is_paused)
         self._stopping = False
 
     def _end(self, deadline: Deadline, *, last_try: bool) -> Receipt:

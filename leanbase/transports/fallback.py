@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from leanbase.delivery import Deadline, Receipt
-from leanbase.encoding import EncodedEvent
-from leanbase.transports.base import BaseTransport
-from leanbase.transports.retaining import must_not_retain
+from ..events.encoding import EncodedEvent
+from ._retaining import must_not_retain
+from .base import BaseTransport
+from .deadline import Deadline
+from .receipt import Receipt
 
 logger = logging.getLogger("leanbase")
 

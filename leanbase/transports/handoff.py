@@ -13,8 +13,10 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from leanbase.encoding import EncodedEvent, EventTooLargeError, encode
-from leanbase.event import InvalidEventError, checked
+from ..errors import EventTooLargeError, InvalidEventError
+from ..events.encoding import EncodedEvent
+from ..events.encoding import encode as encode_event
+from ..events.event import checked
 
 VERSION = 1
 COMPRESSION_LEVEL = 1
@@ -30,19 +32,19 @@ _UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
 _OVERHEAD = len(_HEAD) + len(_TAIL)
 
 
-def plain(events: Sequence[EncodedEvent]) -> bytes:
+def encode(events: Sequence[EncodedEvent]) -> bytes:
     """The events as one object, readable."""
     return b"".join((_HEAD, b",".join([event.body for event in events]), _TAIL))
 
 
-def packed(events: Sequence[EncodedEvent]) -> bytes:
+def encode_gzip(events: Sequence[EncodedEvent]) -> bytes:
     """The events as one object, compressed."""
     packer = zlib.compressobj(COMPRESSION_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    data = packer.compress(plain(events)) + packer.flush()
+    data = packer.compress(encode(events)) + packer.flush()
     return b"".join((_PACKED_HEAD, b64encode(data), _PACKED_TAIL))
 
 
-def runs(events: Sequence[EncodedEvent], limit: int) -> Iterator[Sequence[EncodedEvent]]:
+def split_by_size(events: Sequence[EncodedEvent], limit: int) -> Iterator[Sequence[EncodedEvent]]:
     """Cut into runs of at most `limit` bytes each, when plain; what is above it by itself is alone."""
     start, size = 0, _OVERHEAD
     for position, event in enumerate(events):
@@ -58,21 +60,21 @@ class UnreadableError(Exception):
     """A message that can never be delivered; the text says what is wrong with it, and quotes nothing."""
 
 
-def read(message: str | bytes) -> list[EncodedEvent]:
+def decode(message: str | bytes) -> list[EncodedEvent]:
     """The events of a message, each made valid and within the limits again.
 
     Raises:
         UnreadableError: It is none, of another version, too large when unpacked, or one of its events is
             not valid.
     """
-    return events_of(_object(message))
+    return decode_parsed(_object(message))
 
 
-def events_of(message: dict[str, Any]) -> list[EncodedEvent]:
+def decode_parsed(message: dict[str, Any]) -> list[EncodedEvent]:
     """The events of a message that is parsed already.
 
     Raises:
-        UnreadableError: As `read`.
+        UnreadableError: As `decode`.
     """
     _check_version(message)
     if "gzip" in message:
@@ -141,6 +143,6 @@ def _event(value: Any, position: int) -> EncodedEvent:
         if not isinstance(given, str) or not form.fullmatch(given):
             raise UnreadableError(f"event {position} of the message has no {name}, or another form of one")
     try:
-        return encode({**checked(value), "timestamp": value["timestamp"]})
+        return encode_event({**checked(value), "timestamp": value["timestamp"]})
     except (InvalidEventError, EventTooLargeError) as error:
         raise UnreadableError(f"event {position} of the message is not valid") from error

@@ -9,17 +9,18 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from leanbase._version import __version__
-from leanbase.delivery import Deadline, Elapsed, Receipt
-from leanbase.encoding import EncodedEvent
-from leanbase.errors import UNAVAILABLE, RejectedError, TransportError
-from leanbase.event import utc_now
-from leanbase.transports.base import BaseTransport
-from leanbase.transports.peer import Peer
+from .._version import __version__
+from ..errors import UNAVAILABLE, RejectedError, TransportError
+from ..events.encoding import EncodedEvent
+from ..events.timestamps import utc_now
+from ._http.sender import HttpSender
+from .base import BaseTransport
+from .deadline import Deadline, Stopwatch
+from .receipt import Receipt
 
 if TYPE_CHECKING:
-    from leanbase.settings import Settings
-    from leanbase.transports.connection import Answer
+    from ..settings import Settings
+    from ._http.connection import Response
 
 logger = logging.getLogger("leanbase")
 
@@ -29,14 +30,14 @@ COMPRESSION_LEVEL = 1
 HEADERS = {"Content-Type": "application/json", "User-Agent": f"leanbase-python/{__version__}"}
 GZIP_HEADERS = {**HEADERS, "Content-Encoding": "gzip"}
 RETRIED_4XX = (408, 429)
-TOO_LARGE = 413
+PAYLOAD_TOO_LARGE = 413
 DEFAULT_PORTS = {"http": 80, "https": 443}
 QUOTA_WARNING_SECONDS = 60.0
 
 _EXPLAINED = {
     401: ": the API key was rejected",
     404: ": is host the address of the ingestion server?",
-    TOO_LARGE: ": the event is too large for it",
+    PAYLOAD_TOO_LARGE: ": the event is too large for it",
 }
 
 
@@ -93,8 +94,8 @@ class HttpTransport(BaseTransport):
         self._gzip = gzip
         self._max_events = max(1, flush_at)
         self._max_bytes = MAX_BODY_BYTES
-        self._quota_warned: Elapsed | None = None
-        self._peer = Peer(timeout=timeout, max_retries=max_retries)
+        self._quota_warned: Stopwatch | None = None
+        self._sender = HttpSender(timeout=timeout, max_retries=max_retries)
 
     def __repr__(self) -> str:
         return f"HttpTransport({self._url!r})"
@@ -121,11 +122,11 @@ class HttpTransport(BaseTransport):
 
     def warm_up(self, *, deadline: Deadline) -> None:
         """Import urllib3 and open a connection."""
-        self._peer.warm_up(self._url, deadline=deadline)
+        self._sender.warm_up(self._url, deadline=deadline)
 
     def close(self, *, deadline: Deadline) -> Receipt:
         """End waits between retries and close idle connections."""
-        self._peer.close()
+        self._sender.close()
         return Receipt()
 
     def _cut(self, events: Sequence[EncodedEvent], start: int) -> Sequence[EncodedEvent]:
@@ -140,9 +141,9 @@ class HttpTransport(BaseTransport):
     def _send_batch(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
         """One delivery cycle for one batch, halved where the server finds it too large."""
         try:
-            self._peer.cycle(lambda limit: self._post_once(batch, limit), deadline)
+            self._sender.send_with_retries(lambda limit: self._post_once(batch, limit), deadline)
         except RejectedError as error:
-            if error.status == TOO_LARGE and len(batch) > 1:
+            if error.status == PAYLOAD_TOO_LARGE and len(batch) > 1:
                 return self._send_halves(batch, deadline)
             logger.error("%d event(s) dropped: %s: %s", len(batch), self._url, error)
             return Receipt.dropping(batch, "rejected", error)
@@ -163,10 +164,10 @@ class HttpTransport(BaseTransport):
 
     def _post_once(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> None:
         body, headers = self._request(batch)
-        answer = self._peer.post(self._url, body, headers, deadline=deadline)
+        answer = self._sender.post(self._url, body, headers, deadline=deadline)
         logger.debug("%d event(s) in %d bytes to %s: %d", len(batch), len(body), self._url, answer.status)
         if answer.status in (307, 308) and (location := self._redirected(answer)):
-            answer = self._peer.post(location, body, headers, deadline=deadline)
+            answer = self._sender.post(location, body, headers, deadline=deadline)
         self._judge(answer)
 
     def _request(self, batch: Sequence[EncodedEvent]) -> tuple[bytes, dict[str, str]]:
@@ -182,7 +183,7 @@ class HttpTransport(BaseTransport):
                 logger.warning("sending %d event(s) uncompressed: %s", len(batch), type(error).__name__)
         return body, headers
 
-    def _redirected(self, answer: Answer) -> str | None:
+    def _redirected(self, answer: Response) -> str | None:
         """Where a 307 or 308 leads, when that is still the configured host."""
         from urllib.parse import urljoin, urlsplit
 
@@ -197,7 +198,7 @@ class HttpTransport(BaseTransport):
         followed = here.hostname == there.hostname and (same_server or upgraded) and location != self._url
         return location if followed else None
 
-    def _judge(self, answer: Answer) -> None:
+    def _judge(self, answer: Response) -> None:
         status = answer.status
         if 200 <= status < 300:
             return self._warn_of_quota(answer.body)
@@ -223,7 +224,7 @@ class HttpTransport(BaseTransport):
             return
         warned = self._quota_warned
         if limited and (warned is None or warned.seconds() >= QUOTA_WARNING_SECONDS):
-            self._quota_warned = Elapsed()
+            self._quota_warned = Stopwatch()
             logger.warning("the project is over its quota; the server discarded what was sent")
 
 

@@ -10,12 +10,13 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from leanbase.delivery import Deadline, Receipt
-from leanbase.encoding import EncodedEvent
-from leanbase.errors import DroppedError, TransportError
-from leanbase.forking import reset_in_child
-from leanbase.transports import handoff
-from leanbase.transports.base import BaseTransport
+from ..errors import DroppedError, TransportError
+from ..events.encoding import EncodedEvent
+from ..forking import reset_in_child
+from . import handoff
+from .base import BaseTransport
+from .deadline import Deadline
+from .receipt import Receipt
 
 logger = logging.getLogger("leanbase")
 
@@ -42,20 +43,20 @@ class LogTransport(BaseTransport):
     def __init__(self, descriptor: int = STDOUT) -> None:
         self._descriptor = descriptor
         self._torn = False
-        self._own_process()
+        self._reset_after_fork()
         reset_in_child(self)
 
-    def _own_process(self) -> None:
+    def _reset_after_fork(self) -> None:
         self._lock = threading.RLock()
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Write the events. Blocks only while the reader of the log is slow, at most to the deadline."""
         receipt = Receipt()
         sent = 0
-        for batch in handoff.runs(events, MAX_LINE_BYTES):
-            line = handoff.plain(batch)
+        for batch in handoff.split_by_size(events, MAX_LINE_BYTES):
+            line = handoff.encode(batch)
             if len(line) > MAX_LINE_BYTES:
-                line = handoff.packed(batch)
+                line = handoff.encode_gzip(batch)
             if len(line) > MAX_LINE_BYTES:
                 error = DroppedError(
                     "too_large", f"an event of {len(batch[0])} bytes does not fit into a log line"

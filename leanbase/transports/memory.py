@@ -6,9 +6,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from leanbase.delivery import Deadline, Receipt
-from leanbase.encoding import EncodedEvent
-from leanbase.transports.base import BaseTransport
+from ..events.encoding import EncodedEvent
+from .base import BaseTransport
+from .deadline import Deadline
+from .receipt import Receipt
 
 
 class MemoryTransport(BaseTransport):

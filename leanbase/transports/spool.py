@@ -15,17 +15,18 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from leanbase.delivery import Deadline, Receipt
-from leanbase.encoding import EncodedEvent
-from leanbase.errors import ConfigError, TransportError
-from leanbase.forking import reset_in_child
-from leanbase.transports.base import BaseTransport
-from leanbase.transports.fallback import with_reserve
-from leanbase.transports.retaining import must_not_retain
-from leanbase.transports.spool_file import SUFFIX, AbandonedFile, OwnFile, SpoolFile, project_in
+from ..errors import ConfigError, TransportError
+from ..events.encoding import EncodedEvent
+from ..forking import reset_in_child
+from ._retaining import must_not_retain
+from ._spool_file import SUFFIX, AbandonedFile, OwnFile, SpoolFile, project_in
+from .base import BaseTransport
+from .deadline import Deadline
+from .fallback import with_reserve
+from .receipt import Receipt
 
 if TYPE_CHECKING:
-    from leanbase.settings import Settings
+    from ..settings import Settings
 
 logger = logging.getLogger("leanbase")
 
@@ -90,10 +91,10 @@ class SpoolTransport(BaseTransport):
         make_private(self._directory)
         self._file: OwnFile | None = None
         self._retired: list[OwnFile] = []
-        self._own_process()
+        self._reset_after_fork()
         reset_in_child(self)
 
-    def _own_process(self) -> None:
+    def _reset_after_fork(self) -> None:
         # The parent's files are the parent's. Their locks go with the last process that has them open.
         for file in (self._file, *self._retired):
             if file is not None:
@@ -110,7 +111,7 @@ class SpoolTransport(BaseTransport):
     @classmethod
     def from_settings(cls, settings: Settings) -> SpoolTransport:
         """Make one that delivers over HTTP, if there is a host to deliver to."""
-        from leanbase.transports.http import HttpTransport
+        from .http import HttpTransport
 
         reachable = settings.host is not None and settings.api_key is not None
         if not reachable:

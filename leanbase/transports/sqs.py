@@ -11,19 +11,20 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from leanbase._version import __version__
-from leanbase.delivery import Deadline, Receipt
-from leanbase.encoding import EncodedEvent
-from leanbase.errors import UNAVAILABLE, ConfigError, DroppedError, RejectedError, TransportError
-from leanbase.transports import handoff
-from leanbase.transports.aws_credentials import CredentialsSource
-from leanbase.transports.base import BaseTransport
-from leanbase.transports.peer import Peer
-from leanbase.transports.sigv4 import signed
+from .._version import __version__
+from ..errors import UNAVAILABLE, ConfigError, DroppedError, RejectedError, TransportError
+from ..events.encoding import EncodedEvent
+from . import handoff
+from ._aws.credentials import CredentialsSource
+from ._aws.sigv4 import signed
+from ._http.sender import HttpSender
+from .base import BaseTransport
+from .deadline import Deadline
+from .receipt import Receipt
 
 if TYPE_CHECKING:
-    from leanbase.settings import Settings
-    from leanbase.transports.connection import Answer
+    from ..settings import Settings
+    from ._http.connection import Response
 
 logger = logging.getLogger("leanbase")
 
@@ -101,7 +102,7 @@ class SqsTransport(BaseTransport):
         self._credentials = CredentialsSource()
         self._max_message_bytes = MAX_BYTES
         self._max_request_bytes = MAX_BYTES
-        self._peer = Peer(timeout=timeout, max_retries=max_retries)
+        self._sender = HttpSender(timeout=timeout, max_retries=max_retries)
 
     def __repr__(self) -> str:
         return f"SqsTransport({self._queue_url!r})"
@@ -111,7 +112,7 @@ class SqsTransport(BaseTransport):
         work = _Work(events, by_distinct_id=self._is_fifo)
         try:
             while work.groups:
-                self._peer.cycle(lambda limit: self._send_batch(work, limit), deadline)
+                self._sender.send_with_retries(lambda limit: self._send_batch(work, limit), deadline)
         except RejectedError as error:
             # Permissions, or the queue itself: that can be mended, and there may be a fallback.
             logger.error("%d event(s) not handed off yet: SQS queue %s: %s", len(work), self._name, error)
@@ -130,11 +131,11 @@ class SqsTransport(BaseTransport):
             self._credentials.current(deadline)
         except TransportError as error:
             logger.debug("no credentials ahead of the first send: %s", error)
-        self._peer.warm_up(self._endpoint, deadline=deadline)
+        self._sender.warm_up(self._endpoint, deadline=deadline)
 
     def close(self, *, deadline: Deadline) -> Receipt:
         """End waits between retries and close idle connections."""
-        self._peer.close()
+        self._sender.close()
         return Receipt()
 
     def _send_batch(self, work: _Work, limit: Deadline) -> None:
@@ -152,7 +153,7 @@ class SqsTransport(BaseTransport):
         headers = signed(
             self._endpoint, body, HEADERS, credentials=credentials, region=self._region, service="sqs"
         )
-        answer = self._peer.post(self._endpoint, body, headers, deadline=limit)
+        answer = self._sender.post(self._endpoint, body, headers, deadline=limit)
         logger.debug("%d message(s) to the queue %s: %d", len(batch), self._name, answer.status)
         self._read(answer, batch, work)
 
@@ -176,16 +177,16 @@ class SqsTransport(BaseTransport):
 
     def _messages(self, work: _Work) -> Iterator[_Message]:
         for group, events in list(work.groups.items()):
-            for run in handoff.runs(events, self._max_message_bytes):
+            for run in handoff.split_by_size(events, self._max_message_bytes):
                 yield from self._fitting(run, group)
 
     def _fitting(self, events: Sequence[EncodedEvent], group: str) -> Iterator[_Message]:
         """One message, or several where it comes out too large; a single event may still be."""
-        body = handoff.plain(events)
+        body = handoff.encode(events)
         for character, escaped in _NONCHARACTERS:
             body = body.replace(character, escaped)
         if len(body) >= COMPRESS_FROM_BYTES:
-            body = min(body, handoff.packed(events), key=len)
+            body = min(body, handoff.encode_gzip(events), key=len)
         if len(body) > self._max_message_bytes and len(events) > 1:
             middle = len(events) // 2
             yield from self._fitting(events[:middle], group)
@@ -193,7 +194,7 @@ class SqsTransport(BaseTransport):
         else:
             yield _Message(body, events, group)
 
-    def _read(self, answer: Answer, batch: Sequence[_Message], work: _Work) -> None:
+    def _read(self, answer: Response, batch: Sequence[_Message], work: _Work) -> None:
         if answer.status != 200:
             return self._read_failure(answer, batch)
         taken, failed = _results(answer.body)
@@ -212,7 +213,7 @@ class SqsTransport(BaseTransport):
         if others:
             raise TransportError(f"messages were not taken: {', '.join(sorted(others))}")
 
-    def _read_failure(self, answer: Answer, batch: Sequence[_Message]) -> None:
+    def _read_failure(self, answer: Response, batch: Sequence[_Message]) -> None:
         code, text = _failure(answer.body)
         if _is_too_long(code, text):
             if code == TOO_LONG:

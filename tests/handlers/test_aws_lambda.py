@@ -17,7 +17,7 @@ import pytest
 
 import leanbase
 from leanbase import Leanbase
-from leanbase.handlers import aws_lambda
+from leanbase.handlers.aws_lambda import decorator as aws_lambda
 from leanbase.transports import MemoryTransport
 from tests.fault_server import Behaviour, FaultServer
 from tests.handlers.events import ALB, ALB_MULTI, HEADERS, HTTP_API, REST, LambdaContext

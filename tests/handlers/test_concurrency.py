@@ -16,7 +16,7 @@ import pytest
 
 import leanbase
 from leanbase import Leanbase
-from leanbase.delivery import send_deadline
+from leanbase.delivery.scope import send_deadline
 from leanbase.testing import LambdaContext
 from leanbase.transports import MemoryTransport
 from tests.conftest import balanced

@@ -15,7 +15,8 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 import leanbase
-from leanbase.handlers import aws_lambda, lambda_records
+from leanbase.handlers.aws_lambda import decorator as aws_lambda
+from leanbase.handlers.aws_lambda import records as lambda_records
 from leanbase.testing import CapturedEvents, LambdaContext
 from leanbase.transports import MemoryTransport
 from tests.relay.sources import sqs_event
@@ -81,7 +82,7 @@ def test_a_record_that_comes_again_sends_the_same_events_at_its_own_time(
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
         for each in event["Records"]:
-            with leanbase.record_scope(each):
+            with leanbase.record_context(each):
                 leanbase.capture("shipped", "u")
                 leanbase.capture("shipped", "u")
 
@@ -104,7 +105,7 @@ def test_records_have_contexts_of_their_own_in_that_of_the_invocation(sent: Memo
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
         for record in event["Records"]:
-            with leanbase.record_scope(record):
+            with leanbase.record_context(record):
                 leanbase.identify_context(record["body"])
                 leanbase.tag(record["body"], True)
                 leanbase.capture("seen")
@@ -124,7 +125,7 @@ def test_the_same_record_in_two_scopes_of_an_invocation_goes_on_counting(sent: M
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
         for _ in range(2):
-            with leanbase.record_scope(event["Records"][0]):
+            with leanbase.record_context(event["Records"][0]):
                 leanbase.capture("seen", "u")
         leanbase.capture("seen", "u")
 
@@ -137,7 +138,7 @@ def test_a_batch_processor_with_one_record_that_fails(sent: MemoryTransport) -> 
     processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 
     def handle(record: SQSRecord) -> None:
-        with leanbase.record_scope(record):
+        with leanbase.record_context(record):
             leanbase.identify_context(record.body)
             leanbase.capture("order shipped")
             if record.body == "user_2":
@@ -164,15 +165,15 @@ def test_a_batch_processor_with_one_record_that_fails(sent: MemoryTransport) -> 
 def test_a_record_of_no_known_kind_is_survived(record: Any, sent: MemoryTransport) -> None:
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
-        with leanbase.record_scope(record):
+        with leanbase.record_context(record):
             leanbase.capture("seen", "u")
 
     handler({"Records": [record]}, context())
     assert len(sent.events) == 1
 
 
-def test_record_scope_by_itself_is_a_context(sent: MemoryTransport) -> None:
-    with leanbase.record_scope(SQS):
+def test_record_context_by_itself_is_a_context(sent: MemoryTransport) -> None:
+    with leanbase.record_context(SQS):
         leanbase.capture("seen", "u")
     assert sent.events[0]["properties"]["messaging.message.id"] == SQS["messageId"]
     assert leanbase.get_tags() == {}
@@ -301,14 +302,14 @@ def test_halves_of_surrogate_pairs_in_a_name_are_survived(sent: MemoryTransport)
 def test_a_whole_event_in_place_of_a_record_is_told(caplog: pytest.LogCaptureFixture) -> None:
     lambda_records._has_warned = False
     for _ in range(2):
-        with leanbase.record_scope({"Records": [SQS]}):
+        with leanbase.record_context({"Records": [SQS]}):
             pass
     assert caplog.text.count("it takes one of the Records") == 1
 
 
 def test_something_else_than_a_client_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     wrong: Any = "client"
-    with leanbase.record_scope(SQS, client=wrong):
+    with leanbase.record_context(SQS, client=wrong):
         pass
     assert "client must be a Leanbase, not str" in caplog.text
 
@@ -322,7 +323,7 @@ def test_without_a_request_id_records_have_the_same_ids_again(
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
         leanbase.capture("outside", "u")
-        with leanbase.record_scope(SQS):
+        with leanbase.record_context(SQS):
             leanbase.capture("inside", "u")
 
     for _ in range(2):

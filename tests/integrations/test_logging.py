@@ -66,10 +66,10 @@ def test_a_record_without_one_has_the_stack_of_the_call(server: FaultServer, log
 
 
 def test_stacklevel_is_followed(server: FaultServer, log: logging.Logger) -> None:
-    def complain() -> None:
+    def warn_if_unconfigured() -> None:
         log.error("from the caller", stacklevel=2)
 
-    complain()
+    warn_if_unconfigured()
     assert functions(properties(server))[-1] == "test_stacklevel_is_followed"
 
 

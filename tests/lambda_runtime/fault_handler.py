@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import leanbase
-from leanbase.transports import breaker
+from leanbase.transports._http import breaker
 
 # Nobody waits half a minute for a test; `World` waits as long as this.
 breaker.FIRST_PAUSE_SECONDS = float(os.environ["PAUSE"])

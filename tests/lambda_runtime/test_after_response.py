@@ -181,7 +181,7 @@ def test_outside_of_lambda_it_is_the_same_as_end(memory: Any, caplog: pytest.Log
     """Which is nothing to warn of in a test or a script."""
     caplog.set_level("DEBUG", "leanbase")
     import leanbase
-    from leanbase.handlers import aws_lambda
+    from leanbase.handlers.aws_lambda import decorator as aws_lambda
 
     aws_lambda._registered = None
     leanbase.transport = memory

@@ -86,7 +86,7 @@ def test_through_the_log(start: Start, relay: Emulator, server: FaultServer, fai
     producer = start("handlers.capture", LEANBASE_TRANSPORT="log")
     requests = [producer.invoke({"count": 25}).body["request"] for _ in range(8)]
     producer.kill()
-    # A subscription brings the lines as they come, in several invocations.
+    # A subscription matches the lines as they come, in several invocations.
     for first in range(0, len(producer.log), 7):
         brought = logs_event(producer.log[first : first + 7])
         for _ in range(10):

@@ -170,4 +170,4 @@ class World:
             messages = [line for line in lines if line.startswith('{"leanbase":')]
         else:
             return [event for request in requests for event in request.events]
-        return [event.decode() for message in messages for event in handoff.read(message)]
+        return [event.decode() for message in messages for event in handoff.decode(message)]

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from leanbase.encoding import EncodedEvent, encode
-from leanbase.event import utc_now, uuid7
+from leanbase.events.encoding import EncodedEvent, encode
+from leanbase.events.ids import uuid7
+from leanbase.events.timestamps import utc_now
 
 STREAM = "2026/11/24/[$LATEST]0123456789abcdef0123456789abcdef"
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from leanbase.error_tracking import builder
+from leanbase.errors import NotDeliveredError
 from leanbase.local.server import LocalServer
-from leanbase.relay.delivery import NotDeliveredError
 from leanbase.relay.platform_failures import failure
 from leanbase.transports import handoff
 from tests.fault_server import Behaviour, FaultServer
@@ -57,7 +57,7 @@ def relay(configured: Any, server: FaultServer, monkeypatch: pytest.MonkeyPatch)
 
 
 def tagged(*events: Any) -> str:
-    return handoff.plain(events).decode() + "\n"
+    return handoff.encode(events).decode() + "\n"
 
 
 def captured(request: str = REQUEST, distinct_id: str = "user_1", **properties: Any) -> Any:
@@ -83,7 +83,7 @@ def test_tagged_lines_are_delivered_and_all_others_passed_over(relay: Any, serve
         '{"level": "INFO", "message": "leanbase is nice"}',
         '{"leanbase": "is mentioned", "events": 3}',
         '{"level": "INFO", "mess',
-        handoff.packed([second, third]).decode(),
+        handoff.encode_gzip([second, third]).decode(),
         '{"sent_by": "unknown keys", "leanbase": 1, "events": []}',
         f"END RequestId: {REQUEST}\n",
         report(""),

@@ -22,7 +22,7 @@ def failed(answer: Any) -> list[str]:
 def test_the_records_of_an_invocation_are_one_request(configured: Any, server: FaultServer) -> None:
     relay = configured(server)
     events = [event(f"e{number}", properties={"number": number, "text": "ü🎉"}) for number in range(30)]
-    messages = [handoff.plain(events[:10]), handoff.packed(events[10:20]), handoff.plain(events[20:])]
+    messages = [handoff.encode(events[:10]), handoff.encode_gzip(events[10:20]), handoff.encode(events[20:])]
     assert relay(sqs_event(*messages)) == {"batchItemFailures": []}
     (request,) = server.requests
     assert request.envelope["api_key"] == "phc_relay"
@@ -32,7 +32,7 @@ def test_the_records_of_an_invocation_are_one_request(configured: Any, server: F
 def test_many_events_keep_within_the_limits_of_a_request(configured: Any, local: LocalServer) -> None:
     relay = configured(local)
     messages = [
-        handoff.packed([event(properties={"text": "x" * 5000}) for _ in range(150)]) for _ in range(10)
+        handoff.encode_gzip([event(properties={"text": "x" * 5000}) for _ in range(150)]) for _ in range(10)
     ]
     assert failed(relay(sqs_event(*messages))) == []
     received = local.store.events(0)
@@ -43,13 +43,13 @@ def test_many_events_keep_within_the_limits_of_a_request(configured: Any, local:
 def test_connections_are_kept_between_invocations(configured: Any, server: FaultServer) -> None:
     relay = configured(server)
     for _ in range(3):
-        relay(sqs_event(handoff.plain([event()])))
+        relay(sqs_event(handoff.encode([event()])))
     assert server.connections == 1
 
 
 def test_nothing_that_a_message_says_changes_key_or_host(configured: Any, server: FaultServer) -> None:
     relay = configured(server)
-    message = json.loads(handoff.plain([event()]))
+    message = json.loads(handoff.encode([event()]))
     message |= {"api_key": "phc_evil", "host": "http://127.0.0.1:1"}
     message["events"][0] |= {"api_key": "phc_evil", "token": "phc_evil"}
     assert failed(relay(sqs_event(json.dumps(message)))) == []
@@ -61,10 +61,10 @@ def test_messages_that_can_never_be_delivered_fail_alone(
 ) -> None:
     relay = configured(server)
     bodies: list[str | bytes] = [
-        handoff.plain([event("first")]),
+        handoff.encode([event("first")]),
         "no JSON",
         '{"leanbase": 2, "events": []}',
-        handoff.plain([event("second"), event("third")]),
+        handoff.encode([event("second"), event("third")]),
     ]
     brought = sqs_event(*bodies)
     answer = relay(brought)
@@ -76,7 +76,7 @@ def test_messages_that_can_never_be_delivered_fail_alone(
 def test_what_an_outage_leaves_comes_again_and_nothing_else(configured: Any, server: FaultServer) -> None:
     relay = configured(server)
     server.script(Behaviour(), Behaviour(status=503))
-    brought = sqs_event(*(handoff.plain([event() for _ in range(60)]) for _ in range(3)))
+    brought = sqs_event(*(handoff.encode([event() for _ in range(60)]) for _ in range(3)))
     # The second request has the rest of the second message and the third.
     assert failed(relay(brought)) == [record["messageId"] for record in brought["Records"][1:]]
     assert failed(relay({"Records": brought["Records"][1:]})) == []
@@ -96,7 +96,7 @@ def test_a_record_that_the_server_finds_malformed_fails_alone(configured: Any, s
         return original(connection, Behaviour(status=picky(request)), request)
 
     server._behave = behave  # type: ignore[method-assign]
-    brought = sqs_event(*(handoff.plain([event(name)]) for name in ("a", "poison", "b", "c")))
+    brought = sqs_event(*(handoff.encode([event(name)]) for name in ("a", "poison", "b", "c")))
     assert failed(relay(brought)) == [brought["Records"][1]["messageId"]]
     accepted = [
         each["event"] for request in server.requests if picky(request) == 200 for each in request.events
@@ -107,7 +107,7 @@ def test_a_record_that_the_server_finds_malformed_fails_alone(configured: Any, s
 def test_a_wrong_key_is_asked_about_once(configured: Any, server: FaultServer) -> None:
     relay = configured(server)
     server.always(Behaviour(status=401))
-    brought = sqs_event(*(handoff.plain([event()]) for _ in range(5)))
+    brought = sqs_event(*(handoff.encode([event()]) for _ in range(5)))
     assert len(failed(relay(brought))) == 5
     assert len(server.requests) == 1
 
@@ -116,7 +116,7 @@ def test_it_ends_before_the_function_s_timeout(configured: Any, server: FaultSer
     relay = configured(server)
     server.always(Behaviour(instead="silence"))
     started = time.monotonic()
-    assert len(failed(relay(sqs_event(handoff.plain([event()])), seconds=1))) == 1
+    assert len(failed(relay(sqs_event(handoff.encode([event()])), seconds=1))) == 1
     assert time.monotonic() - started < 1
 
 
@@ -133,7 +133,7 @@ def test_without_key_or_host_nothing_is_taken(
     relay = configured(server)
     monkeypatch.delenv(name)
     with pytest.raises(ConfigError, match=name):
-        relay(sqs_event(handoff.plain([event()])))
+        relay(sqs_event(handoff.encode([event()])))
 
 
 @pytest.mark.parametrize(

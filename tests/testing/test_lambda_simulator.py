@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import leanbase
-from leanbase import transports
+from leanbase.delivery import factory
 from leanbase.testing import CapturedEvents, FunctionError, LambdaContext, LambdaSimulator, lambda_simulator
-from leanbase.testing.sink import sink
+from leanbase.testing.recording import recorder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork()")
 
@@ -25,9 +25,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork()
 def intercepted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As the plugin does in users' sessions; and a machine that is busy gets more time."""
     monkeypatch.setattr(lambda_simulator, "SIGTERM_SECONDS", 3.0)
-    transports.intercept(sink)
+    factory.override_transport(recorder)
     yield
-    transports.intercept(None)
+    factory.override_transport(None)
 
 
 @leanbase.lambda_handler

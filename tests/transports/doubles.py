@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from leanbase.delivery import Deadline, Receipt
-from leanbase.encoding import EncodedEvent, encode
-from leanbase.event import uuid7
+from leanbase.events.encoding import EncodedEvent, encode
+from leanbase.events.ids import uuid7
 from leanbase.transports import BaseTransport, HttpTransport
+from leanbase.transports.deadline import Deadline
+from leanbase.transports.receipt import Receipt
 from tests.fault_server import Behaviour, FaultServer
 
 

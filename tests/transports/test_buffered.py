@@ -16,9 +16,9 @@ import pytest
 
 import leanbase
 from leanbase import Leanbase
-from leanbase.delivery import Deadline
 from leanbase.errors import ConfigError
 from leanbase.transports import BufferedTransport, FallbackTransport, MemoryTransport, SpoolTransport
+from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
 from tests.fault_server import Behaviour, FaultServer, black_hole
 from tests.transports.doubles import Failing, events

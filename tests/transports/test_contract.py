@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from leanbase import Leanbase
-from leanbase.delivery import Deadline, Receipt
 from leanbase.testing import TransportContract
 from leanbase.transports import (
     BaseTransport,
@@ -21,6 +20,8 @@ from leanbase.transports import (
     MemoryTransport,
     SpoolTransport,
 )
+from leanbase.transports.deadline import Deadline
+from leanbase.transports.receipt import Receipt
 from tests.conftest import balanced
 from tests.fault_server import FaultServer
 from tests.transports.doubles import Failing, Raising, away

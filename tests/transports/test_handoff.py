@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leanbase.encoding import encode, sanitize
-from leanbase.event import uuid7
+from leanbase.events.encoding import encode, sanitize
+from leanbase.events.ids import uuid7
 from leanbase.transports import handoff
 from leanbase.transports.handoff import UnreadableError
 
@@ -50,8 +50,8 @@ def gzipped(text: str) -> str:
 @given(st.lists(st.dictionaries(st.text(), JSON, max_size=5), min_size=1, max_size=5))
 def test_what_is_written_is_read_again(properties: list[dict[str, Any]]) -> None:
     events = [encode(made(properties=sanitize(each))) for each in properties]
-    for write in (handoff.plain, handoff.packed):
-        read = handoff.read(write(events))
+    for write in (handoff.encode, handoff.encode_gzip):
+        read = handoff.decode(write(events))
         assert [event.decode() for event in read] == [event.decode() for event in events]
         assert [event.uuid for event in read] == [event.uuid for event in events]
 
@@ -60,7 +60,7 @@ def test_unknown_keys_are_tolerated_and_none_reaches_the_server() -> None:
     text = message(
         made(api_key="phc_other", token="t", later="x"), sent_by="a newer one", api_key="phc_other"
     )
-    (event,) = handoff.read(text)
+    (event,) = handoff.decode(text)
     assert event.decode() == made(uuid=event.uuid)
 
 
@@ -97,7 +97,7 @@ def test_unknown_keys_are_tolerated_and_none_reaches_the_server() -> None:
 )
 def test_what_can_never_be_delivered_is_told(text: str, why: str) -> None:
     with pytest.raises(UnreadableError) as caught:
-        handoff.read(text)
+        handoff.decode(text)
     assert re.search(why, str(caught.value))
     assert "42" not in str(caught.value)
 
@@ -109,7 +109,7 @@ def test_what_can_never_be_delivered_is_told(text: str, why: str) -> None:
 )
 def test_nothing_else_is_raised(text: str | bytes) -> None:
     try:
-        handoff.read(text)
+        handoff.decode(text)
     except UnreadableError:
         pass
 
@@ -120,7 +120,7 @@ def test_a_bomb_is_not_unpacked() -> None:
     assert len(bomb) < 1024 * 1024
     tracemalloc.start()
     with pytest.raises(UnreadableError, match="above 8388608 bytes"):
-        handoff.read(bomb)
+        handoff.decode(bomb)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 30_000_000

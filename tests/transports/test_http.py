@@ -22,11 +22,11 @@ import trustme
 
 from leanbase import Leanbase
 from leanbase._version import __version__
-from leanbase.delivery import Deadline
-from leanbase.encoding import encode
 from leanbase.errors import RejectedError, TransportError
+from leanbase.events.encoding import encode
 from leanbase.local.validation import parse
 from leanbase.transports import HttpTransport
+from leanbase.transports.deadline import Deadline
 from leanbase.transports.http import parse_retry_after
 from tests.conftest import balanced
 from tests.fault_server import Behaviour, FaultServer, Request, black_hole
@@ -38,7 +38,7 @@ UUID = "0198c0de-0000-7000-8000-000000000abc"
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries wait their least, 100 ms; what the waits are is tested on their own."""
-    monkeypatch.setattr("leanbase.transports.peer.FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("leanbase.transports._http.sender.FIRST_WAIT_SECONDS", 0.0)
 
 
 # --- 1.1: the request -------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def test_q10_at_most_max_retries(server: FaultServer, make: Make, caplog: pytest
 
 
 def test_q11_waits_double_and_are_jittered_downwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    from leanbase.transports import peer
+    from leanbase.transports._http import sender as peer
 
     monkeypatch.setattr(peer, "FIRST_WAIT_SECONDS", 0.25)
     for random, expected in ((0.0, [0.25, 0.5, 1.0, 30.0]), (1.0, [0.125, 0.25, 0.5, 15.0])):
@@ -501,7 +501,7 @@ def test_an_idle_connection_is_not_trusted(
     client = make(server)
     client.capture("first", "u")
     real = getattr(time, clock)
-    monkeypatch.setattr(f"leanbase.delivery.time.{clock}", lambda: real() + 61)
+    monkeypatch.setattr(f"leanbase.transports.deadline.time.{clock}", lambda: real() + 61)
     client.capture("second", "u")
     assert server.connections == 2
     client.capture("third", "u")
@@ -604,7 +604,7 @@ def test_the_breaker_refuses_then_probes_then_closes(
 ) -> None:
     ahead = 0.0
     real = time.time
-    monkeypatch.setattr("leanbase.delivery.time.time", lambda: real() + ahead)
+    monkeypatch.setattr("leanbase.transports.deadline.time.time", lambda: real() + ahead)
     server.always(Behaviour(status=500))
     client = make(server, max_retries=0)
 

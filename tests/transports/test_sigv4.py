@@ -13,7 +13,7 @@ from botocore.credentials import Credentials as BotocoreCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leanbase.transports.sigv4 import Credentials, signed
+from leanbase.transports._aws.sigv4 import Credentials, signed
 
 HOSTS = st.sampled_from(
     [
@@ -61,7 +61,7 @@ def test_signatures_are_botocore_s(
     gmtime = time.gmtime(moment.timestamp())
     with (
         mock.patch("botocore.auth.get_current_datetime", return_value=moment),
-        mock.patch("leanbase.transports.sigv4.time.gmtime", return_value=gmtime),
+        mock.patch("leanbase.transports._aws.sigv4.time.gmtime", return_value=gmtime),
     ):
         SigV4Auth(BotocoreCredentials(access_key, secret_key, token), "sqs", region).add_auth(request)
         ours = signed(

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from leanbase import Leanbase
-from leanbase.delivery import Deadline
 from leanbase.errors import ConfigError
 from leanbase.transports import HttpTransport, MemoryTransport, SpoolTransport
+from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
 from tests.fault_server import Behaviour, FaultServer
 from tests.transports.doubles import Failing, events
@@ -262,7 +262,7 @@ def test_processes_that_replay_at_once_never_send_the_same_file(directory: Path,
     for number in range(20):
         leave(directory, 5, f"left {number}")
     script = (
-        "import sys\nfrom leanbase.delivery import Deadline\n"
+        "import sys\nfrom leanbase.transports import Deadline\n"
         "from leanbase.transports import HttpTransport, SpoolTransport\n"
         "spool = SpoolTransport(sys.argv[1], HttpTransport('k', sys.argv[2]))\n"
         "spool.flush(deadline=Deadline.after(20))\n"

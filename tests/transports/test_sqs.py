@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from leanbase import Leanbase
-from leanbase.delivery import Deadline, Receipt
-from leanbase.encoding import encode
 from leanbase.errors import ConfigError, MissingDependencyError
-from leanbase.event import uuid7
+from leanbase.events.encoding import encode
+from leanbase.events.ids import uuid7
 from leanbase.testing import TransportContract
 from leanbase.transports import BaseTransport, MemoryTransport, SqsTransport
+from leanbase.transports.deadline import Deadline
+from leanbase.transports.receipt import Receipt
 from tests.conftest import balanced
 from tests.fault_server import Behaviour, FaultServer, Request
 from tests.transports.doubles import events
@@ -55,7 +56,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-that-nobody-sees")
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
-    monkeypatch.setattr("leanbase.transports.peer.FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("leanbase.transports._http.sender.FIRST_WAIT_SECONDS", 0.0)
 
 
 @pytest.fixture

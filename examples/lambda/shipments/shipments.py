@@ -18,7 +18,7 @@ processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 
 def ship(record: SQSRecord) -> None:
     """Ship one order."""
-    with leanbase.record_scope(record):  # the one line: a context for the record, and ids derived from it
+    with leanbase.record_context(record):  # the one line: a context for the record, and ids derived from it
         order = json.loads(record.body)
         leanbase.identify_context(order["customer"])
         leanbase.capture("order shipped", properties={"carrier": order["carrier"]})

@@ -1,0 +1,160 @@
+"""The properties of `$exception` events: what was captured, at which boundary, by a client's settings."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from ..events import contexts
+from ..settings import Settings, as_strings
+from .builder import ExceptionListBuilder
+from .frames import Call, FrameReader
+from .metadata import Metadata, resolved
+from .redaction import DEFAULT_IGNORE_PATTERNS, DEFAULT_MASK_PATTERNS, Redaction, broken_in, matcher
+from .subjects import Described, Raised, Subject
+from .variables import add_variables
+
+logger = logging.getLogger("leanbase")
+
+RESERVED = frozenset(
+    {
+        # the SDK's
+        "$exception_list", "$exception_type", "$exception_message", "$exception_level", "$exception_source",
+        # nobody's: frames are interpreted, and `handled` is the mechanism's
+        "$debug_images", "$exception_handled",
+        # the processor's, which derives them
+        "$exception_types", "$exception_values", "$exception_sources", "$exception_functions",
+        "$exception_fingerprint_version", "$exception_fingerprint_record", "$exception_issue_id",
+        "$exception_release", "$cymbal_errors",
+    }
+)  # fmt: skip
+FINGERPRINT = "$exception_fingerprint"
+
+
+class ExceptionDescriber:
+    """Describes what a client captures.
+
+    Args:
+        settings: The client's.
+        running_since: Seconds of the wall clock when the client was made.
+    """
+
+    def __init__(self, settings: Settings, running_since: float) -> None:
+        self._settings = settings
+        self._frames = FrameReader(settings.project_root or "", settings.in_app_modules or (), running_since)
+
+    def describe(
+        self,
+        subject: Subject,
+        *metadata: Metadata,
+        fingerprint: object = None,
+        stack: Sequence[Call] | None = None,
+    ) -> Callable[[dict[str, Any]], None]:
+        """Describe what was captured, as it is now.
+
+        Args:
+            subject: What was captured.
+            metadata: What is known about how, the most specific first.
+            fingerprint: The caller's, which groups events into issues.
+            stack: What to show for a subject without a stack. Default: the caller's stack.
+
+        Returns:
+            A function that makes an event's properties, merged from all other sources, an exception's.
+        """
+        redaction = self._redaction()
+        owned, mechanism = resolved(*metadata)
+        builder = ExceptionListBuilder(self._frames, redaction.message)
+        items = builder.build(
+            subject,
+            mechanism,
+            stack=stack,
+            thread_id=threading.get_native_id() if _is_live(subject) else None,
+        )
+        if self._option("capture_exception_code_variables"):
+            try:
+                add_variables(items, redaction)
+            except Exception as error:
+                logger.warning("variables could not be read: %s", type(error).__name__)
+                for frame in (frame for item in items for frame in item.frames):
+                    frame.wire.pop("code_variables", None)
+        finished = [item.finished() for item in items]
+        owned["$exception_list"] = finished
+        owned["$exception_type"] = finished[0]["type"]
+        owned["$exception_message"] = finished[0]["value"]
+        trace = _open_telemetry_ids()
+
+        def complete(properties: dict[str, Any]) -> None:
+            for name in RESERVED:
+                properties.pop(name, None)
+            given = properties.pop(FINGERPRINT, None)
+            text = _fingerprint(fingerprint) or _fingerprint(given)
+            if text is not None:
+                properties[FINGERPRINT] = text
+            for name, value in trace.items():
+                properties.setdefault(name, value)
+            properties.update(owned)
+
+        return complete
+
+    def _redaction(self) -> Redaction:
+        return Redaction(
+            matcher(self._patterns("code_variables_mask_patterns", DEFAULT_MASK_PATTERNS)),
+            matcher(self._patterns("code_variables_ignore_patterns", DEFAULT_IGNORE_PATTERNS)),
+            mask_url_credentials=bool(self._option("code_variables_mask_url_credentials")),
+            detect_secrets=bool(self._option("code_variables_detect_secrets")),
+        )
+
+    def _patterns(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        """An option's patterns. For broken ones the default stands in: a typo must not show anything."""
+        for given in (contexts.override(name), getattr(self._settings, name)):
+            texts = None if given is None else as_strings(name, given)
+            if texts is not None:
+                broken = broken_in(texts)
+                if broken:
+                    _warn_of_pattern(name, broken[0])
+                return (*texts, *default) if broken else texts
+        return default
+
+    def _option(self, name: str) -> Any:
+        """An option as the nearest context sets it, else as the client does."""
+        value = contexts.override(name)
+        return getattr(self._settings, name) if value is None else value
+
+
+@cache
+def _warn_of_pattern(option: str, pattern: str) -> None:
+    logger.warning(
+        "%s: %r is no regular expression; the built-in ones are used in its place", option, pattern
+    )
+
+
+def _is_live(subject: Subject) -> bool:
+    """Whether it happens in this thread, rather than being told of."""
+    return isinstance(subject, Raised) or (isinstance(subject, Described) and subject.frames is None)
+
+
+def _fingerprint(given: object) -> str | None:
+    if given is None:
+        return None
+    if isinstance(given, (list, tuple)) and given and all(isinstance(part, str) for part in given):
+        given = "-".join(given)
+    if isinstance(given, str) and given:
+        return str.__str__(given)
+    logger.warning("a fingerprint must be a non-empty string, not %s; it is left out", type(given).__name__)
+    return None
+
+
+def _open_telemetry_ids() -> dict[str, str]:
+    """The ids of the current span, if OpenTelemetry is in use."""
+    trace: Any = sys.modules.get("opentelemetry.trace")
+    try:
+        span = trace.get_current_span().get_span_context() if trace is not None else None
+        if span is None or not span.is_valid:
+            return {}
+        return {"$trace_id": f"{span.trace_id:032x}", "$span_id": f"{span.span_id:016x}"}
+    except Exception:
+        return {}

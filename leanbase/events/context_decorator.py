@@ -1,0 +1,165 @@
+"""The decorator form of `new_context`, for every kind of function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+
+from .contexts import Context, active, call_in_context, innermost, new_context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ParamSpec, TypeVar
+
+    from .contexts import OnException
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+
+def scoped(function: Callable[P, R], fresh: bool, on_exception: OnException | None = None) -> Callable[P, R]:
+    """Run a function in a context of its own each time; the decorator form of `new_context`.
+
+    For plain, `async`, generator and async generator functions. A generator's context is active
+    while its body runs and hidden from whoever consumes its items.
+
+    Args:
+        function: The function.
+        fresh: As for `new_context`.
+        on_exception: As for `new_context`.
+
+    Example:
+        >>> from leanbase.events.contexts import get_tags, tag
+        >>> def handle(order):
+        ...     tag("order", order)
+        ...     return get_tags()
+        >>> scoped(handle, fresh=False)("o-1"), get_tags()
+        ({'order': 'o-1'}, {})
+    """
+    from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction  # slow to import
+
+    decorate: Callable[..., Any] = _plain
+    if iscoroutinefunction(function):
+        decorate = _coroutine
+    elif isgeneratorfunction(function):
+        decorate = _generator
+    elif isasyncgenfunction(function):
+        decorate = _async_generator
+    wrapped: Callable[P, R] = decorate(function, fresh, on_exception)
+    return wrapped
+
+
+def _plain(function: Callable[..., Any], fresh: bool, on_exception: OnException | None) -> Callable[..., Any]:
+    @wraps(function)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        with new_context(fresh, on_exception):
+            return function(*args, **kwargs)
+
+    return plain
+
+
+def _coroutine(
+    function: Callable[..., Any], fresh: bool, on_exception: OnException | None
+) -> Callable[..., Any]:
+    @wraps(function)
+    async def coroutine(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        with new_context(fresh, on_exception):
+            return await function(*args, **kwargs)
+
+    return coroutine
+
+
+def _generator(
+    function: Callable[..., Any], fresh: bool, on_exception: OnException | None
+) -> Callable[..., Any]:
+    @wraps(function)
+    def generator(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        body = function(*args, **kwargs)
+        inside = _Intermittent(fresh, on_exception)
+        step, argument = body.send, None
+        try:
+            while True:
+                with inside:
+                    inside.item = step(argument)
+                argument = None
+                try:
+                    argument = yield inside.take()
+                    step = body.send
+                except BaseException as error:  # closing is one as well
+                    step, argument = body.throw, error
+        except StopIteration as stop:
+            return stop.value
+
+    return generator
+
+
+def _async_generator(
+    function: Callable[..., Any], fresh: bool, on_exception: OnException | None
+) -> Callable[..., Any]:
+    @wraps(function)
+    async def async_generator(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        body = function(*args, **kwargs)
+        inside = _Intermittent(fresh, on_exception)
+        step, argument = body.asend, None
+        try:
+            while True:
+                with inside:
+                    inside.item = await step(argument)
+                argument = None
+                try:
+                    argument = yield inside.take()
+                    step = body.asend
+                except BaseException as error:  # closing is one as well
+                    step, argument = body.athrow, error
+        except StopAsyncIteration:
+            return
+
+    return async_generator
+
+
+class _Intermittent:
+    """A context entered for each step of a generator and left between the steps.
+
+    Contexts that the body itself has open across a `yield` are hidden and come back with it.
+    """
+
+    def __init__(self, fresh: bool, on_exception: OnException | None) -> None:
+        self.item: Any = None
+        self._fresh = fresh
+        self._on_exception = on_exception
+        self._own: Context | None = None
+        self._inner: Context | None = None
+        self._outer: Context | None = None
+
+    def take(self) -> Any:
+        """What the step yielded, which nothing here keeps alive while the consumer has it."""
+        item, self.item = self.item, None
+        return item
+
+    def __enter__(self) -> None:
+        self._outer = innermost.get()
+        if self._own is None:
+            self._inner = self._own = Context(active(), self._fresh)
+        innermost.set(self._inner)
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: object
+    ) -> None:
+        try:
+            if self._own is not None and self._on_exception is not None and _is_failure(exc_type):
+                call_in_context(self._own, self._on_exception, exc)
+        except Exception:
+            pass  # as at the recursion limit, where not even the logger can be called
+        finally:
+            self._inner = innermost.get()
+            innermost.set(self._outer)
+
+
+def _is_failure(exc_type: type[BaseException] | None) -> bool:
+    # The end of a body arrives as an exception as well.
+    ended = (StopIteration, StopAsyncIteration)
+    return exc_type is not None and issubclass(exc_type, Exception) and not issubclass(exc_type, ended)

@@ -1,0 +1,342 @@
+"""Contexts: tags and identity that every event captured inside them carries.
+
+A context is a `Context` object; the scopes open in one thread or task form a chain through `parent`,
+and one `ContextVar` holds the innermost. Values are looked up when an event is captured, not when a
+scope is activate. All clients share the contexts of the process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from functools import cache
+
+from .. import forking
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, TypeAlias
+
+    OnException: TypeAlias = Callable[[BaseException | None], object]
+
+
+logger = logging.getLogger("leanbase")
+
+_NUL = "\x00"
+
+
+class Context:
+    """What one `with new_context()` holds. Read it through the functions of this module."""
+
+    __slots__ = (
+        "device_id",
+        "distinct_id",
+        "fresh",
+        "generation",
+        "left_early",
+        "overrides",
+        "parent",
+        "session_id",
+        "tags",
+    )
+
+    def __init__(self, parent: Context | None, fresh: bool) -> None:
+        self.parent = parent
+        self.fresh = fresh
+        self.tags: dict[str, Any] = {}
+        self.distinct_id: str | None = None
+        self.session_id: str | None = None
+        self.device_id: str | None = None
+        self.overrides: dict[str, Any] | None = None
+        self.generation = forking.watch()
+        self.left_early = False
+
+    def outwards(self) -> list[Context]:
+        """This scope and those it inherits from, innermost first."""
+        scope, scopes = self, [self]
+        while not scope.fresh and scope.parent is not None:
+            scope = scope.parent
+            scopes.append(scope)
+        return scopes
+
+    def tags_in_effect(self) -> dict[str, Any]:
+        """A copy of all tags, inner values over outer ones."""
+        tags: dict[str, Any] = {}
+        for scope in reversed(self.outwards()):
+            tags.update(scope.tags)
+        return tags
+
+    def nearest(self, attribute: str) -> Any:
+        """The attribute of the nearest scope that has one, or `None`."""
+        for scope in self.outwards():
+            if (value := getattr(scope, attribute)) is not None:
+                return value
+        return None
+
+
+innermost: ContextVar[Context | None] = ContextVar("leanbase_context", default=None)
+
+
+def active() -> Context | None:
+    """The innermost scope of this thread or task, or `None`.
+
+    A scope that a fork carried into this process does not count: it is the parent's.
+    """
+    scope = innermost.get()
+    while scope is not None and scope.left_early:
+        scope = scope.parent
+    return scope if scope is not None and scope.generation == forking.generation else None
+
+
+class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress` is
+    """Open a context: what is set inside it ends with it.
+
+    Args:
+        fresh: `True` starts empty; by default everything that is not set here is inherited from
+            the context around it.
+        on_exception: Called, with the context still active, with an `Exception` that leaves it.
+
+    Does not block and never raises. Works in `async def` code with the plain `with`.
+
+    Example:
+        >>> with new_context():
+        ...     tag("plan", "pro")
+        ...     get_tags()
+        {'plan': 'pro'}
+    """
+
+    __slots__ = ("_fresh", "_on_exception", "_scopes")
+
+    def __init__(self, fresh: bool = False, on_exception: OnException | None = None) -> None:
+        self._fresh = fresh
+        self._on_exception = on_exception
+        self._scopes: list[Context] = []
+
+    def __enter__(self) -> None:
+        scope = Context(active(), self._fresh)
+        self._scopes.append(scope)
+        innermost.set(scope)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._scopes:
+            return
+        scope = self._scopes.pop()
+        try:
+            if self._on_exception is not None and exc_type is not None and issubclass(exc_type, Exception):
+                call_in_context(scope, self._on_exception, exc)
+        except Exception:
+            pass  # as at the recursion limit, where not even the logger can be called
+        finally:
+            if innermost.get() is scope:
+                innermost.set(scope.parent)
+            else:
+                # Left out of order, or from another thread or task: whoever is inside a scope of its own
+                # stays there, and nobody comes back to this one.
+                scope.left_early = True
+
+
+def call_in_context(scope: Context, on_exception: OnException, error: BaseException | None) -> None:
+    """Tell of an exception with the scope active that it leaves, wherever that is left from."""
+    here = innermost.get()
+    innermost.set(scope)
+    try:
+        on_exception(error)
+    finally:
+        innermost.set(here)
+
+
+def tag(name: str, value: Any) -> None:
+    """Add a property to every event captured in the innermost context.
+
+    Args:
+        name: The property's name.
+        value: Any value that a property may have.
+
+    Outside a context it does nothing but a debug record. Never blocks, never raises.
+    """
+    if (scope := _innermost_for("tag")) is not None:
+        if isinstance(name, str) and name:
+            scope.tags[name] = value
+        else:
+            given = "an empty one" if isinstance(name, str) else type(name).__name__
+            logger.warning("tag() needs a non-empty string as name, not %s", given)
+
+
+def get_tags() -> dict[str, Any]:
+    """Return a copy of all tags in effect, inner values over outer ones; `{}` outside a context."""
+    scope = active()
+    return {} if scope is None else scope.tags_in_effect()
+
+
+def identify_context(distinct_id: object) -> None:
+    """Set the distinct id of events captured in the innermost context without one of their own.
+
+    Args:
+        distinct_id: A non-empty string, a number, or a UUID; anything missing is ignored.
+
+    Outside a context it does nothing but a debug record.
+    """
+    scope, coerced = _innermost_for("identify_context"), coerce_id(distinct_id)
+    if scope is not None and coerced is not None:
+        scope.distinct_id = coerced
+
+
+def set_context_session(session_id: str) -> None:
+    """Set the `$session_id` of events captured in the innermost context.
+
+    Args:
+        session_id: The id that the web SDK made, a UUIDv7 string; any other non-empty string is
+            used too, but will not join a session replay.
+
+    Outside a context it does nothing but a debug record.
+    """
+    scope, coerced = _innermost_for("set_context_session"), coerce_id(session_id)
+    if scope is not None and coerced is not None:
+        if len(coerced) != 36 or coerced[14] != "7":
+            logger.debug("the session id is not a UUIDv7, so its events will not join a replay")
+        scope.session_id = coerced
+
+
+def set_context_device_id(device_id: str) -> None:
+    """Set the device id of the innermost context; outside one it does nothing but a debug record."""
+    scope, coerced = _innermost_for("set_context_device_id"), coerce_id(device_id)
+    if scope is not None and coerced is not None:
+        scope.device_id = coerced
+
+
+def set_capture_exception_code_variables_context(enabled: bool) -> None:
+    """Show the variables of frames, or not, for exceptions captured in the innermost context.
+
+    Args:
+        enabled: As the option `capture_exception_code_variables`, which it overrides.
+
+    Outside a context it does nothing but a debug record.
+    """
+    _override("capture_exception_code_variables", bool(enabled))
+
+
+def set_code_variables_mask_patterns_context(mask_patterns: Sequence[str]) -> None:
+    """Choose what is masked among the variables of frames, for exceptions captured in the innermost context.
+
+    Args:
+        mask_patterns: As the option `code_variables_mask_patterns`, which it overrides.
+
+    Outside a context it does nothing but a debug record.
+    """
+    _override("code_variables_mask_patterns", mask_patterns)
+
+
+def set_code_variables_ignore_patterns_context(ignore_patterns: Sequence[str]) -> None:
+    """Choose which variables are left out, for exceptions captured in the innermost context.
+
+    Args:
+        ignore_patterns: As the option `code_variables_ignore_patterns`, which it overrides.
+
+    Outside a context it does nothing but a debug record.
+    """
+    _override("code_variables_ignore_patterns", ignore_patterns)
+
+
+def set_code_variables_mask_url_credentials_context(enabled: bool) -> None:
+    """Hide users and passwords in URLs, or not, for exceptions captured in the innermost context.
+
+    Args:
+        enabled: As the option `code_variables_mask_url_credentials`, which it overrides.
+
+    Outside a context it does nothing but a debug record.
+    """
+    _override("code_variables_mask_url_credentials", bool(enabled))
+
+
+def set_code_variables_detect_secrets_context(enabled: bool) -> None:
+    """Hide what looks like a secret, or not, for exceptions captured in the innermost context.
+
+    Args:
+        enabled: As the option `code_variables_detect_secrets`, which it overrides.
+
+    Outside a context it does nothing but a debug record.
+    """
+    _override("code_variables_detect_secrets", bool(enabled))
+
+
+def override(option: str) -> Any:
+    """The value that the nearest context sets for a client's option, or `None`."""
+    scope = active()
+    for each in () if scope is None else scope.outwards():
+        if each.overrides is not None and (value := each.overrides.get(option)) is not None:
+            return value
+    return None
+
+
+def get_context_distinct_id() -> str | None:
+    """Return the distinct id of the active context, or `None`; never makes one up."""
+    distinct_id: str | None = _nearest("distinct_id")
+    return distinct_id
+
+
+def get_context_session_id() -> str | None:
+    """Return the session id of the active context, or `None`."""
+    session_id: str | None = _nearest("session_id")
+    return session_id
+
+
+def get_context_device_id() -> str | None:
+    """Return the device id of the active context, or `None`."""
+    device_id: str | None = _nearest("device_id")
+    return device_id
+
+
+def _override(option: str, value: Any) -> None:
+    if (scope := _innermost_for(option)) is not None:
+        scope.overrides = {**(scope.overrides or {}), option: value}
+
+
+def _nearest(attribute: str) -> Any:
+    scope = active()
+    return None if scope is None else scope.nearest(attribute)
+
+
+def _innermost_for(call: str) -> Context | None:
+    scope = active()
+    if scope is None:
+        logger.debug("%s() outside a context has no effect", call)
+    return scope
+
+
+@cache
+def _warn_of_id(kind: str) -> None:
+    logger.warning("an id should be a text, a number or a UUID, not %s; what str() makes of it is used", kind)
+
+
+def coerce_id(value: object) -> str | None:
+    """Return an id as the string that goes on the wire, or `None` when it counts as missing.
+
+    Text is kept verbatim, numbers keep every digit, bytes are decoded; `None`, blank text, NaN
+    and infinities, and objects without a usable `str()` are missing.
+    """
+    try:
+        if isinstance(value, bytes):
+            text = value.decode()
+        elif isinstance(value, float) and value - value != 0.0:
+            logger.warning("a distinct id that is not a finite number counts as missing")
+            return None
+        elif value is None:
+            return None
+        elif isinstance(value, str):
+            text = str.__str__(value)
+        else:
+            if isinstance(value, bool) or not hasattr(value, "__int__"):  # which a UUID has
+                _warn_of_id(type(value).__name__)
+            text = str(value)
+        if not text.strip():
+            return None
+        return text.replace(_NUL, "\ufffd") if _NUL in text else text
+    except Exception:
+        return None

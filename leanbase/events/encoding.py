@@ -1,0 +1,384 @@
+"""Any Python value to strict JSON bytes.
+
+`sanitize` turns a value into plain `dict`, `list`, `str`, `int`, `float`, `bool` and `None`, total and
+without touching the caller's objects; `encode` writes the finished event as UTF-8 bytes. The rules
+S-1 to S-29 are one row each in the table near the end, or one branch of `_Sanitizer`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from enum import Enum
+from itertools import islice
+
+from ..errors import EventTooLargeError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_DEPTH = 64
+MAX_ENTRIES = 10_000
+MAX_TEXT_OF_OTHERS = 1024
+BYTES_OF_A_NODE = 2  # the least that one takes, with its separator
+MAX_EVENT_BYTES = 900 * 1024
+"""W-20. Far under the server's 20 MiB; the same for every transport, so that an event which one
+can carry all can (SQS takes 1 MiB per message)."""
+
+_MAX_HUGE_INT = 10**4000
+_NONE = type(None)
+
+
+class EncodedEvent:
+    """One event as the bytes that go on the wire, never encoded again.
+
+    Attributes:
+        uuid: The event's uuid, also inside `body`.
+        body: One JSON object as UTF-8, at most `MAX_EVENT_BYTES` long.
+    """
+
+    __slots__ = ("body", "uuid")
+
+    def __init__(self, uuid: str, body: bytes) -> None:
+        self.uuid = uuid
+        self.body = body
+
+    def __len__(self) -> int:
+        return len(self.body)
+
+    def __repr__(self) -> str:
+        return f"<EncodedEvent {self.uuid}, {len(self.body)} bytes>"
+
+    def decode(self) -> dict[str, Any]:
+        """Return the event as a dict, made anew at every call."""
+        event: dict[str, Any] = json.loads(self.body)
+        return event
+
+
+def encode(event: dict[str, Any]) -> EncodedEvent:
+    """Encode a finished event.
+
+    Args:
+        event: Plain values only, as `sanitize` returns them, with a valid `uuid`.
+
+    Raises:
+        EventTooLargeError: The event is above `MAX_EVENT_BYTES`.
+    """
+    text = _to_text(event)
+    try:
+        body = text.encode()
+    except UnicodeEncodeError:
+        # Halves of surrogate pairs (S-1), met here once rather than looked for in every text. Two keys
+        # may have become one, hence the way through a dict.
+        event = json.loads(_clean(text))
+        body = _to_text(event).encode()
+    if len(body) > MAX_EVENT_BYTES:
+        raise EventTooLargeError(len(body), MAX_EVENT_BYTES)
+    return EncodedEvent(event["uuid"], body)
+
+
+def _clean(text: str) -> str:
+    """Join halves of surrogate pairs; lone ones become U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def sanitize(value: object) -> Any:
+    """Return `value` as plain JSON values; what has no JSON form becomes a useful text.
+
+    Texts stay as they are; `encode` sees to halves of surrogate pairs in them.
+
+    Never raises on any value, and never changes one. Mutation by another thread while it runs
+    yields either version.
+
+    Raises:
+        EventTooLargeError: The value has so many nodes that it cannot fit into an event (shared
+            references are written out each time, so a small graph can stand for a huge text).
+
+    >>> sanitize({"at": float("nan"), ("a", 1): b"bytes"})
+    {'at': None, "('a', 1)": 'bytes'}
+    """
+    return _Sanitizer().value(value)
+
+
+# Everything that reaches it is plain and acyclic, so the circular check is paid for already.
+_to_text: Callable[[Any], str] = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
+).encode
+
+
+class _Sanitizer:
+    """One pass over one value: which containers are open above us, and how many bytes are left."""
+
+    __slots__ = ("bytes_left", "open")
+
+    def __init__(self) -> None:
+        self.open: set[int] = set()
+        self.bytes_left = MAX_EVENT_BYTES
+
+    def value(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is str:
+            self.spend(len(value))
+            return value
+        if kind is bool or kind is _NONE:
+            return value
+        if kind is int:
+            return value if -(2**63) <= value < 2**64 else _big_int(value)
+        if kind is float:
+            return value if math.isfinite(value) else None
+        try:
+            if kind is dict:
+                # copy(): one step, so that another thread cannot change the dict under the loop.
+                return self.object(value, value.copy().items())
+            if kind is list or kind is tuple:
+                return self.array(value, value)
+            return self.other(value, kind)
+        except EventTooLargeError:
+            raise
+        except Exception:
+            return _unreadable(kind)
+
+    # `object` and `array` are the hot ones: what they share is written out, and so is `spend`.
+
+    def object(self, value: Any, items: Collection[tuple[Any, Any]]) -> Any:
+        """Write `items` for the value that they are from."""
+        opened, identity = self.open, id(value)
+        if identity in opened or len(opened) >= MAX_DEPTH:
+            return self.refused()
+        opened.add(identity)
+        try:
+            too_many = len(items) > MAX_ENTRIES
+            size = BYTES_OF_A_NODE * len(items)
+            result: dict[str, Any] = {}
+            for key, item in islice(items, MAX_ENTRIES) if too_many else items:
+                if type(key) is not str:
+                    key = self.key(key)
+                    if key is None:
+                        continue
+                size += len(key)
+                if type(item) is str:
+                    size += len(item)
+                    result[key] = item
+                else:
+                    result[key] = self.value(item)
+            if too_many:
+                result["$truncated"] = True
+        finally:
+            opened.discard(identity)
+        self.bytes_left -= size
+        if self.bytes_left < 0:
+            raise EventTooLargeError(MAX_EVENT_BYTES - self.bytes_left, MAX_EVENT_BYTES)
+        return result
+
+    def array(self, value: Any, items: Iterable[Any]) -> Any:
+        """Write `items` for the value that they are from."""
+        opened, identity = self.open, id(value)
+        if identity in opened or len(opened) >= MAX_DEPTH:
+            return self.refused()
+        opened.add(identity)
+        try:
+            taken = list(islice(items, MAX_ENTRIES + 1))
+            too_many = len(taken) > MAX_ENTRIES
+            if too_many:
+                del taken[MAX_ENTRIES:]
+            size = BYTES_OF_A_NODE * len(taken)
+            result = []
+            for item in taken:
+                if type(item) is str:
+                    size += len(item)
+                    result.append(item)
+                else:
+                    result.append(self.value(item))
+            if too_many:
+                result.append("<truncated>")
+        finally:
+            opened.discard(identity)
+        self.bytes_left -= size
+        if self.bytes_left < 0:
+            raise EventTooLargeError(MAX_EVENT_BYTES - self.bytes_left, MAX_EVENT_BYTES)
+        return result
+
+    def replaced(self, value: Any, replacement: Any) -> Any:
+        """Write what a conversion returned, one level down, with its original still open above."""
+        opened, identity = self.open, id(value)
+        if identity in opened or len(opened) >= MAX_DEPTH:
+            return self.refused()
+        opened.add(identity)
+        try:
+            return self.value(replacement)
+        finally:
+            opened.discard(identity)
+
+    def refused(self) -> str:
+        return "<max depth>" if len(self.open) >= MAX_DEPTH else "<circular>"
+
+    def spend(self, size: int) -> None:
+        """Stop as soon as it is certain that the text will not fit, before it is made."""
+        self.bytes_left -= size
+        if self.bytes_left < 0:
+            raise EventTooLargeError(MAX_EVENT_BYTES - self.bytes_left, MAX_EVENT_BYTES)
+
+    def key(self, key: Any) -> str | None:
+        """A mapping key that is not exactly a `str` (S-14), or `None` when it cannot be rendered."""
+        try:
+            if isinstance(key, Enum):
+                key = key.value
+            if isinstance(key, str):
+                return str.__str__(key)
+            if key is None or isinstance(key, (bool, int, float)):
+                plain = self.value(key)
+                return plain if isinstance(plain, str) else _to_text(plain)
+            for cls in type(key).__mro__:
+                if (cls.__module__, cls.__qualname__) in _TEXT_KEYS:
+                    return str(self.value(key))
+            return str(key)
+        except Exception:
+            return None
+
+    def other(self, value: Any, kind: type) -> Any:
+        """Everything that is not exactly one of JSON's own types."""
+        if issubclass(kind, Enum):
+            return self.replaced(value, value._value_)
+        for cls in kind.__mro__:
+            convert = _BY_CLASS.get((cls.__module__, cls.__qualname__))
+            if convert is not None:
+                return convert(self, value)
+        fields = getattr(kind, "__dataclass_fields__", None)
+        if fields is None and (attrs := getattr(kind, "__attrs_attrs__", None)) is not None:
+            fields = [attribute.name for attribute in attrs]
+        if fields is not None:
+            return self.object(value, [(f, getattr(value, f)) for f in fields])
+        for method in ("model_dump", "dict"):  # pydantic v2, v1
+            if callable(getattr(kind, method, None)):
+                content = getattr(value, method)()
+                if not isinstance(content, Mapping):
+                    return _unreadable(kind)
+                return self.replaced(value, content)
+        if issubclass(kind, Mapping):
+            items = [(key, value[key]) for key in islice(value, MAX_ENTRIES + 1)]
+            return self.object(value, items)
+        if any(hasattr(kind, method) for method in ("__next__", "__anext__", "__await__")):
+            return f"<{kind.__name__}>"
+        if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
+            return _unreadable(kind)
+        return str(value)[:MAX_TEXT_OF_OTHERS]
+
+
+def _big_int(value: int) -> str:
+    # Compared, not measured: str() of an int beyond 4300 digits raises, or beyond a limit set lower.
+    try:
+        return str(value) if -_MAX_HUGE_INT < value < _MAX_HUGE_INT else "<huge int>"
+    except ValueError:
+        return "<huge int>"
+
+
+def _unreadable(kind: type) -> str:
+    try:
+        return f"<{_qualified(kind)}>"
+    except Exception:  # a metaclass may answer __qualname__ with anything
+        return "<object>"
+
+
+def _qualified(thing: Any) -> str:
+    module = thing.__module__
+    name: str = thing.__qualname__
+    return name if module in (None, "builtins") else f"{module}.{name}"
+
+
+def _decimal(value: Any) -> Any:
+    if not value.is_finite():
+        return None
+    # adjusted() first: 1E+1000000 must not become a million digits.
+    if value.adjusted() < 20 and value == value.to_integral_value():
+        whole = int(value)
+        if -(2**63) <= whole < 2**64:
+            return whole
+    near = float(value)
+    return near if math.isfinite(near) and type(value)(repr(near)) == value else str(value)
+
+
+def _bytes(value: Any) -> str:
+    data = bytes(value)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        from base64 import b64encode
+
+        return b64encode(data).decode()
+
+
+def _sorted(value: Iterable[Any]) -> Iterable[Any]:
+    try:
+        return sorted(value)
+    except Exception:
+        return list(value)
+
+
+def _tuple(walk: _Sanitizer, value: Any) -> Any:
+    fields = getattr(type(value), "_fields", None)
+    if isinstance(fields, tuple) and len(fields) == tuple.__len__(value):
+        return walk.object(value, list(zip(fields, tuple.__iter__(value), strict=True)))
+    return walk.array(value, tuple.__iter__(value))
+
+
+def _ndarray(walk: _Sanitizer, value: Any) -> Any:
+    size = value.size
+    if size > MAX_ENTRIES:
+        return f"<array dtype={value.dtype} shape={value.shape}>"
+    return walk.replaced(value, value.tolist())
+
+
+def _text(convert: Callable[[Any], object]) -> Callable[[_Sanitizer, Any], Any]:
+    """A row whose conversion needs no walk and returns a plain value."""
+    return lambda walk, value: walk.value(convert(value))
+
+
+def _array_of(convert: Callable[[Any], Iterable[Any]]) -> Callable[[_Sanitizer, Any], Any]:
+    return lambda walk, value: walk.array(value, convert(value))
+
+
+# Looked up for each class of a value's MRO, by name: so a type of a module that was never loaded
+# costs nothing, and subclasses are treated as their base (S-28).
+_BY_CLASS: dict[tuple[str, str], Callable[[_Sanitizer, Any], Any]] = {
+    ("builtins", "str"): _text(str.__str__),
+    ("builtins", "int"): _text(int.__index__),
+    ("builtins", "float"): _text(float.__float__),
+    ("builtins", "dict"): lambda walk, value: walk.object(value, dict.copy(value).items()),
+    ("builtins", "list"): _array_of(list.__iter__),
+    ("builtins", "tuple"): _tuple,
+    ("builtins", "set"): _array_of(_sorted),
+    ("builtins", "frozenset"): _array_of(_sorted),
+    ("builtins", "dict_keys"): _array_of(_sorted),
+    ("builtins", "dict_values"): _array_of(_sorted),
+    ("builtins", "dict_items"): _array_of(_sorted),
+    ("builtins", "range"): _array_of(iter),
+    ("collections", "deque"): _array_of(list),
+    ("builtins", "bytes"): _text(_bytes),
+    ("builtins", "bytearray"): _text(_bytes),
+    ("builtins", "memoryview"): _text(_bytes),
+    ("builtins", "complex"): _text(str),
+    ("builtins", "type"): _text(_qualified),
+    ("builtins", "function"): _text(_qualified),
+    ("builtins", "builtin_function_or_method"): _text(_qualified),
+    ("builtins", "method"): _text(lambda method: _qualified(method.__func__)),
+    ("builtins", "BaseException"): _text(lambda error: f"{type(error).__name__}: {error}"),
+    ("decimal", "Decimal"): _text(_decimal),
+    ("fractions", "Fraction"): _text(float),
+    ("datetime", "datetime"): _text(lambda moment: moment.isoformat()),
+    ("datetime", "date"): _text(lambda day: day.isoformat()),
+    ("datetime", "time"): _text(lambda time: time.isoformat()),
+    ("datetime", "timedelta"): _text(lambda delta: delta.total_seconds()),
+    ("uuid", "UUID"): _text(str),
+    ("pathlib", "PurePath"): _text(str),
+    ("pathlib._local", "PurePath"): _text(str),
+    ("ipaddress", "_IPAddressBase"): _text(str),
+    ("numpy", "generic"): lambda walk, value: walk.replaced(value, value.item()),
+    ("numpy", "ndarray"): _ndarray,
+    ("pandas", "Series"): _ndarray,
+    ("pandas.core.series", "Series"): _ndarray,
+    ("pandas", "Index"): _ndarray,
+    ("pandas.core.indexes.base", "Index"): _ndarray,
+}
+_TEXT_KEYS = {("uuid", "UUID"), ("datetime", "datetime"), ("datetime", "date"), ("datetime", "time")}

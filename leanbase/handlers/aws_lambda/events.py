@@ -1,0 +1,153 @@
+"""What the events of Lambda say: who asks for what in which session, and when.
+
+Everything here reads. An event of an unknown form, or with something else where a text should be, says
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from ...events.contexts import identify_context, set_context_session, tag
+from ...events.request_headers import Headers, request_tags
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_TRACE_ROOT = re.compile(r"Root=1-([0-9a-f]{8})-")
+
+
+def raw(event: object) -> Mapping[str, Any]:
+    """The event as Lambda passes it; Powertools wraps it, and its batch records."""
+    event = getattr(event, "raw_event", event)
+    return event if isinstance(event, Mapping) else {}
+
+
+# --- who asks for what --------------------------------------------------------------------------------
+
+
+def tag_request(event: object) -> None:
+    """Take identity and request tags from an HTTP event; other events have none."""
+    event = raw(event)
+    headers = Headers.of(event.get("headers"), event.get("multiValueHeaders"))
+    if headers.distinct_id:
+        identify_context(headers.distinct_id)
+    if headers.session_id:
+        set_context_session(headers.session_id)
+    request = _request_line(event)
+    if request is not None:
+        method, path, url_path, query = request
+        url = _url(event, headers, url_path, query)
+        for name, value in request_tags(headers, url=url, method=method, path=path).items():
+            tag(name, value)
+
+
+def _request_line(event: Mapping[str, Any]) -> tuple[str | None, str | None, str | None, str] | None:
+    """Method, path, path in the URL, and query of an HTTP event; `None` for any other event."""
+    context = _mapping(event.get("requestContext"))
+    http = context.get("http")
+    if isinstance(http, Mapping):  # HTTP API with payload 2.0, Function URL
+        path = _text(event.get("rawPath"))
+        return _text(http.get("method")), path, path, _text(event.get("rawQueryString")) or ""
+    if "httpMethod" in event:  # REST API, HTTP API with payload 1.0, ALB
+        path = _text(event.get("path"))
+        # On its default domain a REST API's URL also has the stage, which only the context knows.
+        return _text(event.get("httpMethod")), path, _text(context.get("path")) or path, _query(event)
+    return None
+
+
+def _query(event: Mapping[str, Any]) -> str:
+    from urllib.parse import quote_plus
+
+    parameters = event.get("multiValueQueryStringParameters") or event.get("queryStringParameters")
+    if not isinstance(parameters, Mapping):
+        return ""
+    # An ALB passes parameters on as they were in the URL, API Gateway decodes them.
+    encoded = "elb" in _mapping(event.get("requestContext"))
+    pairs = [
+        (str(name), str(value))
+        for name, values in parameters.items()
+        for value in (values if isinstance(values, list) else [values])
+    ]
+    return "&".join(f"{n}={v}" if encoded else f"{quote_plus(n)}={quote_plus(v)}" for n, v in pairs)
+
+
+def _url(event: Mapping[str, Any], headers: Headers, path: str | None, query: str) -> str | None:
+    domain = _mapping(event.get("requestContext")).get("domainName")
+    host = headers.get("host") or _text(domain)
+    if not host or not path:
+        return None
+    scheme = headers.get("x-forwarded-proto") or "https"
+    return f"{scheme}://{host}{path}{'?' + query if query else ''}"
+
+
+# --- when it came to be ------------------------------------------------------------------------------
+
+
+def event_timestamp(event: object) -> object:
+    """When the work that an event asks for came to be, the same at each attempt; `None` if nothing tells."""
+    event = raw(event)
+    records = event.get("Records")
+    if isinstance(records, list) and records:
+        return record_timestamp(records[0])
+    context = _mapping(event.get("requestContext"))
+    milliseconds = context.get("timeEpoch") or context.get("requestTimeEpoch")  # HTTP API, REST API
+    if milliseconds is not None:
+        return _from_epoch(milliseconds, 1000)
+    if _text(event.get("time")) and "detail-type" in event:  # EventBridge
+        return event["time"]
+    # The trace of an asynchronous invocation spans all its attempts, and its id begins with the time.
+    trace = _TRACE_ROOT.search(os.environ.get("_X_AMZN_TRACE_ID", ""))
+    return _from_epoch(int(trace[1], 16), 1) if trace else None
+
+
+def record_timestamp(record: object) -> object:
+    """When a record of a batch came to be, the same whenever it is delivered."""
+    record = raw(record)
+    sent = _mapping(record.get("attributes")).get("SentTimestamp")
+    if sent is not None:
+        return _from_epoch(sent, 1000)
+    arrived = _mapping(record.get("kinesis")).get("approximateArrivalTimestamp")
+    created = _mapping(record.get("dynamodb")).get("ApproximateCreationDateTime")
+    if arrived is not None or created is not None:
+        return _from_epoch(created if arrived is None else arrived, 1)
+    published = _mapping(record.get("Sns")).get("Timestamp")
+    return _text(published) or _text(record.get("eventTime"))  # SNS, S3
+
+
+def record_id(record: object) -> str | None:
+    """The message id or the sequence number of a record of a batch; `None` if it is of an unknown kind."""
+    record = raw(record)
+    return (
+        _text(record.get("messageId"))  # SQS
+        or _text(_mapping(record.get("kinesis")).get("sequenceNumber"))
+        or _text(_mapping(record.get("dynamodb")).get("SequenceNumber"))
+        or _text(_mapping(record.get("Sns")).get("MessageId"))
+    )
+
+
+def record_key(record: object) -> str:
+    """The same with where it comes from: the numbers of a shard, say, are its own."""
+    source = raw(record).get("eventSourceARN") or raw(record).get("EventSubscriptionArn")
+    return f"{source}/{raw(record).get('eventID')}/{record_id(record)}"
+
+
+def _from_epoch(value: object, per_second: int) -> object:
+    from datetime import datetime, timedelta, timezone
+
+    try:
+        seconds = float(value) / per_second  # type: ignore[arg-type]
+        return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=seconds)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,1 @@
+"""Requests to AWS without boto3: credentials and signatures."""

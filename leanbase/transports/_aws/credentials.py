@@ -1,0 +1,63 @@
+"""Whose credentials AWS requests are signed with: the environment's, else what botocore finds."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+from ...errors import MissingDependencyError, TransportError
+from .._http.timed_calls import call_with_timeout
+from ..deadline import Deadline
+from .sigv4 import Credentials
+
+ACCESS_KEY = "AWS_ACCESS_KEY_ID"
+SECRET_KEY = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the name of one
+TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105
+
+
+class CredentialsSource:
+    """Finds the credentials of this moment: roles, profiles and functions renew theirs.
+
+    Raises:
+        MissingDependencyError: The environment has none, and botocore is not installed.
+    """
+
+    def __init__(self) -> None:
+        self._chain: Any = None
+        if _of_environment() is None and find_spec("botocore") is None:
+            wanted = f"transport='sqs' without {ACCESS_KEY} and {SECRET_KEY} in the environment"
+            raise MissingDependencyError(wanted, package="botocore", extra="aws")
+
+    def current(self, deadline: Deadline) -> Credentials:
+        """The credentials of this moment. Blocks when botocore has to ask somebody, up to the deadline.
+
+        Raises:
+            TransportError: There are none.
+        """
+        found = _of_environment()
+        if found is not None:
+            return found
+        try:
+            return call_with_timeout(self._of_chain, deadline.remaining(), name="leanbase-credentials")
+        except TransportError:
+            raise
+        except Exception as error:
+            raise TransportError(f"AWS credentials could not be read: {type(error).__name__}") from error
+
+    def _of_chain(self) -> Credentials:
+        if self._chain is None:
+            from botocore.session import get_session
+
+            self._chain = get_session().get_credentials()
+        if self._chain is None:
+            raise TransportError("there are no AWS credentials, neither in the environment nor for botocore")
+        found = self._chain.get_frozen_credentials()  # renewed when they are about to expire
+        return Credentials(found.access_key, found.secret_key, found.token)
+
+
+def _of_environment() -> Credentials | None:
+    access_key, secret_key = os.environ.get(ACCESS_KEY), os.environ.get(SECRET_KEY)
+    if not access_key or not secret_key:
+        return None
+    return Credentials(access_key, secret_key, os.environ.get(TOKEN))

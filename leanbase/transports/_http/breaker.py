@@ -1,0 +1,76 @@
+"""Stop sending to an endpoint that does not answer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from ..deadline import Stopwatch
+
+logger = logging.getLogger("leanbase")
+
+FAILURES_TO_OPEN = 3
+FIRST_PAUSE_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 300.0
+
+
+class CircuitBreaker:
+    """After three failures in a row, or one slow one, it refuses for 30 s, then lets one probe through.
+
+    Each failed probe doubles the pause, up to 5 minutes; one success closes the circuit. Time spent
+    frozen counts as time passed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._failures = 0
+        self._pause = FIRST_PAUSE_SECONDS
+        self._opened: Stopwatch | None = None
+        # Rises when the circuit opens and when a probe leaves: failures of sends that were admitted
+        # before say nothing new.
+        self._epoch = 1
+
+    def admits(self) -> int:
+        """A ticket for a send that may go out now, or 0. Give it back to `succeeded` or `failed`."""
+        if self._opened is None:
+            return self._epoch
+        with self._lock:
+            if self._opened is None:
+                return self._epoch
+            if self._opened.seconds() < self._pause:
+                return 0
+            # This caller is the probe. The pause starts again, so that no other is until it is over.
+            self._opened = Stopwatch()
+            self._epoch += 1
+            return self._epoch
+
+    def succeeded(self) -> None:
+        """The endpoint answered, if only to refuse."""
+        if not self._failures:
+            return
+        with self._lock:
+            self._failures = 0
+            self._pause = FIRST_PAUSE_SECONDS
+            self._opened = None
+
+    def failed(self, ticket: int, *, slowly: bool = False) -> None:
+        """No answer, or one that says to come back later.
+
+        Args:
+            ticket: From `admits`.
+            slowly: Whether it took the caller's time until its deadline. Three of those would be too much.
+        """
+        with self._lock:
+            if ticket != self._epoch:
+                return
+            self._failures += FAILURES_TO_OPEN if slowly else 1
+            if self._failures < FAILURES_TO_OPEN:
+                return
+            if self._opened is not None:
+                self._pause = min(self._pause * 2, LONGEST_PAUSE_SECONDS)
+            self._opened = Stopwatch()
+            self._epoch += 1
+        what = (
+            "a send had no answer in the time it had" if slowly else f"{self._failures} sends failed in a row"
+        )
+        logger.warning("%s; the next is tried in %d s", what, self._pause)

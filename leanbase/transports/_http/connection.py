@@ -1,0 +1,290 @@
+"""urllib3, with the two things it lacks: one deadline for a whole attempt, and a resend on a stale socket.
+
+Connections and pools are urllib3's own, subclassed where it offers a place for it, over the sockets of
+`sockets.py`. Imported on the first send or at a Lambda's cold start, never before.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
+from urllib3.util import make_headers
+from urllib3.util.ssl_ import create_urllib3_context
+
+from ...errors import TransportError
+from ..deadline import Deadline, Stopwatch
+from .sockets import Attempt, DeadlineTLSSocket, connect, current_attempt
+
+MAX_IDLE_SECONDS = 60.0
+"""Load balancers close idle connections after about a minute (60 s is the default of AWS's)."""
+
+MAX_RESPONSE_BYTES = 64 * 1024
+POOLED_CONNECTIONS = 32
+
+
+class Response:
+    """What the server said: the status, the headers, and at most 64 KiB of the body."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class Connections:
+    """The kept-alive connections to a host, straight or through the system's proxy."""
+
+    def __init__(self) -> None:
+        # By scheme and address: there is the configured one, and at most an upgrade of it to https.
+        self._pools: dict[tuple[str, str], Any] = {}
+        self._latest: tuple[str, Any, str] | None = None
+
+    def _pool(self, url: str) -> tuple[Any, str]:
+        """The pool for a URL and what to ask it for: the path, or the whole URL for a plain proxy."""
+        latest = self._latest
+        if latest is not None and latest[0] == url:
+            return latest[1], latest[2]
+        parts = urlsplit(url)
+        pool = self._pools.get((parts.scheme, parts.netloc))
+        if pool is None:
+            pool = _manager_for(url).connection_from_url(url)
+            pool = self._pools.setdefault((parts.scheme, parts.netloc), pool)
+        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        if pool.proxy is not None and parts.scheme == "http":
+            target = url
+        self._latest = url, pool, target
+        return pool, target
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], *, deadline: Deadline) -> Response:
+        """Send one POST and read the answer, both before the deadline.
+
+        When a connection that was kept from an earlier request turns out to be dead before a byte of
+        the answer has come, the same bytes are sent once more on a new connection, at once: the server
+        closed it while we were idle or frozen, which says nothing about its health.
+
+        Raises:
+            TransportError: No answer came: refused, reset, unresolvable, untrusted, too late.
+        """
+        attempt = Attempt(deadline)
+        try:
+            try:
+                return self._post(url, body, headers, attempt)
+            except (HTTPError, OSError) as error:
+                stale = not attempt.connected and not attempt.answered
+                if not stale or isinstance(_cause(error), (TimeoutError, Urllib3TimeoutError)):
+                    raise
+                return self._post(url, body, headers, Attempt(deadline, fresh=True))
+        except (HTTPError, OSError) as error:
+            raise TransportError(_describe(error)) from error
+
+    def _post(self, url: str, body: bytes, headers: Mapping[str, str], attempt: Attempt) -> Response:
+        token = current_attempt.set(attempt)
+        try:
+            pool, target = self._pool(url)
+            response = pool.urlopen(
+                "POST",
+                target,
+                body=body,
+                headers=headers,
+                timeout=attempt.time_left(),  # the sockets make it the time for all
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                preload_content=False,
+            )
+            try:
+                answer = response.read(MAX_RESPONSE_BYTES + 1, decode_content=False)
+                if len(answer) > MAX_RESPONSE_BYTES:
+                    response.close()
+            except (HTTPError, OSError):
+                # The status line has come and decides; only the explanation is lost.
+                answer = b""
+                response.close()
+            response.release_conn()
+            return Response(response.status, response.headers, answer[:MAX_RESPONSE_BYTES])
+        finally:
+            current_attempt.reset(token)
+
+    def open_one(self, url: str, *, deadline: Deadline) -> None:
+        """Connect ahead of the first request.
+
+        Raises:
+            TransportError: It did not work before the deadline.
+        """
+        token = current_attempt.set(Attempt(deadline))
+        try:
+            self._pool(url)[0].open_one()
+        except (HTTPError, OSError) as error:
+            raise TransportError(_describe(error)) from error
+        finally:
+            current_attempt.reset(token)
+
+    def close(self) -> None:
+        """Close the idle connections; those in use close when they are done."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+class _Connection(HTTPConnection):
+    """Connects within the deadline, and counts as dropped when it was idle for too long."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._last_used = Stopwatch()
+
+    @property
+    def is_connected(self) -> bool:
+        # urllib3 asks when it takes a connection from the pool, and reconnects on False.
+        if current_attempt.get().fresh or self._last_used.seconds() > MAX_IDLE_SECONDS:
+            return False
+        return super().is_connected or self._is_quiet()
+
+    def _is_quiet(self) -> bool:
+        """Whether what there is to read is no end and no data, although there is something."""
+        return False
+
+    def _new_conn(self) -> socket.socket:
+        attempt = current_attempt.get()
+        attempt.connected = True
+        return connect(self._dns_host, self.port, attempt, self.socket_options or [])
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        self._last_used = Stopwatch()
+        super().request(*args, **kwargs)
+
+
+class _TLSConnection(_Connection, HTTPSConnection):
+    def _is_quiet(self) -> bool:
+        # A TLS 1.3 server sends session tickets after the handshake. urllib3 takes them for a sign
+        # of closing, and would throw away each connection that was opened ahead of its first use.
+        if not isinstance(self.sock, ssl.SSLSocket):
+            return False
+        self.sock.settimeout(0.0)
+        try:
+            self.sock.recv(1)
+        except ssl.SSLWantReadError:
+            return True
+        except OSError:
+            pass
+        return False
+
+
+class _ReentrantQueue(queue.LifoQueue[Any]):
+    """A signal handler may send while its own thread takes a connection or puts one back."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self.mutex = threading.RLock()  # type: ignore[assignment]
+        self.not_empty = threading.Condition(self.mutex)
+        self.not_full = threading.Condition(self.mutex)
+        self.all_tasks_done = threading.Condition(self.mutex)
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+    QueueCls = _ReentrantQueue
+
+    def open_one(self) -> None:
+        connection: Any = self._get_conn()
+        try:
+            if connection.is_closed:
+                if self.proxy is not None and self.scheme == "https":
+                    self._prepare_proxy(connection)  # connects, too
+                else:
+                    connection.connect()
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            self._put_conn(connection)
+
+
+class _TLSPool(_Pool, HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
+def _manager_for(url: str) -> urllib3.PoolManager:
+    options: dict[str, Any] = {"maxsize": POOLED_CONNECTIONS}
+    target = urlsplit(url)
+    if target.scheme == "https":
+        options["ssl_context"] = tls_context()
+    proxy = getproxies().get(target.scheme)
+    manager: urllib3.PoolManager
+    if proxy and not proxy_bypass(target.netloc.rpartition("@")[2]):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+        manager = urllib3.ProxyManager(
+            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
+            proxy_headers=make_headers(proxy_basic_auth=credentials) if credentials else None,
+            **options,
+        )
+    else:
+        manager = urllib3.PoolManager(**options)
+    manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+    return manager
+
+
+def tls_context() -> ssl.SSLContext:
+    """A verifying context with the CAs that the environment names, or the system's.
+
+    `SSL_CERT_FILE` and `SSL_CERT_DIR` are OpenSSL's own; `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE` (a
+    file or a directory) are what requests and curl read. When several are set, each is trusted.
+
+    Raises:
+        TransportError: A file that one of them names cannot be used.
+    """
+    context = create_urllib3_context()
+    bundles = [os.environ[name] for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)]
+    for bundle in bundles:
+        directory = Path(bundle).is_dir()
+        try:
+            context.load_verify_locations(None if directory else bundle, bundle if directory else None)
+        except OSError as error:
+            raise TransportError(f"the CA bundle {bundle} cannot be used: {error}") from error
+    if not bundles or os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
+        context.load_default_certs()  # OpenSSL reads its two variables here
+    context.sslsocket_class = DeadlineTLSSocket
+    return context
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong underneath urllib3's wrapping."""
+    while (
+        isinstance(error, ProtocolError) and len(error.args) > 1 and isinstance(error.args[1], BaseException)
+    ):
+        error = error.args[1]
+    return error
+
+
+_DESCRIPTIONS: list[tuple[Any, Callable[[BaseException], str]]] = [
+    ((TimeoutError, Urllib3TimeoutError), lambda _: "no answer in time"),
+    (socket.gaierror, lambda error: f"the host name could not be resolved ({error.args[-1]})"),
+    ((ssl.SSLError, urllib3.exceptions.SSLError), lambda error: f"TLS failed: {error}"),
+    (urllib3.exceptions.ProxyError, lambda error: f"the proxy failed: {error.args[0]}"),
+    (OSError, lambda error: f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"),
+]
+
+
+def _describe(error: BaseException) -> str:
+    """One line about a foreign error, without the URL or anything that was sent."""
+    cause = _cause(error)
+    for kinds, describe in _DESCRIPTIONS:
+        if isinstance(cause, kinds):
+            return describe(cause)
+    return type(cause).__name__

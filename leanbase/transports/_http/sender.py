@@ -1,0 +1,136 @@
+"""The server that a transport speaks to: connections to it, and attempts with waits in between.
+
+A delivery cycle is a number of attempts to pass on the same events, inside one deadline.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from ...errors import RejectedError, TransportError
+from ...forking import reset_in_child
+from ..deadline import Deadline
+from .breaker import CircuitBreaker
+
+if TYPE_CHECKING:
+    from .connection import Connections, Response
+
+logger = logging.getLogger("leanbase")
+
+FIRST_WAIT_SECONDS = 0.25
+LONGEST_WAIT_SECONDS = 30.0
+SHORTEST_WAIT_SECONDS = 0.1
+SLOW_SECONDS = 1.0
+PAUSED = "paused"
+DEADLINE = "deadline"
+
+
+class HttpSender:
+    """Kept-alive connections, retries and a circuit breaker, as each transport over HTTP has them.
+
+    Args:
+        timeout: Most seconds for one attempt, connecting included.
+        max_retries: Attempts after the first, in each cycle.
+    """
+
+    def __init__(self, *, timeout: float, max_retries: int) -> None:
+        self._timeout = timeout
+        self._max_retries = max(0, max_retries)
+        self._reset_after_fork()
+        reset_in_child(self)
+
+    def _reset_after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self._connections: Connections | None = None
+        self._breaker = CircuitBreaker()
+        self._closing = threading.Event()
+
+    def send_with_retries(self, attempt: Callable[[Deadline], object], deadline: Deadline) -> None:
+        """Call `attempt` with its own deadline until it does not raise, or it is in vain, or the time is up.
+
+        Raises:
+            RejectedError: The peer does not want it, says `attempt`.
+            TransportError: The peer did not take it this time; or nothing was tried, as its `reason` tells.
+        """
+        if deadline.expired:
+            # Says nothing about the peer, so the breaker does not hear of it.
+            raise TransportError("there was no time left to send", reason=DEADLINE)
+        given = deadline.remaining()
+        ticket = self._breaker.admits()
+        if not ticket:
+            raise TransportError("the endpoint has just failed; sending is paused", reason=PAUSED)
+        try:
+            self._with_retries(attempt, deadline)
+        except RejectedError:
+            self._breaker.succeeded()
+            raise
+        except TransportError:
+            # With little time to begin with, a deadline says little about the peer.
+            self._breaker.failed(ticket, slowly=deadline.expired and given >= SLOW_SECONDS)
+            raise
+        self._breaker.succeeded()
+
+    def _with_retries(self, attempt: Callable[[Deadline], object], deadline: Deadline) -> None:
+        closing = self._closing
+        for number in range(self._max_retries + 1):
+            try:
+                attempt(Deadline.after(self._timeout).earlier(deadline))
+                return
+            except RejectedError:
+                raise
+            except TransportError as error:
+                wait = _wait_before_retry(number, error.retry_after)
+                logger.debug("attempt %d of %d failed: %s", number + 1, self._max_retries + 1, error)
+                if number == self._max_retries or wait >= deadline.remaining() or closing.wait(wait):
+                    raise
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], *, deadline: Deadline) -> Response:
+        """Send one POST and read the answer, both before the deadline.
+
+        Raises:
+            TransportError: No answer came.
+        """
+        return self._connected().post(url, body, headers, deadline=deadline)
+
+    def _connected(self) -> Connections:
+        if self._connections is not None:
+            return self._connections
+        # Here, not above: importing leanbase must not load urllib3 and ssl. And not under the lock: a
+        # signal handler that sends would wait for an import that it has interrupted.
+        from .connection import Connections
+
+        with self._lock:
+            if self._connections is None:
+                self._connections = Connections()
+            return self._connections
+
+    def warm_up(self, url: str, *, deadline: Deadline) -> None:
+        """Import urllib3 and open a connection; once, however many handlers a module decorates."""
+        if self._connections is not None:
+            return
+        try:
+            connections = self._connected()
+            if not deadline.expired:
+                connections.open_one(url, deadline=deadline)
+        except Exception as error:
+            logger.debug("no connection ahead of the first send: %s", error)
+
+    def close(self) -> None:
+        """End waits between attempts, of all cycles under way, and close idle connections."""
+        with self._lock:
+            connections, self._connections = self._connections, None
+            closing, self._closing = self._closing, threading.Event()
+        closing.set()
+        if connections is not None:
+            connections.close()
+
+
+def _wait_before_retry(attempt: int, retry_after: float | None) -> float:
+    """Seconds before retry number `attempt` (Q-11), never less than the server asked for (Q-12)."""
+    backoff = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0**attempt)
+    wait = max(SHORTEST_WAIT_SECONDS, backoff * (1 - random.random() / 2))  # noqa: S311 - jitter
+    return max(wait, min(retry_after or 0.0, LONGEST_WAIT_SECONDS))

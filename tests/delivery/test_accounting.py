@@ -1,0 +1,211 @@
+"""The identity of the books, on every transport, through whatever happens in whatever order.
+
+captured = delivered + handed off + spooled + retained + dropped, at any moment; and at the end each event is
+where the books say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from leanbase import Leanbase
+from leanbase.delivery.scope import DeliveryScope, activate
+from leanbase.transports import FallbackTransport, HttpTransport, LogTransport, MemoryTransport, handoff
+from tests.conftest import balanced
+from tests.fault_server import Behaviour, FaultServer
+from tests.transports.test_buffered import in_child
+from tests.transports.test_sqs import QUEUE, taking
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+KINDS = [
+    "http",
+    "buffered",
+    "sqs",
+    "sqs, buffered",
+    "log",
+    "memory",
+    "spool",
+    "fallback",
+    "fallback to the spool",
+]
+
+
+class Life(RuleBasedStateMachine):
+    """A client, its server, and what a process can do with them."""
+
+    kind: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = FaultServer()
+        self.home = Path(tempfile.mkdtemp())
+        self.memory = MemoryTransport()
+        self.captured: set[str] = set()
+        self.scope: DeliveryScope | None = None
+        self.activate: Any = None
+        os.environ.update(AWS_ACCESS_KEY_ID="id", AWS_SECRET_ACCESS_KEY="secret", AWS_REGION="eu-west-1")
+
+    @initialize(queue_size=st.sampled_from([3, 10_000]), flush_at=st.sampled_from([1, 4, 100]))
+    def make(self, queue_size: int, flush_at: int) -> None:
+        options: dict[str, Any] = {"max_queue_size": queue_size, "flush_at": flush_at, "max_retries": 0}
+        if "buffered" in self.kind:
+            options |= {"sync_mode": False, "flush_interval": 0.01}
+        name = self.kind.partition(",")[0]
+        if name == "sqs":
+            options |= {"transport": "sqs", "queue_url": self.server.url + QUEUE}
+        elif name in ("spool", "fallback to the spool"):
+            options |= {"spool_directory": self.home / "spool"}
+            options |= {"transport": "spool"} if name == "spool" else {"fallback": "spool"}
+        elif name == "log":
+            log = os.open(self.home / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            options["transport"] = LogTransport(log)
+        elif name == "memory":
+            options["transport"] = self.memory
+        elif name == "fallback":
+            first = HttpTransport("k", self.server.url, max_retries=0, flush_at=flush_at)
+            options["transport"] = FallbackTransport(first, self.memory)
+        self.client = Leanbase("k", self.server.url, send_deadline=2, **options)
+        self.well()
+
+    def capture_some(self, count: int) -> None:
+        for number in range(count):
+            uuid = self.client.capture("e", "u", properties={"number": number})
+            if uuid is not None:
+                self.captured.add(uuid)
+
+    # --- what can happen ------------------------------------------------------------------------------
+
+    @rule(count=st.integers(1, 8))
+    def capture(self, count: int) -> None:
+        self.capture_some(count)
+
+    @rule()
+    def capture_nonsense(self) -> None:
+        assert self.client.capture("", "u") is None
+
+    @rule()
+    @precondition(lambda self: self.scope is None)
+    def open_scope(self) -> None:
+        self.scope = DeliveryScope()
+        self.activate = activate(self.scope)
+        self.activate.__enter__()
+
+    @rule()
+    @precondition(lambda self: self.scope is not None)
+    def close_scope(self) -> None:
+        assert self.scope is not None
+        self.client.close_scope(self.scope)
+        self.activate.__exit__(None, None, None)
+        self.scope = None
+
+    @rule()
+    def flush(self) -> None:
+        self.client.flush(timeout=2)
+
+    @rule()
+    def well(self) -> None:
+        self.server.always(Behaviour(respond=taking()) if "sqs" in self.kind else Behaviour())
+
+    @rule(status=st.sampled_from([429, 500, 503]))
+    def failing(self, status: int) -> None:
+        self.server.always(Behaviour(status=status))
+
+    @rule(status=st.sampled_from([400, 413]))
+    @precondition(lambda self: "spool" not in self.kind)  # once spooled, what is refused is still "spooled"
+    def refusing(self, status: int) -> None:
+        self.server.always(Behaviour(status=status))
+
+    @rule()
+    def one_is_reset(self) -> None:
+        self.server.script(Behaviour(instead="reset", status=500))
+
+    @rule()
+    def idle_connections_close(self) -> None:
+        self.server.close_connections()
+
+    @rule(disabled=st.booleans())
+    def disable(self, disabled: bool) -> None:
+        self.client.disabled = disabled
+
+    @rule()
+    def fork(self) -> None:
+        def child() -> None:
+            assert self.client.stats()["captured"] == 0
+            self.client.capture("child", "u")
+            assert balanced(self.client)
+            self.client.shutdown(timeout=2)
+            assert balanced(self.client)
+            assert self.client.stats()["retained"] == 0
+
+        in_child(child)
+
+    # --- what must hold -------------------------------------------------------------------------------
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        if hasattr(self, "client"):
+            assert balanced(self.client)
+
+    def teardown(self) -> None:
+        try:
+            if self.scope is not None:
+                self.close_scope()
+            self.client.disabled = False
+            self.client.shutdown(timeout=2)
+            stats = self.client.stats()
+            assert balanced(self.client)
+            assert stats["retained"] == 0
+            assert len(self.found()) == stats["delivered"] + stats["handed_off"] + stats["spooled"]
+        finally:
+            self.server.stop()
+            shutil.rmtree(self.home)
+
+    def found(self) -> set[str]:
+        """The uuids of captured events that are where an outcome says."""
+        bodies = [
+            event for request in self.server.accepted if "sqs" not in self.kind for event in request.events
+        ]
+        messages = [
+            entry["MessageBody"]
+            for request in self.server.accepted
+            if "sqs" in self.kind
+            for entry in request.envelope["Entries"]
+        ]
+        if (self.home / "log").exists():
+            messages += (self.home / "log").read_text().splitlines()
+        for message in messages:
+            bodies += [event.decode() for event in handoff.decode(message)]
+        bodies += self.memory.events
+        for spooled in (self.home / "spool").glob("*"):
+            bodies += [json.loads(line) for line in spooled.read_bytes().splitlines()[1:]]
+        return {event["uuid"] for event in bodies} & self.captured
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_books_balance_and_each_event_is_where_they_say(kind: str) -> None:
+    machine = type("Life", (Life,), {"kind": kind})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

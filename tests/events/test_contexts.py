@@ -1,0 +1,250 @@
+"""Contexts: inheritance, isolation between threads, tasks and generators (K-1 to K-9)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leanbase import Leanbase
+from leanbase.events import contexts
+from leanbase.events.contexts import (
+    get_context_device_id,
+    get_context_distinct_id,
+    get_context_session_id,
+    get_tags,
+    identify_context,
+    new_context,
+    set_context_device_id,
+    set_context_session,
+    tag,
+)
+from leanbase.transports import MemoryTransport
+
+
+def test_k1_a_scope_inherits_and_overrides_without_touching_its_parent() -> None:
+    with new_context():
+        tag("a", 1)
+        tag("b", 1)
+        identify_context("outer")
+        set_context_session("s")
+        set_context_device_id("d")
+        with new_context():
+            tag("b", 2)
+            identify_context("inner")
+            assert get_tags() == {"a": 1, "b": 2}
+            assert (get_context_distinct_id(), get_context_session_id()) == ("inner", "s")
+            assert get_context_device_id() == "d"
+        assert get_tags() == {"a": 1, "b": 1}
+        assert get_context_distinct_id() == "outer"
+    assert get_tags() == {}
+    assert get_context_distinct_id() is None
+
+
+def test_k2_a_fresh_scope_inherits_nothing_not_even_from_grandparents() -> None:
+    with new_context():
+        tag("a", 1)
+        identify_context("u")
+        with new_context(fresh=True), new_context():
+            assert get_tags() == {}
+            assert get_context_distinct_id() is None
+
+
+def test_k3_values_are_resolved_at_capture_time(client: Leanbase, memory: MemoryTransport) -> None:
+    outer = new_context()
+    with outer, new_context():
+        outer._scopes[0].tags["late"] = True
+        client.capture("e", "u")
+    assert memory.events[0]["properties"]["late"] is True
+
+
+def test_k5_a_new_thread_has_no_context_unless_it_is_copied() -> None:
+    seen: list[dict[str, Any]] = []
+    with new_context():
+        tag("a", 1)
+        copied = contextvars.copy_context()
+        for target in (lambda: seen.append(get_tags()), lambda: copied.run(lambda: seen.append(get_tags()))):
+            thread = threading.Thread(target=target)
+            thread.start()
+            thread.join()
+    assert seen == [{}, {"a": 1}]
+
+
+def test_k6_tasks_inherit_and_do_not_see_each_other() -> None:
+    async def request(name: str) -> dict[str, Any]:
+        with new_context():
+            tag("request", name)
+            await asyncio.sleep(0.01)
+            return get_tags()
+
+    async def main() -> list[dict[str, Any]]:
+        with new_context():
+            tag("app", 1)
+            return list(await asyncio.gather(request("a"), request("b")))
+
+    assert asyncio.run(main()) == [{"app": 1, "request": "a"}, {"app": 1, "request": "b"}]
+
+
+def test_k6_a_background_task_keeps_the_scope_it_was_created_in() -> None:
+    async def background() -> list[dict[str, Any]]:
+        await asyncio.sleep(0.01)
+        before = get_tags()
+        with new_context():
+            tag("inner", 1)
+        return [before, get_tags()]
+
+    async def main() -> list[dict[str, Any]]:
+        with new_context():
+            tag("request", 1)
+            task = asyncio.create_task(background())
+        return await task
+
+    assert asyncio.run(main()) == [{"request": 1}, {"request": 1}]
+
+
+def test_k8_scopes_left_out_of_order_do_not_raise_and_do_not_come_back() -> None:
+    outer, inner = new_context(), new_context()
+    outer.__enter__()
+    tag("outer", 1)
+    inner.__enter__()
+    tag("inner", 1)
+    outer.__exit__(None, None, None)
+    assert get_tags() == {"outer": 1, "inner": 1}
+    inner.__exit__(None, None, None)
+    assert get_tags() == {}
+    inner.__exit__(None, None, None)
+    new_context().__exit__(None, None, None)
+
+
+def test_k8_a_scope_left_in_another_thread_does_not_raise() -> None:
+    scope = new_context()
+    scope.__enter__()
+    tag("a", 1)
+    thread = threading.Thread(target=lambda: scope.__exit__(None, None, None))
+    thread.start()
+    thread.join()
+    assert get_tags() == {}
+    with new_context():
+        tag("b", 1)
+        assert get_tags() == {"b": 1}
+    assert get_tags() == {}
+
+
+def test_k9_what_a_context_holds_reaches_the_event(client: Leanbase, memory: MemoryTransport) -> None:
+    session = "0198c0de-0000-7000-8000-000000000abc"
+    with client.new_context():
+        client.tag("b", {1})
+        client.tag("a", 1)
+        client.identify_context("u")
+        client.set_context_session(session)
+        client.capture("e")
+        client.capture("e", "explicit")
+    with client.new_context():
+        client.capture("e", "u")
+    client.capture("e", "u")
+    first, second, third, fourth = memory.events
+    assert first["distinct_id"] == "u"
+    assert first["properties"]["$context_tags"] == ["a", "b"]
+    assert first["properties"]["b"] == [1]
+    assert first["properties"]["$session_id"] == session
+    assert "$process_person_profile" not in first["properties"]
+    assert second["distinct_id"] == "explicit"
+    assert third["properties"]["$context_tags"] == []
+    assert "$context_tags" not in fourth["properties"]
+
+
+def test_setters_outside_a_context_do_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    tag("a", 1)
+    identify_context("u")
+    set_context_session("s")
+    set_context_device_id("d")
+    assert get_tags() == {}
+    assert len(caplog.records) == 4
+    with new_context():
+        identify_context("  ")
+        tag("", 1)
+        assert get_context_distinct_id() is None
+        assert get_tags() == {}
+
+
+# --- hypothesis: any sequence of enters and exits ---------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["enter", "fresh", "exit", "tag"]), st.integers(0, 5)), max_size=40)
+)
+def test_any_nesting_reads_like_a_stack_of_dicts(steps: list[tuple[str, int]]) -> None:
+    """Properly nested scopes behave like a stack; at the end nothing is left."""
+    model: list[tuple[bool, dict[str, int]]] = []
+    open_scopes: list[new_context] = []
+    for action, number in steps:
+        if action in ("enter", "fresh"):
+            open_scopes.append(new_context(fresh=action == "fresh"))
+            open_scopes[-1].__enter__()
+            model.append((action == "fresh", {}))
+        elif action == "exit" and model:
+            open_scopes.pop().__exit__(None, None, None)
+            model.pop()
+        elif action == "tag":
+            tag(str(number), number)
+            if model:
+                model[-1][1][str(number)] = number
+        expected: dict[str, int] = {}
+        for fresh, tags in model:
+            expected = {**({} if fresh else expected), **tags}
+        assert get_tags() == expected
+    while open_scopes:
+        open_scopes.pop().__exit__(None, None, None)
+    assert get_tags() == {}
+
+
+@given(st.permutations(range(6)))
+def test_any_order_of_leaving_ends_outside(order: list[int]) -> None:
+    """However entangled the exits are, afterwards no context is active."""
+    scopes = [new_context() for _ in range(6)]
+    for scope in scopes:
+        scope.__enter__()
+    for index in order:
+        scopes[index].__exit__(None, None, None)
+    tag("leaked", 1)
+    assert get_tags() == {}
+
+
+def test_one_context_object_can_be_entered_again() -> None:
+    again = new_context()
+    with again:
+        tag("outer", 1)
+        with again:
+            tag("inner", 1)
+            assert get_tags() == {"outer": 1, "inner": 1}
+        assert get_tags() == {"outer": 1}
+    assert get_tags() == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ({"id": 1}, "dict"),
+        (True, "bool"),
+        (["u"], "list"),
+        ("u", None),
+        (7, None),
+        (7.5, None),
+        (UUID(int=7), None),
+    ],
+)
+def test_an_id_of_an_odd_type_is_told_of(
+    value: object, kind: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    contexts._warn_of_id.cache_clear()
+    assert contexts.coerce_id(value) == str(value)
+    told = f"an id should be a text, a number or a UUID, not {kind}" in caplog.text
+    assert told == (kind is not None)
+    assert bool(caplog.text) == told

@@ -1,0 +1,316 @@
+"""Events on the wire: identity, timestamps, uuids, enrichment (E-1 to E-20)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import platform
+import re
+import sys
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leanbase import Leanbase
+from leanbase._version import __version__
+from leanbase.events.ids import uuid4, uuid7
+from leanbase.events.timestamps import normalized_timestamp
+from leanbase.local.server import LocalServer
+from leanbase.transports import MemoryTransport
+
+UTC = dt.timezone.utc
+RFC_3339_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00")
+
+
+def captured(memory: MemoryTransport) -> dict[str, Any]:
+    assert len(memory.events) == 1
+    return memory.events[0]
+
+
+@pytest.mark.parametrize("name", ["", "  ", None, 7, b"bytes"])
+def test_e1_an_event_without_a_name_is_dropped_with_a_warning(
+    name: Any, client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert client.capture(name, distinct_id="u") is None
+    assert memory.events == []
+    assert client.stats()["dropped"] == {"invalid": 1}
+    assert "the event name must be a non-empty string" in caplog.text
+
+
+def test_e1_a_name_is_verbatim(client: Leanbase, memory: MemoryTransport) -> None:
+    client.capture(" Order  Created ", distinct_id="u")
+    assert captured(memory)["event"] == " Order  Created "
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("User 1 ", "User 1 "),
+        (0, "0"),
+        (12345678901234567890123, "12345678901234567890123"),
+        (1.5, "1.5"),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        ("né".encode(), "né"),
+        ("a\x00b", "a\ufffdb"),
+        ("x" * 300, "x" * 300),
+    ],
+)
+def test_e2_ids_that_count(given: Any, expected: str, client: Leanbase, memory: MemoryTransport) -> None:
+    client.capture("e", distinct_id=given)
+    assert captured(memory)["distinct_id"] == expected
+    assert "$process_person_profile" not in captured(memory)["properties"]
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("given", [None, "", "  ", float("nan"), float("inf"), b"\xff", Unprintable()])
+def test_e10_a_missing_id_makes_the_event_personless(
+    given: Any, client: Leanbase, memory: MemoryTransport
+) -> None:
+    client.capture("e", distinct_id=given)
+    event = captured(memory)
+    assert uuid.UUID(event["distinct_id"]).version == 4
+    assert event["properties"]["$process_person_profile"] is False
+
+
+def test_e10_an_explicit_choice_about_the_person_profile_stays(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
+    client.capture("e", properties={"$process_person_profile": True})
+    client.capture("e", "u", {"$process_person_profile": False})
+    assert [e["properties"]["$process_person_profile"] for e in memory.events] == [True, False]
+
+
+def test_e3_uuids(client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture) -> None:
+    """The caller's uuid is kept in its spelling, rewritten to it, or replaced; the return value is the wire's."""
+    spelled = "0198C0DE-0000-7000-8000-000000000ABC"
+    returned = [
+        client.capture("e", "u"),
+        client.capture("e", "u", uuid=spelled),
+        client.capture("e", "u", uuid="{0198c0de00007000800000000000abcd}"),
+        client.capture("e", "u", uuid=uuid.UUID(int=5)),
+        client.capture("e", "u", uuid="not a uuid"),
+        client.capture("e", "u", uuid=3),
+    ]
+    assert returned == [event["uuid"] for event in memory.events]
+    assert uuid.UUID(returned[0]).version == 7
+    assert returned[1] == spelled
+    assert returned[2] == "0198c0de-0000-7000-8000-00000000abcd"
+    assert returned[3] == str(uuid.UUID(int=5))
+    assert uuid.UUID(returned[4]).version == uuid.UUID(returned[5]).version == 7
+    assert [r.levelno for r in caplog.records] == [logging.ERROR] * 2
+    assert "not a uuid" not in caplog.text
+
+
+def test_e3_uuid7_is_ordered_and_well_formed() -> None:
+    made = [uuid7() for _ in range(2000)]
+    assert len(set(made)) == 2000
+    assert [each[:18] for each in made] == sorted(each[:18] for each in made)
+    for each in made[:50]:
+        parsed = uuid.UUID(each)
+        assert parsed.version == 7
+        assert parsed.variant == uuid.RFC_4122
+        age = dt.datetime.now(UTC).timestamp() - (parsed.int >> 80) / 1000
+        assert -1 < age < 60
+    assert uuid.UUID(uuid4()).version == 4
+    assert uuid.UUID(uuid4()).variant == uuid.RFC_4122
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            dt.datetime(2025, 1, 2, 8, 34, 5, tzinfo=dt.timezone(dt.timedelta(hours=5.5))),
+            "2025-01-02T03:04:05+00:00",
+        ),
+        (dt.datetime(2025, 1, 2, 3, 4, 5, 678900), "2025-01-02T03:04:05.678900+00:00"),
+        ("2025-01-02T03:04:05Z", "2025-01-02T03:04:05+00:00"),
+        ("2025-01-02T08:34:05.123+05:30", "2025-01-02T03:04:05.123000+00:00"),
+        ("2025-01-02T08:34:05+0530", "2025-01-02T03:04:05+00:00"),
+        ("20250102T030405Z", "2025-01-02T03:04:05+00:00"),
+        ("2025-01-01T22:04:05-05:00", "2025-01-02T03:04:05+00:00"),
+        ("2025-01-02 03:04:05", "2025-01-02T03:04:05+00:00"),
+        ("2025-01-02T03:04", "2025-01-02T03:04:00+00:00"),
+        ("2025-01-02T03:04:05.123456789Z", "2025-01-02T03:04:05.123456+00:00"),
+    ],
+)
+def test_e4_timestamps_become_utc(given: Any, expected: str) -> None:
+    assert normalized_timestamp(given) == expected
+
+
+class NoOffset(dt.tzinfo):
+    def utcoffset(self, when: dt.datetime | None) -> None:
+        return None
+
+    def dst(self, when: dt.datetime | None) -> None:
+        return None
+
+    def tzname(self, when: dt.datetime | None) -> str:
+        return "?"
+
+
+def test_e4_a_tzinfo_without_an_offset_counts_as_naive() -> None:
+    moment = dt.datetime(2025, 1, 2, 3, 4, 5, tzinfo=NoOffset())
+    assert normalized_timestamp(moment) == "2025-01-02T03:04:05+00:00"
+
+
+def test_e4_a_naive_datetime_of_just_now_is_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datetime.now()` is what people pass; far from UTC, it must not move the event by hours."""
+    import time
+
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        local = dt.datetime.now()
+        assert normalized_timestamp(local) == local.astimezone(UTC).isoformat()
+        old = local - dt.timedelta(seconds=6)
+        assert normalized_timestamp(old) == old.replace(tzinfo=UTC).isoformat()
+        ahead = local + dt.timedelta(seconds=60)
+        assert normalized_timestamp(ahead) == ahead.replace(tzinfo=UTC).isoformat()
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["2026-06-27", "20260627", dt.date(2026, 6, 27), "yesterday", "", 1767225600, "2025-13-01T00:00:00Z",
+     "0001-01-01T00:00:00+14:00", b"2025-01-02T03:04:05Z"],
+)  # fmt: skip
+def test_e4_what_is_no_timestamp_is_now_with_a_warning(given: Any, caplog: pytest.LogCaptureFixture) -> None:
+    result = normalized_timestamp(given)
+    assert RFC_3339_UTC.fullmatch(result)
+    assert abs((dt.datetime.fromisoformat(result) - dt.datetime.now(UTC)).total_seconds()) < 5
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+@given(st.datetimes(min_value=dt.datetime(1900, 1, 1), timezones=st.timezones()))
+def test_e4_any_aware_datetime_keeps_its_instant(moment: dt.datetime) -> None:
+    result = normalized_timestamp(moment)
+    assert RFC_3339_UTC.fullmatch(result)
+    assert dt.datetime.fromisoformat(result) == moment.astimezone(UTC)
+
+
+def test_e5_properties_that_are_no_mapping_are_left_out(
+    client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.capture("e", "u", properties=["secret"])  # type: ignore[arg-type]
+    assert captured(memory)["properties"]["$lib"] == "leanbase-python"
+    assert "properties must be a mapping, not list" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_2_1_nothing_else_is_at_the_top_level(client: Leanbase, memory: MemoryTransport) -> None:
+    client.capture(
+        "e", "u", {"$set": {"a": 1}, "$set_once": {"b": 2}, "$unset": ["c"]}, groups={"company": "acme"}
+    )
+    event = captured(memory)
+    assert set(event) == {"event", "distinct_id", "uuid", "timestamp", "properties"}
+    assert event["properties"]["$set"] == {"a": 1}
+    assert event["properties"]["$unset"] == ["c"]
+    assert event["properties"]["$groups"] == {"company": "acme"}
+
+
+def test_2_4_enrichment(client: Leanbase, memory: MemoryTransport) -> None:
+    client.capture("e", "u", {"a": 1})
+    properties = captured(memory)["properties"]
+    assert properties.pop("$os_version")
+    assert properties.pop("$os_distro", "none but on Linux")
+    assert properties == {
+        "a": 1,
+        "$lib": "leanbase-python",
+        "$lib_version": __version__,
+        "$is_server": True,
+        "$geoip_disable": True,
+        "$python_runtime": platform.python_implementation(),
+        "$python_version": ".".join(map(str, sys.version_info[:3])),
+        "$os": {"linux": "Linux", "darwin": "Mac OS X", "win32": "Windows"}[sys.platform],
+    }
+
+
+def test_2_4_geoip_and_is_server_are_options(memory: MemoryTransport) -> None:
+    """The option decides, the argument of a call decides for that call."""
+    client = Leanbase("k", transport=memory, disable_geoip=False, is_server=False)
+    client.capture("e", "u", {"$is_server": "mine"})
+    client.capture("e", "u", disable_geoip=True)
+    Leanbase("k", transport=memory).capture("e", "u", disable_geoip=False)
+    first, second, third = (event["properties"] for event in memory.events)
+    assert "$geoip_disable" not in first
+    assert first["$is_server"] == "mine"
+    assert second["$geoip_disable"] is True
+    assert "$geoip_disable" not in third
+    assert third["$is_server"] is True
+
+
+def test_e20_merge_order(memory: MemoryTransport) -> None:
+    """Each source replaces what is below it, and fills or owns what it should."""
+    client = Leanbase("k", transport=memory, super_properties={"s": "super", "$lib": "mine"})
+    with client.new_context():
+        client.tag("t", "tag")
+        client.tag("p", "tag")
+        client.tag("s", "tag")
+        client.set_context_session("context")
+        client.capture(
+            "e",
+            "u",
+            {
+                "p": "property",
+                "s": "property",
+                "$groups": "property",
+                "$os": "property",
+                "$session_id": "property",
+                "$is_server": False,
+            },
+            groups={"company": "acme"},
+        )
+    properties = captured(memory)["properties"]
+    assert (properties["t"], properties["p"], properties["s"]) == ("tag", "property", "super")
+    assert properties["$groups"] == {"company": "acme"}
+    assert properties["$os"] != "property"
+    assert properties["$session_id"] == "property"
+    assert properties["$lib"] == "mine"
+    assert properties["$lib_version"] == __version__
+    assert properties["$is_server"] is True
+    assert properties["$context_tags"] == ["p", "s", "t"]
+
+
+def test_g5_arguments_are_snapshotted(client: Leanbase, memory: MemoryTransport) -> None:
+    """Inside a scope the event is sent later; changing the dict meanwhile changes nothing."""
+    properties = {"items": [1]}
+    with client.delivery_scope():
+        client.capture("e", "u", properties)
+        properties["items"].append(2)
+        properties["more"] = [3]
+    assert captured(memory)["properties"]["items"] == [1]
+    assert "more" not in captured(memory)["properties"]
+
+
+def test_the_strict_server_takes_every_kind_of_event(local: LocalServer) -> None:
+    """What the calls make passes the validation of the ingestion server, over a real socket."""
+    client = Leanbase("phc_test", local.url)
+    with client.new_context():
+        client.tag("odd", {1: float("nan"), "s": "\ud800"})
+        client.identify_context("ctx")
+        client.set_context_session("s")
+        for returned in (
+            client.capture("\udfff name", "id \ud800", {"v": object()}),
+            client.capture("$pageview", properties={"$current_url": "https://example.com/"}),
+            client.set(properties={"plan": "pro"}),
+            client.set_once(properties={"first": 1}),
+            client.identify("u", {"name": "N"}, set_once={"since": 2026}),
+            client.alias("anon"),
+            client.group_identify("company", 0, {"name": "Acme"}),
+        ):
+            assert returned is not None
+    events = local.store.events()
+    assert client.shutdown()
+    assert [event["event"] for event in events] == [
+        "\ufffd name", "$pageview", "$set", "$set_once", "$identify", "$create_alias", "$groupidentify",
+    ]  # fmt: skip
+    assert client.stats()["delivered"] == 7

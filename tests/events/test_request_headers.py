@@ -1,0 +1,79 @@
+"""Identity and tags from request headers (M-1 to M-6, §5.2)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leanbase.events.request_headers import Headers, request_tags, sanitize_header
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["X-LEANBASE-SESSION-ID", "x-leanbase-session-id", "HTTP_X_LEANBASE_SESSION_ID", b"x-leanbase-session-id",
+     "X-PostHog-Session-Id"],
+)  # fmt: skip
+def test_m1_names_match_in_any_form(name: Any) -> None:
+    assert Headers([(name, "s-1")]).session_id == "s-1"
+
+
+def test_m2_the_primary_name_wins_if_it_has_a_value() -> None:
+    both = {"X-POSTHOG-DISTINCT-ID": "second", "X-LEANBASE-DISTINCT-ID": "first"}
+    assert Headers.of(both).distinct_id == "first"
+    assert Headers.of({**both, "X-LEANBASE-DISTINCT-ID": " \x00"}).distinct_id == "second"
+    assert Headers.of({}).distinct_id is None
+
+
+@pytest.mark.parametrize(
+    ("value", "clean"),
+    [
+        (" user \r\n", "user"),
+        ("a\x00b\x7f\x9fc", "abc"),
+        ("x" * 2000, "x" * 1000),
+        ("", None),
+        (" \t", None),
+        (b"caf\xe9", "café"),
+        (["", "\x00", "second"], "second"),
+        ([], None),
+        (7, None),
+        (None, None),
+    ],
+)
+def test_m3_values_are_sanitized(value: Any, clean: str | None) -> None:
+    assert sanitize_header(value) == clean
+
+
+def test_m4_what_cannot_be_read_counts_as_missing() -> None:
+    class Odd(dict):  # type: ignore[type-arg]
+        def items(self) -> Any:
+            raise RuntimeError
+
+    assert Headers.of(None, "text", Odd(), {3: "x", "X-LEANBASE-SESSION-ID": object()}).session_id is None
+
+
+def test_5_2_request_tags() -> None:
+    headers = Headers.of({"User-Agent": "curl/8", "X-Forwarded-For": " 203.0.113.7 , 10.0.0.1"})
+    assert request_tags(headers, url="https://e.com/a?b=1", method="GET", path="/a") == {
+        "$current_url": "https://e.com/a?b=1",
+        "$request_method": "GET",
+        "$request_path": "/a",
+        "$ip": "203.0.113.7",
+        "$user_agent": "curl/8",
+        "$raw_user_agent": "curl/8",
+    }
+    assert request_tags(Headers.of({}), url=None, method="", path=None) == {}
+
+
+@given(st.recursive(st.text() | st.binary() | st.none() | st.integers(), st.lists, max_leaves=8))
+def test_m3_any_value_is_clean_or_missing(value: Any) -> None:
+    """Whatever a header holds: no control characters, trimmed, at most 1000 characters, never empty."""
+    clean = sanitize_header(value)
+    if clean is not None:
+        assert 0 < len(clean) <= 1000
+        assert clean == clean.strip()
+        assert not any(ord(c) < 0x20 or 0x7F <= ord(c) <= 0x9F for c in clean)
+        json.dumps(clean)
