@@ -169,6 +169,7 @@ class Leanbase:
     def capture(
         self,
         event: str,
+        *,
         distinct_id: object = None,
         properties: Mapping[str, Any] | None = None,
         timestamp: object = None,
@@ -219,6 +220,7 @@ class Leanbase:
     @_event_call
     def set(
         self,
+        *,
         distinct_id: object = None,
         properties: Mapping[str, Any] | None = None,
         timestamp: object = None,
@@ -242,6 +244,7 @@ class Leanbase:
     @_event_call
     def set_once(
         self,
+        *,
         distinct_id: object = None,
         properties: Mapping[str, Any] | None = None,
         timestamp: object = None,
@@ -386,13 +389,13 @@ class Leanbase:
     def capture_exception(
         self,
         exception: object = None,
+        *,
         distinct_id: object = None,
         properties: Mapping[str, Any] | None = None,
         timestamp: object = None,
         uuid: object = None,
         groups: Mapping[str, Any] | None = None,
         disable_geoip: bool | None = None,
-        *,
         level: str | int | None = None,
         fingerprint: str | None = None,
     ) -> str | None:

@@ -26,7 +26,15 @@ def only(memory: MemoryTransport) -> dict[str, Any]:
 
 def test_3_2_capture_takes_everything_by_position(client: Leanbase, memory: MemoryTransport) -> None:
     uuid = "0198c0de-0000-7000-8000-000000000abc"
-    returned = client.capture("e", "u", {"a": 1}, "2026-01-02T03:04:05Z", uuid, {"company": "acme"}, False)
+    returned = client.capture(
+        "e",
+        distinct_id="u",
+        properties={"a": 1},
+        timestamp="2026-01-02T03:04:05Z",
+        uuid=uuid,
+        groups={"company": "acme"},
+        disable_geoip=False,
+    )
     event = only(memory)
     assert returned == event["uuid"] == uuid
     assert event["timestamp"] == "2026-01-02T03:04:05+00:00"
@@ -66,9 +74,9 @@ def test_c12_without_an_id_or_properties_nothing_is_sent(
 ) -> None:
     method = getattr(client, call)
     assert method(properties={"a": 1}) is None
-    assert method("u") is None
-    assert method("u", {}) is None
-    assert method("u", ["no mapping"]) is None
+    assert method(distinct_id="u") is None
+    assert method(distinct_id="u", properties={}) is None
+    assert method(distinct_id="u", properties=["no mapping"]) is None
     assert memory.events == []
     assert client.stats()["dropped"] == {"invalid": 4}
 
@@ -157,13 +165,13 @@ def test_c35_c38_opting_out(client: Leanbase, memory: MemoryTransport) -> None:
     seen: list[object] = []
     client.before_send = lambda event: seen.append(event) or event
     with client.delivery_scope():
-        client.capture("before", "u")
+        client.capture("before", distinct_id="u")
         client.opt_out()
         assert client.is_opted_out()
-        assert client.capture("while", "u") is None
-        assert client.set("u", {"a": 1}) is None
+        assert client.capture("while", distinct_id="u") is None
+        assert client.set(distinct_id="u", properties={"a": 1}) is None
     client.opt_in()
-    client.capture("after", "u")
+    client.capture("after", distinct_id="u")
     assert not client.is_opted_out()
     assert [event["event"] for event in memory.events] == ["before", "after"]
     assert len(seen) == 2
@@ -171,7 +179,7 @@ def test_c35_c38_opting_out(client: Leanbase, memory: MemoryTransport) -> None:
 
 def test_c35_opted_out_can_be_the_initial_state(memory: MemoryTransport) -> None:
     client = Leanbase("k", transport=memory, opted_out=True)
-    assert client.capture("e", "u") is None
+    assert client.capture("e", distinct_id="u") is None
     assert client.is_opted_out()
 
 
@@ -179,15 +187,15 @@ def test_c40_disabled_stops_everything_and_resumes(server: FaultServer) -> None:
     """Captured before, disabled, enabled again: what waited is sent then and not before."""
     client = Leanbase("k", server.url)
     with client.delivery_scope():
-        client.capture("waiting", "u")
+        client.capture("waiting", distinct_id="u")
         client.disabled = True
-        assert client.capture("while", "u") is None
+        assert client.capture("while", distinct_id="u") is None
     assert server.requests == []
     assert client.stats()["retained"] == 1
     client.flush()
     assert server.requests == []
     client.disabled = False
-    client.capture("after", "u")
+    client.capture("after", distinct_id="u")
     assert [event["event"] for event in server.events] == ["waiting", "after"]
     assert balanced(client)
     assert client.is_opted_out() is False
@@ -206,7 +214,7 @@ def test_c41_debug_changes_the_log_level_alone(client: Leanbase, memory: MemoryT
 def test_c42_send_false_admits_and_transmits_nothing(server: FaultServer) -> None:
     hooked: list[object] = []
     client = Leanbase("k", server.url, send=False, before_send=lambda event: hooked.append(1) or event)
-    assert client.capture("e", "u") is not None
+    assert client.capture("e", distinct_id="u") is not None
     assert client.flush()
     assert hooked == [1]
     assert server.requests == []
@@ -227,7 +235,7 @@ def test_h1_h3_hooks_run_in_order_and_may_change_everything(
         return {**event, "properties": {"seen": event["event"], "odd": {1, 2}}}
 
     client.before_send = [rename, "no function", see]
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert only(memory)["event"] == "renamed"
     assert only(memory)["properties"] == {"seen": "renamed", "odd": [1, 2]}
 
@@ -235,7 +243,7 @@ def test_h1_h3_hooks_run_in_order_and_may_change_everything(
 def test_h2_the_hook_sees_the_finished_event(client: Leanbase) -> None:
     seen: list[dict[str, Any]] = []
     client.before_send = lambda event: seen.append(event)
-    client.capture("e", "u", {"at": object, "n": float("nan")})
+    client.capture("e", distinct_id="u", properties={"at": object, "n": float("nan")})
     assert set(seen[0]) == {"event", "distinct_id", "uuid", "timestamp", "properties"}
     assert seen[0]["properties"]["at"] == "object"
     assert seen[0]["properties"]["n"] is None
@@ -268,7 +276,7 @@ def test_h4_h5_h6_a_hook_that_drops_or_fails_sends_nothing(
     """The failed hook may have been a privacy filter, so neither version of the event may leave."""
     never: list[object] = []
     client.before_send = (hook, lambda event: never.append(event) or event)
-    returned = client.capture("e", "u", {"p": "secret 4711"})
+    returned = client.capture("e", distinct_id="u", properties={"p": "secret 4711"})
     assert returned is None
     assert memory.events == []
     assert client.stats()["dropped"] == {reason: 1}
@@ -278,7 +286,7 @@ def test_h4_h5_h6_a_hook_that_drops_or_fails_sends_nothing(
 
 def test_h6_uuid_and_timestamp_are_repaired(client: Leanbase, memory: MemoryTransport) -> None:
     client.before_send = lambda event: {**event, "uuid": None, "timestamp": "never", "distinct_id": 7}
-    returned = client.capture("e", "u")
+    returned = client.capture("e", distinct_id="u")
     event = only(memory)
     assert returned == event["uuid"]
     assert event["timestamp"].endswith("+00:00")
@@ -288,7 +296,7 @@ def test_h6_uuid_and_timestamp_are_repaired(client: Leanbase, memory: MemoryTran
 def test_h6_a_changed_uuid_is_what_the_call_returns(client: Leanbase, memory: MemoryTransport) -> None:
     uuid = "0198c0de-0000-7000-8000-000000000abc"
     client.before_send = lambda event: {**event, "uuid": uuid}
-    assert client.capture("e", "u") == uuid == only(memory)["uuid"]
+    assert client.capture("e", distinct_id="u") == uuid == only(memory)["uuid"]
 
 
 def test_h8_on_error_sees_the_hooked_event_alone(server: FaultServer) -> None:
@@ -299,7 +307,7 @@ def test_h8_on_error_sees_the_hooked_event_alone(server: FaultServer) -> None:
         before_send=lambda event: {**event, "properties": {"clean": True}},
         on_error=lambda error, events: heard.append(events),
     )  # fmt: skip
-    client.capture("e", "u", {"secret": 1})
+    client.capture("e", distinct_id="u", properties={"secret": 1})
     assert [event["properties"] for event in heard[0]] == [{"clean": True}]
 
 
@@ -309,12 +317,12 @@ def test_h8_on_error_sees_the_hooked_event_alone(server: FaultServer) -> None:
 def test_w20_an_oversized_event_is_dropped_by_name_and_size(
     client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert client.capture("big one", "u", {"p": "s3cret" * 200_000}) is None
+    assert client.capture("big one", distinct_id="u", properties={"p": "s3cret" * 200_000}) is None
     assert client.stats()["dropped"] == {"too_large": 1}
     assert "big one" in caplog.text
     assert "1200" in caplog.text
     assert "s3cret" not in caplog.text
-    assert client.capture("small one", "u") is not None
+    assert client.capture("small one", distinct_id="u") is not None
 
 
 # --- G-1, G-6: nothing raises, nothing leaks --------------------------------------------------------
@@ -341,10 +349,20 @@ class RaisingTransport(BaseTransport):
 def test_g1_no_call_raises_on_any_argument(debug: bool) -> None:
     client = Leanbase("k", transport=RaisingTransport(), debug=debug, on_error=raising)  # type: ignore[arg-type]
     odd: Any = Awkward()
-    client.capture(odd, odd, odd, odd, odd, odd, odd)
-    client.capture("e", odd, {"a": odd}, odd, odd, {"g": odd}, odd)
-    client.set(odd, odd)
-    client.set_once("u", {"a": odd}, odd, odd)
+    client.capture(
+        odd, distinct_id=odd, properties=odd, timestamp=odd, uuid=odd, groups=odd, disable_geoip=odd
+    )
+    client.capture(
+        "e",
+        distinct_id=odd,
+        properties={"a": odd},
+        timestamp=odd,
+        uuid=odd,
+        groups={"g": odd},
+        disable_geoip=odd,
+    )
+    client.set(distinct_id=odd, properties=odd)
+    client.set_once(distinct_id="u", properties={"a": odd}, timestamp=odd, uuid=odd)
     client.identify(odd, odd, set_once={"a": odd})
     client.alias(odd, odd)
     client.group_identify(odd, odd, odd)
@@ -357,7 +375,7 @@ def test_g1_no_call_raises_on_any_argument(debug: bool) -> None:
         client.capture("e")
     client.flush(odd)
     client.before_send = odd
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     client.shutdown(odd)
     assert balanced(client)
 
@@ -370,7 +388,7 @@ def test_g1_only_pythons_own_type_error_passes() -> None:
 
 def test_g1_an_event_survives_a_transport_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     client = Leanbase("k", transport=RaisingTransport())
-    assert client.capture("e", "u", {"p": "s3cret"}) is not None
+    assert client.capture("e", distinct_id="u", properties={"p": "s3cret"}) is not None
     assert client.stats()["retained"] == 1
     assert "s3cret" not in caplog.text
 
@@ -379,7 +397,7 @@ def test_g6_logs_and_repr_hold_no_key(server: FaultServer, caplog: pytest.LogCap
     caplog.set_level(logging.DEBUG)
     server.stop()
     client = Leanbase("phc_very_secret", server.url, max_retries=0, debug=True)
-    client.capture("e", "u", {"p": "s3cret"})
+    client.capture("e", distinct_id="u", properties={"p": "s3cret"})
     shown = caplog.text + repr(client) + repr(client.flush()) + repr(client._current().outbox)
     assert "very_secret" not in shown
     assert "s3cret" not in shown
@@ -391,9 +409,9 @@ def test_g6_logs_and_repr_hold_no_key(server: FaultServer, caplog: pytest.LogCap
 def test_q40_q42_a_client_is_closed_for_good(
     client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert client.shutdown()
-    assert client.capture("late", "u") is None
+    assert client.capture("late", distinct_id="u") is None
     assert "was shut down" in caplog.text
     assert client.shutdown()
     assert client.stats() == {
@@ -405,7 +423,7 @@ def test_q40_shutdown_inside_a_scope_sends_what_it_collected(
     client: Leanbase, memory: MemoryTransport
 ) -> None:
     with client.delivery_scope():
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
         assert memory.events == []
         assert client.shutdown().delivered == 1
     assert len(memory.events) == 1
@@ -415,7 +433,7 @@ def test_q43_shutdown_inside_a_scope_tries_a_dead_endpoint_once(server: FaultSer
     server.always(Behaviour(status=500))
     client = Leanbase("k", server.url, max_retries=0)
     with client.delivery_scope():
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
         assert client.shutdown().dropped == {"shutdown": 1}
     assert len(server.requests) == 1
     assert balanced(client)
@@ -424,7 +442,7 @@ def test_q43_shutdown_inside_a_scope_tries_a_dead_endpoint_once(server: FaultSer
 def test_c40_shutdown_while_disabled_makes_no_request(server: FaultServer) -> None:
     server.script(Behaviour(status=500))
     client = Leanbase("k", server.url, max_retries=0)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     client.disabled = True
     assert client.shutdown().dropped == {"shutdown": 1}
     assert len(server.requests) == 1
@@ -435,7 +453,7 @@ def test_q32_flush_keeps_to_its_timeout_inside_a_scope(server: FaultServer) -> N
     server.always(Behaviour(instead="silence"))
     client = Leanbase("k", server.url, max_retries=0, send_deadline=5)
     with client.delivery_scope():
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
         started = time.monotonic()
         assert not client.flush(timeout=0.3)
         assert time.monotonic() - started < 1
@@ -478,7 +496,7 @@ def test_g1_a_missing_key_or_host_disables_and_says_so_once(
     client = Leanbase(**options)
     assert client.disabled
     for _ in range(3):
-        assert client.capture("e", "u") is None
+        assert client.capture("e", distinct_id="u") is None
     client.disabled = False
     assert client.disabled
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
@@ -486,7 +504,7 @@ def test_g1_a_missing_key_or_host_disables_and_says_so_once(
 
 
 def test_a_transport_that_needs_no_endpoint_needs_no_key(memory: MemoryTransport) -> None:
-    assert Leanbase(transport=memory).capture("e", "u") is not None
+    assert Leanbase(transport=memory).capture("e", distinct_id="u") is not None
 
 
 def test_an_unknown_option_is_a_type_error_with_a_hint() -> None:
@@ -513,8 +531,8 @@ def test_h2_a_capture_inside_before_send_is_refused(
     client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It would go through the same hook again, without end."""
-    client.before_send = lambda event: client.capture("inner", "u") or event
-    assert client.capture("outer", "u") is not None
+    client.before_send = lambda event: client.capture("inner", distinct_id="u") or event
+    assert client.capture("outer", distinct_id="u") is not None
     assert [event["event"] for event in memory.events] == ["outer"]
     assert "inside before_send" in caplog.text
     assert balanced(client)
@@ -522,22 +540,22 @@ def test_h2_a_capture_inside_before_send_is_refused(
 
 def test_h5_a_failing_hook_is_named_by_its_place(client: Leanbase, caplog: pytest.LogCaptureFixture) -> None:
     client.before_send = raising
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert "RuntimeError at" in caplog.text
     assert "test_client.py:" in caplog.text
 
 
 def test_a_client_can_be_used_as_a_context_manager(memory: MemoryTransport) -> None:
     with Leanbase("k", transport=memory) as client, client.delivery_scope():
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
     assert len(memory.events) == 1
-    assert client.capture("late", "u") is None
+    assert client.capture("late", distinct_id="u") is None
 
 
 def test_arguments_of_the_wrong_kind_are_left_out_with_a_warning(
     client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client.capture("e", "u", groups=["acme"])  # type: ignore[arg-type]
+    client.capture("e", distinct_id="u", groups=["acme"])  # type: ignore[arg-type]
     client.identify("u", ["no mapping"])  # type: ignore[arg-type]
     assert "$groups" not in memory.events[0]["properties"]
     assert "$set" not in memory.events[1]["properties"]
@@ -547,7 +565,7 @@ def test_arguments_of_the_wrong_kind_are_left_out_with_a_warning(
 def test_a_disabled_client_says_that_something_waits(server: FaultServer) -> None:
     server.script(Behaviour(status=500))
     client = Leanbase("k", server.url, max_retries=0)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     client.disabled = True
     receipt = client.flush()
     assert not receipt

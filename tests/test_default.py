@@ -123,7 +123,7 @@ def test_a_decorated_function_does_not_configure_a_client_that_nobody_uses(
     """Who uses a client of their own is not told that the default one has no key."""
     client = leanbase.Leanbase("k", transport=memory)
     with leanbase.delivery_scope():
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
     assert len(memory.events) == 1
     assert caplog.records == []
 
@@ -195,7 +195,7 @@ def test_g7_capturing_into_memory_does_not_load_the_http_stack() -> None:
     assert (
         fresh(
             "import sys, leanbase\n"
-            "leanbase.Leanbase(transport='memory').capture('e', 'u')\n"
+            "leanbase.Leanbase(transport='memory').capture('e', distinct_id='u')\n"
             "print('urllib3' in sys.modules, 'ssl' in sys.modules)"
         )
         == "False False"
@@ -209,14 +209,14 @@ def test_q60_a_forked_child_counts_from_zero_and_sends_its_own(server: FaultServ
         f"""
 import os, leanbase
 leanbase.api_key, leanbase.host = "k", {server.url!r}
-leanbase.capture("parent first", "u")
+leanbase.capture("parent first", distinct_id="u")
 with leanbase.new_context(), leanbase.delivery_scope():
     leanbase.tag("parent", 1)
-    leanbase.capture("parent collected", "u")
+    leanbase.capture("parent collected", distinct_id="u")
     pid = os.fork()
     if pid == 0:
         assert leanbase.get_tags() == {{}}
-        assert leanbase.capture("child", "u")
+        assert leanbase.capture("child", distinct_id="u")
         stats = leanbase.stats()
         assert (stats["captured"], stats["delivered"], stats["retained"]) == (1, 1, 0), stats
     else:
@@ -237,9 +237,9 @@ def test_settings_that_come_after_the_first_call_are_taken(
     server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A key that is fetched from a secret store arrives late; the calls before it are disabled."""
-    assert leanbase.capture("early", "u") is None
+    assert leanbase.capture("early", distinct_id="u") is None
     use(server)
-    assert leanbase.capture("late", "u") is not None
+    assert leanbase.capture("late", distinct_id="u") is not None
     assert [event["event"] for event in server.events] == ["late"]
     assert len(caplog.records) == 1
 

@@ -55,12 +55,12 @@ def test_an_exit_raised_in_the_middle_of_a_send_loses_nothing(raised: str, serve
     output = run(f"""
 import signal, leanbase
 client = leanbase.Leanbase("k", {server.url!r}, max_retries=0)
-client.capture("retained", "u")
+client.capture("retained", distinct_id="u")
 def interrupt(number, frame): raise {raised}
 signal.signal(signal.SIGALRM, interrupt)
 signal.setitimer(signal.ITIMER_REAL, 0.3)
 try:
-    client.capture("interrupted", "u")
+    client.capture("interrupted", distinct_id="u")
 except {raised}:
     print(client.stats()["retained"])
 print(client.flush(), client.stats()["retained"])
@@ -83,7 +83,7 @@ def stop(number, frame):
     took.append(time.monotonic() - started)
 signal.signal(signal.SIGALRM, stop)
 signal.setitimer(signal.ITIMER_REAL, {delay or 0.01})
-leanbase.capture("e", "u")
+leanbase.capture("e", distinct_id="u")
 print(took[0] < 2)
 """)
     assert output == "True\n"
@@ -104,7 +104,7 @@ def stop(number, frame):
     sys.exit(0)
 signal.signal(signal.SIGALRM, stop)
 signal.setitimer(signal.ITIMER_REAL, 2.0)
-leanbase.capture("e", "u")
+leanbase.capture("e", distinct_id="u")
 """)
     assert output == "<Receipt delivered=1>\n"
     assert len({event["uuid"] for event in server.events}) == 1
@@ -115,12 +115,12 @@ def test_what_an_interrupted_send_drops_is_accounted_for(server: FaultServer) ->
     output = run(f"""
 import signal, leanbase
 client = leanbase.Leanbase("k", {server.url!r}, max_retries=0, max_queue_size=2)
-client.capture("first", "u"); client.capture("second", "u")
+client.capture("first", distinct_id="u"); client.capture("second", distinct_id="u")
 client._current().outbox._transport._inner._sender._max_retries = 5
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 signal.setitimer(signal.ITIMER_REAL, 0.1)
 try:
-    client.capture("third", "u")
+    client.capture("third", distinct_id="u")
 except KeyboardInterrupt:
     print(client.stats()["retained"], client.stats()["dropped"])
 """)
@@ -137,14 +137,14 @@ def handler(number, frame):
     global busy
     if not busy:
         busy = True
-        client.capture("from the handler", "u")
+        client.capture("from the handler", distinct_id="u")
         busy = False
-client.capture("first", "u")
+client.capture("first", distinct_id="u")
 signal.signal(signal.SIGALRM, handler)
 signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
 until = time.monotonic() + 3
 while time.monotonic() < until:
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
 signal.setitimer(signal.ITIMER_REAL, 0)
 stats = client.stats()
 print(stats["captured"] == stats["delivered"] > 100)
@@ -161,7 +161,7 @@ def test_q61_a_fork_while_every_lock_is_held_does_not_deadlock_the_child(server:
 import os, sys, leanbase
 from leanbase.default import default_client
 leanbase.api_key, leanbase.host = "k", {server.url!r}
-leanbase.capture("parent", "u")
+leanbase.capture("parent", distinct_id="u")
 outbox = default_client._current().outbox
 retaining = outbox._transport
 http = retaining._inner
@@ -175,10 +175,10 @@ threading.Thread(target=hold, daemon=True).start()
 held.wait()
 pid = os.fork()
 if pid == 0:
-    leanbase.capture("child", "u")
+    leanbase.capture("child", distinct_id="u")
     leanbase.flush()
     leanbase.shutdown()
-    leanbase.capture("child again", "u")
+    leanbase.capture("child again", distinct_id="u")
     leanbase.disabled = True
     leanbase.shutdown()
     os._exit(0)
@@ -194,7 +194,7 @@ def test_q60_what_the_parent_retained_is_never_the_childs(server: FaultServer) -
     output = run(f"""
 import os, sys, leanbase
 client = leanbase.Leanbase("k", {server.url!r}, max_retries=0)
-client.capture("parent", "u")
+client.capture("parent", distinct_id="u")
 if (pid := os.fork()) == 0:
     client.disabled = True
     print(client.stats()["retained"], client.shutdown(), client.stats()["dropped"], flush=True)
@@ -215,7 +215,7 @@ client = leanbase.Leanbase("k", {server.url!r})
 with activate(DeliveryScope("end", Deadline.after(0.1))):
     if (pid := os.fork()) == 0:
         time.sleep(0.2)
-        thread = threading.Thread(target=client.capture, args=("e", "u")); thread.start(); thread.join()
+        thread = threading.Thread(target=client.capture, args=("e",), kwargs=dict(distinct_id="u")); thread.start(); thread.join()
         print(client.stats()["delivered"], flush=True)
         os._exit(0)
     os.waitpid(pid, 0)
@@ -233,7 +233,7 @@ def test_q32_flush_speaks_of_sends_that_are_under_way(server: FaultServer, make:
     server.script(Behaviour(status=503, delay=0.3), Behaviour(delay=1))
     for timeout in (5.0, 0.2):
         server.requests.clear()
-        thread = threading.Thread(target=client.capture, args=("e", "u"))
+        thread = threading.Thread(target=client.capture, args=("e",), kwargs={"distinct_id": "u"})
         thread.start()
         wait_for(lambda: server.requests)
         receipt = client.flush(timeout=timeout)
@@ -253,8 +253,8 @@ def test_a_thread_of_an_ended_invocation_sends_in_its_own_time(server: FaultServ
         scope.close()
     time.sleep(0.1)
     for _ in range(4):
-        late.run(client.capture, "late", "u")
-    client.capture("other", "u")
+        late.run(client.capture, "late", distinct_id="u")
+    client.capture("other", distinct_id="u")
     assert client.stats()["delivered"] == 5
 
 
@@ -262,9 +262,9 @@ def test_an_expired_deadline_says_nothing_about_the_endpoint(server: FaultServer
     client = make(server)
     with activate(DeliveryScope("each", Deadline.after(0))):
         for _ in range(4):
-            client.capture("e", "u")
+            client.capture("e", distinct_id="u")
     assert server.requests == []
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert client.stats()["delivered"] == 5
 
 
@@ -273,12 +273,14 @@ def test_an_invocation_ends_when_what_its_threads_send_has_arrived(server: Fault
     client = make(server)
     with client.delivery_scope() as scope:
         for number in range(99):
-            client.capture("e", number)
+            client.capture("e", distinct_id=number)
         context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(client.capture, "e", "hundredth"))
+        thread = threading.Thread(
+            target=context.run, args=(client.capture, "e"), kwargs={"distinct_id": "hundredth"}
+        )
         thread.start()
         wait_for(lambda: server.requests)
-        client.capture("e", "last")
+        client.capture("e", distinct_id="last")
     assert scope.receipt.delivered == 101
     assert client.stats()["retained"] == 0
     thread.join()
@@ -287,7 +289,7 @@ def test_an_invocation_ends_when_what_its_threads_send_has_arrived(server: Fault
 def test_q15_shutdown_ends_the_backoff_of_another_thread(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=503, headers={"Retry-After": "8"}))
     client = make(server)
-    thread = threading.Thread(target=client.capture, args=("e", "u"))
+    thread = threading.Thread(target=client.capture, args=("e",), kwargs={"distinct_id": "u"})
     thread.start()
     wait_for(lambda: server.requests)
     time.sleep(0.1)
@@ -301,7 +303,7 @@ def test_q15_shutdown_ends_the_backoff_of_another_thread(server: FaultServer, ma
 def test_q40_shutdown_says_what_is_still_under_way(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(delay=1.0))
     client = make(server)
-    thread = threading.Thread(target=client.capture, args=("e", "u"))
+    thread = threading.Thread(target=client.capture, args=("e",), kwargs={"distinct_id": "u"})
     thread.start()
     wait_for(lambda: server.requests)
     receipt = client.shutdown(timeout=0.2)
@@ -316,7 +318,7 @@ def test_a_scope_may_be_left_in_another_context(client: Leanbase, memory: Memory
     scope = client.delivery_scope()
     contextvars.copy_context().run(scope.__enter__)
     scope.__exit__(None, None, None)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert len(memory.events) == 1
 
 
@@ -342,12 +344,12 @@ def test_a_large_backlog_costs_a_refused_capture_next_to_nothing(server: FaultSe
     for _ in range(3):
         with client.delivery_scope():
             for number in range(99):
-                client.capture("e", number)
+                client.capture("e", distinct_id=number)
     with client.delivery_scope():
         for number in range(9000):
-            client.capture("e", number)
+            client.capture("e", distinct_id=number)
     before = len(server.requests)
-    assert min(_seconds(lambda: client.capture("e", "u")) for _ in range(20)) < 0.005
+    assert min(_seconds(lambda: client.capture("e", distinct_id="u")) for _ in range(20)) < 0.005
     assert len(server.requests) == before
     assert balanced(client)
 
@@ -369,9 +371,9 @@ def test_what_a_hook_changes_stays_with_its_event(memory: MemoryTransport) -> No
         return event
 
     client.before_send = mark
-    client.capture("e", "alice")
+    client.capture("e", distinct_id="alice")
     client.before_send = None
-    client.capture("e", "bob")
+    client.capture("e", distinct_id="bob")
     assert [event["properties"]["app"] for event in memory.events] == [{"user": "alice"}, {}]
 
 
@@ -383,7 +385,7 @@ def test_q24_flush_inside_on_error_starts_no_cycle(server: FaultServer, make: Ma
         receipts.append(client.flush())
 
     client = make(server, max_retries=0, on_error=on_error)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert len(server.requests) == 1
     assert [receipt.retained for receipt in receipts] == [1]
 
@@ -398,9 +400,9 @@ def test_a_transport_without_a_receipt_keeps_nobody_elses_events(
 ) -> None:
     bad, good = Leanbase("k", transport=ForgetsToReturn()), make(server)
     with bad.delivery_scope():
-        bad.capture("e", "u")
-        good.capture("e", "u")
-    bad.capture("direct", "u")
+        bad.capture("e", distinct_id="u")
+        good.capture("e", distinct_id="u")
+    bad.capture("direct", distinct_id="u")
     assert good.stats()["delivered"] == 1
     assert bad.stats()["captured"] == bad.stats()["retained"] == 2
     assert "send() must return a Receipt, not NoneType" in caplog.text
@@ -415,22 +417,22 @@ def test_a_receipt_that_does_not_add_up_is_not_believed(
             return Receipt(delivered=told_of)
 
     client = Leanbase("k", transport=Inventive())
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert client.stats()["captured"] == client.stats()["retained"] == 1
     assert f"Inventive: the receipt of 1 event(s) tells of {told_of}; 1 event(s) are kept" in caplog.text
 
 
 def test_the_default_client_survives_settings_that_never_arrive() -> None:
     leanbase.api_key, leanbase.host = "k", "   "
-    assert leanbase.capture("e", "u") is None
+    assert leanbase.capture("e", distinct_id="u") is None
     assert leanbase.stats()["captured"] == 0
 
 
 def test_broken_settings_are_not_enabled_by_an_attribute(caplog: pytest.LogCaptureFixture) -> None:
     leanbase.api_key, leanbase.host = "k", "nonsense"
-    leanbase.capture("e", "u")
+    leanbase.capture("e", distinct_id="u")
     leanbase.disabled = False
-    assert leanbase.capture("e", "u") is None
+    assert leanbase.capture("e", distinct_id="u") is None
     assert default_client.disabled
     assert "nonsense" not in caplog.text
 
@@ -440,7 +442,7 @@ def test_w20_super_properties_that_fit_into_no_event() -> None:
     with pytest.raises(ConfigError, match="super_properties are too large"):
         Leanbase("k", transport="memory", super_properties=large)
     leanbase.super_properties = large
-    assert leanbase.capture("e", "u") is None
+    assert leanbase.capture("e", distinct_id="u") is None
 
 
 def test_w20_a_shared_text_is_not_multiplied_before_it_is_refused(client: Leanbase) -> None:
@@ -451,8 +453,8 @@ def test_w20_a_shared_text_is_not_multiplied_before_it_is_refused(client: Leanba
     keys = [{"k" * 100_000: 1}] * 1000
     tracemalloc.start()
     try:
-        assert client.capture("e", "u", {"rows": rows}) is None
-        assert client.capture("e", "u", {"keys": keys}) is None
+        assert client.capture("e", distinct_id="u", properties={"rows": rows}) is None
+        assert client.capture("e", distinct_id="u", properties={"keys": keys}) is None
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
     finally:
         tracemalloc.stop()
@@ -462,16 +464,16 @@ def test_w20_a_shared_text_is_not_multiplied_before_it_is_refused(client: Leanba
 def test_c35_opting_in_outlives_a_shutdown_too() -> None:
     leanbase.transport = memory = MemoryTransport()
     leanbase.opted_out = True
-    assert leanbase.capture("e", "u") is None
+    assert leanbase.capture("e", distinct_id="u") is None
     leanbase.opt_in()
     leanbase.shutdown()
-    leanbase.capture("e", "u")
+    leanbase.capture("e", distinct_id="u")
     assert len(memory.events) == 1
 
 
 def test_w1_the_missing_key_is_complained_of_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
-        leanbase.capture("e", "u")
+        leanbase.capture("e", distinct_id="u")
         leanbase.shutdown()
     assert len(caplog.records) == 1
 
@@ -488,7 +490,7 @@ def test_g6_settings_do_not_show_the_key() -> None:
 def test_w16_a_location_that_is_none_is_terminal(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=308, headers={"Location": "http://[bad/"}))
     client = make(server)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert client.stats()["dropped"] == {"rejected": 1}
 
 
@@ -515,7 +517,7 @@ def test_w16_another_port_is_another_server(server: FaultServer, make: Make) -> 
     other = FaultServer()
     server.always(Behaviour(status=307, headers={"Location": f"{other.url}/batch/"}))
     client = make(server)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert other.requests == []
     assert client.stats()["dropped"] == {"rejected": 1}
     other.stop()
@@ -525,7 +527,7 @@ def test_w16_redirects_make_no_new_connections(server: FaultServer, make: Make) 
     client = make(server)
     for number in range(10):
         server.script(Behaviour(status=307, headers={"Location": f"/batch/?n={number}"}))
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
     assert server.connections == 1
     assert server.requests[-1].line == "POST /batch/?n=9 HTTP/1.1"
 
@@ -533,7 +535,7 @@ def test_w16_redirects_make_no_new_connections(server: FaultServer, make: Make) 
 def test_w10_a_body_of_a_success_that_cannot_be_parsed_is_success(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(body=b'["quota_limited",' + b"[" * 60_000))
     client = make(server)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert client.stats()["delivered"] == 1
 
 
@@ -546,7 +548,7 @@ import time, leanbase
 leanbase.api_key, leanbase.host, leanbase.max_retries = "k", {server.url!r}, 0
 @leanbase.job(flush={policy!r})
 def main():
-    leanbase.capture("retained", "u")
+    leanbase.capture("retained", distinct_id="u")
     leanbase.flush()
     print("ready", flush=True)
     for _ in range(400):  # CPython loses a signal that comes just before a sleep until after it

@@ -86,10 +86,10 @@ class TransportContract:
     def test_the_books_of_a_client_balance_on_it(self, transport: BaseTransport) -> None:
         """The identity: captured = delivered + handed off + spooled + retained + dropped."""
         client = Leanbase("phc_contract", transport=transport)
-        client.capture("e0", "u")
+        client.capture("e0", distinct_id="u")
         with client.delivery_scope():
             for number in range(150):
-                client.capture(f"e{number}", "u")
+                client.capture(f"e{number}", distinct_id="u")
             assert _is_balanced(client)
         assert _is_balanced(client)
         client.shutdown()

@@ -87,7 +87,7 @@ class Life(RuleBasedStateMachine):
 
     def capture_some(self, count: int) -> None:
         for number in range(count):
-            uuid = self.client.capture("e", "u", properties={"number": number})
+            uuid = self.client.capture("e", distinct_id="u", properties={"number": number})
             if uuid is not None:
                 self.captured.add(uuid)
 
@@ -99,7 +99,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def capture_nonsense(self) -> None:
-        assert self.client.capture("", "u") is None
+        assert self.client.capture("", distinct_id="u") is None
 
     @rule()
     @precondition(lambda self: self.scope is None)
@@ -149,7 +149,7 @@ class Life(RuleBasedStateMachine):
     def fork(self) -> None:
         def child() -> None:
             assert self.client.stats()["captured"] == 0
-            self.client.capture("child", "u")
+            self.client.capture("child", distinct_id="u")
             assert balanced(self.client)
             self.client.shutdown(timeout=2)
             assert balanced(self.client)

@@ -44,8 +44,8 @@ def batches() -> Batches:
 def test_a_scope_collects_and_sends_once_also_when_the_body_raises(batches: Batches) -> None:
     client = Leanbase("k", transport=batches)
     with pytest.raises(ZeroDivisionError), client.delivery_scope():
-        client.capture("a", "u")
-        client.capture("b", "u")
+        client.capture("a", distinct_id="u")
+        client.capture("b", distinct_id="u")
         assert batches.sizes == []
         raise ZeroDivisionError
     assert batches.sizes == [2]
@@ -56,9 +56,9 @@ def test_events_of_several_clients_go_to_their_own_transport(
 ) -> None:
     first, second = Leanbase("k", transport=batches), Leanbase("k", transport=memory)
     with first.delivery_scope():
-        first.capture("a", "u")
-        second.capture("b", "u")
-        first.capture("c", "u")
+        first.capture("a", distinct_id="u")
+        second.capture("b", distinct_id="u")
+        first.capture("c", distinct_id="u")
     assert batches.sizes == [2]
     assert [event["event"] for event in memory.events] == ["b"]
 
@@ -67,7 +67,7 @@ def test_a_hundred_events_leave_early(batches: Batches) -> None:
     client = Leanbase("k", transport=batches)
     with client.delivery_scope():
         for number in range(250):
-            client.capture("e", number)
+            client.capture("e", distinct_id=number)
         assert batches.sizes == [100, 100]
     assert batches.sizes == [100, 100, 50]
 
@@ -76,24 +76,24 @@ def test_a_mebibyte_leaves_early(batches: Batches) -> None:
     client = Leanbase("k", transport=batches)
     with client.delivery_scope():
         for number in range(5):
-            client.capture("e", number, {"p": "x" * 400_000})
+            client.capture("e", distinct_id=number, properties={"p": "x" * 400_000})
     assert batches.sizes == [3, 2]
 
 
 def test_flush_each_sends_in_every_capture_also_inside_a_collecting_scope(batches: Batches) -> None:
     client = Leanbase("k", transport=batches)
     with client.delivery_scope(), client.delivery_scope(flush="each"):
-        client.capture("a", "u")
-        client.capture("b", "u")
+        client.capture("a", distinct_id="u")
+        client.capture("b", distinct_id="u")
         assert batches.sizes == [1, 1]
 
 
 def test_nested_scopes_each_send_their_own(batches: Batches) -> None:
     client = Leanbase("k", transport=batches)
     with client.delivery_scope():
-        client.capture("outer", "u")
+        client.capture("outer", distinct_id="u")
         with client.delivery_scope():
-            client.capture("inner", "u")
+            client.capture("inner", distinct_id="u")
         assert batches.sizes == [1]
     assert batches.sizes == [1, 1]
 
@@ -102,11 +102,14 @@ def test_threads_and_tasks_that_carry_the_context_are_collected_others_send(batc
     client = Leanbase("k", transport=batches)
 
     async def tasks() -> None:
-        await asyncio.gather(*(asyncio.to_thread(client.capture, "e", n) for n in range(3)))
+        await asyncio.gather(*(asyncio.to_thread(client.capture, "e", distinct_id=n) for n in range(3)))
 
     with client.delivery_scope():
         carrying = contextvars.copy_context()
-        for target in (lambda: carrying.run(client.capture, "e", "u"), lambda: client.capture("e", "u")):
+        for target in (
+            lambda: carrying.run(client.capture, "e", distinct_id="u"),
+            lambda: client.capture("e", distinct_id="u"),
+        ):
             thread = threading.Thread(target=target)
             thread.start()
             thread.join()
@@ -120,8 +123,8 @@ def test_a_thread_that_outlives_the_scope_sends_for_itself(batches: Batches) -> 
     client = Leanbase("k", transport=batches)
     with client.delivery_scope():
         late = contextvars.copy_context()
-        client.capture("in time", "u")
-    late.run(client.capture, "late", "u")
+        client.capture("in time", distinct_id="u")
+    late.run(client.capture, "late", distinct_id="u")
     assert batches.sizes == [1, 1]
 
 
@@ -131,7 +134,7 @@ def test_captures_racing_with_the_close_are_all_delivered(batches: Batches) -> N
 
     def work() -> None:
         for _ in range(200):
-            client.capture("e", "u")
+            client.capture("e", distinct_id="u")
 
     with client.delivery_scope():
         for _ in range(4):
@@ -148,7 +151,7 @@ def test_captures_racing_with_the_close_are_all_delivered(batches: Batches) -> N
 def test_flush_inside_a_scope_sends_what_it_collected(batches: Batches) -> None:
     client = Leanbase("k", transport=batches)
     with client.delivery_scope():
-        client.capture("a", "u")
+        client.capture("a", distinct_id="u")
         assert client.flush().delivered == 1
         assert batches.sizes == [1]
     assert batches.sizes == [1]
@@ -159,10 +162,10 @@ def test_the_scopes_deadline_limits_every_send_inside(batches: Batches) -> None:
     for policy in ("end", "each"):
         scope = DeliveryScope(policy, Deadline.after(1.0))
         with activate(scope):
-            client.capture("e", "u")
+            client.capture("e", distinct_id="u")
             assert send_deadline(5.0).remaining() <= 1.0
             scope.close()
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert all(0.5 < seconds <= 1.0 for seconds in batches.seconds[:2])
     assert 4.5 < batches.seconds[2] <= 5.0
 
@@ -184,13 +187,15 @@ def test_resend_all_also_sends_what_is_on_its_way() -> None:
     scope = DeliveryScope()
     uuids: list[Any] = []
     with activate(scope):
-        uuids = [client.capture("e", number) for number in range(99)]
+        uuids = [client.capture("e", distinct_id=number) for number in range(99)]
         thread = threading.Thread(
-            target=contextvars.copy_context().run, args=(client.capture, "e", "hundredth")
+            target=contextvars.copy_context().run,
+            args=(client.capture, "e"),
+            kwargs={"distinct_id": "hundredth"},
         )
         thread.start()
         under_way.wait(5)
-        uuids.append(client.capture("after", "u"))
+        uuids.append(client.capture("after", distinct_id="u"))
         scope.resend_all()
         proceed.set()
         thread.join()
@@ -243,7 +248,7 @@ def test_a_scopes_receipt_says_what_became_of_its_events(batches: Batches) -> No
     client = Leanbase("k", transport=batches)
     with client.delivery_scope() as scope:
         for number in range(120):
-            client.capture("e", number)
+            client.capture("e", distinct_id=number)
     assert scope.receipt.delivered == 120
     with pytest.raises(ValueError, match="'ecah'"):
         client.delivery_scope(flush="ecah")  # type: ignore[arg-type]
@@ -253,10 +258,10 @@ def test_a_thread_without_the_scope_still_keeps_to_its_deadline(batches: Batches
     """A handler that waits for its thread pool must not time out because of a capture in it."""
     client = Leanbase("k", transport=batches, send_deadline=5.0)
     with activate(DeliveryScope("end", Deadline.after(1.0))):
-        thread = threading.Thread(target=client.capture, args=("e", "u"))
+        thread = threading.Thread(target=client.capture, args=("e",), kwargs={"distinct_id": "u"})
         thread.start()
         thread.join()
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert batches.seconds[0] <= 1.0
     assert batches.seconds[1] > 4.0
 
@@ -269,8 +274,8 @@ class Interrupted(BaseTransport):
 def test_an_interrupted_end_of_a_scope_leaves_the_other_clients_their_events(memory: MemoryTransport) -> None:
     first, second = Leanbase("k", transport=Interrupted()), Leanbase("k", transport=memory)
     with pytest.raises(KeyboardInterrupt), first.delivery_scope():
-        first.capture("of the first", "u")
-        second.capture("of the second", "u")
+        first.capture("of the first", distinct_id="u")
+        second.capture("of the second", distinct_id="u")
     assert first.stats()["retained"] == second.stats()["retained"] == 1
     assert second.flush()
     assert [event["event"] for event in memory.events] == ["of the second"]
@@ -288,7 +293,7 @@ def test_an_interrupt_while_an_exception_is_captured_does_not_cost_the_events(
     client = Leanbase("k", transport=memory, before_send=interrupt)
 
     def work(*arguments: object) -> None:
-        client.capture("before", "u")
+        client.capture("before", distinct_id="u")
         raise ValueError
 
     with pytest.raises(KeyboardInterrupt):

@@ -166,12 +166,12 @@ def test_any_tree_makes_exactly_one_valid_event(
     client = Leanbase("phc_test", server.url, capture_exception_code_variables=variables)
     before, seen = [state(node) for node in nodes], len(server.store.events())
     try:
-        uuid = client.capture_exception(nodes[0], "u")
+        uuid = client.capture_exception(nodes[0], distinct_id="u")
         events = server.store.events()[seen:]
         assert [event["uuid"] for event in events] == [uuid]
         assert_valid(events[0])
         assert [state(node) for node in nodes] == before
-        assert client.capture_exception(nodes[0], "u") is None
+        assert client.capture_exception(nodes[0], distinct_id="u") is None
         assert client.stats()["dropped"] == {}
     finally:
         client.shutdown()

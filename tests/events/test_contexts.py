@@ -60,7 +60,7 @@ def test_k3_values_are_resolved_at_capture_time(client: Leanbase, memory: Memory
     outer = new_context()
     with outer, new_context():
         outer._scopes[0].tags["late"] = True
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
     assert memory.events[0]["properties"]["late"] is True
 
 
@@ -144,10 +144,10 @@ def test_k9_what_a_context_holds_reaches_the_event(client: Leanbase, memory: Mem
         client.identify_context("u")
         client.set_context_session(session)
         client.capture("e")
-        client.capture("e", "explicit")
+        client.capture("e", distinct_id="explicit")
     with client.new_context():
-        client.capture("e", "u")
-    client.capture("e", "u")
+        client.capture("e", distinct_id="u")
+    client.capture("e", distinct_id="u")
     first, second, third, fourth = memory.events
     assert first["distinct_id"] == "u"
     assert first["properties"]["$context_tags"] == ["a", "b"]

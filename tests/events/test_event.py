@@ -83,7 +83,7 @@ def test_e10_an_explicit_choice_about_the_person_profile_stays(
     client: Leanbase, memory: MemoryTransport
 ) -> None:
     client.capture("e", properties={"$process_person_profile": True})
-    client.capture("e", "u", {"$process_person_profile": False})
+    client.capture("e", distinct_id="u", properties={"$process_person_profile": False})
     assert [e["properties"]["$process_person_profile"] for e in memory.events] == [True, False]
 
 
@@ -91,12 +91,12 @@ def test_e3_uuids(client: Leanbase, memory: MemoryTransport, caplog: pytest.LogC
     """The caller's uuid is kept in its spelling, rewritten to it, or replaced; the return value is the wire's."""
     spelled = "0198C0DE-0000-7000-8000-000000000ABC"
     returned = [
-        client.capture("e", "u"),
-        client.capture("e", "u", uuid=spelled),
-        client.capture("e", "u", uuid="{0198c0de00007000800000000000abcd}"),
-        client.capture("e", "u", uuid=uuid.UUID(int=5)),
-        client.capture("e", "u", uuid="not a uuid"),
-        client.capture("e", "u", uuid=3),
+        client.capture("e", distinct_id="u"),
+        client.capture("e", distinct_id="u", uuid=spelled),
+        client.capture("e", distinct_id="u", uuid="{0198c0de00007000800000000000abcd}"),
+        client.capture("e", distinct_id="u", uuid=uuid.UUID(int=5)),
+        client.capture("e", distinct_id="u", uuid="not a uuid"),
+        client.capture("e", distinct_id="u", uuid=3),
     ]
     assert returned == [event["uuid"] for event in memory.events]
     assert uuid.UUID(returned[0]).version == 7
@@ -200,7 +200,7 @@ def test_e4_any_aware_datetime_keeps_its_instant(moment: dt.datetime) -> None:
 def test_e5_properties_that_are_no_mapping_are_left_out(
     client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client.capture("e", "u", properties=["secret"])  # type: ignore[arg-type]
+    client.capture("e", distinct_id="u", properties=["secret"])  # type: ignore[arg-type]
     assert captured(memory)["properties"]["$lib"] == "leanbase-python"
     assert "properties must be a mapping, not list" in caplog.text
     assert "secret" not in caplog.text
@@ -208,7 +208,10 @@ def test_e5_properties_that_are_no_mapping_are_left_out(
 
 def test_2_1_nothing_else_is_at_the_top_level(client: Leanbase, memory: MemoryTransport) -> None:
     client.capture(
-        "e", "u", {"$set": {"a": 1}, "$set_once": {"b": 2}, "$unset": ["c"]}, groups={"company": "acme"}
+        "e",
+        distinct_id="u",
+        properties={"$set": {"a": 1}, "$set_once": {"b": 2}, "$unset": ["c"]},
+        groups={"company": "acme"},
     )
     event = captured(memory)
     assert set(event) == {"event", "distinct_id", "uuid", "timestamp", "properties"}
@@ -218,7 +221,7 @@ def test_2_1_nothing_else_is_at_the_top_level(client: Leanbase, memory: MemoryTr
 
 
 def test_2_4_enrichment(client: Leanbase, memory: MemoryTransport) -> None:
-    client.capture("e", "u", {"a": 1})
+    client.capture("e", distinct_id="u", properties={"a": 1})
     properties = captured(memory)["properties"]
     assert properties.pop("$os_version")
     assert properties.pop("$os_distro", "none but on Linux")
@@ -237,9 +240,9 @@ def test_2_4_enrichment(client: Leanbase, memory: MemoryTransport) -> None:
 def test_2_4_geoip_and_is_server_are_options(memory: MemoryTransport) -> None:
     """The option decides, the argument of a call decides for that call."""
     client = Leanbase("k", transport=memory, disable_geoip=False, is_server=False)
-    client.capture("e", "u", {"$is_server": "mine"})
-    client.capture("e", "u", disable_geoip=True)
-    Leanbase("k", transport=memory).capture("e", "u", disable_geoip=False)
+    client.capture("e", distinct_id="u", properties={"$is_server": "mine"})
+    client.capture("e", distinct_id="u", disable_geoip=True)
+    Leanbase("k", transport=memory).capture("e", distinct_id="u", disable_geoip=False)
     first, second, third = (event["properties"] for event in memory.events)
     assert "$geoip_disable" not in first
     assert first["$is_server"] == "mine"
@@ -258,8 +261,8 @@ def test_e20_merge_order(memory: MemoryTransport) -> None:
         client.set_context_session("context")
         client.capture(
             "e",
-            "u",
-            {
+            distinct_id="u",
+            properties={
                 "p": "property",
                 "s": "property",
                 "$groups": "property",
@@ -284,7 +287,7 @@ def test_g5_arguments_are_snapshotted(client: Leanbase, memory: MemoryTransport)
     """Inside a scope the event is sent later; changing the dict meanwhile changes nothing."""
     properties = {"items": [1]}
     with client.delivery_scope():
-        client.capture("e", "u", properties)
+        client.capture("e", distinct_id="u", properties=properties)
         properties["items"].append(2)
         properties["more"] = [3]
     assert captured(memory)["properties"]["items"] == [1]
@@ -299,7 +302,7 @@ def test_the_strict_server_takes_every_kind_of_event(local: LocalServer) -> None
         client.identify_context("ctx")
         client.set_context_session("s")
         for returned in (
-            client.capture("\udfff name", "id \ud800", {"v": object()}),
+            client.capture("\udfff name", distinct_id="id \ud800", properties={"v": object()}),
             client.capture("$pageview", properties={"$current_url": "https://example.com/"}),
             client.set(properties={"plan": "pro"}),
             client.set_once(properties={"first": 1}),

@@ -43,7 +43,7 @@ def test_result_name_and_docstring_are_untouched(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler
     def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         """Takes orders."""
-        leanbase.capture("e", "u")
+        leanbase.capture("e", distinct_id="u")
         return {"event": event}
 
     event = {"a": [1]}
@@ -59,7 +59,7 @@ def test_exceptions_pass_untouched_and_events_leave_first(sent: MemoryTransport)
 
     @leanbase.lambda_handler()
     def handler(event: Any, context: Any) -> None:
-        leanbase.capture("before", "u")
+        leanbase.capture("before", distinct_id="u")
         raise error
 
     with pytest.raises(ValueError, match="mine") as caught:
@@ -84,9 +84,9 @@ def test_at_most_one_frame_of_ours_is_in_the_traceback(sent: MemoryTransport) ->
 def test_async_handlers_stay_async(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler(flush="end")
     async def handler(event: Any, context: Any) -> str:
-        leanbase.capture("a", "u")
+        leanbase.capture("a", distinct_id="u")
         await asyncio.sleep(0)
-        await asyncio.gather(*(asyncio.to_thread(leanbase.capture, "b", "u") for _ in range(2)))
+        await asyncio.gather(*(asyncio.to_thread(leanbase.capture, "b", distinct_id="u") for _ in range(2)))
         assert sent.events == []
         return "done"
 
@@ -130,7 +130,7 @@ def event_loop() -> Iterator[None]:
 
 class AsyncCallable:
     async def __call__(self, event: Any, context: Any) -> str:
-        leanbase.capture("e", "u")
+        leanbase.capture("e", distinct_id="u")
         return "done"
 
 
@@ -164,7 +164,7 @@ def test_ten_captures_are_one_request_before_the_result(server: FaultServer) -> 
     @leanbase.lambda_handler(client=client)
     def handler(event: Any, context: Any) -> int:
         for number in range(10):
-            client.capture("e", number)
+            client.capture("e", distinct_id=number)
         return len(server.requests)
 
     assert handler({}, LambdaContext()) == 0
@@ -176,8 +176,8 @@ def test_flush_each_sends_inside_every_capture(server: FaultServer) -> None:
 
     @leanbase.lambda_handler(flush="each", client=client)
     def handler(event: Any, context: Any) -> int:
-        client.capture("a", "u")
-        client.capture("b", "u")
+        client.capture("a", distinct_id="u")
+        client.capture("b", distinct_id="u")
         return len(server.requests)
 
     assert handler({}, LambdaContext()) == 2
@@ -189,7 +189,7 @@ def test_an_invocation_that_captures_nothing_sends_what_an_earlier_one_could_not
     @leanbase.lambda_handler(client=client)
     def handler(event: Any, context: Any) -> None:
         if event:
-            client.capture("e", "u")
+            client.capture("e", distinct_id="u")
 
     server.script(Behaviour(status=500))
     handler({"capture": True}, LambdaContext())
@@ -209,7 +209,7 @@ def test_the_remaining_time_less_a_reserve_is_the_deadline(server: FaultServer) 
 
     @leanbase.lambda_handler(client=client)
     def handler(event: Any, context: Any) -> str:
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
         return "answered"
 
     for seconds, least, most in ((1.0, 0.8, 0.97), (1.5, 1.2, 1.45)):
@@ -229,7 +229,7 @@ def test_recursion_each_invocation_has_its_own_scope(sent: MemoryTransport) -> N
         leanbase.tag("depth", event["depth"])
         if event["depth"]:
             handler({"depth": event["depth"] - 1}, LambdaContext())
-        leanbase.capture("e", "u")
+        leanbase.capture("e", distinct_id="u")
 
     handler({"depth": 2}, LambdaContext())
     assert [event["properties"]["depth"] for event in sent.events] == [0, 1, 2]
@@ -244,7 +244,7 @@ def test_the_invocation_is_described(sent: MemoryTransport, monkeypatch: pytest.
 
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
-        leanbase.capture("e", "u")
+        leanbase.capture("e", distinct_id="u")
 
     with leanbase.new_context():
         leanbase.tag("outside", 1)
@@ -283,7 +283,7 @@ def test_m5_http_events_give_identity_and_request_tags(
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
         leanbase.capture("e")
-        leanbase.capture("e", "explicit", {"$session_id": "mine"})
+        leanbase.capture("e", distinct_id="explicit", properties={"$session_id": "mine"})
 
     handler(event, LambdaContext())
     first, second = sent.events
@@ -334,7 +334,7 @@ class Hostile(dict):  # type: ignore[type-arg]
 def test_m4_events_of_any_shape_are_survived(event: Any, sent: MemoryTransport) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> str:
-        leanbase.capture("e", "u")
+        leanbase.capture("e", distinct_id="u")
         return "fine"
 
     assert handler(event, None) == "fine"
@@ -430,7 +430,7 @@ def test_settings_below_the_handler_are_still_read(
 
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
-        leanbase.capture("e", "u")
+        leanbase.capture("e", distinct_id="u")
 
     leanbase.api_key, leanbase.host = "k", server.url
     handler({}, LambdaContext())
@@ -442,7 +442,7 @@ def test_a_method_can_be_a_handler(sent: MemoryTransport) -> None:
     class App:
         @leanbase.lambda_handler
         def handle(self, event: Any, context: Any) -> Any:
-            leanbase.capture("e", "u")
+            leanbase.capture("e", distinct_id="u")
             return event
 
     assert App().handle(HTTP_API, LambdaContext()) is HTTP_API

@@ -46,7 +46,7 @@ def test_in_threads(client: Leanbase, server: FaultServer) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> str:
         for _ in range(3):
-            leanbase.capture("e", "u")
+            leanbase.capture("e", distinct_id="u")
             at_once.wait(20)
         return str(context.aws_request_id)
 
@@ -64,7 +64,7 @@ def test_in_tasks(client: Leanbase, server: FaultServer) -> None:
     @leanbase.lambda_handler
     async def handler(event: Any, context: Any) -> None:
         for _ in range(3):
-            leanbase.capture("e", "u")
+            leanbase.capture("e", distinct_id="u")
             await asyncio.sleep(0.01)
 
     async def main() -> None:
@@ -78,7 +78,7 @@ def test_in_tasks(client: Leanbase, server: FaultServer) -> None:
 def test_one_that_raises_takes_none_of_the_others_events(client: Leanbase, server: FaultServer) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
-        leanbase.capture("e", "u")
+        leanbase.capture("e", distinct_id="u")
         time.sleep(0.05)
         if event % 2:
             raise ValueError(event)
@@ -97,11 +97,11 @@ def test_a_thread_that_outlives_the_handler_sends_for_itself(client: Leanbase, s
 
     def late() -> None:
         go_on.wait(20)
-        leanbase.capture("late", "u")
+        leanbase.capture("late", distinct_id="u")
 
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
-        leanbase.capture("in time", "u")
+        leanbase.capture("in time", distinct_id="u")
         if event == "first":
             threads.append(threading.Thread(target=copy_context().run, args=(late,)))
             threads[0].start()
@@ -129,7 +129,7 @@ def test_a_slow_send_of_one_holds_up_no_other(client: Leanbase, server: FaultSer
 
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> float:
-        leanbase.capture("e", "u")
+        leanbase.capture("e", distinct_id="u")
         return time.monotonic()
 
     def timed(number: int) -> float:
@@ -149,7 +149,7 @@ def test_a_handler_decorated_twice_sends_each_event_once(memory: MemoryTransport
     leanbase.transport = memory
 
     def handler(event: Any, context: Any) -> None:
-        leanbase.capture("e", "u")
+        leanbase.capture("e", distinct_id="u")
         raise ValueError
 
     with pytest.raises(ValueError):
@@ -165,10 +165,12 @@ def test_what_another_thread_is_sending_arrives_before_the_handler_returns(
 
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
-        threading.Thread(target=leanbase.capture, args=("of the thread", "u")).start()
+        threading.Thread(
+            target=leanbase.capture, args=("of the thread",), kwargs={"distinct_id": "u"}
+        ).start()
         while not server.requests:
             time.sleep(0.005)
-        leanbase.capture("of the handler", "u")
+        leanbase.capture("of the handler", distinct_id="u")
 
     handler({}, LambdaContext())
     assert client.stats()["delivered"] == 2

@@ -85,7 +85,7 @@ def test_sigterm_sends_what_there_is_and_then_terminates(server: FaultServer) ->
 def test_sigterm_while_a_send_is_under_way_sends_it_again(server: FaultServer) -> None:
     """The interrupted request may have been lost with the process, so its events go once more."""
     server.script(Behaviour(delay=20))
-    process = start(server, "for n in range(100): leanbase.capture('e', n)")
+    process = start(server, "for n in range(100): leanbase.capture('e', distinct_id=n)")
     while not server.requests:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -98,8 +98,8 @@ def test_sigterm_while_a_send_is_under_way_sends_it_again(server: FaultServer) -
 
 def test_sigterm_also_sends_what_inner_scopes_collected(server: FaultServer) -> None:
     body = (
-        "@leanbase.job\ndef inner():\n    leanbase.capture('inner', 'u')\n"
-        "    with leanbase.delivery_scope():\n        leanbase.capture('innermost', 'u')\n"
+        "@leanbase.job\ndef inner():\n    leanbase.capture('inner', distinct_id='u')\n"
+        "    with leanbase.delivery_scope():\n        leanbase.capture('innermost', distinct_id='u')\n"
         "        print('ready', flush=True)\n        for _ in range(200): time.sleep(0.05)\ninner()"
     )
     returned, _ = run(server, body, terminate=True)
@@ -135,7 +135,7 @@ def test_afterwards_sigterm_is_what_it_was(server: FaultServer) -> None:
 
 
 def test_a_long_job_sends_a_hundred_at_a_time(server: FaultServer) -> None:
-    run(server, "for n in range(249): leanbase.capture('e', n)")
+    run(server, "for n in range(249): leanbase.capture('e', distinct_id=n)")
     assert [len(request.events) for request in server.requests] == [100, 100, 50]
 
 
@@ -144,12 +144,12 @@ def test_results_arguments_threads_and_async() -> None:
 
     @leanbase.job
     def plain(a: int, *, b: int) -> int:
-        leanbase.capture("plain", "u")
+        leanbase.capture("plain", distinct_id="u")
         return a + b
 
     @leanbase.job(flush="each")
     async def coroutine() -> Any:
-        leanbase.capture("coroutine", "u")
+        leanbase.capture("coroutine", distinct_id="u")
         return len(sent.events)
 
     assert plain(1, b=2) == 3
@@ -178,7 +178,7 @@ def test_an_object_with_an_async_call_is_awaited_inside(memory: MemoryTransport)
     class Work:
         async def __call__(self) -> str:
             await asyncio.sleep(0)
-            client.capture("e", "u")
+            client.capture("e", distinct_id="u")
             assert memory.events == []
             return "done"
 

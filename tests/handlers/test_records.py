@@ -83,8 +83,8 @@ def test_a_record_that_comes_again_sends_the_same_events_at_its_own_time(
     def handler(event: Any, context: Any) -> None:
         for each in event["Records"]:
             with leanbase.record_context(each):
-                leanbase.capture("shipped", "u")
-                leanbase.capture("shipped", "u")
+                leanbase.capture("shipped", distinct_id="u")
+                leanbase.capture("shipped", distinct_id="u")
 
     other = {**SQS, "messageId": "another"}
     handler({"Records": [record, other]}, context())
@@ -126,8 +126,8 @@ def test_the_same_record_in_two_scopes_of_an_invocation_goes_on_counting(sent: M
     def handler(event: Any, context: Any) -> None:
         for _ in range(2):
             with leanbase.record_context(event["Records"][0]):
-                leanbase.capture("seen", "u")
-        leanbase.capture("seen", "u")
+                leanbase.capture("seen", distinct_id="u")
+        leanbase.capture("seen", distinct_id="u")
 
     handler({"Records": [SQS]}, context())
     assert len({event["uuid"] for event in sent.events}) == 3
@@ -166,7 +166,7 @@ def test_a_record_of_no_known_kind_is_survived(record: Any, sent: MemoryTranspor
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
         with leanbase.record_context(record):
-            leanbase.capture("seen", "u")
+            leanbase.capture("seen", distinct_id="u")
 
     handler({"Records": [record]}, context())
     assert len(sent.events) == 1
@@ -174,7 +174,7 @@ def test_a_record_of_no_known_kind_is_survived(record: Any, sent: MemoryTranspor
 
 def test_record_context_by_itself_is_a_context(sent: MemoryTransport) -> None:
     with leanbase.record_context(SQS):
-        leanbase.capture("seen", "u")
+        leanbase.capture("seen", distinct_id="u")
     assert sent.events[0]["properties"]["messaging.message.id"] == SQS["messageId"]
     assert leanbase.get_tags() == {}
 
@@ -184,8 +184,8 @@ def test_record_context_by_itself_is_a_context(sent: MemoryTransport) -> None:
 
 @leanbase.lambda_handler(idempotent=True)
 def order(event: Any, context: Any) -> None:
-    leanbase.capture("order created", "u", properties={"n": 1})
-    leanbase.capture("order created", "u", properties={"n": 2})
+    leanbase.capture("order created", distinct_id="u", properties={"n": 1})
+    leanbase.capture("order created", distinct_id="u", properties={"n": 2})
     leanbase.identify("u", {"plan": "pro"})
     leanbase.alias("anonymous", "u")
     leanbase.group_identify("company", "acme")
@@ -226,7 +226,7 @@ def test_without_a_time_in_the_event_it_is_the_traces(
 def test_what_the_caller_gives_stays(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
-        leanbase.capture("e", "u", uuid=REQUEST, timestamp="2026-05-05T05:05:05Z")
+        leanbase.capture("e", distinct_id="u", uuid=REQUEST, timestamp="2026-05-05T05:05:05Z")
 
     handler({"detail-type": "t", "time": "2024-01-01T00:00:10Z"}, context())
     assert identity(sent.events[0])[1:3] == (REQUEST, "2026-05-05T05:05:05+00:00")
@@ -255,7 +255,7 @@ def test_threads_of_an_invocation_never_share_an_id(sent: MemoryTransport) -> No
     def handler(event: Any, context: Any) -> None:
         with ThreadPoolExecutor(8) as executor:
             for _ in range(80):
-                executor.submit(copy_context().run, leanbase.capture, "e", "u")
+                executor.submit(copy_context().run, leanbase.capture, "e", distinct_id="u")
 
     handler({}, context())
     assert len({event["uuid"] for event in sent.events}) == 80
@@ -263,8 +263,8 @@ def test_threads_of_an_invocation_never_share_an_id(sent: MemoryTransport) -> No
 
 def test_outside_of_such_handlers_nothing_changes(sent: MemoryTransport) -> None:
     order({}, context())
-    leanbase.capture("order created", "u")
-    thread = threading.Thread(target=leanbase.capture, args=("order created", "u"))
+    leanbase.capture("order created", distinct_id="u")
+    thread = threading.Thread(target=leanbase.capture, args=("order created",), kwargs={"distinct_id": "u"})
     thread.start()
     thread.join()
     assert [event["uuid"][14] for event in sent.events[-2:]] == ["7", "7"]
@@ -280,10 +280,10 @@ def test_a_forked_child_has_ids_of_its_own(sent: MemoryTransport) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if not pid:
-            os.write(here, str(leanbase.capture("e", "child")).encode())
+            os.write(here, str(leanbase.capture("e", distinct_id="child")).encode())
             os._exit(0)
         os.waitpid(pid, 0)
-        leanbase.capture("e", "parent")
+        leanbase.capture("e", distinct_id="parent")
         return os.read(there, 100).decode()
 
     assert handler({}, context()) != sent.events[0]["uuid"]
@@ -292,7 +292,7 @@ def test_a_forked_child_has_ids_of_its_own(sent: MemoryTransport) -> None:
 def test_halves_of_surrogate_pairs_in_a_name_are_survived(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
-        leanbase.capture("x\ud800", "u")
+        leanbase.capture("x\ud800", distinct_id="u")
 
     handler({}, context())
     handler({}, context())
@@ -322,9 +322,9 @@ def test_without_a_request_id_records_have_the_same_ids_again(
 
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
-        leanbase.capture("outside", "u")
+        leanbase.capture("outside", distinct_id="u")
         with leanbase.record_context(SQS):
-            leanbase.capture("inside", "u")
+            leanbase.capture("inside", distinct_id="u")
 
     for _ in range(2):
         handler({}, None)

@@ -27,7 +27,9 @@ print("went on", flush=True)
 """
 # Many short sleeps: CPython does not wake from one that a signal comes just before.
 WAIT = "for _ in range(400): time.sleep(0.05)"
-CAPTURE_IN_SCOPE = "scope = leanbase.delivery_scope()\nscope.__enter__()\nleanbase.capture('collected', 'u')"
+CAPTURE_IN_SCOPE = (
+    "scope = leanbase.delivery_scope()\nscope.__enter__()\nleanbase.capture('collected', distinct_id='u')"
+)
 
 
 def terminated(
@@ -74,21 +76,25 @@ def test_what_an_open_scope_collected_is_sent(server: FaultServer) -> None:
 
 
 def test_what_a_buffer_holds_is_sent(server: FaultServer) -> None:
-    code, _, _ = terminated(server.url, "leanbase.capture('buffered', 'u')", LEANBASE_SYNC_MODE="false")
+    code, _, _ = terminated(
+        server.url, "leanbase.capture('buffered', distinct_id='u')", LEANBASE_SYNC_MODE="false"
+    )
     assert code == -signal.SIGTERM
     assert [event["event"] for event in server.events] == ["buffered"]
 
 
 def test_what_was_retained_is_sent(server: FaultServer) -> None:
     server.script(Behaviour(status=503))
-    code, _, _ = terminated(server.url, "leanbase.capture('retained', 'u')", LEANBASE_MAX_RETRIES="0")
+    code, _, _ = terminated(
+        server.url, "leanbase.capture('retained', distinct_id='u')", LEANBASE_MAX_RETRIES="0"
+    )
     assert code == -signal.SIGTERM
     assert len(server.requests) == 2
 
 
 def test_of_another_client_as_well(server: FaultServer) -> None:
     before = "mine = leanbase.Leanbase('k', sync_mode=False)\nleanbase.install_sigterm_handler(mine)"
-    code, _, _ = terminated(server.url, "mine.capture('of mine', 'u')", before)
+    code, _, _ = terminated(server.url, "mine.capture('of mine', distinct_id='u')", before)
     assert code == -signal.SIGTERM
     assert [event["event"] for event in server.events] == ["of mine"]
 
@@ -135,9 +141,7 @@ signal.signal(signal.SIGTERM, mine)
 @pytest.mark.slow
 def test_one_that_goes_on_is_asked_each_time(server: FaultServer) -> None:
     before = "signal.signal(signal.SIGTERM, lambda *_: print('mine', flush=True))"
-    wait = (
-        "time.sleep(1)\nleanbase.capture('later', 'u')\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(1)"
-    )
+    wait = "time.sleep(1)\nleanbase.capture('later', distinct_id='u')\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(1)"
     code, output, _ = terminated(server.url, CAPTURE_IN_SCOPE, before, wait)
     assert code == 0
     assert output.count("mine") == 2
@@ -162,7 +166,7 @@ async def main():
     await asyncio.wait_for(done.wait(), 10)
     await asyncio.sleep(0.5)
     with leanbase.delivery_scope():
-        leanbase.capture("later", "u")
+        leanbase.capture("later", distinct_id="u")
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.sleep(1)
         print("sent at the second signal:", leanbase.stats()["delivered"])
@@ -267,10 +271,10 @@ os.environ["VERCEL"] = "1"  # a grace of 0.5 s
 signal.signal(signal.SIGTERM, lambda *_: None)
 @leanbase.job
 def main():
-    leanbase.capture("before", "u")
+    leanbase.capture("before", distinct_id="u")
     os.kill(os.getpid(), signal.SIGTERM)
     for _ in range(30): time.sleep(0.05)
-    leanbase.capture("after", "u")
+    leanbase.capture("after", distinct_id="u")
 main()
 """
     code, output = terminated_by_itself(server.url, body, "print(leanbase.stats())")

@@ -120,8 +120,8 @@ def test_our_own_records_and_those_of_our_sending_are_passed_over(server: FaultS
     logging.getLogger("leanbase").setLevel(logging.DEBUG)
     try:
         server.script(Behaviour(status=500))
-        client.capture("fails, which is logged", "u")
-        client.capture("works, which urllib3 logs", "u")
+        client.capture("fails, which is logged", distinct_id="u")
+        client.capture("works, which urllib3 logs", distinct_id="u")
     finally:
         root.removeHandler(handler)
         root.setLevel(before)

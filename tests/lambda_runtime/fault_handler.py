@@ -16,7 +16,9 @@ breaker.FIRST_PAUSE_SECONDS = float(os.environ["PAUSE"])
 
 def handle(event: dict[str, Any], context: Any) -> None:
     for number in range(event["count"]):
-        leanbase.capture("captured", "u", properties={"invocation": event["name"], "number": number})
+        leanbase.capture(
+            "captured", distinct_id="u", properties={"invocation": event["name"], "number": number}
+        )
     then = event.get("then")
     if then == "sleep":
         time.sleep(event["seconds"])

@@ -31,7 +31,7 @@ def capture_each(event: dict[str, Any], context: Any) -> None:
 
 @leanbase.lambda_handler
 def fail(event: dict[str, Any], context: Any) -> None:
-    leanbase.capture("before the failure", "u")
+    leanbase.capture("before the failure", distinct_id="u")
     raise ValueError("the handler's own error")
 
 
@@ -41,7 +41,9 @@ def fail_undecorated(event: dict[str, Any], context: Any) -> None:
 
 @leanbase.lambda_handler
 async def coroutine(event: dict[str, Any], context: Any) -> str:
-    await asyncio.gather(*(asyncio.to_thread(leanbase.capture, "from a task", "u") for _ in range(3)))
+    await asyncio.gather(
+        *(asyncio.to_thread(leanbase.capture, "from a task", distinct_id="u") for _ in range(3))
+    )
     return "done"
 
 
@@ -51,7 +53,7 @@ def run_coroutine(event: dict[str, Any], context: Any) -> Any:
 
 @leanbase.lambda_handler
 def shut_down(event: dict[str, Any], context: Any) -> bool:
-    leanbase.capture("order created", "u")
+    leanbase.capture("order created", distinct_id="u")
     return bool(leanbase.shutdown())
 
 
@@ -66,7 +68,7 @@ def loaded(event: dict[str, Any], context: Any) -> bool:
 @leanbase.lambda_handler(flush="each")
 def hang(event: dict[str, Any], context: Any) -> None:
     for number in range(event["count"]):
-        leanbase.capture("order created", event["user"], properties={"number": number})
+        leanbase.capture("order created", distinct_id=event["user"], properties={"number": number})
     print("now it hangs")
     time.sleep(60)
 
@@ -74,14 +76,14 @@ def hang(event: dict[str, Any], context: Any) -> None:
 @leanbase.lambda_handler(flush="each")
 def run_out_of_memory(event: dict[str, Any], context: Any) -> None:
     for number in range(event["count"]):
-        leanbase.capture("order created", event["user"], properties={"number": number})
+        leanbase.capture("order created", distinct_id=event["user"], properties={"number": number})
     os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does
 
 
 @leanbase.lambda_handler(flush="after_response")
 def after_response(event: dict[str, Any], context: Any) -> dict[str, Any]:
     for number in range(event.get("count", 0)):
-        leanbase.capture("order created", "u", properties={"number": number})
+        leanbase.capture("order created", distinct_id="u", properties={"number": number})
     if "raise" in event:
         raise ValueError("the handler's own error")
     time.sleep(event.get("sleep", 0))
@@ -98,9 +100,9 @@ def sometimes_after_response(event: dict[str, Any], context: Any) -> Any:
 
 @leanbase.lambda_handler(flush="after_response")
 def nested_after_response(event: dict[str, Any], context: Any) -> Any:
-    leanbase.capture("outer", "u")
+    leanbase.capture("outer", distinct_id="u")
     answer = after_response(event, context)
-    leanbase.capture("outer again", "u")
+    leanbase.capture("outer again", distinct_id="u")
     return answer
 
 
@@ -110,8 +112,8 @@ def no_sdk(event: dict[str, Any], context: Any) -> str:
 
 @leanbase.lambda_handler(idempotent=True)
 def idempotent(event: dict[str, Any], context: Any) -> None:
-    leanbase.capture("order created", "u")
-    leanbase.capture("order created", "u", properties={"second": True})
+    leanbase.capture("order created", distinct_id="u")
+    leanbase.capture("order created", distinct_id="u", properties={"second": True})
     leanbase.capture("anonymous")
     if event.get("fail"):
         raise ValueError("try again")
@@ -119,10 +121,10 @@ def idempotent(event: dict[str, Any], context: Any) -> None:
 
 @leanbase.lambda_handler
 def identify_and_capture(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    return {"uuid": leanbase.capture("after the restore", "u"), "pid": os.getpid()}
+    return {"uuid": leanbase.capture("after the restore", distinct_id="u"), "pid": os.getpid()}
 
 
 @leanbase.lambda_handler(flush="after_response")
 def exit_after_response(event: dict[str, Any], context: Any) -> None:
-    leanbase.capture("before the exit", "u")
+    leanbase.capture("before the exit", distinct_id="u")
     sys.exit(3)

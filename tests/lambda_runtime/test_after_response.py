@@ -188,7 +188,7 @@ def test_outside_of_lambda_it_is_the_same_as_end(memory: Any, caplog: pytest.Log
 
     @leanbase.lambda_handler(flush="after_response")
     def handler(event: Any, context: Any) -> int:
-        leanbase.capture("e", "u")
+        leanbase.capture("e", distinct_id="u")
         return len(memory.events)
 
     assert handler({}, None) == 0

@@ -165,7 +165,7 @@ def test_ipv6_loopback() -> None:
         pytest.skip("this machine has no ::1")
     with server:
         client = Leanbase("k", server.url)
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
         assert client.stats()["delivered"] == 1
 
 
@@ -174,7 +174,7 @@ def test_a_database_file_is_private_and_survives(tmp_path: Path) -> None:
     for expected in (1, 2):
         with LocalServer(store=Store(path)) as server:
             client = Leanbase("k", server.url)
-            client.capture("e", "u")
+            client.capture("e", distinct_id="u")
             client.shutdown()
             assert len(server.store.events()) == expected
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -190,7 +190,7 @@ def test_the_command_prints_where_it_listens_and_what_arrives() -> None:
         found = re.search(r"http://127\.0\.0\.1:\d+", first)
         assert found
         client = Leanbase("k", found.group())
-        client.capture("signed\x1b[2J up", "user_1", {"plan": "pro"})
+        client.capture("signed\x1b[2J up", distinct_id="user_1", properties={"plan": "pro"})
         assert client.stats()["delivered"] == 1
         line = output.readline()
         process.send_signal(signal.SIGINT)
@@ -223,7 +223,7 @@ def test_the_table_says_what_went_wrong_and_where(memory: MemoryTransport) -> No
     client = Leanbase("phc_test", transport=memory, project_root=str(Path(__file__).parent))
     with contextlib.suppress(ValueError), client.new_context():
         json.loads("{")
-    client.capture("$exception", "u", {"$exception_list": "made by hand"})
+    client.capture("$exception", distinct_id="u", properties={"$exception_list": "made by hand"})
     first, second = render(memory.events, 300).splitlines()[2:]
     assert "JSONDecodeError: Expecting property name" in first
     assert "in test_the_table_says_what_went_wrong_and_where" in first

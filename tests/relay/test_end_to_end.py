@@ -50,7 +50,9 @@ def test_ten_thousand_events_of_all_sizes_arrive_intact_and_once(
         for number, size in enumerate(sizes):
             text = os.urandom(size // 2).hex() if number % 2 else ("text ü🎉 \ufffe " * size)[: size // 2]
             properties = {"number": number, "text": text, "nested": {"list": [1, 2.5, None, True, "ü"]}}
-            uuid = client.capture(f"event {number}", f"user {number % 100}", properties=properties)
+            uuid = client.capture(
+                f"event {number}", distinct_id=f"user {number % 100}", properties=properties
+            )
             assert uuid
             sent[uuid] = properties
     assert scope.receipt.handed_off == EVENTS
@@ -72,7 +74,9 @@ def test_a_fifo_queue_brings_the_events_of_each_user_in_order(
     for batch in range(5):
         with client.delivery_scope():
             for number in range(40):
-                client.capture("e", f"user {number % 4}", properties={"number": batch * 40 + number})
+                client.capture(
+                    "e", distinct_id=f"user {number % 4}", properties={"number": batch * 40 + number}
+                )
     drain(moto, queue, configured(local))
     received = local.store.events(0)
     assert len(received) == 200

@@ -32,7 +32,7 @@ def intercepted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @leanbase.lambda_handler
 def handler(event: dict[str, Any], context: Any) -> Any:
-    leanbase.capture("begun", "u")
+    leanbase.capture("begun", distinct_id="u")
     if "sleep" in event:
         time.sleep(event["sleep"])
     if "raise" in event:
@@ -113,7 +113,7 @@ def test_between_invocations_nothing_runs() -> None:
 
     def late() -> None:
         time.sleep(0.3)
-        leanbase.capture("late", "u")
+        leanbase.capture("late", distinct_id="u")
 
     with LambdaSimulator(with_thread) as function:
         function.invoke({})
@@ -127,7 +127,7 @@ def test_sigterm_sends_what_is_retained() -> None:
     def capture_in_scope(event: Any, context: Any) -> None:
         scope = leanbase.delivery_scope()
         scope.__enter__()
-        leanbase.capture("collected", "u")
+        leanbase.capture("collected", distinct_id="u")
 
     with LambdaSimulator(capture_in_scope) as function:
         function.invoke({})
@@ -168,7 +168,7 @@ def test_a_handler_by_name_is_imported_in_the_sandbox(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "app_by_name.py").write_text(
-        "import leanbase\nleanbase.capture('while initialising', 'u')\n"
+        "import leanbase\nleanbase.capture('while initialising', distinct_id='u')\n"
         "@leanbase.lambda_handler\ndef handler(event, context):\n    return event\n"
     )
     with LambdaSimulator("app_by_name.handler") as function:

@@ -20,7 +20,7 @@ leanbase.api_key = "phc_app"
 def order(total):
     leanbase.capture("order created", distinct_id="user_1", properties={{"total": total}})
     for each in (client, with_instance, buffered):
-        each.capture("of another client", "user_2")
+        each.capture("of another client", distinct_id="user_2")
 """
 
 
@@ -100,11 +100,11 @@ def test_a_marked_test_sends(session: pytest.Pytester, server: FaultServer) -> N
 
         @pytest.mark.leanbase_send
         def test_sends():
-            assert leanbase.capture("sent", "u")
+            assert leanbase.capture("sent", distinct_id="u")
             assert leanbase.stats()["delivered"] == 1
 
         def test_does_not_send(leanbase_events):
-            leanbase.capture("not sent", "u")
+            leanbase.capture("not sent", distinct_id="u")
             leanbase_events.assert_captured("not sent")
         """,
         "--strict-markers",
@@ -116,7 +116,9 @@ def test_a_marked_test_sends(session: pytest.Pytester, server: FaultServer) -> N
 @pytest.mark.slow
 def test_the_setting_lets_all_tests_send(session: pytest.Pytester, server: FaultServer) -> None:
     session.makeini("[pytest]\nleanbase_send = true\n")
-    found, output = outcomes(session, "import app\ndef test_it(): app.client.capture('sent', 'u')")
+    found, output = outcomes(
+        session, "import app\ndef test_it(): app.client.capture('sent', distinct_id='u')"
+    )
     assert found == {"passed": 1}, output
     assert [event["event"] for event in server.events] == ["sent"]
 
@@ -130,7 +132,7 @@ def test_memory_transports_of_the_tests_own_are_left_alone(session: pytest.Pytes
 
         def test_it():
             transport = MemoryTransport()
-            Leanbase(transport=transport).capture("mine", "u")
+            Leanbase(transport=transport).capture("mine", distinct_id="u")
             assert [each["event"] for each in transport.events] == ["mine"]
         """,
     )
@@ -145,7 +147,7 @@ def test_a_client_without_key_and_host_captures_in_tests(session: pytest.Pyteste
 
         @leanbase.lambda_handler(flush="each")
         def handler(event, context):
-            leanbase.capture("handled", "u")
+            leanbase.capture("handled", distinct_id="u")
 
         def test_it(leanbase_events):
             handler({}, None)

@@ -58,7 +58,7 @@ def workers() -> list[threading.Thread]:
 def test_q1_q2_enough_events_are_sent_at_once_in_order(buffered: Make, server: FaultServer) -> None:
     client = buffered(flush_at=10, flush_interval=3600)
     for number in range(25):
-        client.capture(f"e{number}", "u")
+        client.capture(f"e{number}", distinct_id="u")
     until(lambda: len(server.events) >= 20)
     client.flush()
     assert names(server) == [f"e{number}" for number in range(25)]
@@ -67,7 +67,7 @@ def test_q1_q2_enough_events_are_sent_at_once_in_order(buffered: Make, server: F
 
 def test_q2_the_oldest_event_waits_no_longer_than_the_interval(buffered: Make, server: FaultServer) -> None:
     client = buffered(flush_at=1000, flush_interval=0.2)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert not server.requests
     until(lambda: server.events)
     assert client.flush()
@@ -79,7 +79,7 @@ def test_q2_q35_capture_returns_while_the_server_hangs(buffered: Make, server: F
     client = buffered(flush_at=1, timeout=30)
     started = time.monotonic()
     for number in range(50):
-        assert client.capture("e", number)
+        assert client.capture("e", distinct_id=number)
     assert time.monotonic() - started < 1
     assert client.stats()["retained"] == 50
 
@@ -97,7 +97,7 @@ def test_q3_a_full_buffer_refuses_new_events_and_says_so_once(
     )
     server.always(Behaviour(status=500))
     transport_of(client)._flush_at = 10_000  # nothing leaves by itself
-    taken = [client.capture(f"e{number}", "u") for number in range(8)]
+    taken = [client.capture(f"e{number}", distinct_id="u") for number in range(8)]
     assert [uuid is not None for uuid in taken] == [True] * 5 + [False] * 3
     assert client.stats()["dropped"] == {"overflow": 3}
     assert client.stats()["retained"] == 5
@@ -113,7 +113,7 @@ def test_q3_a_full_buffer_refuses_new_events_and_says_so_once(
 def test_q3_an_import_waits_for_room(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(delay=0.02))
     client = buffered(max_queue_size=20, flush_at=10, historical_migration=True)
-    uuids = [client.capture(f"e{number}", "u") for number in range(300)]
+    uuids = [client.capture(f"e{number}", distinct_id="u") for number in range(300)]
     assert all(uuids)
     client.flush()
     assert [event["uuid"] for event in server.events] == uuids
@@ -123,7 +123,7 @@ def test_q3_an_import_waits_for_room(buffered: Make, server: FaultServer) -> Non
 def test_q3_an_import_does_not_wait_for_ever(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
     client = buffered(max_queue_size=2, flush_at=1, historical_migration=True, send_deadline=0.3)
-    uuids = [client.capture("e", "u") for _ in range(6)]
+    uuids = [client.capture("e", distinct_id="u") for _ in range(6)]
     assert uuids[0]
     assert None in uuids
     assert client.stats()["dropped"]["overflow"] >= uuids.count(None)  # and of what came back
@@ -137,7 +137,7 @@ def test_q4_q5_events_of_many_threads_arrive_once_each(buffered: Make, server: F
 
     def capture() -> None:
         for number in range(200):
-            uuids.append(client.capture("e", number))
+            uuids.append(client.capture("e", distinct_id=number))
             if number % 50 == 0:
                 client.flush()
 
@@ -162,7 +162,7 @@ def test_q6_g7_one_thread_from_the_first_event_on(buffered: Make, server: FaultS
     assert client.flush()
     assert set(workers()) == before
     for number in range(50):
-        client.capture("e", number)
+        client.capture("e", distinct_id=number)
     (worker,) = set(workers()) - before
     assert worker.daemon
     client.shutdown()
@@ -177,9 +177,9 @@ def test_q12_the_worker_heeds_a_long_retry_after_and_a_flush_does_not(
 ) -> None:
     server.script(Behaviour(status=429, headers={"Retry-After": "3600"}))
     client = buffered(max_retries=0)
-    client.capture("first", "u")
+    client.capture("first", distinct_id="u")
     until(lambda: server.requests)
-    client.capture("second", "u")
+    client.capture("second", distinct_id="u")
     time.sleep(0.3)
     assert len(server.requests) == 1
     assert client.flush()
@@ -194,12 +194,12 @@ def test_q20_q21_what_failed_goes_out_ahead_of_the_next_event_and_nothing_hammer
     client = buffered(
         max_retries=0, on_error=lambda error, events: heard.append([e["event"] for e in events])
     )
-    client.capture("first", "u")
+    client.capture("first", distinct_id="u")
     until(lambda: heard)
     time.sleep(0.3)
     assert len(server.requests) == 1
     assert client.stats()["retained"] == 1
-    client.capture("second", "u")
+    client.capture("second", distinct_id="u")
     until(lambda: len(server.requests) == 2)
     assert names(server) == ["first", "first", "second"]
     assert server.events[0]["uuid"] == server.events[1]["uuid"]
@@ -210,20 +210,20 @@ def test_q21_a_buffer_full_of_what_failed_recovers(buffered: Make, server: Fault
     server.always(Behaviour(status=503))
     client = buffered(max_retries=0, max_queue_size=3, flush_at=3)
     for number in range(3):
-        client.capture(f"e{number}", "u")
+        client.capture(f"e{number}", distinct_id="u")
     until(lambda: len(server.requests) == 1)
-    until(lambda: client.stats()["retained"] == 3 and client.capture("too many", "u") is None)
+    until(lambda: client.stats()["retained"] == 3 and client.capture("too many", distinct_id="u") is None)
     server.always(Behaviour())
-    client.capture("also too many", "u")
+    client.capture("also too many", distinct_id="u")
     until(lambda: client.stats()["delivered"] == 3)
-    assert client.capture("again", "u")
+    assert client.capture("again", distinct_id="u")
 
 
 def test_q22_memory_is_bounded_in_an_outage(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(status=503, delay=0.01))
     client = buffered(max_retries=0, max_queue_size=30, flush_at=10)
     for number in range(500):
-        client.capture("e", number)
+        client.capture("e", distinct_id=number)
         assert len(transport_of(client)._kept) <= 30
     client.flush()
     assert client.stats()["retained"] <= 30
@@ -236,7 +236,7 @@ def test_q23_a_poisoned_batch_does_not_block_the_queue(buffered: Make, server: F
     server.script(Behaviour(status=400))
     client = buffered(flush_at=2, flush_interval=3600, on_error=lambda error, events: heard.append(error))
     for number in range(6):
-        client.capture(f"e{number}", "u")
+        client.capture(f"e{number}", distinct_id="u")
     client.flush()
     assert client.stats()["dropped"] == {"rejected": 2}
     assert client.stats()["delivered"] == 4
@@ -253,7 +253,7 @@ def test_q24_on_error_may_flush_and_shut_down(buffered: Make, server: FaultServe
         done.set()
 
     client = buffered(on_error=on_error)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert done.wait(5)
     assert balanced(client)
 
@@ -271,7 +271,7 @@ def test_q31_a_flush_sends_all_in_few_requests_and_waits(make: Make, server: Fau
     server.always(Behaviour(delay=0.05))
     client = make(server, sync_mode=False, flush_interval=3600, flush_at=100)
     for number in range(99):
-        client.capture("e", number)
+        client.capture("e", distinct_id=number)
     assert client.flush()
     assert len(server.requests) == 1
     assert client.stats()["delivered"] == 99
@@ -282,7 +282,7 @@ def test_q32_a_flush_waits_for_the_batch_under_way_and_does_not_repeat_it(
 ) -> None:
     server.script(Behaviour(status=503, delay=0.5))
     client = buffered(max_retries=0, flush_at=1)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     until(lambda: server.requests)
     receipt = client.flush()
     assert not receipt
@@ -297,7 +297,7 @@ def test_q32_a_flush_stops_at_the_first_batch_that_fails(make: Make, server: Fau
     transport._flush_at = 10
     transport._not_before = time.monotonic() + 3600  # the thread sends nothing
     for number in range(40):
-        client.capture(f"e{number}", "u")
+        client.capture(f"e{number}", distinct_id="u")
     receipt = client.flush()
     assert not receipt
     assert (receipt.delivered, client.stats()["retained"]) == (10, 30)
@@ -309,7 +309,7 @@ def test_q32_a_flush_stops_at_the_first_batch_that_fails(make: Make, server: Fau
 def test_q32_a_flush_ends_with_its_time(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
     client = buffered()
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     started = time.monotonic()
     assert not client.flush(timeout=0.2)
     assert time.monotonic() - started < 1.5
@@ -319,7 +319,7 @@ def test_q32_a_flush_ends_with_its_time(buffered: Make, server: FaultServer) -> 
 def test_q34_flushes_at_the_same_time_send_nothing_twice(make: Make, server: FaultServer) -> None:
     client = make(server, sync_mode=False, **NEVER)
     for number in range(500):
-        client.capture("e", number)
+        client.capture("e", distinct_id=number)
     threads = [threading.Thread(target=client.flush) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -337,12 +337,12 @@ def test_q40_q41_q42_shutdown_sends_ends_the_thread_and_is_final(
 ) -> None:
     client = make(server, sync_mode=False, **NEVER)
     for number in range(250):
-        client.capture("e", number)
+        client.capture("e", distinct_id=number)
     receipt = client.shutdown()
     assert receipt
     assert len(server.events) == 250
     assert not client.shutdown().delivered
-    assert client.capture("late", "u") is None
+    assert client.capture("late", distinct_id="u") is None
     assert len(server.events) == 250
     assert balanced(client)
 
@@ -354,7 +354,7 @@ def test_q43_what_shutdown_cannot_deliver_is_dropped_and_reported(
     heard: list[int] = []
     client = buffered(**NEVER, max_retries=0, on_error=lambda error, events: heard.append(len(events)))
     for number in range(3):
-        client.capture("e", number)
+        client.capture("e", distinct_id=number)
     client.shutdown()
     assert client.stats()["dropped"] == {"shutdown": 3}
     assert "3 event(s) could not be delivered before shutdown" in caplog.text
@@ -364,7 +364,7 @@ def test_q43_what_shutdown_cannot_deliver_is_dropped_and_reported(
 def test_q15_shutdown_does_not_sit_out_a_backoff(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(status=503, headers={"Retry-After": "4"}))
     client = buffered(max_retries=1)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     until(lambda: server.requests)
     server.always(Behaviour())
     started = time.monotonic()
@@ -376,7 +376,7 @@ def test_q15_shutdown_does_not_sit_out_a_backoff(buffered: Make, server: FaultSe
 def test_q42_the_module_shut_down_after_every_request_loses_nothing(server: FaultServer) -> None:
     leanbase.api_key, leanbase.host, leanbase.sync_mode = "k", server.url, False
     for number in range(5):
-        leanbase.capture(f"e{number}", "u")
+        leanbase.capture(f"e{number}", distinct_id="u")
         assert leanbase.shutdown()
     assert names(server) == [f"e{number}" for number in range(5)]
 
@@ -385,7 +385,7 @@ def test_an_instance_can_be_used_again_after_a_shutdown_of_the_module() -> None:
     memory = MemoryTransport()
     leanbase.transport = BufferedTransport(memory, flush_interval=3600)
     for number in range(3):
-        assert leanbase.capture(f"e{number}", "u")
+        assert leanbase.capture(f"e{number}", distinct_id="u")
         assert leanbase.stats()["retained"] == 1
         assert leanbase.shutdown()
     assert [event["event"] for event in memory.events] == ["e0", "e1", "e2"]
@@ -397,7 +397,7 @@ def test_a_capture_that_races_with_shutdown_is_accounted_for(server: FaultServer
         admitted: list[str] = []
 
         def capture(client: Leanbase = client, admitted: list[str] = admitted) -> None:
-            while uuid := client.capture("e", "u"):
+            while uuid := client.capture("e", distinct_id="u"):
                 admitted.append(uuid)
 
         thread = threading.Thread(target=capture)
@@ -415,20 +415,20 @@ def test_a_capture_that_races_with_shutdown_is_accounted_for(server: FaultServer
 
 def test_inside_a_delivery_scope_nothing_is_left_to_the_thread(make: Make, server: FaultServer) -> None:
     client = make(server, sync_mode=False, **NEVER)
-    client.capture("before", "u")
+    client.capture("before", distinct_id="u")
     with client.delivery_scope() as scope:
-        client.capture("inside", "u")
+        client.capture("inside", distinct_id="u")
     assert names(server) == ["before", "inside"]
     assert scope.receipt.delivered == 2
 
 
 def test_a_handler_delivers_before_it_returns(make: Make, server: FaultServer) -> None:
     client = make(server, sync_mode=False, **NEVER)
-    client.capture("in the init phase", "u")
+    client.capture("in the init phase", distinct_id="u")
 
     @leanbase.lambda_handler(client=client)
     def handler(event: Any, context: Any) -> str | None:
-        return client.capture("inside", "u")
+        return client.capture("inside", distinct_id="u")
 
     assert handler({}, None)
     assert names(server) == ["in the init phase", "inside"]
@@ -444,14 +444,14 @@ def test_a_disabled_client_sends_nothing_until_it_is_enabled(buffered: Make, ser
     time.sleep(0.2)
     assert not server.requests
     client.disabled = False
-    client.capture("next", "u")
+    client.capture("next", distinct_id="u")
     until(lambda: len(server.events) == 2)
 
 
 def test_two_clients_cannot_share_one() -> None:
     transport = BufferedTransport(MemoryTransport())
     one = Leanbase(transport=transport)
-    one.capture("e", "u")
+    one.capture("e", distinct_id="u")
     with pytest.raises(ConfigError, match="belongs to another client"):
         Leanbase(transport=transport)
     one.shutdown()
@@ -473,7 +473,7 @@ def test_it_goes_around_the_others_not_into_them(tmp_path: Any) -> None:
 @pytest.mark.parametrize("transport", ["memory", "log", "spool"])
 def test_sync_mode_false_is_a_buffer_around_any_transport(transport: str, tmp_path: Any) -> None:
     client = Leanbase(transport=transport, sync_mode=False, spool_directory=tmp_path / "spool")
-    assert client.capture("e", "u")
+    assert client.capture("e", distinct_id="u")
     assert client.stats()["retained"] == 1
     assert client.flush()
     assert client.stats()["retained"] == 0
@@ -484,7 +484,7 @@ def test_a_fallback_inside_takes_what_the_worker_could_not_deliver(server: Fault
     memory = MemoryTransport()
     server.always(Behaviour(status=503))
     client = Leanbase("k", server.url, sync_mode=False, fallback=memory, flush_interval=0.05, max_retries=0)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     until(lambda: memory.events)
     until(lambda: client.stats()["delivered"] == 1)
     client.shutdown()
@@ -515,11 +515,11 @@ client = leanbase.Leanbase("k", sys.argv[1], sync_mode=False, flush_interval=360
         "",
         "raise SystemExit(3)",
         "raise ValueError('no')",
-        "import threading; threading.Thread(target=lambda: client.capture('thread', 'u')).start()",
+        "import threading; threading.Thread(target=lambda: client.capture('thread', distinct_id='u')).start()",
     ],
 )
 def test_q50_the_end_of_the_interpreter_sends_what_is_left(server: FaultServer, ending: str) -> None:
-    ended = run(PROGRAM + "for n in range(250): client.capture('e', n)\n" + ending, server.url)
+    ended = run(PROGRAM + "for n in range(250): client.capture('e', distinct_id=n)\n" + ending, server.url)
     sent = names(server)
     assert sent.count("e") == 250, ended.stderr
     assert sent.count("thread") == ("thread" in ending)
@@ -529,10 +529,10 @@ def test_q50_the_end_of_the_interpreter_sends_what_is_left(server: FaultServer, 
 def test_q50_what_is_captured_while_the_interpreter_ends_is_sent_at_once(server: FaultServer) -> None:
     program = """
 import atexit
-atexit.register(lambda: client.capture("last", "u"))  # runs before the buffer's own
-client.capture("first", "u")
+atexit.register(lambda: client.capture("last", distinct_id="u"))  # runs before the buffer's own
+client.capture("first", distinct_id="u")
 """
-    late = "import atexit, sys\natexit.register(lambda: client.capture('very last', 'u'))\n"
+    late = "import atexit, sys\natexit.register(lambda: client.capture('very last', distinct_id='u'))\n"
     ended = run(late + PROGRAM + program, server.url)
     assert sorted(names(server)) == ["first", "last", "very last"], ended.stderr
     assert ended.stderr == ""
@@ -544,7 +544,7 @@ def test_q51_q52_exit_takes_two_seconds_at_most_for_all_clients(server: FaultSer
     code = """
 import sys, time, leanbase
 clients = [leanbase.Leanbase("k", f"http://127.0.0.1:{sys.argv[1]}", sync_mode=False) for _ in range(3)]
-for client in clients: client.capture("e", "u")
+for client in clients: client.capture("e", distinct_id="u")
 import atexit
 print(time.time())
 """
@@ -561,7 +561,7 @@ def test_q51_a_batch_under_way_does_not_hold_up_the_exit() -> None:
     code = """
 import sys, time, leanbase
 client = leanbase.Leanbase("k", f"http://127.0.0.1:{sys.argv[1]}", sync_mode=False, flush_at=1)
-client.capture("e", "u")
+client.capture("e", distinct_id="u")
 time.sleep(0.5)
 print(time.time())
 """
@@ -572,7 +572,9 @@ print(time.time())
 
 
 def test_a_client_that_is_gone_leaves_no_thread_waiting_at_exit(server: FaultServer) -> None:
-    ended = run(PROGRAM + "client.capture('e', 'u'); client.shutdown(); client.shutdown()", server.url)
+    ended = run(
+        PROGRAM + "client.capture('e', distinct_id='u'); client.shutdown(); client.shutdown()", server.url
+    )
     assert names(server) == ["e"]
     assert (ended.returncode, ended.stderr) == (0, "")
 
@@ -605,12 +607,12 @@ def in_child(code: Callable[[], object]) -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_q60_q61_each_process_delivers_its_own(make: Make, server: FaultServer) -> None:
     client = make(server, sync_mode=False, **NEVER)
-    client.capture("parent", "u")
+    client.capture("parent", distinct_id="u")
 
     def child() -> None:
         assert client.stats()["captured"] == 0
         assert not workers()
-        client.capture("child", "u")
+        client.capture("child", distinct_id="u")
         assert len(workers()) == 1
         assert client.flush().delivered == 1
 
@@ -627,7 +629,7 @@ def test_q61_a_fork_while_all_locks_are_held_does_not_hang_the_child(make: Make,
 
     def hammer() -> None:
         while not stop.is_set():
-            client.capture("parent", "u")
+            client.capture("parent", distinct_id="u")
 
     threads = [threading.Thread(target=hammer) for _ in range(3)]
     for thread in threads:
@@ -635,7 +637,7 @@ def test_q61_a_fork_while_all_locks_are_held_does_not_hang_the_child(make: Make,
     transport = transport_of(client)
 
     def child() -> None:
-        client.capture("child", "u")
+        client.capture("child", distinct_id="u")
         assert client.flush().delivered == 1
 
     try:
@@ -652,7 +654,7 @@ def test_q61_a_fork_while_all_locks_are_held_does_not_hang_the_child(make: Make,
 
 def capture_in_child(url: str) -> None:
     client = Leanbase("k", url, sync_mode=False, flush_interval=3600)
-    client.capture("child", os.getpid())
+    client.capture("child", distinct_id=os.getpid())
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -671,9 +673,11 @@ def test_q62_the_children_of_multiprocessing_send_what_is_left(server: FaultServ
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_q62_a_client_made_before_the_fork_works_in_a_pool(make: Make, server: FaultServer) -> None:
     client = make(server, sync_mode=False, **NEVER)
-    client.capture("parent", "u")
+    client.capture("parent", distinct_id="u")
     context = multiprocessing.get_context("fork")
-    children = [context.Process(target=client.capture, args=("child", n)) for n in range(3)]
+    children = [
+        context.Process(target=client.capture, args=("child",), kwargs={"distinct_id": n}) for n in range(3)
+    ]
     for child in children:
         child.start()
     for child in children:
@@ -696,7 +700,7 @@ def test_q62_without_a_thread_events_wait_for_a_flush(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", cannot)
         for number in range(3):
-            assert client.capture("e", number)
+            assert client.capture("e", distinct_id=number)
         assert caplog.text.count("no thread can be started") == 1
         assert not server.requests
         assert client.flush()
@@ -716,7 +720,7 @@ from leanbase import Leanbase
 def fail(receipt): raise OSError
 clients = [Leanbase("k", {server.url!r}, sync_mode=False, flush_interval=60.0) for _ in range(4)]
 for number, client in enumerate(clients):
-    client.capture("e", number)
+    client.capture("e", distinct_id=number)
     if number % 2: client._current().outbox._transport.settle = fail
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

@@ -22,10 +22,10 @@ from tests.transports.test_buffered import run
 APP = """
 import os, leanbase
 client = leanbase.Leanbase("k", os.environ["INGESTION"], sync_mode=False, flush_interval=float(os.environ["INTERVAL"]))
-client.capture("loaded", "u")
+client.capture("loaded", distinct_id="u")
 
 def app(environ, start_response):
-    assert client.capture("request", "u", properties={"pid": os.getpid()})
+    assert client.capture("request", distinct_id="u", properties={"pid": os.getpid()})
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"thanks"]
 """
@@ -127,7 +127,7 @@ def test_q62_patched_by_gevent_it_sends_from_a_greenlet(server: FaultServer, pat
         first
         + late
         + PROGRAM.format(interval=0.1)
-        + "client.capture('e', 'u'); time.sleep(1); print(client.stats())"
+        + "client.capture('e', distinct_id='u'); time.sleep(1); print(client.stats())"
     )
     ended = run(program, server.url, warnings="default")
     assert "'delivered': 1" in ended.stdout, ended.stderr
@@ -141,13 +141,13 @@ def test_q62_patched_by_gevent_flush_shutdown_and_exit_work(server: FaultServer)
         + """
 def capture():
     for n in range(50):
-        client.capture("e", n)
+        client.capture("e", distinct_id=n)
 threads = [threading.Thread(target=capture) for _ in range(10)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 assert client.flush()
 assert client.stats()["delivered"] == 500
-client.capture("e", "at exit")
+client.capture("e", distinct_id="at exit")
 """
     )
     ended = run(program, server.url, warnings="default")

@@ -86,9 +86,9 @@ def test_a_flush_or_close_that_raises_costs_no_event(
 ) -> None:
     transport = Broken()
     client = Leanbase("k", transport=transport, sync_mode=sync_mode)
-    client.capture("flushed", "u")
+    client.capture("flushed", distinct_id="u")
     assert client.flush()
-    client.capture("at the end", "u")
+    client.capture("at the end", distinct_id="u")
     assert client.shutdown()
     assert [event["event"] for event in transport.events] == ["flushed", "at the end"]
     assert client.stats()["delivered"] == 2

@@ -45,7 +45,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_w2_w3_w4_w6_the_request(server: FaultServer, make: Make) -> None:
-    make(server).capture("e", "u", {"a": 1})
+    make(server).capture("e", distinct_id="u", properties={"a": 1})
     (request,) = server.requests
     assert request.line == "POST /batch/ HTTP/1.1"
     assert request.headers["content-type"] == "application/json"
@@ -61,7 +61,7 @@ def test_w2_w3_w4_w6_the_request(server: FaultServer, make: Make) -> None:
 
 
 def test_w1_a_path_prefix_is_kept(server: FaultServer) -> None:
-    Leanbase("k", f" {server.url}/ingest/ ").capture("e", "u")
+    Leanbase("k", f" {server.url}/ingest/ ").capture("e", distinct_id="u")
     assert server.requests[0].line.startswith("POST /ingest/batch/ ")
 
 
@@ -70,7 +70,7 @@ def test_w1_a_path_prefix_is_kept(server: FaultServer) -> None:
     [(None, 10, False), (None, 2000, True), (True, 10, True), (False, 2000, False)],
 )
 def test_w5_compression(option: Any, size: int, compressed: bool, server: FaultServer, make: Make) -> None:
-    make(server, gzip=option).capture("e", "u", {"p": "x" * size})
+    make(server, gzip=option).capture("e", distinct_id="u", properties={"p": "x" * size})
     assert (server.requests[0].headers.get("content-encoding") == "gzip") == compressed
     assert server.events[0]["properties"]["p"] == "x" * size
 
@@ -82,14 +82,14 @@ def test_w5_a_failing_compression_sends_the_body_as_it_is(
         raise MemoryError
 
     monkeypatch.setattr("leanbase.transports.http.zlib.compressobj", fail)
-    make(server, gzip=True).capture("e", "u")
+    make(server, gzip=True).capture("e", distinct_id="u")
     assert "content-encoding" not in server.requests[0].headers
     assert len(server.events) == 1
     assert "uncompressed" in caplog.text
 
 
 def test_historical_migration_marks_the_envelope(server: FaultServer, make: Make) -> None:
-    make(server, historical_migration=True).capture("e", "u", timestamp="2020-01-01T00:00:00Z")
+    make(server, historical_migration=True).capture("e", distinct_id="u", timestamp="2020-01-01T00:00:00Z")
     assert server.requests[0].envelope["historical_migration"] is True
 
 
@@ -97,7 +97,7 @@ def test_ten_events_of_a_scope_are_one_request_in_capture_order(server: FaultSer
     client = make(server)
     with client.delivery_scope():
         for number in range(10):
-            client.capture("e", number)
+            client.capture("e", distinct_id=number)
         assert server.requests == []
         assert client.stats()["retained"] == 10
     assert len(server.requests) == 1
@@ -118,7 +118,7 @@ def test_an_event_is_encoded_once_however_often_it_is_sent(
     encoded: list[Any] = []
     monkeypatch.setattr("leanbase.pipeline.encode", lambda event: encoded.append(1) or encode(event))
     server.script(Behaviour(status=500), Behaviour(status=500), Behaviour(instead="close"))
-    make(server).capture("e", "u")
+    make(server).capture("e", distinct_id="u")
     assert len(server.requests) == 4
     assert len(encoded) == 1
 
@@ -130,15 +130,15 @@ def test_an_event_is_encoded_once_however_often_it_is_sent(
 def test_w10_any_2xx_is_success(body: bytes, server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=202, body=body))
     client = make(server)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert client.stats()["delivered"] == 1
 
 
 def test_w10_a_truncated_body_of_a_success_is_success(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(headers={"Content-Length": "500"}, close_after=True))
     client = make(server)
-    client.capture("e", "u")
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
+    client.capture("e", distinct_id="u")
     assert client.stats()["delivered"] == 2
     assert len(server.requests) == 2
 
@@ -149,7 +149,7 @@ def test_w11_quota_is_success_with_one_warning_a_minute(
     server.always(Behaviour(body=b'{"status":"Ok","quota_limited":["events"]}'))
     client = make(server)
     for _ in range(3):
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
     assert client.stats()["delivered"] == 3
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "quota" in caplog.text
@@ -159,7 +159,7 @@ def test_w11_quota_is_success_with_one_warning_a_minute(
 def test_w12_retryable_statuses_are_retried(status: int, server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=status))
     client = make(server)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert len(server.requests) == 2
     assert client.stats()["delivered"] == 1
 
@@ -168,7 +168,7 @@ def test_w12_retryable_statuses_are_retried(status: int, server: FaultServer, ma
 def test_w13_broken_connections_are_retried(instead: str, server: FaultServer, make: Make) -> None:
     server.script(Behaviour(instead=instead))
     client = make(server)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert len(server.requests) == 2
     assert client.stats()["delivered"] == 1
 
@@ -177,8 +177,8 @@ def test_q14_every_attempt_sends_the_same_events_with_a_new_sent_at(server: Faul
     server.script(Behaviour(status=500), Behaviour(status=500))
     client = make(server)
     with client.delivery_scope():
-        client.capture("a", "u")
-        client.capture("b", "u")
+        client.capture("a", distinct_id="u")
+        client.capture("b", distinct_id="u")
     batches = [request.envelope["batch"] for request in server.requests]
     assert batches[0] == batches[1] == batches[2]
     assert len({request.envelope["sent_at"] for request in server.requests}) == 3
@@ -191,7 +191,7 @@ def test_w14_other_4xx_are_terminal(
     heard: list[Any] = []
     server.always(Behaviour(status=status))
     client = make(server, on_error=lambda error, events: heard.append((error, events)))
-    uuid = client.capture("e", "u", {"p": "s3cret"})
+    uuid = client.capture("e", distinct_id="u", properties={"p": "s3cret"})
     assert len(server.requests) == 1
     assert client.stats()["dropped"] == {"rejected": 1}
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
@@ -209,7 +209,7 @@ def test_q23_a_poisoned_batch_does_not_hold_up_the_next(server: FaultServer, mak
     client = make(server, flush_at=2)
     with client.delivery_scope():
         for number in range(5):
-            client.capture("e", number)
+            client.capture("e", distinct_id=number)
     assert [len(request.events) for request in server.requests] == [2, 2, 1]
     assert client.stats()["dropped"] == {"rejected": 2}
     assert client.stats()["delivered"] == 3
@@ -228,7 +228,7 @@ def test_w15_413_splits_in_halves_and_remembers(server: FaultServer, make: Make)
     for _ in range(2):
         with client.delivery_scope():
             for number in range(8):
-                client.capture("e", number)
+                client.capture("e", distinct_id=number)
     accepted = [request for request in server.requests if len(request.events) <= 3]
     assert [e["distinct_id"] for r in accepted for e in r.events] == [str(n) for n in range(8)] * 2
     refused = [len(request.events) for request in server.requests if len(request.events) > 3]
@@ -239,7 +239,7 @@ def test_w15_413_splits_in_halves_and_remembers(server: FaultServer, make: Make)
 def test_w15_413_for_one_event_is_terminal(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=413))
     client = make(server)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert len(server.requests) == 1
     assert client.stats()["dropped"] == {"rejected": 1}
 
@@ -247,7 +247,7 @@ def test_w15_413_for_one_event_is_terminal(server: FaultServer, make: Make) -> N
 def test_w16_a_redirect_to_the_same_host_is_followed_once(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=308, headers={"Location": "/v2/batch/"}))
     client = make(server)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     first, second = server.requests
     assert second.line == "POST /v2/batch/ HTTP/1.1"
     assert first.raw == second.raw
@@ -264,7 +264,7 @@ def test_w16_any_other_redirect_is_terminal(
 ) -> None:
     server.always(Behaviour(status=status, headers={"Location": location}))
     client = make(server)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert len(server.requests) == 1
     assert client.stats()["dropped"] == {"rejected": 1}
     assert ("evil.example" in caplog.text) == ("evil.example" in location)
@@ -273,7 +273,7 @@ def test_w16_any_other_redirect_is_terminal(
 def test_w16_no_second_hop(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=307, headers={"Location": "/again/"}))
     client = make(server)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert len(server.requests) == 2
     assert client.stats()["dropped"] == {"rejected": 1}
 
@@ -295,7 +295,7 @@ def test_q10_at_most_max_retries(server: FaultServer, make: Make, caplog: pytest
     server.always(Behaviour(status=500))
     heard: list[Any] = []
     client = make(server, max_retries=2, on_error=lambda error, events: heard.append(error))
-    assert client.capture("e", "u") is not None
+    assert client.capture("e", distinct_id="u") is not None
     assert len(server.requests) == 3
     assert client.stats()["retained"] == 1
     assert len(heard) == 1
@@ -316,7 +316,7 @@ def test_q11_waits_double_and_are_jittered_downwards(monkeypatch: pytest.MonkeyP
 
 def test_q12_retry_after_is_a_floor(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=429, headers={"Retry-After": "0.6"}))
-    make(server).capture("e", "u")
+    make(server).capture("e", distinct_id="u")
     first, second = server.requests
     assert second.at - first.at >= 0.6
 
@@ -325,7 +325,7 @@ def test_q13_a_wait_that_does_not_fit_ends_the_cycle_now(server: FaultServer, ma
     server.always(Behaviour(status=503, headers={"Retry-After": "20"}))
     started = time.monotonic()
     client = make(server, send_deadline=5.0)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert time.monotonic() - started < 2
     assert len(server.requests) == 1
     assert client.stats()["retained"] == 1
@@ -335,7 +335,7 @@ def test_q15_close_ends_a_wait(server: FaultServer) -> None:
     server.always(Behaviour(status=503, headers={"Retry-After": "8"}))
     transport = HttpTransport("k", server.url)
     client = Leanbase("k", transport=transport)
-    thread = threading.Thread(target=client.capture, args=("e", "u"))
+    thread = threading.Thread(target=client.capture, args=("e",), kwargs={"distinct_id": "u"})
     thread.start()
     while not server.requests:
         time.sleep(0.01)
@@ -352,7 +352,7 @@ def test_q20_q21_what_was_retained_goes_out_first_and_in_order(server: FaultServ
     client = make(server, max_retries=0)
     server.script(Behaviour(status=500), Behaviour(status=500))
     for number in range(3):
-        client.capture("e", number)
+        client.capture("e", distinct_id=number)
     assert [event["distinct_id"] for event in server.requests[-1].events] == ["0", "1", "2"]
     assert client.stats() == {
         "captured": 3, "delivered": 3, "handed_off": 0, "spooled": 0, "retained": 0, "dropped": {},
@@ -364,7 +364,7 @@ def test_q32_flush_stops_at_the_first_batch_that_stays(server: FaultServer, make
     server.script(Behaviour(), Behaviour(status=500))
     with client.delivery_scope():
         for number in range(6):
-            client.capture("e", number)
+            client.capture("e", distinct_id=number)
     assert len(server.requests) == 2
     receipt = client.flush()
     assert receipt
@@ -385,7 +385,7 @@ def test_q22_retained_events_are_bounded_and_the_oldest_go(
     )  # fmt: skip
     with client.delivery_scope():
         for number in range(5):
-            client.capture("e", number)
+            client.capture("e", distinct_id=number)
     stats = client.stats()
     assert stats["retained"] == 3
     assert stats["dropped"] == {"overflow": 2}
@@ -401,7 +401,7 @@ def test_q43_what_cannot_be_delivered_at_shutdown_is_reported(
     heard: list[Any] = []
     server.always(Behaviour(status=500))
     client = make(server, max_retries=0, on_error=lambda error, events: heard.append((error, len(events))))
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     receipt = client.shutdown()
     assert receipt.dropped == {"shutdown": 1}
     assert client.stats()["dropped"] == {"shutdown": 1}
@@ -417,13 +417,13 @@ def test_q24_on_error_may_do_anything(server: FaultServer, make: Make) -> None:
 
     def on_error(error: Exception, events: list[Any]) -> None:
         calls.append(events)
-        client.capture("from on_error", "u")
+        client.capture("from on_error", distinct_id="u")
         client.flush()
         client.shutdown()
         raise RuntimeError
 
     client = make(server, on_error=on_error)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert len(calls) == 1
     assert balanced(client)
 
@@ -434,7 +434,7 @@ def test_q24_on_error_may_do_anything(server: FaultServer, make: Make) -> None:
 def test_connections_are_kept_alive(server: FaultServer, make: Make) -> None:
     client = make(server)
     for _ in range(5):
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
     assert server.connections == 1
 
 
@@ -444,7 +444,7 @@ def test_a_server_that_closes_after_every_answer_loses_nothing(server: FaultServ
     client = make(server, max_retries=0)
     started = time.monotonic()
     for number in range(100):
-        client.capture("e", number)
+        client.capture("e", distinct_id=number)
     assert time.monotonic() - started < 5
     assert [event["distinct_id"] for event in server.events] == [str(number) for number in range(100)]
     assert client.stats()["delivered"] == 100
@@ -456,9 +456,9 @@ def test_a_connection_that_dies_under_the_request_is_replaced_at_once(
 ) -> None:
     """The resend carries the same bytes, waits for nothing and is no retry."""
     client = make(server, max_retries=0)
-    client.capture("first", "u")
+    client.capture("first", distinct_id="u")
     server.script(Behaviour(instead=instead))
-    client.capture("second", "u")
+    client.capture("second", distinct_id="u")
     _, died, resent = server.requests
     assert died.raw == resent.raw
     assert died.connection != resent.connection
@@ -469,16 +469,16 @@ def test_a_connection_that_dies_under_the_request_is_replaced_at_once(
 def test_a_new_connection_that_dies_is_a_failure(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(instead="reset"))
     client = make(server, max_retries=0)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert len(server.requests) == 1
     assert client.stats()["retained"] == 1
 
 
 def test_a_resend_happens_once(server: FaultServer, make: Make) -> None:
     client = make(server, max_retries=0)
-    client.capture("first", "u")
+    client.capture("first", distinct_id="u")
     server.script(Behaviour(instead="reset"), Behaviour(instead="reset"))
-    client.capture("second", "u")
+    client.capture("second", distinct_id="u")
     assert len(server.requests) == 3
     assert client.stats()["retained"] == 1
 
@@ -486,9 +486,9 @@ def test_a_resend_happens_once(server: FaultServer, make: Make) -> None:
 def test_a_half_sent_answer_on_a_kept_connection_is_no_stale_socket(server: FaultServer, make: Make) -> None:
     """A byte of an answer means the server had the request: that is a retry, not a resend."""
     client = make(server, max_retries=0)
-    client.capture("first", "u")
+    client.capture("first", distinct_id="u")
     server.script(Behaviour(instead="half"))
-    client.capture("second", "u")
+    client.capture("second", distinct_id="u")
     assert len(server.requests) == 2
     assert client.stats()["retained"] == 1
 
@@ -499,12 +499,12 @@ def test_an_idle_connection_is_not_trusted(
 ) -> None:
     """After a minute by either clock a new connection is opened; the wall clock alone moves in a freeze."""
     client = make(server)
-    client.capture("first", "u")
+    client.capture("first", distinct_id="u")
     real = getattr(time, clock)
     monkeypatch.setattr(f"leanbase.transports.deadline.time.{clock}", lambda: real() + 61)
-    client.capture("second", "u")
+    client.capture("second", distinct_id="u")
     assert server.connections == 2
-    client.capture("third", "u")
+    client.capture("third", distinct_id="u")
     assert server.connections == 2
 
 
@@ -525,7 +525,7 @@ def seconds(work: Callable[[], Any]) -> float:
 def test_a_send_ends_when_the_deadline_does(behaviour: Behaviour, server: FaultServer, make: Make) -> None:
     server.always(behaviour)
     client = make(server, send_deadline=0.6, max_retries=50)
-    assert seconds(lambda: client.capture("e", "u")) < 1.1
+    assert seconds(lambda: client.capture("e", distinct_id="u")) < 1.1
     assert client.stats()["retained"] == 1
 
 
@@ -534,14 +534,14 @@ def test_an_answer_whose_body_trickles_is_success_within_the_deadline(
 ) -> None:
     server.always(Behaviour(headers={"Content-Length": "100000"}, close_after=False))
     client = make(server, send_deadline=0.6)
-    assert seconds(lambda: client.capture("e", "u")) < 1.1
+    assert seconds(lambda: client.capture("e", distinct_id="u")) < 1.1
     assert client.stats()["delivered"] == 1
 
 
 def test_timeout_bounds_one_attempt(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(instead="silence"))
     client = make(server, timeout=0.3)
-    assert seconds(lambda: client.capture("e", "u")) < 1.5
+    assert seconds(lambda: client.capture("e", distinct_id="u")) < 1.5
     assert client.stats()["delivered"] == 1
 
 
@@ -550,8 +550,8 @@ def test_a_black_hole_costs_one_deadline_and_then_nothing() -> None:
     with contextlib.closing(black_hole()) as hole:
         client = Leanbase("k", f"http://127.0.0.1:{hole.getsockname()[1]}", send_deadline=0.4)
         for _ in range(3):
-            assert 0.3 < seconds(lambda: client.capture("e", "u")) < 0.9
-        assert min(seconds(lambda: client.capture("e", "u")) for _ in range(10)) < 0.005
+            assert 0.3 < seconds(lambda: client.capture("e", distinct_id="u")) < 0.9
+        assert min(seconds(lambda: client.capture("e", distinct_id="u")) for _ in range(10)) < 0.005
         assert client.stats()["retained"] == 13
         assert balanced(client)
 
@@ -567,13 +567,13 @@ def test_a_name_that_is_not_resolved_in_time_ends_with_the_deadline(monkeypatch:
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     client = Leanbase("k", "http://slow.invalid", send_deadline=0.4)
-    assert seconds(lambda: client.capture("e", "u")) < 0.9
+    assert seconds(lambda: client.capture("e", distinct_id="u")) < 0.9
     assert client.stats()["retained"] == 1
 
 
 def test_w13_a_name_that_does_not_exist_is_retained(caplog: pytest.LogCaptureFixture) -> None:
     client = Leanbase("k", "http://no-such-host.invalid", max_retries=0)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert client.stats()["retained"] == 1
     assert "could not be resolved" in caplog.text
 
@@ -592,7 +592,7 @@ def test_dead_addresses_share_the_time(
 
         monkeypatch.setattr(socket, "getaddrinfo", two)
         client = make(server, send_deadline=1.0, max_retries=0)
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
         assert client.stats()["delivered"] == 1
 
 
@@ -611,7 +611,7 @@ def test_the_breaker_refuses_then_probes_then_closes(
     def requests_for(captures: int) -> int:
         before = len(server.requests)
         for _ in range(captures):
-            client.capture("e", "u")
+            client.capture("e", distinct_id="u")
         return len(server.requests) - before
 
     assert requests_for(3) == 3
@@ -636,7 +636,7 @@ def test_a_refusal_by_the_server_closes_the_breaker(server: FaultServer, make: M
     server.always(Behaviour(status=401))
     client = make(server)
     for _ in range(6):
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
     assert len(server.requests) == 6
 
 
@@ -689,14 +689,14 @@ def test_https_with_a_custom_ca(
     client = make(tls_server)
     client.warm_up()
     time.sleep(0.1)  # for the session tickets, which must not pass for the end of the connection
-    client.capture("first", "u")
-    client.capture("first", "u")
+    client.capture("first", distinct_id="u")
+    client.capture("first", distinct_id="u")
     assert tls_server.connections == 1
     tls_server.script(Behaviour(instead="reset"))
-    client.capture("second", "u", {"p": "x" * 300_000})
+    client.capture("second", distinct_id="u", properties={"p": "x" * 300_000})
     assert client.stats()["delivered"] == 3
     tls_server.close_connections()
-    client.capture("third", "u")
+    client.capture("third", distinct_id="u")
     assert client.stats()["delivered"] == 4
 
 
@@ -704,7 +704,7 @@ def test_https_verifies_by_default(
     tls_server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = make(tls_server, max_retries=0)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert tls_server.requests == []
     assert client.stats()["retained"] == 1
     assert "TLS failed" in caplog.text
@@ -724,7 +724,7 @@ def test_https_checks_the_name(
         port = listener.getsockname()[1]
         threading.Thread(target=_relay_one, args=(listener, tls_server.port), daemon=True).start()
         client = Leanbase("k", f"https://127.0.0.2:{port}", max_retries=0)
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
     assert tls_server.requests == []
     assert "TLS failed" in caplog.text
 
@@ -740,7 +740,7 @@ def test_https_ends_with_the_deadline_when_the_answer_trickles(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     tls_server.always(Behaviour(trickle=0.05))
     client = make(tls_server, send_deadline=0.6)
-    assert seconds(lambda: client.capture("e", "u")) < 1.1
+    assert seconds(lambda: client.capture("e", distinct_id="u")) < 1.1
 
 
 def test_an_unusable_ca_bundle_is_said(
@@ -748,7 +748,7 @@ def test_an_unusable_ca_bundle_is_said(
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file.pem")
     client = make(tls_server, max_retries=0)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert "/no/such/file.pem" in caplog.text
     assert client.stats()["retained"] == 1
 
@@ -813,13 +813,13 @@ def test_https_through_the_systems_proxy(
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         client = make(tls_server)
         client.warm_up()
-        client.capture("e", "u")
+        client.capture("e", distinct_id="u")
         assert client.stats()["delivered"] == 1
         (asked,) = proxy.asked
         assert asked.startswith(f"CONNECT 127.0.0.1:{tls_server.port} ")
         assert "proxy-authorization: Basic dXNlcjpwQHNz" in asked
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        make(tls_server).capture("e", "u")
+        make(tls_server).capture("e", distinct_id="u")
         assert len(proxy.asked) == 1
         assert len(tls_server.events) == 2
 
@@ -828,7 +828,7 @@ def test_plain_http_through_the_systems_proxy(server: FaultServer, monkeypatch: 
     """A forwarding proxy is asked for the whole URL; here the fault server plays the proxy."""
     monkeypatch.setenv("HTTP_PROXY", server.url)
     client = Leanbase("k", "http://leanbase.test", max_retries=0)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert server.requests[0].line == "POST http://leanbase.test/batch/ HTTP/1.1"
     assert server.requests[0].headers["host"] == "leanbase.test"
     assert client.stats()["delivered"] == 1
@@ -843,7 +843,7 @@ def test_warm_up_opens_the_connection_that_the_first_send_uses(server: FaultServ
     deadline = time.monotonic() + 2
     while server.connections == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert server.connections == 1
     assert server.requests[0].connection == 1
 
@@ -860,7 +860,7 @@ def test_g4_many_threads_deliver_everything_once(server: FaultServer, make: Make
 
     def work(name: int) -> None:
         for number in range(25):
-            client.capture("e", f"{name}-{number}")
+            client.capture("e", distinct_id=f"{name}-{number}")
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
     for thread in threads:
@@ -876,8 +876,8 @@ def test_the_default_path_starts_no_thread(server: FaultServer) -> None:
     code = (
         "import threading, leanbase\n"
         f"client = leanbase.Leanbase('k', {server.url!r})\n"
-        "with client.delivery_scope(): client.capture('e', 'u')\n"
-        "client.capture('e', 'u'); print(threading.active_count(), client.stats()['delivered'])"
+        "with client.delivery_scope(): client.capture('e', distinct_id='u')\n"
+        "client.capture('e', distinct_id='u'); print(threading.active_count(), client.stats()['delivered'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
@@ -886,5 +886,5 @@ def test_the_default_path_starts_no_thread(server: FaultServer) -> None:
 
 
 def test_bodies_are_strict_json_whatever_the_key(server: FaultServer) -> None:
-    Leanbase('k"\\\u2028é', server.url).capture("e", "u")
+    Leanbase('k"\\\u2028é', server.url).capture("e", distinct_id="u")
     assert json.loads(server.requests[0].text)["api_key"] == 'k"\\\u2028é'

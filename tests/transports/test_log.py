@@ -42,7 +42,7 @@ def test_a_batch_is_one_line(log: Path) -> None:
     leanbase = client(log)
     with leanbase.delivery_scope() as scope:
         for number in range(3):
-            leanbase.capture("line\nbreak", f"ü{number}")
+            leanbase.capture("line\nbreak", distinct_id=f"ü{number}")
     (line,) = log.read_text().splitlines()
     assert [event["distinct_id"] for event in events_of(line)] == ["ü0", "ü1", "ü2"]
     assert line.startswith('{"leanbase":1,"events":[{')
@@ -55,7 +55,7 @@ def test_lines_stay_below_the_limit_and_the_order_is_kept(log: Path) -> None:
     leanbase = client(log)
     with leanbase.delivery_scope():
         for number in range(90):
-            leanbase.capture("e", number, {"text": "x" * (number * 97 % 9000)})
+            leanbase.capture("e", distinct_id=number, properties={"text": "x" * (number * 97 % 9000)})
     lines = log.read_bytes().splitlines()
     assert len(lines) > 1
     assert all(len(line) <= MAX_LINE_BYTES for line in lines)
@@ -66,14 +66,14 @@ def test_lines_stay_below_the_limit_and_the_order_is_kept(log: Path) -> None:
 def test_an_event_larger_than_a_line_is_compressed_or_given_to_the_fallback(log: Path) -> None:
     memory = MemoryTransport()
     leanbase = client(log, fallback=memory)
-    leanbase.capture("fits when compressed", "u", {"text": "x" * 500_000})
-    leanbase.capture("does not", "u", {"text": os.urandom(250_000).hex()})
+    leanbase.capture("fits when compressed", distinct_id="u", properties={"text": "x" * 500_000})
+    leanbase.capture("does not", distinct_id="u", properties={"text": os.urandom(250_000).hex()})
     (line,) = log.read_text().splitlines()
     assert len(events_of(line)[0]["properties"]["text"]) == 500_000
     assert [event["event"] for event in memory.events] == ["does not"]
     assert (leanbase.stats()["handed_off"], leanbase.stats()["delivered"]) == (1, 1)
     alone = client(log)
-    alone.capture("does not", "u", {"text": os.urandom(250_000).hex()})
+    alone.capture("does not", distinct_id="u", properties={"text": os.urandom(250_000).hex()})
     assert alone.stats()["dropped"] == {"too_large": 1}
 
 
@@ -83,10 +83,10 @@ def test_it_stays_whole_among_the_prints_of_the_program() -> None:
         "import leanbase\n"
         "leanbase.transport = 'log'\n"
         "print('before')\n"
-        "leanbase.capture('first', 'u')\n"
+        "leanbase.capture('first', distinct_id='u')\n"
         "print('between')\n"
         "with leanbase.delivery_scope():\n"
-        "    leanbase.capture('second', 'u')\n"
+        "    leanbase.capture('second', distinct_id='u')\n"
         "    print('in the scope')\n"
         "print('after')\n"
     )
@@ -104,7 +104,7 @@ def test_a_slow_reader_is_waited_for_until_the_deadline(tmp_path: Path) -> None:
     os.set_blocking(writer, False)
     leanbase = Leanbase(transport=LogTransport(writer), send_deadline=0.2)
     for number in range(3):
-        leanbase.capture("e", number, {"text": "x" * 60_000})
+        leanbase.capture("e", distinct_id=number, properties={"text": "x" * 60_000})
     assert leanbase.stats()["handed_off"] == 1
     assert leanbase.stats()["retained"] == 2
     received = os.read(reader, 1 << 20)

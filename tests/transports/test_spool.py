@@ -39,7 +39,7 @@ def leave(directory: Path, count: int, name: str = "e") -> None:
     """Leave events behind, as a process does that cannot send."""
     client = Leanbase(transport=SpoolTransport(directory))
     for number in range(count):
-        assert client.capture(name, number)
+        assert client.capture(name, distinct_id=number)
     assert client.stats()["spooled"] == count
     assert balanced(client)
     client.shutdown()
@@ -56,7 +56,7 @@ def test_what_one_process_leaves_the_next_send_takes_oldest_first(directory: Pat
     leave(directory, 2, "newer")
     memory = MemoryTransport()
     client = Leanbase(transport=SpoolTransport(directory, memory))
-    client.capture("own", "u")
+    client.capture("own", distinct_id="u")
     assert [event["event"] for event in memory.events] == ["older"] * 3 + ["newer"] * 2 + ["own"]
     assert client.stats()["delivered"] == 1
     assert balanced(client)
@@ -102,12 +102,12 @@ def test_as_a_fallback_it_takes_what_was_not_delivered_and_gives_it_back(
     options: dict[str, Any] = {"fallback": "spool", "spool_directory": directory, "max_retries": 0}
     client = Leanbase("k", server.url, **options)
     for number in range(2):
-        client.capture("while away", number)
+        client.capture("while away", distinct_id=number)
     assert client.stats()["spooled"] == 2
     assert f"1 event(s) wait in {directory} for the next send" in caplog.text
     server.always(Behaviour())
     refused = len(server.events)
-    client.capture("back", "u")
+    client.capture("back", distinct_id="u")
     assert [event["event"] for event in server.events[refused:]] == ["while away"] * 2 + ["back"]
     assert client.stats()["delivered"] == 1
     assert client.stats()["spooled"] == 2
@@ -124,7 +124,7 @@ def test_what_one_project_leaves_no_other_sends(directory: Path, server: FaultSe
     server.always(Behaviour(status=503))
     for key in ("phc_one", "phc_two", None):
         one = client(key)
-        assert one.capture(f"of {key}", "u")
+        assert one.capture(f"of {key}", distinct_id="u")
         assert one.stats()["spooled"] == 1
         one.shutdown()
     assert not any("phc" in path.name for path in files(directory))
@@ -144,9 +144,9 @@ def test_while_the_server_is_away_nothing_is_sent_out_of_order(directory: Path) 
     client = Leanbase(transport=SpoolTransport(directory, inner))
     inner.is_away = True
     for number in range(5):
-        client.capture("e", number)
+        client.capture("e", distinct_id=number)
     inner.is_away = False
-    client.capture("e", 5)
+    client.capture("e", distinct_id=5)
     assert [event["distinct_id"] for event in inner.events] == [str(number) for number in range(6)]
 
 
@@ -210,7 +210,7 @@ def test_what_is_in_a_file_cannot_spoil_a_batch(directory: Path) -> None:
 def test_its_size_is_bounded(directory: Path) -> None:
     client = Leanbase(transport=SpoolTransport(directory, max_bytes=5000))
     for number in range(50):
-        client.capture("e", number)
+        client.capture("e", distinct_id=number)
     assert sum(path.stat().st_size for path in files(directory)) <= 5000
     assert 0 < client.stats()["spooled"] < 50
     assert client.stats()["retained"] == 50 - client.stats()["spooled"]
@@ -220,7 +220,7 @@ def test_its_size_is_bounded(directory: Path) -> None:
 def test_a_directory_that_vanished_is_made_anew(directory: Path) -> None:
     client = Leanbase(transport=SpoolTransport(directory))
     directory.rmdir()
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert client.stats()["spooled"] == 1
     assert len(replayed_after(client, directory)) == 1
 
@@ -232,7 +232,7 @@ def replayed_after(client: Leanbase, directory: Path) -> list[dict[str, Any]]:
 
 def test_a_running_process_keeps_its_file(directory: Path) -> None:
     client = Leanbase(transport=SpoolTransport(directory))
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert replayed(directory) == []
     assert len(replayed_after(client, directory)) == 1
 
@@ -244,7 +244,7 @@ def test_threads_share_one_file_and_nothing_is_sent_twice(directory: Path) -> No
     def work(name: int) -> None:
         for number in range(50):
             inner.is_away = random.random() < 0.3
-            client.capture("e", f"{name}-{number}")
+            client.capture("e", distinct_id=f"{name}-{number}")
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
     for thread in threads:
@@ -278,10 +278,10 @@ def test_processes_that_replay_at_once_never_send_the_same_file(directory: Path,
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_q60_a_forked_child_writes_a_file_of_its_own(directory: Path) -> None:
     client = Leanbase(transport=SpoolTransport(directory))
-    client.capture("parent", "u")
+    client.capture("parent", distinct_id="u")
     pid = os.fork()
     if not pid:
-        client.capture("child", "u")
+        client.capture("child", distinct_id="u")
         os._exit(0 if client.stats()["captured"] == 1 else 1)
     assert os.waitpid(pid, 0)[1] == 0
     assert [event["event"] for event in replayed(directory)] == ["child"]  # the parent's is still locked
@@ -297,7 +297,7 @@ inner = HttpTransport("k", sys.argv[2], max_retries=0) if sys.argv[2] else None
 client = Leanbase(transport=SpoolTransport(sys.argv[1], inner), send_deadline=5)
 number = 0
 while True:
-    uuid = client.capture("e", number)
+    uuid = client.capture("e", distinct_id=number)
     sys.stdout.write(f"{uuid}\\n")  # one write a line
     sys.stdout.flush()
     number += 1
@@ -367,7 +367,9 @@ class Gated(MemoryTransport):
 
 
 def capturing(client: Leanbase, name: str, **properties: Any) -> threading.Thread:
-    thread = threading.Thread(target=client.capture, args=(name, "u", properties))
+    thread = threading.Thread(
+        target=client.capture, args=(name,), kwargs={"distinct_id": "u", "properties": properties}
+    )
     thread.start()
     return thread
 
@@ -407,7 +409,7 @@ def test_released_while_others_wait_for_their_turn_it_loses_none(directory: Path
     for thread in threads:
         thread.join()
     for name in "de":
-        client.capture(name, "u")
+        client.capture(name, distinct_id="u")
     assert client.shutdown()
     assert {event["event"] for event in inner.events} == set("abcde")
     assert len({event["uuid"] for event in inner.events}) == 5
@@ -417,12 +419,12 @@ def test_released_while_others_wait_for_their_turn_it_loses_none(directory: Path
 
 def test_a_client_without_a_key_sends_nobody_elses_events(directory: Path) -> None:
     leaving = Leanbase("phc_one", transport=Failing(), fallback="spool", spool_directory=str(directory))
-    assert leaving.capture("of one", "u")
+    assert leaving.capture("of one", distinct_id="u")
     assert leaving.stats()["spooled"] == 1
     leaving.shutdown()
     memory = MemoryTransport()
     keyless = Leanbase(transport=memory, fallback="spool", spool_directory=str(directory))
-    keyless.capture("of nobody", "u")
+    keyless.capture("of nobody", distinct_id="u")
     keyless.shutdown()
     assert [event["event"] for event in memory.events] == ["of nobody"]
     assert len(files(directory)) == 1
@@ -441,7 +443,7 @@ def test_a_disk_that_fails_stands_in_nobodys_way(
 
     monkeypatch.setattr(os, broken, fail)
     for name in ("one", "two"):
-        assert client.capture(name, "u")
+        assert client.capture(name, distinct_id="u")
     assert [event["event"] for event in memory.events] == ["old", "one", "two"]
     assert client.stats()["delivered"] == 2
     assert "is left alone: Read-only file system" in caplog.text
@@ -453,14 +455,14 @@ def test_a_directory_that_is_none_any_more_stands_in_nobodys_way(
     client = Leanbase("k", server.url, fallback="spool", spool_directory=str(directory))
     directory.rmdir()
     directory.touch()
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     assert client.stats()["delivered"] == 1
     assert client.flush()
 
 
 def test_a_signal_handler_that_captures_during_a_write_overwrites_nothing(directory: Path) -> None:
     client = Leanbase(transport=SpoolTransport(directory, fsync=True))
-    real, left = os.fsync, [lambda: client.capture("in the handler", "u")]
+    real, left = os.fsync, [lambda: client.capture("in the handler", distinct_id="u")]
 
     def fsync(descriptor: int) -> None:
         if left:
@@ -469,8 +471,8 @@ def test_a_signal_handler_that_captures_during_a_write_overwrites_nothing(direct
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        client.capture("interrupted", "u", {"text": "x" * 5000})
-    client.capture("next", "u")
+        client.capture("interrupted", distinct_id="u", properties={"text": "x" * 5000})
+    client.capture("next", distinct_id="u")
     assert client.stats()["spooled"] == 3
     assert client.shutdown()
     assert [event["event"] for event in replayed(directory)] == ["interrupted", "in the handler", "next"]
@@ -479,8 +481,8 @@ def test_a_signal_handler_that_captures_during_a_write_overwrites_nothing(direct
 
 def test_a_file_that_somebody_removed_is_not_written_to(directory: Path) -> None:
     client = Leanbase(transport=SpoolTransport(directory))
-    client.capture("removed", "u")
+    client.capture("removed", distinct_id="u")
     files(directory)[0].unlink()
-    client.capture("kept", "u")
+    client.capture("kept", distinct_id="u")
     client.shutdown()
     assert [event["event"] for event in replayed(directory)] == ["kept"]

@@ -117,7 +117,7 @@ class TestSqsAway(TransportContract):
 
 def test_the_request_is_the_json_protocol_s(queue: FaultServer) -> None:
     client = Leanbase(transport="sqs", queue_url=queue.url + QUEUE)
-    uuid = client.capture("order created", "u", properties={"total": 42, "name": "Ünïcode 🎉"})
+    uuid = client.capture("order created", distinct_id="u", properties={"total": 42, "name": "Ünïcode 🎉"})
     (request,) = queue.requests
     assert request.line == "POST / HTTP/1.1"
     assert request.headers["content-type"] == "application/x-amz-json-1.0"
@@ -135,7 +135,7 @@ def test_the_request_is_the_json_protocol_s(queue: FaultServer) -> None:
 
 def test_needs_no_key_and_no_host_but_a_queue(queue: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
     client = Leanbase(transport="sqs")
-    assert client.capture("e", "u") is None
+    assert client.capture("e", distinct_id="u") is None
     assert "queue_url" in caplog.text
 
 
@@ -201,7 +201,7 @@ def test_a_fifo_queue_gets_a_group_for_each_distinct_id(queue: FaultServer) -> N
     client = Leanbase(transport="sqs", queue_url=queue.url + QUEUE + ".fifo")
     with client.delivery_scope():
         for number in range(60):
-            client.capture(f"e{number}", f"user {number % 3} ü")
+            client.capture(f"e{number}", distinct_id=f"user {number % 3} ü")
     entries = [entry for request in queue.requests for entry in request.envelope["Entries"]]
     assert len(entries) == 3
     for entry in entries:
@@ -219,7 +219,7 @@ def test_a_fifo_queue_gets_a_group_for_each_distinct_id(queue: FaultServer) -> N
 def test_what_is_sent_again_has_the_same_deduplication_id(queue: FaultServer) -> None:
     queue.script(Behaviour(instead="reset"), Behaviour(status=503))
     client = Leanbase(transport="sqs", queue_url=queue.url + QUEUE + ".fifo")
-    client.capture("e", "u")
+    client.capture("e", distinct_id="u")
     ids = {request.envelope["Entries"][0]["MessageDeduplicationId"] for request in queue.requests}
     assert len(queue.requests) == 3
     assert len(ids) == 1
@@ -390,12 +390,12 @@ def test_throttled_on_and_on_events_are_retained_in_order_and_go_first(queue: Fa
         max_retries=1,
         on_error=lambda error, events: heard.append((str(error), len(events))),
     )
-    client.capture("first", "u")
-    client.capture("second", "u")
+    client.capture("first", distinct_id="u")
+    client.capture("second", distinct_id="u")
     assert client.stats()["retained"] == 2
     assert heard == [("messages were not taken: RequestThrottled", n) for n in (1, 2)]
     queue.always(Behaviour(respond=taking()))
-    client.capture("third", "u")
+    client.capture("third", distinct_id="u")
     assert client.stats() == {**client.stats(), "handed_off": 3, "retained": 0}
     assert [event["event"] for event in unpacked(bodies(queue)[-1])] == ["first", "second", "third"]
     assert balanced(client)
@@ -419,8 +419,8 @@ def test_what_has_to_be_mended_is_retained_and_explained_and_goes_to_a_fallback(
     memory = MemoryTransport()
     client = Leanbase(transport="sqs", queue_url=queue.url + QUEUE)
     with_fallback = Leanbase(transport="sqs", queue_url=queue.url + QUEUE, fallback=memory)
-    client.capture("e", "u")
-    with_fallback.capture("e", "u")
+    client.capture("e", distinct_id="u")
+    with_fallback.capture("e", distinct_id="u")
     assert len(queue.requests) == 2, "sending it again at once would not help"
     assert client.stats()["retained"] == 1
     assert len(memory.events) == 1
@@ -484,7 +484,7 @@ import sys, leanbase
 loaded = [name for name in sys.modules if name.partition(".")[0] in ("boto3", "botocore", "urllib3", "ssl")]
 assert not loaded, loaded
 client = leanbase.Leanbase(transport="sqs", queue_url={queue.url + QUEUE!r})
-for n in range(10): client.capture("e", n)
+for n in range(10): client.capture("e", distinct_id=n)
 print(client.stats()["handed_off"], "botocore" in sys.modules, "boto3" in sys.modules)
 print(repr(client), repr(client._current().outbox._transport._inner))
 """

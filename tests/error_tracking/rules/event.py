@@ -176,13 +176,13 @@ def handlers_capture_once_with_their_events_and_only_if_asked(wire: Wire) -> Non
 
     @lambda_handler(client=client)
     def handler(event: Any, context: Any) -> None:
-        client.capture("before", "u")
+        client.capture("before", distinct_id="u")
         with client.new_context():
             raise ValueError
 
     @lambda_handler(client=client, capture_exceptions=False)
     def quiet(event: Any, context: Any) -> None:
-        client.capture("before", "u")
+        client.capture("before", distinct_id="u")
         raise ValueError
 
     for each in (handler, quiet):
@@ -284,7 +284,7 @@ def fingerprints_are_texts(wire: Wire) -> None:
 @row("6.9")
 def an_application_that_captures_the_event_itself_gets_what_it_sent(wire: Wire) -> None:
     own = {"$exception_list": "mine", "$exception_handled": True, "$exception_fingerprint": 7}
-    wire.client().capture("$exception", "u", own)
+    wire.client().capture("$exception", distinct_id="u", properties=own)
     properties = wire.server.store.events()[0]["properties"]
     assert {name: properties[name] for name in own} == own
 
