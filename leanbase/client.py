@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 
 from .delivery.scope import DeliveryScope, activate
-from .errors import InvalidEventError
+from .errors import ClosedError, InvalidEventError
 from .events import contexts
 from .events.context_decorator import scoped
 from .events.event import Draft, checked_name
+from .guard import event_call, log_internal
 from .transports.receipt import Receipt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
-    from .delivery.outbox import Stats
     from .delivery.scope import FlushPolicy
     from .error_tracking.frames import Call
     from .error_tracking.metadata import Metadata
     from .events.contexts import OnException
     from .pipeline import Pipeline
     from .settings import Settings
+    from .transports._ledger import Stats
+    from .transports.deadline import Deadline
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -47,47 +48,6 @@ def _takes(
     a client is made.
     """
     return lambda init: init
-
-
-def _event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Concatenate[T, P], str | None]:
-    """A call that produces an event: nothing it meets reaches the application (G-1)."""
-
-    @wraps(method)
-    def call(self: T, /, *args: P.args, **kwargs: P.kwargs) -> str | None:
-        try:
-            if self._admits():
-                return method(self, *args, **kwargs)
-            # A call that does not fit must not go unnoticed where nothing is sent, as in tests.
-            _check_call(method, self, args, kwargs)
-            return None
-        except InvalidEventError as error:
-            reason = "invalid"
-            logger.warning("%s() %s; nothing is sent", method.__name__, error)
-        except Exception as error:
-            if isinstance(error, TypeError):
-                _check_call(method, self, args, kwargs)
-            reason = "internal"
-            _log_internal(method.__name__, error)
-        self._current().outbox.drop(reason)
-        return None
-
-    return call
-
-
-def _check_call(method: Callable[..., Any], self: Leanbase, args: Any, kwargs: Any) -> None:
-    """Raise Python's own TypeError when the arguments do not fit the signature (G-1)."""
-    from inspect import signature
-
-    try:
-        signature(method).bind(self, *args, **kwargs)
-    except TypeError as error:
-        raise TypeError(f"{method.__name__}() {error}") from None
-
-
-def _log_internal(call: str, error: Exception) -> None:
-    # The text of an exception may quote a property value; its type and place do not.
-    logger.error("%s(): internal error %s; please report it", call, type(error).__name__)
-    logger.debug("%s() failed here:", call, exc_info=error)
 
 
 class Leanbase:
@@ -146,26 +106,33 @@ class Leanbase:
         return True
 
     def _emit(self, draft: Draft) -> str | None:
-        """Make the event and hand it over. Raises what `_event_call` turns into a logged drop."""
+        """Make the event and hand it over. Raises what `event_call` turns into a logged drop."""
         pipeline = self._current()
-        encoded = pipeline.prepare(draft)
-        if encoded is None:
-            return None
-        while (admitted := pipeline.outbox.put(encoded)) is None:
+        try:
+            return pipeline.capture(draft)
+        except ClosedError as error:
+            event: Any = error.event
+        while True:
             closed, pipeline = pipeline, self._current()
             if pipeline is closed:
                 self._refuse()
                 return None
             # The default client was shut down by another thread, and has a new outbox already.
-        return encoded.uuid if admitted else None
+            try:
+                return event.uuid if pipeline.outbox.put(event) else None
+            except ClosedError:
+                continue
 
     def _refuse(self) -> None:
         logger.warning("the client was shut down; nothing is sent")
-        self._current().outbox.drop("shutdown")
+        self._drop("shutdown")
+
+    def _drop(self, reason: str) -> None:
+        self._current().outbox.drop(reason)
 
     # --- events ------------------------------------------------------------------------------------
 
-    @_event_call
+    @event_call
     def capture(
         self,
         event: str,
@@ -217,7 +184,7 @@ class Leanbase:
         )
         return self._emit(draft)
 
-    @_event_call
+    @event_call
     def set(
         self,
         *,
@@ -241,7 +208,7 @@ class Leanbase:
         """
         return self._set_person("$set", distinct_id, properties, timestamp, uuid, disable_geoip)
 
-    @_event_call
+    @event_call
     def set_once(
         self,
         *,
@@ -271,7 +238,7 @@ class Leanbase:
         draft = Draft(key, {key: properties}, person, timestamp, uuid, disable_geoip)
         return self._emit(draft)
 
-    @_event_call
+    @event_call
     def identify(
         self,
         distinct_id: object,
@@ -309,7 +276,7 @@ class Leanbase:
         )
         return self._emit(draft)
 
-    @_event_call
+    @event_call
     def alias(
         self,
         previous_id: object,
@@ -347,7 +314,7 @@ class Leanbase:
         )
         return self._emit(draft)
 
-    @_event_call
+    @event_call
     def group_identify(
         self,
         group_type: object,
@@ -385,7 +352,7 @@ class Leanbase:
         )
         return self._emit(draft)
 
-    @_event_call
+    @event_call
     def capture_exception(
         self,
         exception: object = None,
@@ -465,7 +432,7 @@ class Leanbase:
             return None
         return self._report_exception(exception, *metadata, properties=properties, stack=stack)
 
-    @_event_call
+    @event_call
     def _report_exception(
         self, exception: object, *metadata: Metadata, properties: object, stack: Sequence[Call] | None
     ) -> str | None:
@@ -481,28 +448,18 @@ class Leanbase:
         fingerprint: object = None,
         stack: Sequence[Call] | None = None,
     ) -> str | None:
-        from .error_tracking.seen import CapturedExceptions
-        from .error_tracking.subjects import Raised, read
+        from .error_tracking.capture import ExceptionCapture
 
-        subject = read(exception)
-        if subject is None:
-            raise InvalidEventError("needs an exception, given or being handled")
-        error = subject.error if isinstance(subject, Raised) else None
-        marks: CapturedExceptions = vars(self).setdefault("_marks", CapturedExceptions())
-        if error is not None and not marks.claim(error):
-            logger.debug("an exception that was captured before is not captured again")
-            return None
-        uuid = None
-        try:
-            reporter = self._current().reporter
-            draft.complete = reporter.describe(subject, *metadata, fingerprint=fingerprint, stack=stack)
-            uuid = self._emit(draft)
-        finally:
-            if uuid is None and error is not None:
-                marks.release(error)  # an outer boundary may try again
-        if uuid is not None and self._current().settings.log_captured_exceptions:
-            logger.error("captured an exception", exc_info=error or True)
-        return uuid
+        capture: ExceptionCapture = vars(self).setdefault("_exceptions", ExceptionCapture())
+        return capture.capture(
+            exception,
+            draft,
+            *metadata,
+            describer=self._current().describer,
+            emit=self._emit,
+            fingerprint=fingerprint,
+            stack=stack,
+        )
 
     # --- contexts: the functions of `leanbase.contexts`, so that a client is all one needs ---------
 
@@ -600,22 +557,10 @@ class Leanbase:
         return True
 
     def _install_hooks(self, pipeline: Pipeline) -> None:
-        settings = pipeline.settings
-        if not settings.enable_exception_autocapture or pipeline.missing:
-            return
-        from .error_tracking.hooks import ExceptionHooks
-        from .error_tracking.rate_limit import RateLimiter
+        if pipeline.settings.enable_exception_autocapture and not pipeline.missing:
+            from .error_tracking import hooks
 
-        limiter = None
-        if settings.enable_exception_autocapture_rate_limiting:
-            limiter = RateLimiter(
-                settings.exception_autocapture_bucket_size,
-                settings.exception_autocapture_refill_rate,
-                settings.exception_autocapture_refill_interval_seconds,
-            )
-        unraisable = settings.enable_unraisable_exception_autocapture
-        pipeline.exception_hooks = ExceptionHooks(self, limiter, unraisable=unraisable)
-        pipeline.exception_hooks.install()
+            pipeline.exception_hooks = hooks.install(self, pipeline.settings)
 
     tag = staticmethod(contexts.tag)
     get_tags = staticmethod(contexts.get_tags)
@@ -674,20 +619,23 @@ class Leanbase:
     def __exit__(self, *exc_info: object) -> None:
         self.shutdown()
 
-    def close_scope(self, scope: DeliveryScope) -> Receipt:
+    def _close_scope(self, scope: DeliveryScope) -> Receipt:
         """Send what a delivery scope collected, and what this client has retained. Never raises."""
         try:
             return scope.close(self._current().outbox)
         except Exception as error:
-            _log_internal("delivery_scope", error)
+            log_internal("delivery_scope", error)
             return Receipt()
 
-    def resend_scope(self, scope: DeliveryScope) -> Receipt:
-        """Send all that a delivery scope and this client have, before the process is killed."""
+    def _send_scope(self, scope: DeliveryScope, deadline: Deadline) -> Receipt:
+        """Send everything that a delivery scope and this client have: the process is about to be killed.
+
+        What other threads have in flight for the scope is sent again.
+        """
         try:
-            return scope.resend_all(self._current().outbox)
+            return scope.send(self._current().outbox, deadline=deadline, take_over=True)
         except Exception as error:
-            _log_internal("delivery_scope", error)
+            log_internal("delivery_scope", error)
             return Receipt()
 
     def flush(self, timeout: float | None = 10.0) -> Receipt:
@@ -697,12 +645,12 @@ class Leanbase:
             timeout: Most seconds to take; `None` for no limit but that of the retries.
 
         Returns:
-            A receipt, true when nothing is outstanding. Blocks until then. Never raises.
+            A receipt, true when everything was passed on. Blocks until then. Never raises.
         """
         try:
-            return self._current().outbox.flush(within=_seconds(timeout, NO_TIME_LIMIT_SECONDS))
+            return self._current().outbox.flush(timeout=_seconds(timeout, NO_TIME_LIMIT_SECONDS))
         except Exception as error:
-            _log_internal("flush", error)
+            log_internal("flush", error)
             return self._current().outbox.waiting()
 
     def shutdown(self, timeout: float | None = None) -> Receipt:
@@ -723,47 +671,45 @@ class Leanbase:
     def _close(self, pipeline: Pipeline, timeout: float | None) -> Receipt:
         if pipeline.outbox.closed:
             return Receipt()
-        pipeline.outbox.closed = True
         if pipeline.exception_hooks is not None:
             pipeline.exception_hooks.uninstall()
         try:
             limit = pipeline.settings.send_deadline
-            return pipeline.outbox.close(within=_seconds(timeout, limit))
+            return pipeline.outbox.close(timeout=_seconds(timeout, limit))
         except Exception as error:
-            _log_internal("shutdown", error)
+            log_internal("shutdown", error)
             return pipeline.outbox.waiting()
 
-    def warm_up(self, timeout: float = 1.0) -> None:
+    def _warm_up(self, timeout: float = 1.0) -> None:
         """Do now what the first send would do first: import the HTTP stack, open a connection.
 
         Args:
             timeout: Most seconds to take; `0` only imports. Failures are left to the first send.
         """
         try:
-            self._current().outbox.warm_up(within=timeout)
+            self._current().outbox.warm_up(timeout=timeout)
         except Exception as error:
-            _log_internal("warm_up", error)
+            log_internal("warm_up", error)
 
-    def release(self, timeout: float = 5.0) -> Receipt:
-        """Send everything that waits and let go of connections; the next send opens new ones.
+    def disconnect(self, timeout: float = 5.0) -> Receipt:
+        """Send everything that is pending and close idle connections; the next send opens new ones.
 
-        For moments at which a process is to hold nothing that others have the other end of, such as before
-        a snapshot is taken of it and after one is restored.
+        Use it when the process must hold no open connections, for example around a SnapStart snapshot.
 
         Args:
             timeout: Most seconds to take.
 
         Returns:
-            A receipt, true when nothing is outstanding. Blocks until then. Never raises.
+            A receipt, true when everything was passed on. Blocks until then. Never raises.
         """
         try:
-            return self._current().outbox.release(within=timeout)
+            return self._current().outbox.disconnect(timeout=timeout)
         except Exception as error:
-            _log_internal("release", error)
+            log_internal("disconnect", error)
             return self._current().outbox.waiting()
 
     def stats(self) -> Stats:
-        """Return what became of the events captured by this process, see `leanbase.outbox.Stats`.
+        """Return what became of the events captured by this process, see `Stats`.
 
         At any moment `captured` is the sum of `delivered`, `handed_off`, `spooled`, `retained` and
         all of `dropped`. Does not block.
@@ -836,7 +782,7 @@ class _ClientScope:
 
     def __exit__(self, *exc_info: object) -> None:
         try:
-            self._client.close_scope(self.scope)
+            self._client._close_scope(self.scope)
         finally:
             self._entered.__exit__()
 

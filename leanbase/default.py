@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .pipeline import Pipeline
+    from .transports.deadline import Deadline
 
 logger = logging.getLogger("leanbase")
 
@@ -65,14 +66,14 @@ class DefaultClient(Leanbase):
             pipeline, self._latest = self._latest, None
         return Receipt() if pipeline is None else self._close(pipeline, timeout)
 
-    def warm_up(self, timeout: float = 1.0) -> None:
+    def _warm_up(self, timeout: float = 1.0) -> None:
         """Prepare the first send, unless the settings are not there yet: the first call reads them."""
         if self._is_configured():
-            super().warm_up(timeout)
+            super()._warm_up(timeout)
 
-    def release(self, timeout: float = 5.0) -> Receipt:
-        """Send everything that waits and let go of connections, if it is used."""
-        return Receipt() if self._latest is None else super().release(timeout)
+    def disconnect(self, timeout: float = 5.0) -> Receipt:
+        """Send everything that is pending and close idle connections, if the client is used."""
+        return Receipt() if self._latest is None else super().disconnect(timeout)
 
     def _is_configured(self) -> bool:
         if self._latest is not None:
@@ -85,13 +86,15 @@ class DefaultClient(Leanbase):
         except ConfigError:
             return False
 
-    def close_scope(self, scope: DeliveryScope) -> Receipt:
+    def _close_scope(self, scope: DeliveryScope) -> Receipt:
         """Send what a delivery scope collected, and what this client, if it is used, has retained."""
-        return scope.close() if self._latest is None else super().close_scope(scope)
+        return scope.close() if self._latest is None else super()._close_scope(scope)
 
-    def resend_scope(self, scope: DeliveryScope) -> Receipt:
-        """Send all there is before the process is killed, also this client's, if it is used."""
-        return scope.resend_all() if self._latest is None else super().resend_scope(scope)
+    def _send_scope(self, scope: DeliveryScope, deadline: Deadline) -> Receipt:
+        """Send everything before the process is killed, also this client's, if it is used."""
+        if self._latest is None:
+            return scope.send(deadline=deadline, take_over=True)
+        return super()._send_scope(scope, deadline)
 
     def _current(self) -> Pipeline:
         attributes = vars(sys.modules[__package__])

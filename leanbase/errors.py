@@ -61,7 +61,15 @@ class EventTooLargeError(LeanbaseError):
 
 
 class ClosedError(LeanbaseError):
-    """The client was shut down, so it admits no events."""
+    """The client was shut down, so it admits no events.
+
+    Attributes:
+        event: The event that came too late, encoded.
+    """
+
+    def __init__(self, event: object) -> None:
+        super().__init__("the client was shut down")
+        self.event = event
 
 
 class NotDeliveredError(LeanbaseError):

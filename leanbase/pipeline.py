@@ -1,4 +1,4 @@
-"""From a draft to the bytes of an event: build, hooks, encode."""
+"""From a draft to the outbox, in one call: build, hooks, encode, put."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _in_hook: ContextVar[bool] = ContextVar("leanbase_in_before_send", default=False
 
 
 class Pipeline:
-    """What the settings of a client amount to: from a draft to an encoded event, and the outbox after it.
+    """What the settings of a client amount to: it makes events and hands them over to its outbox.
 
     Raises:
         ConfigError: The transport that the settings name cannot be made.
@@ -33,7 +33,7 @@ class Pipeline:
 
     __slots__ = (
         "_created",
-        "_reporter",
+        "_describer",
         "exception_hooks",
         "hooks",
         "missing",
@@ -46,7 +46,7 @@ class Pipeline:
         self.settings = settings
         self.exception_hooks: ExceptionHooks | None = None
         self._created = time.time()
-        self._reporter: ExceptionDescriber | None = None
+        self._describer: ExceptionDescriber | None = None
         runtime_properties()  # looked up now, not in the middle of the first capture
         self.missing = factory.missing_settings(settings)
         self.set_hooks(settings.before_send)
@@ -75,24 +75,33 @@ class Pipeline:
             logger.error("leanbase is disabled: set %s, or %s", " and ".join(self.missing), variables)
 
     @property
-    def reporter(self) -> ExceptionDescriber:
+    def describer(self) -> ExceptionDescriber:
         """Describes exceptions; made when the first one is captured."""
-        if self._reporter is None:
+        if self._describer is None:
             from .error_tracking.describer import ExceptionDescriber
 
-            self._reporter = ExceptionDescriber(self.settings, self._created)
-        return self._reporter
+            self._describer = ExceptionDescriber(self.settings, self._created)
+        return self._describer
 
     def set_hooks(self, before_send: object) -> None:
         """Take the `before_send` hooks, one or several."""
         self.hooks: tuple[BeforeSend, ...] = as_hooks(before_send)
 
-    def prepare(self, draft: Draft) -> EncodedEvent | None:
-        """Make the event as it will be sent; `None` when a hook or its size dropped it.
+    def capture(self, draft: Draft) -> str | None:
+        """Make an event and hand it over. Blocks as `Outbox.put` does.
+
+        Returns:
+            The event's uuid; `None` when a hook, its size or a full buffer dropped it.
 
         Raises:
-            InvalidEventError: What the hooks left is no event.
+            InvalidEventError: What the hooks left makes no event.
+            ClosedError: The outbox is closed; the error has the event.
         """
+        event = self._made(draft)
+        return event.uuid if event is not None and self.outbox.put(event) else None
+
+    def _made(self, draft: Draft) -> EncodedEvent | None:
+        """The event as it will be sent; `None` when a hook or its size dropped it."""
         settings = self.settings
         try:
             event = build(
@@ -121,7 +130,7 @@ def _encode(event: dict[str, Any], draft: Draft) -> EncodedEvent:
     try:
         return encode(event)
     except EventTooLargeError:
-        if draft.complete is None:
+        if not draft.is_exception:
             raise
     from .error_tracking.shrink import encode_shrunk
 

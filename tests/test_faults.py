@@ -165,7 +165,7 @@ leanbase.capture("parent", distinct_id="u")
 outbox = default_client._current().outbox
 retaining = outbox._transport
 http = retaining._inner
-locks = [default_client._lock, outbox._lock, retaining._lock, http._sender._lock, http._sender._breaker._lock]
+locks = [default_client._lock, retaining.ledger.lock, http._sender._lock, http._sender._breaker._lock]
 import threading
 held, done = threading.Event(), threading.Event()
 def hold():

@@ -19,28 +19,30 @@ if TYPE_CHECKING:
     FlushPolicy = Literal["end", "each"]
 
     class Sender(Protocol):
-        """What a scope hands collected events to: the outbox of the client that captured them."""
+        """What collects for a scope and sends: the outbox of a client that captured inside it."""
 
-        def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline | None) -> Receipt: ...
+        def send_collected(
+            self, scope: DeliveryScope, deadline: Deadline | None, *, take_over: bool = False
+        ) -> Receipt: ...
 
-        def resend(self, events: Sequence[EncodedEvent]) -> Receipt: ...
+        def keep_collected(self, scope: DeliveryScope) -> None: ...
 
-        def flush(self) -> Receipt: ...
+        def flush(self, *, deadline: Deadline | None) -> Receipt: ...
 
-        def join(self) -> None: ...
-
-        def keep(self, events: Sequence[EncodedEvent]) -> Receipt: ...
+        def join(self, scope: DeliveryScope | None, deadline: Deadline | None = None) -> None: ...
 
 
-SCOPE_EVENTS = 100
-SCOPE_BYTES = 1024 * 1024
+FULL_EVENTS = 100
+FULL_BYTES = 1024 * 1024
+"""So much of one client is sent before the scope closes."""
 
 
 class DeliveryScope:
     """Collects the events captured inside it; `close` sends them, one batch for each client.
 
-    Threads and tasks that carry the context collect into the same scope. When 100 events or 1 MiB
-    have gathered they leave at once, in the capture that made it so.
+    Threads and tasks that carry the context collect into the same scope. When 100 events or 1 MiB of one
+    client have gathered they leave at once, in the capture that made it so. (They are pending in the ledgers
+    of their clients; a scope knows only which clients these are.)
 
     Args:
         flush: `"end"` collects; `"each"` lets every capture send for itself, also inside an outer
@@ -48,9 +50,12 @@ class DeliveryScope:
         deadline: No send inside may outlast it; `None` leaves each to its client's limit.
 
     Attributes:
-        receipt: What became of the events, complete when the scope is closed.
+        receipt: What became of the events captured inside, each once with its last outcome. Complete when
+            the scope is closed; what becomes of retained events later is not in it.
+        closed: Whether it collects no more.
         finished: Whether it is closed, and everything in it has an outcome.
         deferred: Whether it is closed later than it is left, by somebody else.
+        senders: Whose events it has.
 
     Raises:
         ValueError: `flush` is neither.
@@ -61,127 +66,83 @@ class DeliveryScope:
             raise ValueError(f"flush must be 'end' or 'each', not {flush!r}")
         self.deadline = deadline
         self.receipt = Receipt()
+        self.closed = False
         self.finished = False
         self.deferred = False
-        self._collects = flush == "end"
+        self.collects = flush == "end"
+        self.senders: dict[Sender, None] = {}
         self._generation = forking.watch()
-        # Reentrant: a signal handler may flush while this very thread holds it.
-        self._lock = threading.RLock()
-        self._one_ended = threading.Condition(self._lock)
-        self._closed = False
-        self._collected: dict[Sender, list[EncodedEvent]] = {}
-        self._sending: dict[Sender, list[EncodedEvent]] = {}
-        self._events = 0
-        self._bytes = 0
+        self._recording = threading.RLock()
 
     @property
     def is_of_this_process(self) -> bool:
         """Whether it was made here, and not in the process that this one was forked from."""
         return self._generation == forking.generation
 
-    def collect(self, sender: Sender, event: EncodedEvent) -> bool:
-        """Take the event over, unless the scope is closed, does not collect, or is a parent process's."""
-        if not self._collects or not self.is_of_this_process:
-            return False
-        with self._lock:
-            if self._closed:
-                return False
-            self._collected.setdefault(sender, []).append(event)
-            self._events += 1
-            self._bytes += len(event)
-            full = self._events >= SCOPE_EVENTS or self._bytes >= SCOPE_BYTES
-        if full:
-            self.send_collected()
-        return True
+    @property
+    def is_open(self) -> bool:
+        """Whether events are captured in it: it is not closed, nor a parent process's."""
+        return not self.closed and self._generation == forking.generation
 
-    def send_collected(self, only: Sender | None = None, deadline: Deadline | None = None) -> Receipt:
-        """Send what has gathered, in capture order for each client. Blocks up to the deadline.
+    def is_full(self, events: int, size: int) -> bool:
+        """Whether so many events and bytes of one client are to leave now."""
+        return events >= FULL_EVENTS or size >= FULL_BYTES
+
+    def send(self, *others: Sender, deadline: Deadline | None = None, take_over: bool = False) -> Receipt:
+        """Send everything: what was collected, and what `others` have retained. Blocks up to the deadline.
 
         Args:
-            only: The one client whose events to send; all by default.
-            deadline: By when; by default each client's own limit.
+            others: Clients of which nothing was collected; they flush. (A client that sends collected events
+                sends its retained ones first.)
+            deadline: When the caller must have its thread back. Default: each client's own limit.
+            take_over: Also send again what other threads have in flight for the scope.
         """
         receipt = Receipt()
         if not self.is_of_this_process:
             return receipt
-        with self._lock:
-            senders = list(self._collected) if only is None else [only]
+        senders = list(self.senders)
         for sender in senders:
-            receipt += self._send_for(sender, deadline)
+            receipt += sender.send_collected(self, deadline, take_over=take_over)
+        for sender in others:
+            if sender not in senders:
+                receipt += sender.flush(deadline=deadline)
         return receipt
 
-    def _send_for(self, sender: Sender, deadline: Deadline | None) -> Receipt:
-        with self._lock:
-            events = self._collected.pop(sender, [])
-            self._events -= len(events)
-            self._bytes -= sum(map(len, events))
-            self._sending.setdefault(sender, []).extend(events)
-        try:
-            receipt = sender.send(events, deadline=deadline) if events else Receipt()
-            with self._lock:
-                self.receipt += receipt
-            return receipt
-        finally:
-            with self._lock:
-                sent = set(map(id, events))
-                left = self._sending.get(sender, [])
-                self._sending[sender] = [event for event in left if id(event) not in sent]
-                self._one_ended.notify_all()
-
     def close(self, *others: Sender) -> Receipt:
-        """Send everything; `others`, of which nothing was collected, send what they have retained.
+        """Send everything, as `send`, and wait for what other threads send for this scope.
 
-        (Who sends collected events sends retained ones first, so nobody is asked twice.) Later captures
-        that still carry this scope go out at once. A fork's child sends nothing: the events are its
-        parent's.
+        Later captures that still carry this scope go out at once. A fork's child sends nothing: the events
+        are its parent's.
         """
         if not self.is_of_this_process:
             return Receipt()
-        with self._lock:
-            self._closed = True
-            idle = [sender for sender in others if sender not in self._collected]
+        self.closed = True
         try:
             try:
-                receipt = self.send_collected()
+                receipt = self.send(*others)
             except BaseException:
-                self._give_back()  # an exit or an interrupt: nobody comes to this scope again
+                for sender in list(self.senders):  # an exit or an interrupt: nobody comes to this scope again
+                    sender.keep_collected(self)
                 raise
-            for sender in others:
-                # Also what other threads of a client are sending is to arrive before the process may freeze.
-                if sender in idle:
-                    receipt += sender.flush()
-                else:
-                    sender.join()
-            with self._lock:
-                # What another thread made leave early is to arrive before its invocation ends, too.
-                limit = None if self.deadline is None else self.deadline.remaining()
-                self._one_ended.wait_for(lambda: not any(self._sending.values()), limit)
+            for sender in list(self.senders):
+                # The sandbox may freeze as soon as the invocation ends.
+                sender.join(self, self.deadline)
+                if sender in others:
+                    sender.join(None)
         finally:
             self.finished = True
             _unfinished.discard(self)
         return receipt
 
-    def _give_back(self) -> None:
-        """Leave what was not tried yet to the next send of each client."""
-        with self._lock:
-            collected, self._collected = self._collected, {}
-        for sender, events in collected.items():
-            sender.keep(events)
-
-    def resend_all(self, *others: Sender) -> Receipt:
-        """Send all there is, also what is on its way, because this process is about to be killed.
-
-        An event that was on its way may arrive twice, with the same uuid.
-        """
-        with self._lock:
-            self._closed = True
-            on_their_way, self._sending = self._sending, {}
-            collected = list(self._collected)
-        # A later receipt of the same sender speaks also of what an earlier send could not deliver.
-        receipts = {sender: sender.resend(events) for sender, events in on_their_way.items() if events}
-        receipts |= {sender: self._send_for(sender, None) for sender in collected}
-        receipts |= {sender: sender.flush() for sender in others if sender not in collected}
-        return sum(receipts.values(), Receipt())
+    def record(self, events: Sequence[EncodedEvent], receipt: Receipt) -> None:
+        """Take down what became of events of this scope, in place of what became of them before."""
+        with self._recording:
+            while not self.finished:
+                before = self.receipt
+                after = (before.without(events) if before.groups else before) + receipt
+                if self.receipt is before:  # else a signal handler has sent something just now
+                    self.receipt = after
+                    return
 
 
 _open_scope: ContextVar[DeliveryScope | None] = ContextVar("leanbase_delivery", default=None)

@@ -44,7 +44,7 @@ class ExceptionDescriber:
     """
 
     def __init__(self, settings: Settings, running_since: float) -> None:
-        self._settings = settings
+        self.settings = settings
         self._frames = FrameReader(settings.project_root or "", settings.in_app_modules or (), running_since)
 
     def describe(
@@ -87,7 +87,7 @@ class ExceptionDescriber:
         owned["$exception_message"] = finished[0]["value"]
         trace = _open_telemetry_ids()
 
-        def complete(properties: dict[str, Any]) -> None:
+        def finalize(properties: dict[str, Any]) -> None:
             for name in RESERVED:
                 properties.pop(name, None)
             given = properties.pop(FINGERPRINT, None)
@@ -98,7 +98,7 @@ class ExceptionDescriber:
                 properties.setdefault(name, value)
             properties.update(owned)
 
-        return complete
+        return finalize
 
     def _redaction(self) -> Redaction:
         return Redaction(
@@ -110,7 +110,7 @@ class ExceptionDescriber:
 
     def _patterns(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
         """An option's patterns. For broken ones the default stands in: a typo must not show anything."""
-        for given in (contexts.override(name), getattr(self._settings, name)):
+        for given in (contexts.override(name), getattr(self.settings, name)):
             texts = None if given is None else as_strings(name, given)
             if texts is not None:
                 broken = broken_in(texts)
@@ -122,7 +122,7 @@ class ExceptionDescriber:
     def _option(self, name: str) -> Any:
         """An option as the nearest context sets it, else as the client does."""
         value = contexts.override(name)
-        return getattr(self._settings, name) if value is None else value
+        return getattr(self.settings, name) if value is None else value
 
 
 @cache

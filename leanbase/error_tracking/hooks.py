@@ -18,9 +18,11 @@ from .rate_limit import RateLimiter
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from ..settings import Settings
+
     class Client(Protocol):
         def report_exception(self, exception: object, metadata: metadata.Metadata, /) -> str | None: ...
-        def close_scope(self, scope: DeliveryScope, /) -> object: ...
+        def _close_scope(self, scope: DeliveryScope, /) -> object: ...
 
 
 logger = logging.getLogger("leanbase")
@@ -31,6 +33,22 @@ EXIT_SECONDS = 2.0
 _NEVER_CAPTURED = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 _chain_ends: ContextVar[Deadline | None] = ContextVar("leanbase_hooks_deadline", default=None)
+
+
+def install(client: Client, settings: Settings) -> ExceptionHooks | None:
+    """Install the hooks that the settings of a client ask for."""
+    if not settings.enable_exception_autocapture:
+        return None
+    limiter = None
+    if settings.enable_exception_autocapture_rate_limiting:
+        limiter = RateLimiter(
+            settings.exception_autocapture_bucket_size,
+            settings.exception_autocapture_refill_rate,
+            settings.exception_autocapture_refill_interval_seconds,
+        )
+    hooks = ExceptionHooks(client, limiter, unraisable=settings.enable_unraisable_exception_autocapture)
+    hooks.install()
+    return hooks
 
 
 class ExceptionHooks:
@@ -67,8 +85,8 @@ class ExceptionHooks:
         scope = DeliveryScope("end", _chain_ends.get())
         with activate(scope):
             self._capture(cls, error, traceback, metadata.SYS_EXCEPTHOOK)
-            self._client.close_scope(scope)
-        if not scope.receipt:
+            self._client._close_scope(scope)
+        if scope.receipt.has_retained:
             logger.error(
                 "%d event(s) are not delivered, and lost when the process ends", scope.receipt.retained
             )

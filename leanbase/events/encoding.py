@@ -37,13 +37,15 @@ class EncodedEvent:
     Attributes:
         uuid: The event's uuid, also inside `body`.
         body: One JSON object as UTF-8, at most `MAX_EVENT_BYTES` long.
+        scope: The delivery scope in which it was captured, if any.
     """
 
-    __slots__ = ("body", "uuid")
+    __slots__ = ("body", "scope", "uuid")
 
     def __init__(self, uuid: str, body: bytes) -> None:
         self.uuid = uuid
         self.body = body
+        self.scope: Any = None
 
     def __len__(self) -> int:
         return len(self.body)

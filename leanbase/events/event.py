@@ -42,14 +42,18 @@ class Draft:
             the client's option.
         with_tags: Whether context tags become properties.
         with_runtime: Whether the interpreter and the operating system are described.
-        complete: Called with the properties when all sources are merged; it has the last word.
+        finalize: Called with the properties when all sources are merged; it has the last word.
+
+    Attributes:
+        is_exception: Whether the event is about an exception, and can be trimmed to fit.
     """
 
     __slots__ = (
-        "complete",
         "disable_geoip",
         "distinct_id",
+        "finalize",
         "groups",
+        "is_exception",
         "name",
         "properties",
         "timestamp",
@@ -70,7 +74,7 @@ class Draft:
         groups: object = None,
         with_tags: bool = True,
         with_runtime: bool = False,
-        complete: Callable[[dict[str, Any]], None] | None = None,
+        finalize: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.name = name
         self.properties = properties
@@ -81,7 +85,8 @@ class Draft:
         self.disable_geoip = disable_geoip
         self.with_tags = with_tags
         self.with_runtime = with_runtime
-        self.complete = complete
+        self.finalize = finalize
+        self.is_exception = False
 
 
 def build(
@@ -111,8 +116,8 @@ def build(
         properties["$is_server"] = True
     if draft.disable_geoip if isinstance(draft.disable_geoip, bool) else disable_geoip:
         properties["$geoip_disable"] = True
-    if draft.complete is not None:
-        draft.complete(properties)
+    if draft.finalize is not None:
+        draft.finalize(properties)
     return {
         "event": draft.name,
         "distinct_id": distinct_id,

@@ -124,7 +124,7 @@ class _Run:
                 self._context.__exit__(exc_type, exc, traceback)
 
     def _close(self) -> None:
-        receipt = self._client.close_scope(self._scope)
-        if not receipt:
+        receipt = self._client._close_scope(self._scope)
+        if receipt.has_retained:
             logger.error("%d event(s) are not delivered, and lost when the process ends", receipt.retained)
         self._termination.wait()  # and die of the signal here

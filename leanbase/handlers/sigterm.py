@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from ..client import Leanbase
 from ..default import default_client
-from ..delivery.scope import DeliveryScope, activate, unfinished_scopes
+from ..delivery.scope import DeliveryScope, unfinished_scopes
 from ..transports.deadline import Deadline
 from ..transports.receipt import Receipt
 
@@ -82,7 +82,7 @@ class Termination:
         if current is None:
             return False
         # The import lock must not be held when the signal comes: its flush would wait for it.
-        client.warm_up(0.0)
+        client._warm_up(0.0)
         self._clients.add(client)
         self._holders += 1
         if current != self._handle:
@@ -149,16 +149,12 @@ def _is_of_asyncio(handler: Any) -> bool:
 
 
 def flush_all(clients: Iterable[Leanbase], deadline: Deadline) -> None:
-    """Send what all open scopes have, also what is on its way, and what the clients have."""
+    """Send everything that is collected in open scopes, in flight for them, or retained by the clients."""
     receipts: dict[Leanbase, Receipt] = {}
     for scope in unfinished_scopes() or [DeliveryScope()]:
-        limit, scope.deadline = scope.deadline, deadline
-        try:
-            for client in clients:
-                with activate(scope):
-                    receipts[client] = client.resend_scope(scope)  # with all that was retained so far
-        finally:
-            scope.deadline = limit  # the program may well go on
+        scope.closed = True  # events that are captured from now on leave at once
+        for client in clients:
+            receipts[client] = client._send_scope(scope, deadline)  # with all that was retained so far
     lost = {each.uuid for receipt in receipts.values() for each in receipt.undelivered}
     if lost:
         logger.error("%d event(s) are not delivered, and lost when the process ends", len(lost))

@@ -76,7 +76,9 @@ class TransportContract:
 
     def test_flush_and_close_can_be_called_at_any_time_and_twice(self, transport: BaseTransport) -> None:
         for _ in range(2):
-            assert isinstance(transport.flush(deadline=Deadline.after(1)), Receipt)
+            receipt = transport.flush(deadline=Deadline.after(1))
+            assert isinstance(receipt, Receipt), f"flush() returned a {type(receipt).__name__}, not a Receipt"
+            assert _outcomes(receipt) == 0, f"nothing was sent; the receipt of flush() says {receipt}"
         transport.send(_events(2), deadline=Deadline.after(1))
         for _ in range(2):
             assert isinstance(transport.close(deadline=Deadline.after(1)), Receipt)

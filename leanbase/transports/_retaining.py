@@ -1,32 +1,37 @@
-"""Keeps what a transport could not deliver and sends it first the next time."""
+"""Keeps what a transport could not deliver, and sends it first the next time."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Literal
+from types import FrameType
+from typing import Any, Literal
 
-from ..delivery.scope import open_scope
 from ..errors import ConfigError, DroppedError
 from ..events.encoding import EncodedEvent
 from ..forking import reset_in_child
+from ._ledger import Flight, Ledger
 from .base import BaseTransport
 from .deadline import Deadline, Stopwatch
-from .receipt import Receipt
+from .receipt import WAITING, Receipt
 
 logger = logging.getLogger("leanbase")
 
-WAITING = "waiting"
-"""The reason of events that a receipt counts as retained because nothing was tried."""
-
 CAPACITY_WARNING_SECONDS = 60.0
+
+MOST_FOLLOWING = 100
+"""So many times in a row a call sends what signal handlers have captured during its sends."""
+
+MOST_DEPTH = 5
+"""So many sends may interrupt one another: a transport that flushes its own client would never end."""
 
 _NOTHING_TRIED = DroppedError(WAITING, "nothing was tried")
 
 
 class _ReceiptError(Exception):
-    """What a transport returned is no receipt for what it was given."""
+    """What a transport returned is not a receipt for what it was given."""
 
 
 def _checked(receipt: object, call: str) -> Receipt:
@@ -36,10 +41,10 @@ def _checked(receipt: object, call: str) -> Receipt:
 
 
 def _check_count(receipt: Receipt, count: int) -> None:
-    undelivered = sum(len(group.events) for group in receipt.groups)
-    told_of = receipt.delivered + receipt.handed_off + receipt.spooled + undelivered
-    if told_of != count:
-        raise _ReceiptError(f"the receipt of {count} event(s) tells of {told_of}")
+    undelivered = sum([len(group.events) for group in receipt.groups])
+    reported = receipt.delivered + receipt.handed_off + receipt.spooled + undelivered
+    if reported != count:
+        raise _ReceiptError(f"the receipt of {count} event(s) tells of {reported}")
 
 
 def _what_is_wrong(call: str, error: Exception) -> str:
@@ -47,24 +52,11 @@ def _what_is_wrong(call: str, error: Exception) -> str:
     return str(error) if isinstance(error, _ReceiptError) else f"{call}() raised {type(error).__name__}"
 
 
-class UnderWay:
-    """One send of one thread, how it ended, and whether somebody else has taken over its events."""
-
-    __slots__ = ("events", "of_a_scope", "taken", "thread", "went_well")
-
-    def __init__(self, events: Sequence[EncodedEvent]) -> None:
-        self.events = events
-        self.thread = threading.get_ident()
-        self.of_a_scope = open_scope() is not None
-        self.taken = False
-        self.went_well = False
-
-
 def must_not_retain(inner: BaseTransport) -> None:
-    """See to it that a transport can be inside another one.
+    """Ensure that a transport can be inside another one.
 
     Raises:
-        ConfigError: It keeps events itself; whoever is around it would take them for undelivered.
+        ConfigError: It keeps events itself; the transport around it would take them for undelivered.
     """
     if isinstance(inner, RetainingTransport):
         raise ConfigError(
@@ -74,96 +66,251 @@ def must_not_retain(inner: BaseTransport) -> None:
 
 
 class RetainingTransport(BaseTransport):
-    """Wraps a transport; what it returns as retained is kept here, in order, in call_with_timeout memory.
+    """Wraps a transport; what it returns as retained is kept in the ledger, in order, in bounded memory.
 
-    Each client puts one around its transport, so that an event which no transport could deliver
-    waits in exactly one place. Nothing here starts a send of its own.
+    Each client puts one around its transport, so that an event which no transport could deliver is pending
+    in exactly one place. Nothing here starts a send of its own.
 
     Args:
         inner: Where events go.
         limit: Most events kept; above it the oldest are dropped with the reason `"overflow"`.
 
     Attributes:
-        settle: Takes the receipts that nobody else gets: of a send that an exit or interrupt ended, or
-            that a thread made.
-        is_paused: Says whether nothing may be sent for now.
+        ledger: Where each event is, and the one list of sends in flight.
+        report: Receives the receipt of every send that did not pass on all of its events.
+        is_disabled: Whether nothing may be sent for now.
 
     Raises:
-        ConfigError: `inner` is one that retains, too; two would keep each event twice.
+        ConfigError: `inner` retains as well; two would keep each event twice.
     """
 
     def __init__(self, inner: BaseTransport, *, limit: int) -> None:
         must_not_retain(inner)
-        self.settle: Callable[[Receipt], object] = lambda _: None
-        self.is_paused: Callable[[], bool] = lambda: False
+        self.report: Callable[[Receipt], object] = lambda _: None
+        self.is_disabled: Callable[[], bool] = lambda: False
+        self.ledger = Ledger(limit)
         self._inner = inner
         self._limit = limit
-        self._is_adopted = False
-        self._closed = False
-        self._reset_after_fork()
+        self._is_attached = False
+        self._warned: Stopwatch | None = None
+        self._scopes: set[Any] = set()  # open ones, of which events are retained
         reset_in_child(self)
 
     def _reset_after_fork(self) -> None:
-        # Reentrant: a signal handler may flush or shut down while this very thread holds it.
-        self._lock = threading.RLock()
-        self._one_ended = threading.Condition(self._lock)
-        self._kept: list[EncodedEvent] = []
-        self._warned: Stopwatch | None = None
-        self._under_way: set[UnderWay] = set()
+        inherited, self.ledger = self.ledger, Ledger(self._limit)
+        self.ledger.closed, self.ledger.sealed = inherited.closed, inherited.sealed
+        self._warned = None
+        self._scopes = set()
 
-    def attach(self, settle: Callable[[Receipt], object], is_paused: Callable[[], bool]) -> None:
-        """Belong to one client from now on. One that was closed opens again.
+    def attach(self, report: Callable[[Receipt], object], is_disabled: Callable[[], bool]) -> None:
+        """Attach this transport to the client that owns it. Reopens a closed transport, with new books.
 
         Raises:
             ConfigError: It belongs to another client.
         """
-        with self._lock:
-            if self._is_adopted and not self._closed:
-                raise ConfigError(f"this {type(self).__name__} belongs to another client; make one for each")
-            self._is_adopted = True
-            self._closed = False
-            self.settle = settle
-            self.is_paused = is_paused
+        if self._is_attached and not self.ledger.closed:
+            raise ConfigError(f"this {type(self).__name__} belongs to another client; make one for each")
+        if self._is_attached:
+            self.ledger = Ledger(self._limit)
+        self._is_attached = True
+        self.report = report
+        self.is_disabled = is_disabled
+
+    # --- one event -------------------------------------------------------------------------------------
+
+    def put(self, event: EncodedEvent, deadline: Deadline, scope: Any = None) -> bool:
+        """Admit an event and send it, after what was kept. Blocks up to the deadline.
+
+        Inside a send of the same thread, where a signal handler or a callback captures, it is kept, and the
+        call that was interrupted sends it.
+
+        Returns:
+            Whether it was admitted.
+
+        Raises:
+            ClosedError: The transport is closed.
+        """
+        if self.ledger.has_flights() and (interrupted := self._interrupted()) is not None:
+            flight, is_logged = interrupted
+            flight.is_followed = flight.is_followed or not is_logged
+            return self.keep(event)
+        flight = Flight(scope)
+        try:
+            self._fly(flight, deadline, event)
+        except Exception as error:
+            if not flight.admitted:
+                raise
+            _log_internal(error)  # the event is in the books
+        return True
+
+    def keep(self, event: EncodedEvent) -> bool:
+        """Admit an event and keep it for the next send; false when there is no room. Does not block."""
+        return self.ledger.keep(event) or self._refuse(event)
+
+    def _refuse(self, event: EncodedEvent) -> Literal[False]:
+        error = DroppedError("overflow", f"there is no room: max_queue_size is {self._limit}")
+        if self._warned is None or self._warned.seconds() >= CAPACITY_WARNING_SECONDS:
+            self._warned = Stopwatch()
+            logger.warning("%s; new events are dropped", error)
+        self.report(Receipt.dropping((event,), "overflow", error))
+        return False
+
+    def is_sending(self) -> bool:
+        """Whether this thread is inside a send, which a signal handler or a callback has interrupted."""
+        return self.ledger.has_flights() and self._interrupted() is not None
+
+    def _interrupted(self) -> tuple[Flight, bool] | None:
+        """The send that this call is inside of, and whether a log record of that send has led here.
+
+        A flight of this thread that is not on its stack any more lost its frame to an exception, as at the
+        limit of recursion. The next launch takes over its events.
+        """
+        flights = self._own_flights()
+        if not flights:
+            return None
+        frame: FrameType | None = sys._getframe()
+        is_logged = False
+        while frame is not None:
+            if frame.f_code is _FLY and (flight := frame.f_locals.get("flight")) in flights:
+                return flight, is_logged
+            is_logged = is_logged or frame.f_globals.get("__name__") == "logging"
+            frame = frame.f_back
+        return None
+
+    def _own_flights(self) -> list[Flight]:
+        me = threading.get_ident()
+        return self.ledger.flights(lambda flight: flight.thread == me)
+
+    # --- everything ------------------------------------------------------------------------------------
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Send what was kept and then `events`. The receipt speaks of both."""
-        return self.send_now(events, deadline=deadline)
+        """Send what was kept and then `events`. The receipt is about both."""
+        if self.ledger.closed:
+            return Receipt.dropping(events, "shutdown", DroppedError("shutdown", "the transport is closed"))
+        refused = [event for event in events[:-1] if not self.ledger.keep(event)]
+        receipt = Receipt.dropping(refused, "overflow", DroppedError("overflow", "there is no room"))
+        return receipt + self._fly(Flight(), deadline, events[-1])
 
-    def send_now(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """The same, also where `send` only takes the events."""
-        with self._lock:
-            this = self._begin([*self._kept, *events])
-            self._kept = []
-        return self._finish(this, deadline)
+    def send_pending(
+        self, deadline: Deadline, *, scope: Any = None, over: Sequence[Flight] | None = None
+    ) -> Receipt:
+        """Send what is kept and what a delivery scope has collected. Blocks up to the deadline.
 
-    def _begin(self, batch: Sequence[EncodedEvent]) -> UnderWay:
-        """Note that these events are on their way. Called with the lock held."""
-        this = UnderWay(batch)
-        self._under_way.add(this)
-        return this
+        Args:
+            deadline: When the caller must have its thread back.
+            scope: The delivery scope.
+            over: Flights to take over. Default: those of this thread, which a signal handler has interrupted,
+                since the process may end when the handler does.
+        """
+        if over is None:
+            over = self._to_take_over()
+            if over is None:
+                return self.waiting()
+        return self._fly(Flight(scope), deadline, scope=scope, over=over)
 
-    def _finish(self, this: UnderWay, deadline: Deadline) -> Receipt:
-        """Send what was begun."""
-        batch = this.events
+    def _to_take_over(self) -> list[Flight] | None:
+        """The flights of this thread, unless it sends only because a send of its own does."""
+        if not self.ledger.has_flights():
+            return []
+        own = self._own_flights()
+        if any(flight.depth >= MOST_DEPTH for flight in own):
+            return None
+        interrupted = self._interrupted() if own else None
+        return None if interrupted is not None and interrupted[1] else own
+
+    def keep_collected(self, scope: Any) -> Receipt:
+        """Leave what a delivery scope has collected to the next send."""
+        return Receipt.retaining(self.ledger.keep_collected(scope), WAITING, _NOTHING_TRIED)
+
+    def waiting(self) -> Receipt:
+        """A receipt of all that is kept or in flight in other threads, without an attempt to send it."""
+        return Receipt.retaining(self.ledger.pending(self._own_flights()), WAITING, _NOTHING_TRIED)
+
+    def join(self, deadline: Deadline, wanted: Callable[[Flight], bool] = lambda _: True) -> bool:
+        """Wait for sends that are in flight in other threads; whether all went well and in time."""
+        if not self.ledger.has_flights():
+            return True
+        me = threading.get_ident()
+        others = self.ledger.flights(lambda flight: flight.thread != me and wanted(flight))
+        if others:
+            self.ledger.wait_for(others, deadline.remaining())
+        return all(flight.went_well for flight in others)
+
+    def flush(self, *, deadline: Deadline) -> Receipt:
+        """Send what was kept, flush the transport inside, and wait for sends that are in flight."""
+        receipt = self.send_pending(deadline) + self._ask("flush", deadline)
+        if not self.join(deadline):
+            receipt += self.waiting().without(receipt.retained_events())
+        return receipt
+
+    # --- one send --------------------------------------------------------------------------------------
+
+    def _fly(
+        self,
+        flight: Flight,
+        deadline: Deadline,
+        event: EncodedEvent | None = None,
+        *,
+        scope: Any = None,
+        first: int | None = None,
+        over: Sequence[Flight] = (),
+        follow: bool = True,
+    ) -> Receipt:
+        """Launch a flight, transmit its events and land it, whatever happens in between."""
+        receipt: Receipt | None = None
         try:
-            receipt = self._try(batch, deadline) if batch else Receipt()
-            this.went_well = bool(receipt)
-            return self._keep(receipt, this)
+            self.ledger.launch(flight, event, scope=scope, first=first, over=over)
+            receipt = self._transmit(flight.events, deadline)
+            booked = self._land(flight, receipt)
+            if flight.is_followed and follow:
+                self._follow(flight, booked, deadline)
+            return booked
         except BaseException as error:
-            # An exit or an interrupt, raised by a signal handler: the events are not to go with it.
-            cut_off = DroppedError("interrupted", f"{type(error).__name__} ended the send")
-            self.settle(self._keep(Receipt.retaining(batch, "interrupted", cut_off), this))
+            # Raised by a signal handler, or at the limit of recursion: the events are not to go with it.
+            if receipt is None:
+                cut_off = DroppedError("interrupted", f"{type(error).__name__} ended the send")
+                receipt = Receipt.retaining(flight.events, "interrupted", cut_off)
+            self._land(flight, receipt)
             raise
-        finally:
-            with self._lock:
-                self._under_way.discard(this)
-                self._one_ended.notify_all()
 
-    def resend(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Send events once more that another send has, which keeps what neither could deliver."""
-        return self._try(events, deadline)
+    def _land(self, flight: Flight, receipt: Receipt) -> Receipt:
+        events, booked = self.ledger.land(flight, receipt)
+        if flight.scope is not None or self._scopes:
+            self._record(flight, events, booked)
+        if booked.groups:
+            if booked is not receipt:
+                for group in booked.groups:
+                    if group.reason in ("overflow", "shutdown"):
+                        logger.warning("%s", group.error)
+            self.report(booked)
+        return booked
 
-    def _try(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
+    def _record(self, flight: Flight, events: Sequence[EncodedEvent], receipt: Receipt) -> None:
+        """Give each delivery scope its part of a receipt."""
+        if flight.scope is not None and receipt.has_retained:
+            self._scopes.add(flight.scope)
+        if not flight.has_backlog:
+            if events:
+                flight.scope.record(events, receipt)
+            return
+        for scope in {flight.scope, *self._scopes} - {None}:
+            own = [event for event in events if event.scope is scope]
+            if own:
+                scope.record(own, receipt.about(own, events))
+            if scope.finished:
+                self._scopes.discard(scope)
+
+    def _follow(self, flight: Flight, receipt: Receipt, deadline: Deadline) -> None:
+        """Send what signal handlers have captured during a send, and during the sends of that."""
+        for _ in range(MOST_FOLLOWING):
+            if not flight.is_followed or receipt.has_retained or deadline.expired:
+                return
+            flight = Flight()
+            receipt = self._fly(flight, deadline, follow=False)
+
+    def _transmit(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
+        if not batch:
+            return Receipt()
         try:
             receipt = _checked(self._inner.send(batch, deadline=deadline), "send")
             _check_count(receipt, len(batch))
@@ -183,89 +330,11 @@ class RetainingTransport(BaseTransport):
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt()
 
-    def _keep(self, receipt: Receipt, this: UnderWay | None = None) -> Receipt:
-        if this is not None and this.taken:
-            return Receipt()  # a shutdown has taken the events over, and accounts for them
-        if receipt:
-            return receipt
-        retained = receipt.retained_events()
-        with self._lock:
-            closed = self._closed
-            if not closed:
-                # In front: whatever another thread kept meanwhile was captured after these.
-                retained = retained + self._kept
-                excess = max(0, len(retained) - self._limit)
-                self._kept = retained[excess:]
-        if closed:
-            return self._give_up(receipt, retained)
-        if not excess:
-            return receipt
-        gone = retained[:excess]
-        error = DroppedError(
-            "overflow",
-            f"the oldest {excess} undelivered event(s) were dropped: max_queue_size is {self._limit}",
-        )
-        logger.warning("%s", error)
-        return receipt.without(gone) + Receipt.dropping(gone, "overflow", error)
+    # --- the end ---------------------------------------------------------------------------------------
 
-    def _give_up(self, receipt: Receipt, retained: Sequence[EncodedEvent]) -> Receipt:
-        error = DroppedError("shutdown", f"{len(retained)} event(s) could not be delivered before shutdown")
-        logger.warning("%s", error)
-        return receipt.without(retained) + Receipt.dropping(retained, "shutdown", error)
-
-    def keep(self, events: Sequence[EncodedEvent]) -> Receipt:
-        """Keep new events, behind the others, without an attempt to send them.
-
-        What there is no room for is dropped with the reason `"overflow"`.
-        """
-        with self._lock:
-            if self._closed:
-                return self._give_up(Receipt(), events)
-            room = max(0, self._limit - len(self._kept))
-            self._kept.extend(events[:room])
-        kept = Receipt.retaining(events[:room], WAITING, _NOTHING_TRIED)
-        return kept + self._refuse(events[room:]) if events[room:] else kept
-
-    def _refuse(self, events: Sequence[EncodedEvent]) -> Receipt:
-        error = DroppedError("overflow", f"there is no room: max_queue_size is {self._limit}")
-        if self._warned is None or self._warned.seconds() >= CAPACITY_WARNING_SECONDS:
-            self._warned = Stopwatch()
-            logger.warning("%s; new events are dropped", error)
-        return Receipt.dropping(events, "overflow", error)
-
-    def waiting(self) -> Receipt:
-        """A receipt of all that is kept or under way in other threads, without an attempt to send it."""
-        with self._lock:
-            waiting = [*self._kept, *(event for other in self._others() for event in other.events)]
-        return Receipt.retaining(waiting, WAITING, _NOTHING_TRIED)
-
-    def _others(self) -> set[UnderWay]:
-        """Sends under way but this thread's own, which a signal handler may have interrupted."""
-        me = threading.get_ident()
-        return {each for each in self._under_way if each.thread != me}
-
-    def join(self, deadline: Deadline, *, of_scopes: bool = True) -> bool:
-        """Wait for the sends of other threads that are under way now; whether all went well and in time.
-
-        Args:
-            deadline: When to go on without them.
-            of_scopes: Whether to wait for those of delivery scopes, who wait for themselves.
-        """
-        with self._lock:
-            others = {each for each in self._others() if of_scopes or not each.of_a_scope}
-            self._one_ended.wait_for(lambda: not others & self._under_way, deadline.remaining())
-        return all(each.went_well for each in others)
-
-    def flush(self, *, deadline: Deadline) -> Receipt:
-        """Send what was kept, flush the transport inside, and wait for sends that are under way."""
-        receipt = self.send_now((), deadline=deadline) + self._ask("flush", deadline)
-        if not self.join(deadline):
-            receipt += self.waiting().without(receipt.retained_events())
-        return receipt
-
-    def release(self, *, deadline: Deadline) -> None:
-        """Let go of connections, without an end of anything."""
-        self.settle(self._ask("close", deadline))
+    def disconnect(self, *, deadline: Deadline) -> None:
+        """Close idle connections but keep accepting events."""
+        self._ask("close", deadline)
 
     def close(self, *, deadline: Deadline) -> Receipt:
         """Send what was kept one last time; what still fails is dropped with the reason `"shutdown"`."""
@@ -276,23 +345,31 @@ class RetainingTransport(BaseTransport):
         return self._end(deadline, last_try=False)
 
     def _end(self, deadline: Deadline, *, last_try: bool) -> Receipt:
-        # First of all end waits between retries; what was in them is then kept.
+        # Close the inner transport first: this ends retry back-offs, whose events then come back as retained.
         receipt = self._ask("close", deadline)
         self.join(deadline)
-        with self._lock:
-            self._closed = True
-            for own in self._under_way - self._others():
-                # A signal handler that will rather exit than let the interrupted send go on.
-                own.taken = True
-                self._kept = [*own.events, *self._kept]
-            if not last_try:
-                kept, self._kept = self._kept, []
+        self.ledger.closed = True
+        # This signal handler may have interrupted the thread's own send, which may never go on.
+        own = self._own_flights()
         if last_try:
-            receipt += self.send_now((), deadline=deadline) + self._ask("close", deadline)
-        elif kept:
-            receipt += self._give_up(Receipt(), kept)
+            receipt += self.send_pending(deadline, over=own) + self._ask("close", deadline)
+        else:
+            receipt += self._give_up(own)
         return receipt + self.waiting()
+
+    def _give_up(self, over: Sequence[Flight]) -> Receipt:
+        flight = Flight()
+        self.ledger.launch(flight, over=over)
+        return self._land(flight, Receipt.retaining(flight.events, WAITING, _NOTHING_TRIED))
 
     def warm_up(self, *, deadline: Deadline) -> None:
         """Warm up the transport inside."""
         self._inner.warm_up(deadline=deadline)
+
+
+def _log_internal(error: Exception) -> None:
+    logger.error("internal error %s; please report it", type(error).__name__)
+    logger.debug("it happened here:", exc_info=error)
+
+
+_FLY = RetainingTransport._fly.__code__

@@ -8,16 +8,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from .. import forking
-from ..errors import TransportError
+from ..errors import DroppedError, TransportError
 from ..events.encoding import EncodedEvent
-from ._retaining import RetainingTransport, UnderWay
+from ._ledger import Flight
+from ._retaining import RetainingTransport
 from .base import BaseTransport
 from .deadline import Deadline
-from .receipt import Receipt
+from .receipt import WAITING, Receipt
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -69,16 +70,20 @@ class BufferedTransport(RetainingTransport):
         self._waits_for_room = waits_for_room
         self._cannot_start = False
         super().__init__(inner, limit=max_queue_size)
+        self._begin()
 
     def _reset_after_fork(self) -> None:
         super()._reset_after_fork()
-        self._changed = threading.Condition(self._lock)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition(self.ledger.lock)
         self._worker: threading.Thread | None = None
-        self._stopping = self._closed
+        self._stopping = self.ledger.closed
         self._new = 0
         self._new_since = 0.0
         self._not_before = 0.0
-        self._flushing = 0
+        self._flushing: set[object] = set()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> BufferedTransport:
@@ -99,55 +104,62 @@ class BufferedTransport(RetainingTransport):
             waits_for_room=settings.historical_migration,
         )
 
+    def put(self, event: EncodedEvent, deadline: Deadline, scope: Any = None) -> bool:
+        """Put an event into the buffer; false, and dropped as `"overflow"`, when it does not fit."""
+        if self._start():
+            with self.ledger.lock:
+                if self._waits_for_room and not self._has_room():
+                    self._note_new()  # a reason to try again what fills the buffer
+                    self._changed.wait_for(lambda: self._stopping or self._has_room(), deadline.remaining())
+                buffered = not self._stopping
+                if buffered:
+                    admitted = self.ledger.keep(event)
+                    self._note_new()
+            if buffered:
+                return admitted or self._refuse(event)
+        # Nobody would empty the buffer any more.
+        return super().put(event, deadline.earlier(_exit), scope)
+
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Put events into the buffer: retained for now. What does not fit is dropped as `"overflow"`."""
-        if self._start():
-            with self._lock:
-                if self._waits_for_room and not self._has_room():
-                    self._note_new(1)  # a reason to try again what fills the buffer
-                    self._changed.wait_for(lambda: self._stopping or self._has_room(), deadline.remaining())
-                if not self._stopping:
-                    receipt = self.keep(events)
-                    self._note_new(len(events))
-                    return receipt
-        # Nobody would empty the buffer any more.
-        return self.send_now(events, deadline=deadline.earlier(_exit))
+        if self.ledger.closed or not self._start():
+            return super().send(events, deadline=deadline.earlier(_exit))
+        refused = [event for event in events if not self.put(event, deadline)]
+        error = DroppedError("overflow", "there is no room in the buffer")
+        waiting = Receipt.retaining(events, WAITING, DroppedError(WAITING, "it is in the buffer"))
+        return waiting.giving_up(refused, error) if refused else waiting
 
-    def send_now(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Send what is in the buffer and then `events`, in this thread and past the buffer."""
-        with self._lock:
-            count = len(self._kept)
+    def send_pending(
+        self, deadline: Deadline, *, scope: Any = None, over: Sequence[Flight] | None = None
+    ) -> Receipt:
+        """Send what is in the buffer, and what a delivery scope has collected, in this thread."""
         receipt = Receipt()
-        while count > self._flush_at:
-            part = self._finish(self._take(self._flush_at), deadline)
-            receipt += part
-            count -= self._flush_at
-            if not part:
-                return receipt + self.keep(events)
-        return receipt + self._finish(self._take(count, events), deadline)
+        for _ in range((self.ledger.kept - 1) // self._flush_at):
+            receipt += self._fly(Flight(), deadline, first=self._flush_at)
+            if receipt.has_retained:
+                return receipt + self.keep_collected(scope)
+        return receipt + super().send_pending(deadline, scope=scope, over=over)
 
-    def _take(self, count: int, events: Sequence[EncodedEvent] = ()) -> UnderWay:
-        """Begin to send the oldest in the buffer, and `events` with them."""
-        with self._lock:
-            taken, self._kept = self._kept[:count], self._kept[count:]
-            self._new = min(self._new, len(self._kept))
+    def _transmit(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
+        with self.ledger.lock:
+            self._new = min(self._new, self.ledger.kept)
             self._changed.notify_all()  # there is room
-            return self._begin([*taken, *events])
+        return super()._transmit(batch, deadline)
 
     def _has_room(self) -> bool:
-        return len(self._kept) < self._limit
+        return self.ledger.kept < self._limit
 
-    def _note_new(self, count: int) -> None:
-        """Count what is new, also what did not fit: or a full buffer would never be tried again."""
+    def _note_new(self) -> None:
+        """Count new events, including rejected ones; otherwise a full buffer would never be flushed again."""
         if not self._new:
             self._new_since = time.monotonic()
-        self._new += count
-        if self._new == count or self._new >= self._flush_at:
+        self._new += 1
+        if self._new == 1 or self._new >= self._flush_at:
             self._changed.notify_all()
 
     def _start(self) -> bool:
         """Start the thread, unless it runs; false at the end of the client or the process."""
-        with self._lock:
+        with self.ledger.lock:
             if self._stopping or _exit is not None:
                 return False
             worker = self._worker
@@ -156,7 +168,7 @@ class BufferedTransport(RetainingTransport):
             worker = self._worker = threading.Thread(target=self._run, name="leanbase-buffer", daemon=True)
         _at_exit.add(self)
         try:
-            # Without the lock: one from before a patch by gevent all greenlets own together.
+            # Outside the lock: an RLock made before gevent's monkey-patching is owned by every greenlet.
             worker.start()
         except RuntimeError as error:
             self._worker = None
@@ -170,61 +182,61 @@ class BufferedTransport(RetainingTransport):
         return True
 
     def _run(self) -> None:
+        ledger, changed = self.ledger, self._changed
         while True:
-            with self._lock:
-                if not self._wait_until_due():
+            with ledger.lock:
+                if not self._wait_until_due(changed):
                     return
-                batch = self._take(self._flush_at)
-                untried = self._new
-            receipt = self._finish(batch, Deadline.after(self._send_seconds))
+                untried = min(self._new, max(0, ledger.kept - self._flush_at))
             try:
-                self.settle(receipt)
+                receipt = self._fly(Flight(), Deadline.after(self._send_seconds), first=self._flush_at)
             except Exception as error:
                 logger.error("internal error %s; please report it", type(error).__name__)
-            if not receipt:
-                self._rest(receipt, untried)
+            else:
+                if receipt.has_retained:
+                    self._rest(receipt, untried)
 
-    def _wait_until_due(self) -> bool:
+    def _wait_until_due(self, changed: threading.Condition) -> bool:
         """Wait until there is something to send; false when it is time to end. Called with the lock held."""
-        while not self._stopping:
-            if not self._new or self._flushing or self.is_paused():
-                self._changed.wait(self._flush_interval if self._new else None)
+        while not self._stopping and changed is self._changed:  # else the books were closed and made anew
+            if not self._new or self._flushing or self.is_disabled():
+                changed.wait(self._flush_interval if self._new else None)
                 continue
             now = time.monotonic()
             due = now if self._new >= self._flush_at else self._new_since + self._flush_interval
             wait = max(due, self._not_before) - now
             if wait <= 0:
                 return True
-            self._changed.wait(wait)
+            changed.wait(wait)
         return False
 
     def _rest(self, receipt: Receipt, untried: int) -> None:
-        """Leave it at that until there are new events, and as long as the server asked for (Q-12, Q-21)."""
+        """Do not retry until new events arrive, and not before `Retry-After` has elapsed (Q-12, Q-21)."""
         error = receipt.groups[-1].error
-        with self._lock:
+        with self.ledger.lock:
             self._new -= min(self._new, untried)
             self._new_since = time.monotonic()
             if isinstance(error, TransportError) and error.retry_after:
                 self._not_before = self._new_since + error.retry_after
 
     def flush(self, *, deadline: Deadline) -> Receipt:
-        """Wait for what is under way, and if that goes well, send the rest and flush the inner transport."""
-        with self._lock:
-            self._flushing += 1
+        """Wait for what is in flight, and if that goes well, send the rest and flush the inner transport."""
+        this = object()
         try:
+            self._flushing.add(this)
             return super().flush(deadline=deadline) if self.join(deadline) else self.waiting()
         finally:
-            with self._lock:
-                self._flushing -= 1
+            self._flushing.discard(this)
+            with self.ledger.lock:
                 self._changed.notify_all()
 
-    def attach(self, settle: Callable[[Receipt], object], is_paused: Callable[[], bool]) -> None:
-        """Belong to one client from now on. One that was closed opens again."""
-        super().attach(settle, is_paused)
-        self._stopping = False
+    def attach(self, report: Callable[[Receipt], object], is_disabled: Callable[[], bool]) -> None:
+        """Attach this transport to the client that owns it. Reopens a closed transport, with new books."""
+        super().attach(report, is_disabled)
+        self._begin()
 
     def _end(self, deadline: Deadline, *, last_try: bool) -> Receipt:
-        with self._lock:
+        with self.ledger.lock:
             self._stopping = True
             self._changed.notify_all()
         _at_exit.discard(self)
@@ -241,8 +253,8 @@ def _close_all() -> None:
     _exit = Deadline.after(EXIT_SECONDS)
     for transport in list(_at_exit):
         try:
-            if not transport.is_paused():
-                transport.settle(transport.close(deadline=_exit))
+            if not transport.is_disabled():
+                transport.close(deadline=_exit)
         except Exception as error:  # the next one is to have its turn
             logger.error("internal error %s; please report it", type(error).__name__)
 
@@ -253,7 +265,7 @@ _closes_after: int | None = None
 
 
 def _close_all_in_child() -> None:
-    """Forked children of multiprocessing are to come by here, too: before 3.13 they skip `atexit`."""
+    """Also run at exit in multiprocessing children, which skip `atexit` before Python 3.13."""
     global _closes_after
     process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
     if process and util and process.parent_process() is not None and _closes_after != forking.generation:

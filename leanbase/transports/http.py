@@ -115,7 +115,7 @@ class HttpTransport(BaseTransport):
             part = self._send_batch(batch, deadline)
             receipt += part
             start += len(batch)
-            if not part:
+            if part.has_retained:
                 failure = part.groups[-1]
                 return receipt + Receipt.retaining(events[start:], failure.reason, failure.error)
         return receipt

@@ -1,4 +1,7 @@
-"""What became of the events of a send: one outcome for every event."""
+"""What became of the events of a send: one outcome for every event.
+
+The outcomes and reasons that there are stand here, once; `docs/delivery.md` shows them.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,48 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    from ..errors import DroppedError
     from ..events.encoding import EncodedEvent
 
     Outcome = Literal["retained", "dropped"]
+
+
+OUTCOMES = {
+    "delivered": "the server answered with 2xx",
+    "handed_off": "a queue or the log has it; the relay delivers it",
+    "spooled": "it was written to the spool's directory, for the next send of any process, which does not "
+    "count it again",
+    "retained": "it is pending: in an open scope, in a buffer, in a send, or in memory for the next send",
+    "dropped": "it is gone, counted by reason",
+}
+"""What can become of an event."""
+
+RETAINED_REASONS = {
+    "unavailable": "no connection, no response in time, 408, 429, 5xx",
+    "refused": "the queue refuses the client: permissions, or there is no such queue; the log says which",
+    "paused": "three sends in a row had failed, or one had no response until its deadline; none is tried for "
+    "30 s, doubling up to 5 min",
+    "deadline": "there was no time left to try",
+    "interrupted": "an exception, such as the exit of a signal handler, ended the send",
+    "failed": "the transport raised",
+    "waiting": "nothing was tried: the client is disabled, or another send has it",
+}
+"""Why an event is pending, as a receipt says it."""
+
+DROPPED_REASONS = {
+    "invalid": "the arguments, or what a hook left, make no event",
+    "before_send": "a hook returned `None`, raised, or returned something else than a dict",
+    "too_large": "above 900 KiB, or above what a queue or a log line takes",
+    "rejected": "the server refused it for good: 3xx, and 4xx but 408 and 429",
+    "overflow": "more than `max_queue_size` were pending; the oldest went. From a full buffer, the newest",
+    "shutdown": "it could not be delivered before shutdown, or was captured after",
+    "send_off": "the option `send` is `False`",
+    "internal": "a defect of this package; it is logged",
+}
+"""Why an event is gone, as a receipt and `stats()` say it."""
+
+WAITING = "waiting"
+"""The reason of events for which nothing was tried."""
 
 
 class Undelivered:
@@ -55,9 +97,10 @@ class OutcomeGroup:
 
 
 class Receipt:
-    """What became of the events of a send, flush or shutdown. True when nothing is outstanding.
+    """What became of the events of a send, flush or shutdown.
 
-    Receipts of parts add up with `+`.
+    True when every event was passed on: delivered, handed off or spooled. False when any is retained or was
+    dropped. Receipts of parts add up with `+`.
 
     Attributes:
         delivered: How many the ingestion server accepted.
@@ -99,6 +142,11 @@ class Receipt:
         )
 
     @property
+    def has_retained(self) -> bool:
+        """Whether any are still to be delivered."""
+        return any(group.outcome == "retained" for group in self.groups)
+
+    @property
     def retained(self) -> int:
         """How many are still to be delivered."""
         return sum(len(group.events) for group in self.groups if group.outcome == "retained")
@@ -116,15 +164,6 @@ class Receipt:
         """The events that are still to be delivered, in order."""
         return [event for group in self.groups if group.outcome == "retained" for event in group.events]
 
-    def drops(self, event: EncodedEvent, reason: str) -> bool:
-        """Whether it says that this event was given up for this reason."""
-        return any(
-            each is event
-            for group in self.groups
-            if group.outcome == "dropped" and group.reason == reason
-            for each in group.events
-        )
-
     def without(self, events: Iterable[EncodedEvent]) -> Receipt:
         """The same receipt without what it says of these undelivered events."""
         others = set(map(id, events))
@@ -135,8 +174,30 @@ class Receipt:
                 groups.append(OutcomeGroup(rest, group.outcome, group.reason, group.error))
         return Receipt(self.delivered, self.handed_off, self.spooled, tuple(groups))
 
+    def giving_up(self, events: Sequence[EncodedEvent], error: DroppedError) -> Receipt:
+        """The same receipt, but that these of the undelivered events are dropped."""
+        return self.without(events) + Receipt.dropping(events, error.reason, error)
+
+    def about(self, some: Iterable[EncodedEvent], batch: Sequence[EncodedEvent]) -> Receipt:
+        """The part of the receipt that is about some events of a batch.
+
+        Which of the others were delivered, handed off or spooled it does not say. Transports send in order,
+        so the first in the batch count as delivered, the next as handed off, the last as spooled.
+        """
+        wanted = set(map(id, some))
+        undelivered = {id(event) for group in self.groups for event in group.events}
+        counts, passed_on = [0, 0, 0], 0
+        for event in batch:
+            if id(event) not in undelivered:
+                if id(event) in wanted:
+                    place = (passed_on >= self.delivered) + (passed_on >= self.delivered + self.handed_off)
+                    counts[place] += 1
+                passed_on += 1
+        others = [event for event in batch if id(event) not in wanted]
+        return Receipt(counts[0], counts[1], counts[2], self.without(others).groups)
+
     def __bool__(self) -> bool:
-        return not self.groups or not any(group.outcome == "retained" for group in self.groups)
+        return not self.groups
 
     def __add__(self, other: Receipt) -> Receipt:
         return Receipt(

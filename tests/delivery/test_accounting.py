@@ -112,7 +112,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.scope is not None)
     def close_scope(self) -> None:
         assert self.scope is not None
-        self.client.close_scope(self.scope)
+        self.client._close_scope(self.scope)
         self.activate.__exit__(None, None, None)
         self.scope = None
 

@@ -24,11 +24,11 @@ class Context:
     aws_request_id = function_name = function_version = "f"
 
 handler({}, Context)
-leanbase.setup().release()  # as before a snapshot
+leanbase.setup().disconnect()  # as before a snapshot
 for _ in range(%d):
     # The C library's own fork copies the memory and calls none of Python's hooks, which a restore does not either.
     if ctypes.PyDLL(None).fork() == 0:
-        leanbase.setup().release(0.0)  # as after a restore
+        leanbase.setup().disconnect(0.0)  # as after a restore
         print(json.dumps(handler({}, Context)), flush=True)
         os._exit(0)
     os.wait()

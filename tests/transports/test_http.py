@@ -687,7 +687,7 @@ def test_https_with_a_custom_ca(
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
     client = make(tls_server)
-    client.warm_up()
+    client._warm_up()
     time.sleep(0.1)  # for the session tickets, which must not pass for the end of the connection
     client.capture("first", distinct_id="u")
     client.capture("first", distinct_id="u")
@@ -812,7 +812,7 @@ def test_https_through_the_systems_proxy(
     with contextlib.closing(Proxy()) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         client = make(tls_server)
-        client.warm_up()
+        client._warm_up()
         client.capture("e", distinct_id="u")
         assert client.stats()["delivered"] == 1
         (asked,) = proxy.asked
@@ -839,7 +839,7 @@ def test_plain_http_through_the_systems_proxy(server: FaultServer, monkeypatch: 
 
 def test_warm_up_opens_the_connection_that_the_first_send_uses(server: FaultServer, make: Make) -> None:
     client = make(server)
-    client.warm_up()
+    client._warm_up()
     deadline = time.monotonic() + 2
     while server.connections == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -851,7 +851,7 @@ def test_warm_up_opens_the_connection_that_the_first_send_uses(server: FaultServ
 def test_warm_up_of_a_dead_endpoint_is_short_and_silent(caplog: pytest.LogCaptureFixture) -> None:
     with contextlib.closing(black_hole()) as hole:
         client = Leanbase("k", f"http://127.0.0.1:{hole.getsockname()[1]}")
-        assert seconds(lambda: client.warm_up(0.3)) < 0.8
+        assert seconds(lambda: client._warm_up(0.3)) < 0.8
     assert caplog.records == []
 
 

@@ -374,7 +374,7 @@ def capturing(client: Leanbase, name: str, **properties: Any) -> threading.Threa
     return thread
 
 
-@pytest.mark.parametrize("end", ["shutdown", "release"])
+@pytest.mark.parametrize("end", ["shutdown", "disconnect"])
 def test_closed_while_another_thread_sends_it_keeps_the_file_open_for_it(directory: Path, end: str) -> None:
     """Its descriptor may be another file's by the time the send is done with."""
     inner = Gated()
@@ -401,7 +401,7 @@ def test_released_while_others_wait_for_their_turn_it_loses_none(directory: Path
     threads.append(capturing(client, "b", text="x" * 3000))
     while files(directory)[0].stat().st_size < 3000:
         time.sleep(0.01)
-    client.release(timeout=0.01)
+    client.disconnect(timeout=0.01)
     threads.append(capturing(client, "c"))
     while len(files(directory)) < 2:
         time.sleep(0.01)

@@ -231,7 +231,7 @@ class _Invocation:
         # Whoever exits, or is interrupted, leaves no process behind in which to send later.
         goes_on = exc is None or isinstance(exc, Exception)
         if self._extension is None or not self._defer(self._extension, goes_on):
-            self._client.close_scope(self._scope)
+            self._client._close_scope(self._scope)
 
     def _defer(self, extension: LambdaExtension, goes_on: bool) -> bool:
         """Leave the send to the extension; false when it will not do it."""
@@ -242,7 +242,7 @@ class _Invocation:
 
     def _close_later(self) -> None:
         with activate(self._scope):
-            self._client.close_scope(self._scope)
+            self._client._close_scope(self._scope)
 
     def _work(self) -> idempotency.IdempotentWork | None:
         """What this invocation may be done again as; a handler called by another is part of its work."""
@@ -269,7 +269,7 @@ def _initialise(client: Leanbase, preconnect: bool, after_response: bool) -> Lam
         snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
         if snapshot:
             snapstart.register(client)
-        client.warm_up(WARM_UP_SECONDS if preconnect and not snapshot else 0.0)
+        client._warm_up(WARM_UP_SECONDS if preconnect and not snapshot else 0.0)
         termination().install(client)
     return _extension() if after_response else None
 

@@ -25,5 +25,5 @@ def register(client: Leanbase) -> None:
         return
     if id(client) not in _registered:  # once, however many handlers a module decorates
         _registered.add(id(client))
-        register_before_snapshot(client.release)
-        register_after_restore(client.release, 0.0)
+        register_before_snapshot(client.disconnect)
+        register_after_restore(client.disconnect, 0.0)

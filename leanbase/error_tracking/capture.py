@@ -1,0 +1,72 @@
+"""What a client does with an exception: it captures it once, however many boundaries it passes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import InvalidEventError
+from .seen import CapturedExceptions
+from .subjects import Raised, read
+
+if TYPE_CHECKING:
+    from ..events.event import Draft
+    from .describer import ExceptionDescriber
+    from .frames import Call
+    from .metadata import Metadata
+
+logger = logging.getLogger("leanbase")
+
+
+class ExceptionCapture:
+    """Captures exceptions for one client, which outlives its settings when it is the default one."""
+
+    def __init__(self) -> None:
+        self._seen = CapturedExceptions()
+
+    def capture(
+        self,
+        exception: object,
+        draft: Draft,
+        *metadata: Metadata,
+        describer: ExceptionDescriber,
+        emit: Callable[[Draft], str | None],
+        fingerprint: object = None,
+        stack: Sequence[Call] | None = None,
+    ) -> str | None:
+        """Capture an exception, unless this client has captured it before.
+
+        Args:
+            exception: As for `capture_exception`.
+            draft: The event, without what describes the exception.
+            metadata: What is known about how it was captured, the most specific first.
+            describer: Describes it by the client's settings.
+            emit: Makes the event and hands it over.
+            fingerprint: The caller's, which groups events into issues.
+            stack: What to show for something without a stack. Default: the caller's.
+
+        Returns:
+            The event's uuid, or `None` when it was not admitted, or the exception was captured before.
+
+        Raises:
+            InvalidEventError: There is no exception.
+        """
+        subject = read(exception)
+        if subject is None:
+            raise InvalidEventError("needs an exception, given or being handled")
+        error = subject.error if isinstance(subject, Raised) else None
+        if error is not None and not self._seen.claim(error):
+            logger.debug("an exception that was captured before is not captured again")
+            return None
+        uuid = None
+        try:
+            draft.is_exception = True
+            draft.finalize = describer.describe(subject, *metadata, fingerprint=fingerprint, stack=stack)
+            uuid = emit(draft)
+        finally:
+            if uuid is None and error is not None:
+                self._seen.release(error)  # an outer boundary may try again
+        if uuid is not None and describer.settings.log_captured_exceptions:
+            logger.error("captured an exception", exc_info=error or True)
+        return uuid

@@ -1,0 +1,64 @@
+"""Event calls do not raise into the application (G-1), but for what its own signal handlers raise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+
+from .errors import InvalidEventError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+    class Client(Protocol):
+        def _admits(self) -> bool: ...
+        def _drop(self, reason: str) -> None: ...
+
+    P = ParamSpec("P")
+    T = TypeVar("T", bound=Client)
+
+logger = logging.getLogger("leanbase")
+
+
+def event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Concatenate[T, P], str | None]:
+    """Turn whatever goes wrong in a call that produces an event into a log record and the result `None`."""
+
+    @wraps(method)
+    def call(self: T, /, *args: P.args, **kwargs: P.kwargs) -> str | None:
+        try:
+            if self._admits():
+                return method(self, *args, **kwargs)
+            # A call that does not fit must not go unnoticed where nothing is sent, as in tests.
+            _check_call(method, self, args, kwargs)
+            return None
+        except InvalidEventError as error:
+            reason = "invalid"
+            logger.warning("%s() %s; nothing is sent", method.__name__, error)
+        except Exception as error:
+            if isinstance(error, TypeError):
+                _check_call(method, self, args, kwargs)
+            reason = "internal"
+            log_internal(method.__name__, error)
+        self._drop(reason)
+        return None
+
+    return call
+
+
+def _check_call(method: Callable[..., Any], self: object, args: Any, kwargs: Any) -> None:
+    """Raise Python's own TypeError when the arguments do not fit the signature (G-1)."""
+    from inspect import signature
+
+    try:
+        signature(method).bind(self, *args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{method.__name__}() {error}") from None
+
+
+def log_internal(call: str, error: Exception) -> None:
+    """Log an exception that is a defect of this package."""
+    # The text of an exception may quote a property value; its type and place do not.
+    logger.error("%s(): internal error %s; please report it", call, type(error).__name__)
+    logger.debug("%s() failed here:", call, exc_info=error)

@@ -1,0 +1,382 @@
+"""The books of one client: where each of its events is, and how many came and went.
+
+An event that was captured is in exactly one place: collected in a delivery scope, kept for the next send, or
+in flight. When it leaves the last of them it has an outcome, of which the number stays.
+
+A lock keeps threads apart. It does not keep out a signal handler that captures, flushes or raises in the
+middle of its own thread's work, so every change here is one *step*. CPython runs signal handlers at the
+beginning of a Python function, at a backward jump, and after a call of a function written in C. A step is a
+run of statements with none of these between its first change and its last: assignments, `+=` on an
+attribute, `list[slice] = ...`, `del dict[key]`, `is`, and at most one call of `list.append` at the end. What
+a step needs is computed before it, and compared once more where a handler might have changed it since. So a
+handler finds the books whole wherever it strikes, and an exception that it raises leaves them whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypedDict
+
+from ..errors import ClosedError, DroppedError
+from ..events.encoding import EncodedEvent
+from .receipt import Receipt
+
+logger = logging.getLogger("leanbase")
+
+_FRONT = slice(0, 0)
+_END = slice(sys.maxsize, None)
+
+
+class Stats(TypedDict):
+    """What became of the events of one client in this process, in numbers of events.
+
+    `captured` is the sum of the others: `retained` ones wait in an open delivery scope, in memory or in a
+    send, `dropped` ones are gone, counted by reason.
+    """
+
+    captured: int
+    delivered: int
+    handed_off: int
+    spooled: int
+    retained: int
+    dropped: dict[str, int]
+
+
+class Flight:
+    """One send of one thread, and the events in it.
+
+    Args:
+        scope: The delivery scope that it is for, if any.
+
+    Attributes:
+        events: What is sent, in order.
+        has_backlog: Whether some were kept from an earlier send.
+        went_well: Whether it ended with nothing retained.
+        is_followed: Whether events were captured during the send, by a signal handler, that wait for its end.
+        admitted: Whether the event that it was made for is in the books.
+        depth: How many sends, each interrupted by the next, it stands on.
+    """
+
+    __slots__ = (
+        "admitted",
+        "depth",
+        "events",
+        "has_backlog",
+        "is_followed",
+        "scope",
+        "thread",
+        "went_well",
+    )
+
+    def __init__(self, scope: Any = None) -> None:
+        self.scope = scope
+        self.events: list[EncodedEvent] = []
+        self.thread = threading.get_ident()
+        self.has_backlog = False
+        self.went_well = False
+        self.is_followed = False
+        self.admitted = False
+        self.depth = 0
+
+
+class _Collected:
+    """What one delivery scope has collected."""
+
+    __slots__ = ("bytes", "events", "is_taken")
+
+    def __init__(self) -> None:
+        self.events: list[EncodedEvent] = []
+        self.bytes = 0
+        self.is_taken = False
+
+
+class Ledger:
+    """Keeps the books of one client in this process.
+
+    Args:
+        limit: Most events kept for the next send; above it the oldest are dropped.
+
+    Attributes:
+        lock: Held for single steps, never while something is sent, logged or called back.
+        sealed: Whether no more events are admitted.
+        closed: Whether none are kept: what a send retains is dropped.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.lock = threading.RLock()
+        self.limit = limit
+        self.sealed = False
+        self.closed = False
+        self._landed = threading.Condition(self.lock)
+        self._kept: list[EncodedEvent] = []
+        self._collected: dict[Hashable, _Collected] = {}
+        self._flights: dict[Flight, None] = {}
+        self._captured = 0
+        self._delivered = 0
+        self._handed_off = 0
+        self._spooled = 0
+        self._dropped: dict[str, int] = {}
+
+    # --- events that come ----------------------------------------------------------------------------
+
+    def drop(self, reason: str) -> None:
+        """Count an event that was captured and not admitted."""
+        with self.lock:
+            while True:
+                before = self._dropped
+                after = {**before, reason: before.get(reason, 0) + 1}
+                if self._dropped is before:  # step
+                    self._captured += 1
+                    self._dropped = after
+                    return
+
+    def keep(self, event: EncodedEvent) -> bool:
+        """Admit an event and keep it, behind the others; false, and dropped, when there is no room.
+
+        Raises:
+            ClosedError: Nothing is admitted any more.
+        """
+        with self.lock:
+            if self.sealed:
+                raise ClosedError(event)
+            if len(self._kept) < self.limit:  # step
+                self._captured += 1
+                self._kept.append(event)
+                return True
+        self.drop("overflow")
+        return False
+
+    def collect(self, event: EncodedEvent, scope: Any) -> tuple[int, int] | None:
+        """Admit an event into what a delivery scope collects.
+
+        Returns:
+            How many events and bytes the scope has now; `None` when it is closed.
+
+        Raises:
+            ClosedError: Nothing is admitted any more.
+        """
+        size = len(event)
+        with self.lock:
+            if self.sealed:
+                raise ClosedError(event)
+            while True:
+                collected = self._collected.get(scope)
+                if collected is None:
+                    collected = self._collected.setdefault(scope, _Collected())
+                if scope.closed:
+                    return None
+                if not collected.is_taken:  # step
+                    self._captured += 1
+                    collected.bytes += size
+                    collected.events.append(event)
+                    return len(collected.events), collected.bytes
+
+    # --- sends -----------------------------------------------------------------------------------------
+
+    def launch(
+        self,
+        flight: Flight,
+        event: EncodedEvent | None = None,
+        *,
+        scope: Any = None,
+        first: int | None = None,
+        over: Iterable[Flight] = (),
+    ) -> None:
+        """Begin to send: move events into a flight.
+
+        Args:
+            flight: A new one.
+            event: Admit this one, behind the others.
+            scope: Send what this delivery scope has collected, after what was kept.
+            first: Send only so many of those kept, and nothing else.
+            over: Flights whose events this one takes over: their sends may never go on.
+
+        Raises:
+            ClosedError: There is an event, and none is admitted any more.
+        """
+        with self.lock:
+            if event is not None and self.sealed:
+                raise ClosedError(event)
+            self._flights[flight] = None
+            for other in over:
+                if other in self._flights:  # step
+                    flight.depth = other.depth + 1
+                    flight.has_backlog = True
+                    flight.events[_END] = other.events
+                    del self._flights[other]
+            if first is not None:
+                return self._launch_first(flight, first)
+            if self._kept:
+                fresh: list[EncodedEvent] = []
+                flight.has_backlog = True  # step
+                flight.events[_END] = self._kept
+                self._kept = fresh
+            while scope is not None and (collected := self._collected.get(scope)) is not None:
+                if not collected.is_taken:  # step
+                    flight.events[_END] = collected.events
+                    collected.is_taken = True
+                    del self._collected[scope]
+            while event is not None and not flight.admitted:
+                again: list[EncodedEvent] = []
+                if flight in self._flights:  # step
+                    self._captured += 1
+                    flight.admitted = True
+                    flight.events.append(event)
+                else:  # a signal handler has just sent what was in it
+                    flight.events = again
+                    self._flights[flight] = None
+
+    def _launch_first(self, flight: Flight, count: int) -> None:
+        while kept := self._kept:
+            part, rest, last = kept[:count], kept[count:], kept[-1]
+            if self._kept is kept and kept[0] is part[0] and kept[-1] is last:  # step
+                flight.has_backlog = True
+                flight.events[_END] = part
+                self._kept = rest
+                return
+
+    def land(self, flight: Flight, receipt: Receipt) -> tuple[list[EncodedEvent], Receipt]:
+        """End a send: book the outcomes, and keep what was retained, in front.
+
+        What is retained is dropped when the books are closed, and the oldest of it when there is no room.
+
+        Args:
+            flight: From `launch`. Nothing is left to do when it has landed before. If another flight has
+                taken over its events, only those are booked that came back from there.
+            receipt: What became of its events.
+
+        Returns:
+            The events that were booked, and the receipt about them.
+        """
+        with self.lock:
+            if receipt.groups:
+                receipt = self._bounded(receipt)
+            retained = receipt.retained_events() if receipt.groups else []
+            flight.went_well = not retained
+            while flight in self._flights:
+                before = self._dropped
+                after = _added(before, receipt.dropped) if receipt.groups else before
+                if flight in self._flights and self._dropped is before:  # step
+                    self._kept[_FRONT] = retained
+                    self._delivered += receipt.delivered
+                    self._handed_off += receipt.handed_off
+                    self._spooled += receipt.spooled
+                    self._dropped = after
+                    del self._flights[flight]
+                    self._landed.notify_all()
+                    return flight.events, receipt
+            if not flight.events:
+                return [], Receipt()
+            came_back = self._recall(flight, receipt)
+            return self.land(came_back, receipt.about(came_back.events, flight.events))
+
+    def _bounded(self, receipt: Receipt) -> Receipt:
+        retained = receipt.retained_events()
+        if self.closed:
+            return receipt.giving_up(retained, _lost_at_shutdown(len(retained)))
+        excess = min(len(retained), len(retained) + len(self._kept) - self.limit)
+        if excess <= 0:
+            return receipt
+        text = f"the oldest {excess} undelivered event(s) were dropped: max_queue_size is {self.limit}"
+        return receipt.giving_up(retained[:excess], DroppedError("overflow", text))
+
+    def _recall(self, flight: Flight, receipt: Receipt) -> Flight:
+        """A flight of those events that are kept although the receipt has an outcome for them.
+
+        Another flight took them over and did not deliver them; this one did.
+        """
+        came_back = Flight(flight.scope)
+        came_back.has_backlog = True
+        self._flights[came_back] = None
+        wanted = set(map(id, flight.events)) - set(map(id, receipt.retained_events()))
+        while kept := self._kept:
+            rest = [event for event in kept if id(event) not in wanted]
+            back, first, last = [event for event in kept if id(event) in wanted], kept[0], kept[-1]
+            if self._kept is kept and kept[0] is first and kept[-1] is last:  # step
+                came_back.events[_END] = back
+                self._kept = rest
+                break
+        return came_back
+
+    def keep_collected(self, scope: Any) -> list[EncodedEvent]:
+        """Leave what a delivery scope has collected to the next send, behind what is kept already."""
+        moved: list[EncodedEvent] = []
+        with self.lock:
+            while (collected := self._collected.get(scope)) is not None:
+                if not collected.is_taken:  # step
+                    self._kept[_END] = collected.events
+                    moved[_END] = collected.events
+                    collected.is_taken = True
+                    del self._collected[scope]
+        return moved
+
+    # --- what there is ---------------------------------------------------------------------------------
+
+    @property
+    def kept(self) -> int:
+        """How many events are kept for the next send."""
+        return len(self._kept)
+
+    def has_flights(self) -> bool:
+        """Whether anything is in flight."""
+        return bool(self._flights)
+
+    def flights(self, wanted: Callable[[Flight], bool]) -> list[Flight]:
+        """The flights that are wanted, oldest first."""
+        with self.lock:
+            return [flight for flight in list(self._flights) if wanted(flight)]
+
+    def wait_for(self, flights: Iterable[Flight], seconds: float | None) -> None:
+        """Wait until these flights have landed, or the time is up."""
+        awaited = set(flights)
+        with self.lock:
+            self._landed.wait_for(lambda: awaited.isdisjoint(self._flights), seconds)
+
+    def changed(self) -> threading.Condition:
+        """Notified whenever a flight lands; for conditions on what is kept."""
+        return self._landed
+
+    def pending(self, without: Iterable[Flight] = ()) -> list[EncodedEvent]:
+        """What is kept or in flight, in no open scope."""
+        left_out = set(without)
+        with self.lock:
+            flying = [event for each in list(self._flights) if each not in left_out for event in each.events]
+            return [*self._kept, *flying]
+
+    def stats(self) -> Stats:
+        """The numbers at this moment. Whether they add up is checked: every event is counted where it is."""
+        for _ in range(3):  # a signal handler may capture half-way through
+            with self.lock:
+                captured, dropped = self._captured, self._dropped
+                retained = len(self._kept)
+                retained += sum([len(each.events) for each in list(self._collected.values())])
+                retained += sum([len(each.events) for each in list(self._flights)])
+                stats: Stats = {
+                    "captured": captured,
+                    "delivered": self._delivered,
+                    "handed_off": self._handed_off,
+                    "spooled": self._spooled,
+                    "retained": retained,
+                    "dropped": dict(dropped),
+                }
+            if imbalance(stats) == 0:
+                return stats
+        logger.error("internal error: %d event(s) are unaccounted for; please report it", imbalance(stats))
+        return stats
+
+
+def imbalance(stats: Stats) -> int:
+    """How many captured events are in no place and have no outcome; negative when some count twice."""
+    settled = stats["delivered"] + stats["handed_off"] + stats["spooled"] + sum(stats["dropped"].values())
+    return stats["captured"] - settled - stats["retained"]
+
+
+def _added(before: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    return {**before, **{reason: before.get(reason, 0) + count for reason, count in more.items()}}
+
+
+def _lost_at_shutdown(count: int) -> DroppedError:
+    return DroppedError("shutdown", f"{count} event(s) could not be delivered before shutdown")
