@@ -152,3 +152,9 @@ else:
         from .settings import effective
 
         return effective(name)
+
+    def __dir__() -> list[str]:
+        """What is public, and the options."""
+        from .settings import option_names
+
+        return sorted({*__all__, *option_names()})

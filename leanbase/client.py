@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .events.contexts import OnException
     from .pipeline import Pipeline
     from .settings import Settings
-    from .transports._ledger import Stats
     from .transports.deadline import Deadline
+    from .transports.receipt import Stats
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -48,6 +48,28 @@ def _takes(
     a client is made.
     """
     return lambda init: init
+
+
+class _Signature:
+    """The signature of `Leanbase`: every option, with its type and default. Made when it is looked at."""
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        from dataclasses import fields
+        from inspect import Parameter, Signature
+
+        from .settings import Settings
+
+        return Signature(
+            [
+                Parameter(
+                    option.name,
+                    Parameter.KEYWORD_ONLY if option.kw_only else Parameter.POSITIONAL_OR_KEYWORD,
+                    default=option.default,
+                    annotation=option.type,
+                )
+                for option in fields(Settings)
+            ]
+        )
 
 
 class Leanbase:
@@ -70,6 +92,8 @@ class Leanbase:
         >>> client.stats()["delivered"]
         1
     """
+
+    __signature__ = _Signature()
 
     @_takes(lambda: Settings)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -651,7 +675,7 @@ class Leanbase:
             return self._current().outbox.flush(timeout=_seconds(timeout, NO_TIME_LIMIT_SECONDS))
         except Exception as error:
             log_internal("flush", error)
-            return self._current().outbox.waiting()
+            return Receipt()
 
     def shutdown(self, timeout: float | None = None) -> Receipt:
         """Send everything that waits, then close for good: later captures return `None`.
@@ -678,7 +702,7 @@ class Leanbase:
             return pipeline.outbox.close(timeout=_seconds(timeout, limit))
         except Exception as error:
             log_internal("shutdown", error)
-            return pipeline.outbox.waiting()
+            return Receipt()
 
     def _warm_up(self, timeout: float = 1.0) -> None:
         """Do now what the first send would do first: import the HTTP stack, open a connection.
@@ -706,10 +730,10 @@ class Leanbase:
             return self._current().outbox.disconnect(timeout=timeout)
         except Exception as error:
             log_internal("disconnect", error)
-            return self._current().outbox.waiting()
+            return Receipt()
 
     def stats(self) -> Stats:
-        """Return what became of the events captured by this process, see `Stats`.
+        """Return what became of the events captured by this process, see `leanbase.transports.receipt.Stats`.
 
         At any moment `captured` is the sum of `delivered`, `handed_off`, `spooled`, `retained` and
         all of `dropped`. Does not block.

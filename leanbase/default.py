@@ -5,19 +5,25 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from contextvars import Context, copy_context
+from functools import partial
 
 from .client import Leanbase
 from .delivery.scope import DeliveryScope
 from .errors import ConfigError
+from .events.event import pinned
 from .forking import reset_in_child
-from .transports.receipt import Receipt
+from .transports.receipt import Receipt, no_stats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
+    from .events.event import Draft
     from .pipeline import Pipeline
     from .transports.deadline import Deadline
+    from .transports.receipt import Stats
 
 logger = logging.getLogger("leanbase")
 
@@ -43,6 +49,8 @@ class DefaultClient(Leanbase):
 
     def _reset_after_fork(self) -> None:
         self._lock = threading.RLock()
+        self._making: int | None = None  # the thread that configures
+        self._early: list[tuple[Context, Callable[[], object]]] = []
 
     def setup(self) -> Leanbase:
         """Return the default client, configured; it is always the same object. Never raises."""
@@ -105,14 +113,28 @@ class DefaultClient(Leanbase):
         if pipeline is None:
             reset_in_child(self)
             with self._lock:
-                pipeline = self._latest
-                if pipeline is None:
-                    pipeline = self._latest = self._configure()
-                    self._install_hooks(pipeline)
+                pipeline = self._make()
+            while self._early:
+                context, call = self._early.pop(0)
+                context.run(call)
         for name in _LIVE:
             if attributes.get(name) is not self._seen.get(name):
                 self._follow(pipeline, name, attributes.get(name))
         return pipeline
+
+    def _make(self) -> Pipeline:
+        if self._making == threading.get_ident():
+            raise RuntimeError("a signal handler needs the default client while it is made")
+        try:
+            self._making = threading.get_ident()  # from here on no signal handler makes another one
+            pipeline = self._latest
+            if pipeline is None:
+                pipeline = self._configure()
+                self._install_hooks(pipeline)
+                self._latest = pipeline
+            return pipeline
+        finally:
+            self._making = None
 
     def _configure(self) -> Pipeline:
         from .pipeline import Pipeline  # with all that only a used client needs
@@ -137,6 +159,46 @@ class DefaultClient(Leanbase):
         if settings.debug != self._debug:
             self._set_debug(settings.debug)
         return pipeline
+
+    # --- what a signal handler asks for while its own thread makes the client, with imports half done ----
+
+    def _is_being_made(self) -> bool:
+        return self._making is not None and self._making == threading.get_ident()
+
+    def _admits(self) -> bool:
+        return self._is_being_made() or super()._admits()
+
+    def _emit(self, draft: Draft) -> str | None:
+        return self._later(draft, self._emit) if self._is_being_made() else super()._emit(draft)
+
+    def _emit_exception(self, exception: object, draft: Draft, *metadata: Any, **details: Any) -> str | None:
+        if self._is_being_made():
+            return self._later(
+                draft, lambda draft: self._emit_exception(exception, draft, *metadata, **details)
+            )
+        return super()._emit_exception(exception, draft, *metadata, **details)
+
+    def _later(self, draft: Draft, emit: Callable[[Draft], object]) -> str:
+        """Capture a draft as soon as the client is made."""
+        uuid = pinned(draft)
+        self._early.append((copy_context(), partial(emit, draft)))
+        return uuid
+
+    def _drop(self, reason: str) -> None:
+        if self._is_being_made():
+            self._early.append((copy_context(), partial(self._drop, reason)))
+        else:
+            super()._drop(reason)
+
+    def flush(self, timeout: float | None = 10.0) -> Receipt:
+        return Receipt() if self._is_being_made() else super().flush(timeout)
+
+    flush.__doc__ = Leanbase.flush.__doc__
+
+    def stats(self) -> Stats:
+        return no_stats() if self._is_being_made() else super().stats()
+
+    stats.__doc__ = Leanbase.stats.__doc__
 
     def opt_out(self) -> None:
         """Capture nothing from now on, also after a shutdown; what was captured before is delivered."""

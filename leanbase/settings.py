@@ -185,6 +185,11 @@ def module_attributes() -> Mapping[str, Any]:
     return vars(sys.modules[__package__])
 
 
+def option_names() -> list[str]:
+    """The names of all options."""
+    return [option.name for option in fields(Settings)]
+
+
 def effective(name: str) -> Any:
     """The value of an option that is not set on the module: the environment's, else the default.
 

@@ -13,12 +13,16 @@ from ..errors import ClosedError
 from ..events.encoding import EncodedEvent
 from ..settings import OnError
 from ..transports._http.sender import PAUSED
-from ..transports._ledger import Ledger, Stats
+from ..transports._ledger import Ledger
 from ..transports._retaining import RetainingTransport
 from ..transports.base import BaseTransport
 from ..transports.deadline import Deadline
 from ..transports.receipt import WAITING, Receipt
 from .scope import DeliveryScope, open_scope, send_deadline
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..transports.receipt import Stats
 
 logger = logging.getLogger("leanbase")
 

@@ -89,6 +89,18 @@ class Draft:
         self.is_exception = False
 
 
+def pinned(draft: Draft) -> str:
+    """Give a draft that is built later the uuid, the time and the values that it has now; return the uuid."""
+    work = idempotency.current()
+    if work is not None:
+        draft.uuid = work.next_uuid(draft.name) if draft.uuid is None else draft.uuid
+        draft.timestamp = work.timestamp if draft.timestamp is None else draft.timestamp
+    draft.uuid = uuid = normalized_uuid(draft.uuid)
+    draft.timestamp = normalized_timestamp(draft.timestamp)
+    draft.properties, draft.groups = sanitize(draft.properties), sanitize(draft.groups)
+    return uuid
+
+
 def build(
     draft: Draft, *, disable_geoip: bool, is_server: bool, super_properties: Mapping[str, Any]
 ) -> dict[str, Any]:

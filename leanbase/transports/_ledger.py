@@ -18,31 +18,20 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, TypedDict
+from typing import Any
 
 from ..errors import ClosedError, DroppedError
 from ..events.encoding import EncodedEvent
-from .receipt import Receipt
+from .receipt import Receipt, imbalance
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .receipt import Stats
 
 logger = logging.getLogger("leanbase")
 
 _FRONT = slice(0, 0)
 _END = slice(sys.maxsize, None)
-
-
-class Stats(TypedDict):
-    """What became of the events of one client in this process, in numbers of events.
-
-    `captured` is the sum of the others: `retained` ones wait in an open delivery scope, in memory or in a
-    send, `dropped` ones are gone, counted by reason.
-    """
-
-    captured: int
-    delivered: int
-    handed_off: int
-    spooled: int
-    retained: int
-    dropped: dict[str, int]
 
 
 class Flight:
@@ -366,12 +355,6 @@ class Ledger:
                 return stats
         logger.error("internal error: %d event(s) are unaccounted for; please report it", imbalance(stats))
         return stats
-
-
-def imbalance(stats: Stats) -> int:
-    """How many captured events are in no place and have no outcome; negative when some count twice."""
-    settled = stats["delivered"] + stats["handed_off"] + stats["spooled"] + sum(stats["dropped"].values())
-    return stats["captured"] - settled - stats["retained"]
 
 
 def _added(before: dict[str, int], more: dict[str, int]) -> dict[str, int]:

@@ -9,12 +9,26 @@ from collections.abc import Iterable, Sequence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
+    from typing import Literal, TypedDict
 
     from ..errors import DroppedError
     from ..events.encoding import EncodedEvent
 
     Outcome = Literal["retained", "dropped"]
+
+    class Stats(TypedDict):
+        """What became of the events of one client in this process, in numbers of events.
+
+        `captured` is the sum of the others: `retained` ones are pending in an open delivery scope, in memory
+        or in a send, `dropped` ones are gone, counted by reason.
+        """
+
+        captured: int
+        delivered: int
+        handed_off: int
+        spooled: int
+        retained: int
+        dropped: dict[str, int]
 
 
 OUTCOMES = {
@@ -217,3 +231,14 @@ class Receipt:
         }
         shown = ", ".join(f"{name}={count}" for name, count in counts.items() if count)
         return f"<Receipt {shown or 'nothing to do'}>"
+
+
+def no_stats() -> Stats:
+    """The stats of a client that has captured nothing."""
+    return {"captured": 0, "delivered": 0, "handed_off": 0, "spooled": 0, "retained": 0, "dropped": {}}
+
+
+def imbalance(stats: Stats) -> int:
+    """How many captured events are in no place and have no outcome; negative when some count twice."""
+    settled = stats["delivered"] + stats["handed_off"] + stats["spooled"] + sum(stats["dropped"].values())
+    return stats["captured"] - settled - stats["retained"]
