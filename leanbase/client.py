@@ -799,16 +799,19 @@ class _ClientScope:
     def __init__(self, client: Leanbase, scope: DeliveryScope) -> None:
         self.scope = scope
         self._client = client
-        self._entered = activate(scope)
+        self._activated = activate(scope)
 
     def __enter__(self) -> DeliveryScope:
-        return self._entered.__enter__()
+        return self._activated.__enter__()
 
     def __exit__(self, *exc_info: object) -> None:
         try:
             self._client._close_scope(self.scope)
+        except BaseException:
+            self.scope.abandon()
+            raise
         finally:
-            self._entered.__exit__()
+            self._activated.__exit__()
 
 
 def _explicit_or_context(distinct_id: object) -> str | None:

@@ -118,12 +118,7 @@ class DeliveryScope:
             return Receipt()
         self.closed = True
         try:
-            try:
-                receipt = self.send(*others)
-            except BaseException:
-                for sender in list(self.senders):  # an exit or an interrupt: nobody comes to this scope again
-                    sender.keep_collected(self)
-                raise
+            receipt = self.send(*others)
             for sender in list(self.senders):
                 # The sandbox may freeze as soon as the invocation ends.
                 sender.join(self, self.deadline)
@@ -133,6 +128,12 @@ class DeliveryScope:
             self.finished = True
             _unfinished.discard(self)
         return receipt
+
+    def abandon(self) -> None:
+        """Leave what was collected to the next send of each client: an interrupt has ended the close."""
+        self.closed = True
+        for sender in list(self.senders):
+            sender.keep_collected(self)
 
     def record(self, events: Sequence[EncodedEvent], receipt: Receipt) -> None:
         """Take down what became of events of this scope, in place of what became of them before."""

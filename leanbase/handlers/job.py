@@ -8,8 +8,8 @@ from functools import wraps
 
 from ..client import Leanbase
 from ..default import default_client
-from ..delivery.scope import DeliveryScope, activate
-from ..events.contexts import new_context
+from ..delivery.scope import DeliveryScope
+from .boundary import Boundary
 from .callables import is_async, is_generator
 from .sigterm import termination
 
@@ -93,38 +93,23 @@ def job(
     return decorate if function is None else decorate(function)
 
 
-class _Run:
-    """One run of a job: its context, its delivery scope, and SIGTERM."""
+class _Run(Boundary):
+    """One run of a job, which SIGTERM may end."""
 
     def __init__(self, client: Leanbase, flush: FlushPolicy, capture_exceptions: bool) -> None:
-        self._client = client
-        self._capture_exceptions = capture_exceptions
-        self._scope = DeliveryScope(flush)
-        self._entered = activate(self._scope)
-        self._context = new_context(fresh=True)
+        super().__init__(client, DeliveryScope(flush), "JOB", capture_exceptions=capture_exceptions)
         self._termination = termination()
         self._installed = False
 
-    def __enter__(self) -> None:
-        self._context.__enter__()
-        self._entered.__enter__()
-        self._installed = self._termination.install(self._client)
+    def begin(self) -> None:
+        self._installed = self._termination.install(self.client)
 
-    def __exit__(self, exc_type: Any, exc: BaseException | None, traceback: Any) -> None:
-        try:
-            if self._capture_exceptions:
-                self._client._capture_escaping(exc, "JOB")
-        finally:  # also when that was interrupted
-            try:
-                self._close()
-            finally:
-                if self._installed:
-                    self._termination.uninstall()
-                self._entered.__exit__()
-                self._context.__exit__(exc_type, exc, traceback)
-
-    def _close(self) -> None:
-        receipt = self._client._close_scope(self._scope)
+    def close(self, error: BaseException | None) -> None:
+        receipt = self.client._close_scope(self.scope)
         if receipt.has_retained:
             logger.error("%d event(s) are not delivered, and lost when the process ends", receipt.retained)
         self._termination.wait()  # and die of the signal here
+
+    def end(self) -> None:
+        if self._installed:
+            self._termination.uninstall()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..handlers.aws_lambda.decorator import time_limit
+from ..handlers.aws_lambda.invocation import time_limit
 from ..settings import Settings
 from ..transports.deadline import Deadline
 from ..transports.http import HttpTransport
@@ -13,7 +13,7 @@ from . import cloudwatch_logs, sqs
 from .dispatch import Delivery
 
 if TYPE_CHECKING:
-    from ..handlers.aws_lambda.decorator import LambdaContext
+    from ..handlers.aws_lambda.invocation import LambdaContext
 
 _latest: tuple[Settings, HttpTransport] | None = None
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from ..default import default_client
 from ..delivery import factory
 from ..handlers.aws_lambda import decorator as aws_lambda
+from ..handlers.aws_lambda import invocation
 from ..handlers.sigterm import install_sigterm_handler
 from .captured import CapturedEvents
 from .recording import recorder, reset_after_fork, write_line
@@ -349,7 +350,7 @@ def _serve(
         recorder.pipe = answers
         factory.override_transport(recorder)
         default_client.shutdown()
-        aws_lambda.forget_invocations()
+        invocation.forget_invocations()
         try:
             call = _imported(handler) if isinstance(handler, str) else handler
             install_sigterm_handler()

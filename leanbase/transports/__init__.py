@@ -6,20 +6,19 @@ carry events somewhere; `fallback` and `buffered` go around others. Modules with
 
 from __future__ import annotations
 
-from ..events.encoding import EncodedEvent
-from .base import BaseTransport
-from .deadline import Deadline
-from .receipt import Receipt, Undelivered
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..events.encoding import EncodedEvent
+    from .base import BaseTransport
     from .buffered import BufferedTransport
+    from .deadline import Deadline
     from .fallback import FallbackTransport
     from .http import HttpTransport
     from .log import LogTransport
     from .memory import MemoryTransport
+    from .receipt import Receipt, Undelivered
     from .spool import SpoolTransport
     from .sqs import SqsTransport
 
@@ -39,13 +38,18 @@ __all__ = [
 ]
 
 _MODULES = {
-    "BufferedTransport": "buffered",
-    "FallbackTransport": "fallback",
-    "HttpTransport": "http",
-    "LogTransport": "log",
-    "MemoryTransport": "memory",
-    "SpoolTransport": "spool",
-    "SqsTransport": "sqs",
+    "BaseTransport": ".base",
+    "BufferedTransport": ".buffered",
+    "Deadline": ".deadline",
+    "EncodedEvent": "..events.encoding",
+    "FallbackTransport": ".fallback",
+    "HttpTransport": ".http",
+    "LogTransport": ".log",
+    "MemoryTransport": ".memory",
+    "Receipt": ".receipt",
+    "SpoolTransport": ".spool",
+    "SqsTransport": ".sqs",
+    "Undelivered": ".receipt",
 }
 
 
@@ -55,7 +59,7 @@ def _lazily(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name], __name__), name)
 
 
 if not TYPE_CHECKING:  # checkers see the real names, and catch typos

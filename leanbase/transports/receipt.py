@@ -158,12 +158,12 @@ class Receipt:
     @property
     def has_retained(self) -> bool:
         """Whether any are still to be delivered."""
-        return any(group.outcome == "retained" for group in self.groups)
+        return "retained" in [group.outcome for group in self.groups]
 
     @property
     def retained(self) -> int:
         """How many are still to be delivered."""
-        return sum(len(group.events) for group in self.groups if group.outcome == "retained")
+        return sum([len(group.events) for group in self.groups if group.outcome == "retained"])
 
     @property
     def dropped(self) -> dict[str, int]:

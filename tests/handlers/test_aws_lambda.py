@@ -18,6 +18,7 @@ import pytest
 import leanbase
 from leanbase import Leanbase
 from leanbase.handlers.aws_lambda import decorator as aws_lambda
+from leanbase.handlers.aws_lambda import invocation
 from leanbase.transports import MemoryTransport
 from tests.fault_server import Behaviour, FaultServer
 from tests.handlers.events import ALB, ALB_MULTI, HEADERS, HTTP_API, REST, LambdaContext
@@ -218,9 +219,9 @@ def test_the_remaining_time_less_a_reserve_is_the_deadline(server: FaultServer) 
         assert handler({}, context) == "answered"
         assert least < time.monotonic() - started < most
         assert context.get_remaining_time_in_millis() > 0
-    assert aws_lambda.time_limit(LambdaContext(60)).remaining() == pytest.approx(59.5, abs=0.1)  # type: ignore[union-attr]
-    assert aws_lambda.time_limit(LambdaContext(1)).remaining() == pytest.approx(0.9, abs=0.05)  # type: ignore[union-attr]
-    assert aws_lambda.time_limit(None) is None
+    assert invocation.time_limit(LambdaContext(60)).remaining() == pytest.approx(59.5, abs=0.1)  # type: ignore[union-attr]
+    assert invocation.time_limit(LambdaContext(1)).remaining() == pytest.approx(0.9, abs=0.05)  # type: ignore[union-attr]
+    assert invocation.time_limit(None) is None
 
 
 def test_recursion_each_invocation_has_its_own_scope(sent: MemoryTransport) -> None:

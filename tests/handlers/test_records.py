@@ -15,7 +15,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 import leanbase
-from leanbase.handlers.aws_lambda import decorator as aws_lambda
+from leanbase.handlers.aws_lambda import invocation
 from leanbase.handlers.aws_lambda import records as lambda_records
 from leanbase.testing import CapturedEvents, LambdaContext
 from leanbase.transports import MemoryTransport
@@ -318,7 +318,7 @@ def test_without_a_request_id_records_have_the_same_ids_again(
     sent: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A context is what those who try a handler out leave out."""
-    aws_lambda._warn_of_no_request_id.cache_clear()
+    invocation._warn_of_no_request_id.cache_clear()
 
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:

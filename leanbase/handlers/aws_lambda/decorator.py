@@ -1,57 +1,34 @@
-"""The decorator for AWS Lambda handlers.
-
-One invocation is: a context with the invocation's tags and the request's identity, around a delivery
-scope whose deadline is the function's own, around the handler.
-"""
+"""The decorator for AWS Lambda handlers, and what it does while the function initialises."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Callable
-from functools import WRAPPER_ASSIGNMENTS, cache, update_wrapper
+from functools import WRAPPER_ASSIGNMENTS, update_wrapper
 
 from ...client import Leanbase
 from ...default import default_client
-from ...delivery.scope import DeliveryScope, activate, limit_initialisation
-from ...events import idempotency
-from ...events.contexts import get_tags, new_context, tag
-from ...events.ids import uuid4
-from ...transports.deadline import Deadline
+from ...delivery.scope import DeliveryScope, limit_initialisation
 from ..callables import is_async, is_generator
 from ..sigterm import termination
 from . import extension as lambda_extension
 from . import runtime as lambda_runtime
 from . import snapstart
-from .events import event_timestamp, tag_request
+from .invocation import Invocation, time_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
+    from typing import Any, Literal, TypeAlias, TypeVar, overload
 
     from ...delivery.scope import FlushPolicy
     from .extension import LambdaExtension
 
     HandlerFlushPolicy: TypeAlias = FlushPolicy | Literal["after_response"]
 
-    class LambdaContext(Protocol):
-        """What the Lambda runtime passes beside the event; only what is read here."""
-
-        function_name: str
-        function_version: str
-        aws_request_id: str
-
-        def get_remaining_time_in_millis(self) -> int: ...
-
     Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 logger = logging.getLogger("leanbase")
-
-RESERVE_SECONDS = 0.5
-"""Kept back from the function's remaining time, so that it answers rather than times out."""
-
-RESERVE_SHARE = 0.1
-"""... but of a short timeout no more than this share."""
 
 WARM_UP_SECONDS = 1.0
 """Most time that connecting may add to a cold start, when the endpoint does not answer."""
@@ -61,7 +38,6 @@ INITIALISATION_SECONDS = 2.0
 
 FLUSH_POLICIES = ("end", "each", "after_response")
 
-_cold = True
 _registered: LambdaExtension | Literal[False] | None = None
 
 if "AWS_LAMBDA_RUNTIME_API" in os.environ:
@@ -138,11 +114,11 @@ def lambda_handler(
             raise TypeError("lambda_handler decorates a handler that returns its result, not a generator")
         extension = _initialise(client or default_client, preconnect, flush == "after_response")
 
-        def invocation(event: Any, context: Any, others: tuple[Any, ...]) -> _Invocation:
+        def invocation(event: Any, context: Any, others: tuple[Any, ...]) -> Invocation:
             if others and _is_context(others[0]) and not _is_context(context):
                 event, context = context, others[0]  # the handler is a method
             scope = DeliveryScope("each" if flush == "each" else "end", time_limit(context))
-            return _Invocation(
+            return Invocation(
                 event, context, client or default_client, scope, extension, capture_exceptions, idempotent
             )
 
@@ -161,7 +137,7 @@ def lambda_handler(
                 with invocation(event, context, args):
                     return handler(event, context, *args, **kwargs)
 
-        # An object's own attributes are no business of the function that stands for it.
+        # For a callable object, copy its name and docstring but not its instance attributes.
         is_function = hasattr(handler, "__code__")
         update_wrapper(wrapped, handler, WRAPPER_ASSIGNMENTS, ("__dict__",) if is_function else ())
         wrapped.__leanbase_flush__ = flush  # decorators around this one pass it on
@@ -177,89 +153,6 @@ def lambda_handler(
 def flush_policy_of(handler: Any) -> str | None:
     """What a decorated handler was decorated with; `None` for others."""
     return getattr(handler, "__leanbase_flush__", None)
-
-
-class _Invocation:
-    """One call of a handler: its context and its delivery scope. Nothing in it raises."""
-
-    def __init__(
-        self,
-        event: Any,
-        context: Any,
-        client: Leanbase,
-        scope: DeliveryScope,
-        extension: LambdaExtension | None,
-        capture_exceptions: bool,
-        idempotent: bool,
-    ) -> None:
-        self._event = event
-        self._lambda_context = context
-        self._client = client
-        self._extension = extension
-        self._capture_exceptions = capture_exceptions
-        self._scope = scope
-        self._entered = activate(scope)
-        self._context = new_context(fresh=True)
-        self._using_key = idempotency.using_key(self._work() if idempotent else idempotency.current())
-
-    def __enter__(self) -> None:
-        is_cold = _is_cold(self._lambda_context)
-        if self._extension is not None:
-            self._extension.begin()
-        self._context.__enter__()
-        self._entered.__enter__()
-        self._using_key.__enter__()
-        try:
-            _tag_invocation(self._lambda_context, is_cold)
-            tag_request(self._event)
-        except Exception as error:
-            logger.warning("the invocation could not be described: %s", type(error).__name__)
-
-    def __exit__(self, exc_type: Any, exc: BaseException | None, traceback: Any) -> None:
-        try:
-            if self._capture_exceptions:
-                self._client._capture_escaping(exc, "LAMBDA_HANDLER")
-        finally:  # also when that was interrupted
-            try:
-                self._close(exc)
-            finally:
-                self._using_key.__exit__()
-                self._entered.__exit__()
-                self._context.__exit__(exc_type, exc, traceback)
-
-    def _close(self, exc: BaseException | None) -> None:
-        # Whoever exits, or is interrupted, leaves no process behind in which to send later.
-        goes_on = exc is None or isinstance(exc, Exception)
-        if self._extension is None or not self._defer(self._extension, goes_on):
-            self._client._close_scope(self._scope)
-
-    def _defer(self, extension: LambdaExtension, goes_on: bool) -> bool:
-        """Leave the send to the extension; false when it will not do it."""
-        self._scope.deferred = True
-        request_id = _str_attr(self._lambda_context, "aws_request_id") if goes_on else None
-        self._scope.deferred = extension.end(request_id, self._close_later)
-        return self._scope.deferred
-
-    def _close_later(self) -> None:
-        with activate(self._scope):
-            self._client._close_scope(self._scope)
-
-    def _work(self) -> idempotency.IdempotentWork | None:
-        """What this invocation may be done again as; a handler called by another is part of its work."""
-        request_id = _str_attr(self._lambda_context, "aws_request_id")
-        outer = idempotency.current()
-        if outer is not None:
-            return outer
-        if request_id is None:
-            _warn_of_no_request_id()
-            return idempotency.IdempotentWork(uuid4(), None)  # the records in it have ids of their own
-        try:
-            timestamp = event_timestamp(self._event)
-        except Exception:
-            timestamp = None  # an event of a class of its own
-        return idempotency.IdempotentWork(
-            f"{_str_attr(self._lambda_context, 'function_name')}/{request_id}", timestamp
-        )
 
 
 def _initialise(client: Leanbase, preconnect: bool, after_response: bool) -> LambdaExtension | None:
@@ -287,63 +180,8 @@ def _extension() -> LambdaExtension | None:
     return _registered or None
 
 
-def time_limit(context: Any) -> Deadline | None:
-    """When an invocation must be through with sending; `None` if its context does not tell."""
-    try:
-        remaining = context.get_remaining_time_in_millis() / 1000
-        return Deadline.after(remaining - min(RESERVE_SECONDS, remaining * RESERVE_SHARE))
-    except Exception:
-        return None  # called by a test, with some other context or none
-
-
-@cache
-def _warn_of_no_request_id() -> None:
-    logger.warning(
-        "idempotent=True needs a context with an aws_request_id: only events inside record_context() "
-        "get the same ids again"
-    )
-
-
 def _is_context(argument: Any) -> bool:
     try:
         return hasattr(argument, "get_remaining_time_in_millis")
     except Exception:
         return False
-
-
-def _is_cold(context: Any) -> bool:
-    """Whether this is the first invocation of the sandbox, or inside it."""
-    global _cold
-    was_cold, _cold = _cold, False
-    outer = get_tags()
-    inside = outer.get("faas.invocation_id") == _str_attr(context, "aws_request_id")
-    return was_cold or (inside and outer.get("faas.coldstart") is True)
-
-
-def forget_invocations() -> None:
-    """Be a sandbox that no invocation has seen yet."""
-    global _cold
-    _cold = True
-
-
-def _tag_invocation(context: Any, is_cold: bool) -> None:
-    tags = {
-        "faas.name": _str_attr(context, "function_name"),
-        "faas.version": _str_attr(context, "function_version"),
-        "faas.invocation_id": _str_attr(context, "aws_request_id"),
-        "faas.coldstart": is_cold,
-        "cloud.provider": "aws",
-        "cloud.region": os.environ.get("AWS_REGION"),
-    }
-    for name, value in tags.items():
-        if value is not None:
-            tag(name, value)
-
-
-def _str_attr(context: Any, name: str) -> str | None:
-    """An attribute of whatever was passed as the context, if it is a text."""
-    try:
-        value = getattr(context, name, None)
-    except Exception:
-        return None
-    return value if isinstance(value, str) else None

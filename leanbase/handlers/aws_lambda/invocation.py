@@ -1,0 +1,167 @@
+"""One invocation of a Lambda function: its tags, its deadline, its ids, and when its scope closes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import cache
+
+from ...delivery.scope import DeliveryScope, activate
+from ...events import idempotency
+from ...events.contexts import get_tags, tag
+from ...events.ids import uuid4
+from ...transports.deadline import Deadline
+from ..boundary import Boundary
+from .events import event_timestamp, tag_request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from ...client import Leanbase
+    from .extension import LambdaExtension
+
+    class LambdaContext(Protocol):
+        """What the Lambda runtime passes beside the event; only what is read here."""
+
+        function_name: str
+        function_version: str
+        aws_request_id: str
+
+        def get_remaining_time_in_millis(self) -> int: ...
+
+
+logger = logging.getLogger("leanbase")
+
+RESERVE_SECONDS = 0.5
+"""Kept back from the function's remaining time, so that it answers rather than times out."""
+
+RESERVE_SHARE = 0.1
+"""... but of a short timeout no more than this share."""
+
+_cold = True
+
+
+class Invocation(Boundary):
+    """One call of a handler. Nothing in it raises."""
+
+    def __init__(
+        self,
+        event: Any,
+        context: Any,
+        client: Leanbase,
+        scope: DeliveryScope,
+        extension: LambdaExtension | None,
+        capture_exceptions: bool,
+        idempotent: bool,
+    ) -> None:
+        super().__init__(client, scope, "LAMBDA_HANDLER", capture_exceptions=capture_exceptions)
+        self._event = event
+        self._lambda_context = context
+        self._extension = extension
+        self._is_cold = _is_cold(
+            context
+        )  # before the context of the invocation that calls this one is hidden
+        self._using_key = idempotency.using_key(self._work() if idempotent else idempotency.current())
+
+    def begin(self) -> None:
+        if self._extension is not None:
+            self._extension.begin()
+        self._using_key.__enter__()
+        try:
+            _tag_invocation(self._lambda_context, self._is_cold)
+            tag_request(self._event)
+        except Exception as error:
+            logger.warning("the invocation could not be described: %s", type(error).__name__)
+
+    def end(self) -> None:
+        self._using_key.__exit__()
+
+    def close(self, error: BaseException | None) -> None:
+        # After SystemExit or KeyboardInterrupt the process is ending, so nothing can be deferred.
+        goes_on = error is None or isinstance(error, Exception)
+        if self._extension is None or not self._defer(self._extension, goes_on):
+            super().close(error)
+
+    def _defer(self, extension: LambdaExtension, goes_on: bool) -> bool:
+        """Leave the send to the extension; false when it will not do it."""
+        self.scope.deferred = True
+        request_id = _str_attr(self._lambda_context, "aws_request_id") if goes_on else None
+        self.scope.deferred = extension.end(request_id, self._close_later)
+        return self.scope.deferred
+
+    def _close_later(self) -> None:
+        with activate(self.scope):
+            self.client._close_scope(self.scope)
+
+    def _work(self) -> idempotency.IdempotentWork | None:
+        """The idempotency key of this invocation. A nested handler shares its caller's."""
+        request_id = _str_attr(self._lambda_context, "aws_request_id")
+        outer = idempotency.current()
+        if outer is not None:
+            return outer
+        if request_id is None:
+            _warn_of_no_request_id()
+            return idempotency.IdempotentWork(uuid4(), None)  # the records in it have ids of their own
+        try:
+            timestamp = event_timestamp(self._event)
+        except Exception:
+            timestamp = None  # an event of a class of its own
+        return idempotency.IdempotentWork(
+            f"{_str_attr(self._lambda_context, 'function_name')}/{request_id}", timestamp
+        )
+
+
+def time_limit(context: Any) -> Deadline | None:
+    """When an invocation must be through with sending; `None` if its context does not tell."""
+    try:
+        remaining = context.get_remaining_time_in_millis() / 1000
+        return Deadline.after(remaining - min(RESERVE_SECONDS, remaining * RESERVE_SHARE))
+    except Exception:
+        return None  # called by a test, with some other context or none
+
+
+@cache
+def _warn_of_no_request_id() -> None:
+    logger.warning(
+        "idempotent=True needs a context with an aws_request_id: only events inside record_context() "
+        "get the same ids again"
+    )
+
+
+def _is_cold(context: Any) -> bool:
+    """Whether this is the first invocation of the sandbox, or inside it."""
+    global _cold
+    was_cold, _cold = _cold, False
+    outer = get_tags()
+    inside = outer.get("faas.invocation_id") == _str_attr(context, "aws_request_id")
+    return was_cold or (inside and outer.get("faas.coldstart") is True)
+
+
+def forget_invocations() -> None:
+    """Be a sandbox that no invocation has seen yet."""
+    global _cold
+    _cold = True
+
+
+def _tag_invocation(context: Any, is_cold: bool) -> None:
+    tags = {
+        "faas.name": _str_attr(context, "function_name"),
+        "faas.version": _str_attr(context, "function_version"),
+        "faas.invocation_id": _str_attr(context, "aws_request_id"),
+        "faas.coldstart": is_cold,
+        "cloud.provider": "aws",
+        "cloud.region": os.environ.get("AWS_REGION"),
+    }
+    for name, value in tags.items():
+        if value is not None:
+            tag(name, value)
+
+
+def _str_attr(context: Any, name: str) -> str | None:
+    """An attribute of whatever was passed as the context, if it is a text."""
+    try:
+        value = getattr(context, name, None)
+    except Exception:
+        return None
+    return value if isinstance(value, str) else None

@@ -1,0 +1,68 @@
+"""Where a context, a delivery scope, an exception and the close come together, once for all handlers."""
+
+from __future__ import annotations
+
+from ..delivery.scope import activate
+from ..events.contexts import new_context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..client import Leanbase
+    from ..delivery.scope import DeliveryScope
+
+
+class Boundary:
+    """Around some work: a fresh context and a delivery scope, which is closed however the work ends.
+
+    Subclasses say what is special about their work: `begin` after the context and the scope are entered,
+    `close` in place of closing the scope at once, `end` after it.
+
+    Args:
+        client: Captures exceptions that escape, and sends what it has retained with the scope.
+        scope: Collects the events of the work.
+        name: The boundary's name in `leanbase.error_tracking.metadata`.
+        capture_exceptions: Whether an exception that escapes is captured.
+    """
+
+    def __init__(
+        self, client: Leanbase, scope: DeliveryScope, name: str, *, capture_exceptions: bool
+    ) -> None:
+        self.client = client
+        self.scope = scope
+        self._name = name
+        self._capture_exceptions = capture_exceptions
+        self._activated = activate(scope)
+        self._context = new_context(fresh=True)
+
+    def begin(self) -> None:
+        """Begin the work: what is captured from here on belongs to it. Must not raise."""
+
+    def close(self, error: BaseException | None) -> None:
+        """Close the scope, in which all events of the work are now."""
+        self.client._close_scope(self.scope)
+
+    def end(self) -> None:
+        """Undo `begin`."""
+
+    def __enter__(self) -> None:
+        self._context.__enter__()
+        self._activated.__enter__()
+        self.begin()
+
+    def __exit__(self, exc_type: Any, exc: BaseException | None, traceback: Any) -> None:
+        # Each step is followed by the next, also when a signal handler raises in it.
+        try:
+            if self._capture_exceptions:
+                self.client._capture_escaping(exc, self._name)
+        finally:
+            try:
+                self.close(exc)
+            except BaseException:
+                self.scope.abandon()
+                raise
+            finally:
+                self.end()
+                self._activated.__exit__()
+                self._context.__exit__(exc_type, exc, traceback)
