@@ -22,6 +22,7 @@ from typing import Any
 
 from ..errors import ClosedError, DroppedError
 from ..events.encoding import EncodedEvent
+from .deadline import Stopwatch
 from .receipt import Receipt, imbalance
 
 TYPE_CHECKING = False
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from .receipt import Stats
 
 logger = logging.getLogger("leanbase")
+
+TRY_AGAIN_SECONDS = 1.0
+"""So long after a send in the place of an interrupted one has failed, none is tried again."""
 
 _FRONT = slice(0, 0)
 _END = slice(sys.maxsize, None)
@@ -41,34 +45,49 @@ class Flight:
         scope: The delivery scope that it is for, if any.
 
     Attributes:
-        events: What is sent, in order.
+        events: What it answers for, in order.
+        sent: What is sent: the same, unless another send was tried in its place and some of that came back.
         has_backlog: Whether some were kept from an earlier send.
+        interrupted: The send of the same thread in whose place this one is tried, by a signal handler.
+        tried: When another send was last tried in its place, and failed.
         went_well: Whether it ended with nothing retained.
         is_followed: Whether events were captured during the send, by a signal handler, that wait for its end.
         admitted: Whether the event that it was made for is in the books.
-        depth: How many sends, each interrupted by the next, it stands on.
     """
 
     __slots__ = (
         "admitted",
-        "depth",
         "events",
         "has_backlog",
+        "interrupted",
         "is_followed",
         "scope",
+        "sent",
         "thread",
+        "tried",
         "went_well",
     )
 
     def __init__(self, scope: Any = None) -> None:
         self.scope = scope
         self.events: list[EncodedEvent] = []
+        self.sent = self.events
         self.thread = threading.get_ident()
+        self.interrupted: Flight | None = None
+        self.tried: Stopwatch | None = None
         self.has_backlog = False
         self.went_well = False
         self.is_followed = False
         self.admitted = False
-        self.depth = 0
+
+    def may_be_replaced(self) -> bool:
+        """Whether a flush in a signal handler may try another send in its place.
+
+        Not a second time at once: the first has failed, or was itself interrupted, and this may succeed.
+        """
+        if self.tried is not None:
+            return self.tried.seconds() >= TRY_AGAIN_SECONDS
+        return self.interrupted is None
 
 
 class _Collected:
@@ -192,7 +211,6 @@ class Ledger:
             self._flights[flight] = None
             for other in over:
                 if other in self._flights:  # step
-                    flight.depth = other.depth + 1
                     flight.has_backlog = True
                     flight.events[_END] = other.events
                     del self._flights[other]
@@ -215,7 +233,7 @@ class Ledger:
                     flight.admitted = True
                     flight.events.append(event)
                 else:  # a signal handler has just sent what was in it
-                    flight.events = again
+                    flight.events = flight.sent = again
                     self._flights[flight] = None
 
     def _launch_first(self, flight: Flight, count: int) -> None:
@@ -231,6 +249,7 @@ class Ledger:
         """End a send: book the outcomes, and keep what was retained, in front.
 
         What is retained is dropped when the books are closed, and the oldest of it when there is no room.
+        What is retained of an interrupted send goes back to that: it may still succeed.
 
         Args:
             flight: From `launch`. Nothing is left to do when it has landed before. If another flight has
@@ -241,14 +260,27 @@ class Ledger:
             The events that were booked, and the receipt about them.
         """
         with self.lock:
+            if flight.sent is not flight.events:
+                receipt = receipt.about(flight.events, flight.sent)
             if receipt.groups:
                 receipt = self._bounded(receipt)
             retained = receipt.retained_events() if receipt.groups else []
             flight.went_well = not retained
+            interrupted, back = flight.interrupted, retained
+            if interrupted is not None:
+                interrupted.tried = Stopwatch()
+                own = set(map(id, interrupted.sent))
+                back = [event for event in retained if id(event) in own]
+                retained = [event for event in retained if id(event) not in own]
+                if not back or self.closed:
+                    interrupted = None
             while flight in self._flights:
                 before = self._dropped
                 after = _added(before, receipt.dropped) if receipt.groups else before
                 if flight in self._flights and self._dropped is before:  # step
+                    if interrupted is not None:
+                        interrupted.events = back
+                        self._flights[interrupted] = None
                     self._kept[_FRONT] = retained
                     self._delivered += receipt.delivered
                     self._handed_off += receipt.handed_off

@@ -24,9 +24,6 @@ CAPACITY_WARNING_SECONDS = 60.0
 MOST_FOLLOWING = 100
 """So many times in a row a call sends what signal handlers have captured during its sends."""
 
-MOST_DEPTH = 5
-"""So many sends may interrupt one another: a transport that flushes its own client would never end."""
-
 _NOTHING_TRIED = DroppedError(WAITING, "nothing was tried")
 
 
@@ -199,24 +196,19 @@ class RetainingTransport(BaseTransport):
         Args:
             deadline: When the caller must have its thread back.
             scope: The delivery scope.
-            over: Flights to take over. Default: those of this thread, which a signal handler has interrupted,
-                since the process may end when the handler does.
+            over: Flights to take over. Default: those of this thread, which a signal handler has interrupted:
+                the process may end when the handler does. (Not for a log record that a send has written.)
         """
+        flight = Flight(scope)
         if over is None:
-            over = self._to_take_over()
-            if over is None:
-                return self.waiting()
-        return self._fly(Flight(scope), deadline, scope=scope, over=over)
-
-    def _to_take_over(self) -> list[Flight] | None:
-        """The flights of this thread, unless it sends only because a send of its own does."""
-        if not self.ledger.has_flights():
-            return []
-        own = self._own_flights()
-        if any(flight.depth >= MOST_DEPTH for flight in own):
-            return None
-        interrupted = self._interrupted() if own else None
-        return None if interrupted is not None and interrupted[1] else own
+            over = self._own_flights() if self.ledger.has_flights() else ()
+            interrupted = self._interrupted() if over else None
+            if interrupted is not None:
+                flight.interrupted, is_logged = interrupted
+                if is_logged or not flight.interrupted.may_be_replaced():
+                    pending = Receipt.retaining(flight.interrupted.events, WAITING, _NOTHING_TRIED)
+                    return pending + self._fly(Flight(scope), deadline, scope=scope)
+        return self._fly(flight, deadline, scope=scope, over=over)
 
     def keep_collected(self, scope: Any) -> Receipt:
         """Leave what a delivery scope has collected to the next send."""
