@@ -100,15 +100,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from .settings import BeforeSend, OnError
-    from .transports import BaseTransport
+    from .settings import BeforeSend, OnError, Transport
 
     # Settings of the default client, for checkers and editors; a test compares them with `Settings`.
     api_key: str | None
     host: str | None
     project_api_key: str | None
-    transport: str | BaseTransport
-    fallback: str | BaseTransport | None
+    transport: str | Transport
+    fallback: str | Transport | None
     queue_url: str | None
     spool_directory: str | None
     spool_fsync: bool

@@ -14,18 +14,25 @@ from dataclasses import KW_ONLY, Field, dataclass, field, fields
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from .errors import ConfigError
-
-if TYPE_CHECKING:
-    from .transports.base import BaseTransport
 
 logger = logging.getLogger("leanbase")
 
 Event: TypeAlias = dict[str, Any]
 BeforeSend: TypeAlias = Callable[[Event], "Event | None"]
 OnError: TypeAlias = Callable[[Exception, "list[Event]"], object]
+
+
+class Transport(Protocol):
+    """What `transport` and `fallback` take besides names: a `leanbase.transports.BaseTransport`."""
+
+    def send(self, events: Sequence[Any], *, deadline: Any) -> Any: ...
+    def flush(self, *, deadline: Any) -> Any: ...
+    def close(self, *, deadline: Any) -> Any: ...
+    def warm_up(self, *, deadline: Any) -> None: ...
+
 
 MOST_SECONDS = 86_400.0
 """No timeout is longer than a day; the operating system takes no infinite ones."""
@@ -43,9 +50,10 @@ _WORDS = {
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def _option(default: Any, doc: str, *, least: float | None = None, most: float | None = None) -> Any:
+def _option(
+    default: Any, doc: str, *, least: float | None = None, most: float | None = None, secret: bool = False
+) -> Any:
     """A field with its documentation; numbers out of bounds are brought within them, with a warning."""
-    secret = "API key" in doc or "api_key" in doc
     return field(default=default, repr=not secret, metadata={"doc": doc, "least": least, "most": most})
 
 
@@ -53,97 +61,191 @@ def _option(default: Any, doc: str, *, least: float | None = None, most: float |
 class Settings:
     """The options of one client. See each field; times are in seconds."""
 
-    api_key: str | None = _option(None, "Project API key. Missing: the client is disabled.")
+    api_key: str | None = _option(
+        None,
+        "The project API key. Without one the client is disabled, and logs an error once.",
+        secret=True,
+    )
     host: str | None = _option(
-        None, "Address of the ingestion server, `https://…`, path prefix allowed. There is no default."
+        None,
+        "The address of the ingestion server, `https://…`, path prefix allowed. There is no default.",
     )
     _: KW_ONLY
-    project_api_key: str | None = _option(None, "Another name of `api_key`.")
-    transport: str | BaseTransport = _option(
+    project_api_key: str | None = _option(
+        None,
+        "Another name of the option `api_key`.",
+        secret=True,
+    )
+    transport: str | Transport = _option(
         "http",
-        "Where events go: `http`, `buffered`, `sqs`, `log`, `spool`, `memory`, an entry point of "
-        "`leanbase.transports`, `module:Class`, or an instance.",
+        "How events go: `http`, `buffered`, `sqs`, `log`, `spool`, `memory`, an entry point of "
+        "the group `leanbase.transports`, `module:Class`, or an instance.",
     )
-    fallback: str | BaseTransport | None = _option(
-        None, "Where those events go that the transport could not deliver; named like it."
+    fallback: str | Transport | None = _option(
+        None,
+        "Where events go that the transport could not deliver. It takes what `transport` takes.",
     )
-    queue_url: str | None = _option(None, "With `sqs`: the URL of the queue.")
+    queue_url: str | None = _option(
+        None,
+        "The URL of the queue to which the transport `sqs` hands events.",
+    )
     spool_directory: str | None = _option(
-        None, "Directory of the spool. Default: one of this user among the temporary files."
+        None,
+        "The directory in which the spool keeps events. By default one of this user among the "
+        "temporary files.",
     )
-    spool_fsync: bool = _option(False, "Wait until the disk has what is spooled.")
-    spool_max_bytes: int = _option(64 * 1024 * 1024, "Most bytes in the spool.", least=0)
-    disabled: bool = _option(False, "No events, no requests; every call returns its sentinel.")
-    debug: bool = _option(False, "Log at DEBUG, to stderr when logging is not configured.")
-    send: bool = _option(True, "`False` admits events and runs hooks, but transmits nothing.")
+    spool_fsync: bool = _option(
+        False,
+        "Whether the spool waits until the disk has stored an event.",
+    )
+    spool_max_bytes: int = _option(
+        64 * 1024 * 1024,
+        "The most bytes that the spool keeps in its directory.",
+        least=0,
+    )
+    disabled: bool = _option(
+        False,
+        "Whether the client is off: it captures nothing, sends nothing, and every call returns its sentinel.",
+    )
+    debug: bool = _option(
+        False,
+        "Whether the logger `leanbase` logs at DEBUG, to stderr where logging is not configured.",
+    )
+    send: bool = _option(
+        True,
+        "Whether events are transmitted. With `False` they are admitted and hooks run, but nothing is sent.",
+    )
     sync_mode: bool = _option(
-        True, "Deliver inside the call or when the delivery scope closes; `False`: from a thread, buffered."
+        True,
+        "Whether events are delivered inside the call, or when the delivery scope closes. With "
+        "`False` a thread sends them from a buffer.",
     )
-    flush_at: int = _option(100, "Most events in one request; buffered, as many waiting are sent.", least=1)
-    flush_interval: float = _option(5.0, "Buffered: most seconds that an event waits to be sent.", least=0.01)
-    max_queue_size: int = _option(10_000, "Most undelivered events kept in memory.", least=1)
-    max_retries: int = _option(3, "Attempts after the first, in one send.", least=0)
-    timeout: float = _option(15.0, "Most seconds for one attempt, within `send_deadline`.", least=0.1)
+    flush_at: int = _option(
+        100,
+        "The most events in one request. A buffer that holds as many new events is sent at once.",
+        least=1,
+    )
+    flush_interval: float = _option(
+        5.0,
+        "The most seconds that a new event stays in the buffer before it is sent.",
+        least=0.01,
+    )
+    max_queue_size: int = _option(
+        10_000,
+        "The most undelivered events that are kept in memory.",
+        least=1,
+    )
+    max_retries: int = _option(
+        3,
+        "How many times a failed attempt is retried within one send.",
+        least=0,
+    )
+    timeout: float = _option(
+        15.0,
+        "The most seconds for one attempt. It never exceeds what is left of `send_deadline`.",
+        least=0.1,
+    )
     send_deadline: float = _option(
-        10.0, "Most seconds for one send: connecting, attempts and waits together.", least=0.1
+        10.0,
+        "The most seconds for one send: connecting, all attempts and the waits between them.",
+        least=0.1,
     )
-    gzip: bool | None = _option(None, "Compress bodies: always, never, or (`None`) from 1 KiB on.")
+    gzip: bool | None = _option(
+        None,
+        "Whether request bodies are compressed. `None` compresses those of 1 KiB and more.",
+    )
     before_send: BeforeSend | Sequence[BeforeSend] | None = _option(
-        None, "Called with each event before it is sent; returns it, changed or not, or `None` to drop it."
+        None,
+        "A function, or a list of them, called with each event before it is sent. It returns the "
+        "event, changed or not, or `None` to drop it.",
     )
     on_error: OnError | None = _option(
-        None, "Called with an exception and the events that were dropped or not delivered yet."
+        None,
+        "A function called with an exception and the events that were dropped or could not be delivered yet.",
     )
-    super_properties: Mapping[str, Any] | None = _option(None, "Properties of every event.")
-    historical_migration: bool = _option(False, "Marks events as an import of the past.")
-    is_server: bool = _option(True, "Marks events with `$is_server`.")
-    disable_geoip: bool = _option(True, "The server does not look up where the sender's address is.")
-    opted_out: bool = _option(False, "The initial state of `opt_out()`.")
+    super_properties: Mapping[str, Any] | None = _option(
+        None,
+        "Properties that every event of the client has.",
+    )
+    historical_migration: bool = _option(
+        False,
+        "Whether events are marked as an import of the past.",
+    )
+    is_server: bool = _option(
+        True,
+        "Whether events carry the property `$is_server`.",
+    )
+    disable_geoip: bool = _option(
+        True,
+        "Whether the server is told not to look up the location of the sender's address.",
+    )
+    opted_out: bool = _option(
+        False,
+        "Whether the client starts opted out, as after `opt_out()`.",
+    )
     enable_exception_autocapture: bool = _option(
         False,
-        "Capture uncaught exceptions, of the main thread and of others, from the first use of the client on.",
+        "Whether uncaught exceptions of all threads are captured, from the first use of the client on.",
     )
     enable_unraisable_exception_autocapture: bool = _option(
-        False, "With the former: also capture exceptions that cannot be raised, as those in `__del__`."
+        False,
+        "Whether exceptions that cannot be raised, such as those in `__del__`, are captured as "
+        "well. It needs `enable_exception_autocapture`.",
     )
     enable_exception_autocapture_rate_limiting: bool = _option(
-        False, "Limit how many uncaught exceptions of one class are captured."
+        False,
+        "Whether the number of uncaught exceptions captured of one class is limited.",
     )
     exception_autocapture_bucket_size: int = _option(
-        50, "With rate limiting: one more than a burst may have.", least=0, most=100
+        50,
+        "The size of the bucket of the rate limit. A burst of one class may have one exception less.",
+        least=0,
+        most=100,
     )
     exception_autocapture_refill_rate: int = _option(
         10,
-        "With rate limiting: how many more after each interval, at most the bucket size.",
+        "How many exceptions of one class the rate limit admits again after each interval, up to "
+        "the size of the bucket.",
         least=0,
         most=100,
     )
     exception_autocapture_refill_interval_seconds: float = _option(
-        10.0, "With rate limiting: the interval; `0` is no limit.", least=0, most=MOST_SECONDS
+        10.0,
+        "The interval of the rate limit in seconds. `0` switches the limit off.",
+        least=0,
+        most=MOST_SECONDS,
     )
     log_captured_exceptions: bool = _option(
-        False, "Log each captured exception at ERROR, with its traceback."
+        False,
+        "Whether each captured exception is logged at ERROR, with its traceback.",
     )
     project_root: str | None = _option(
-        None, "The directory of the application's own code. Default: the working directory."
+        None,
+        "The directory of the application's own code. By default the working directory.",
     )
     in_app_modules: Sequence[str] | None = _option(
-        None, "Modules, with those below them, that are the application's own wherever they are."
+        None,
+        "Modules that count as the application's own wherever they are, with the modules below them.",
     )
     capture_exception_code_variables: bool = _option(
-        False, "Show the variables of the application's own frames, as far as they are no secrets."
+        False,
+        "Whether exceptions show the variables of the application's own frames. Secrets are redacted.",
     )
     code_variables_mask_patterns: Sequence[str] | None = _option(
-        None, "Regular expressions for names and texts that are redacted, instead of the built-in ones."
+        None,
+        "Regular expressions for names and strings that are redacted. They replace the built-in ones.",
     )
     code_variables_ignore_patterns: Sequence[str] | None = _option(
-        None, "Regular expressions for variables that are left out. Default: `^__.*`."
+        None,
+        "Regular expressions for the names of variables that are left out. By default `^__.*`.",
     )
     code_variables_mask_url_credentials: bool = _option(
-        True, "Redact users and passwords in URLs, in variables and messages of exceptions."
+        True,
+        "Whether users and passwords in URLs are redacted, in variables and in messages of exceptions.",
     )
     code_variables_detect_secrets: bool = _option(
-        True, "Redact what looks like a secret, in variables and messages of exceptions."
+        True,
+        "Whether strings that look like secrets are redacted, in variables and in messages of exceptions.",
     )
 
     @classmethod
