@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ENVS := .venvs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo quick test check lint format bench clean
+.PHONY: help setup demo quick test check lint format dist bench clean
 
 help:
 	@echo "make demo     run the examples against the local ingestion server"
@@ -14,6 +14,7 @@ help:
 	@echo "make test     run all tests, on every CPython that is found"
 	@echo "make check    format and lint checks, types, imports, then all tests"
 	@echo "make format   format the code"
+	@echo "make dist     build wheel and sdist of leanbase and of leanbaseanalytics into dist/"
 	@echo "make bench    measure side by side with other SDKs; writes benchmarks/results.md"
 	@echo "make clean    remove the virtual environments and caches"
 
@@ -74,6 +75,9 @@ bench: $(ENVS)/bench/ready $(ENVS)/sam/ready
 	@command -v valgrind >/dev/null || apt-get install -y valgrind || echo "valgrind is missing: no instructions are counted"
 	$(ENVS)/bench/bin/pip install --quiet --no-deps --force-reinstall .
 	$(ENVS)/bench/bin/python benchmarks/run.py
+
+dist: $(VENV)/ready
+	@$(BIN)/python scripts/dist.py
 
 clean:
 	rm -rf $(VENV) $(ENVS) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -39,7 +39,7 @@ class MissingDependencyError(ConfigError):
     """
 
     def __init__(self, wanted: str, *, package: str, extra: str) -> None:
-        super().__init__(f"{wanted} needs {package}: run  pip install 'leanbase[{extra}]'")
+        super().__init__(f"{wanted} needs {package}: install that, or this package with the extra {extra!r}")
         self.package = package
         self.extra = extra
 

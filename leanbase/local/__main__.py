@@ -14,7 +14,7 @@ from .store import Store
 def main() -> int:
     """Parse the command line and serve until interrupted."""
     parser = argparse.ArgumentParser(
-        prog="python -m leanbase.local",
+        prog=f"python -m {__package__}",
         description="An ingestion server for development. Received events are printed and at GET /events.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on (%(default)s)")

@@ -9,6 +9,6 @@ from ..errors import MissingDependencyError
 try:
     from .application import handler
 except ImportError as error:
-    raise MissingDependencyError("leanbase.relay", package="aws_lambda_powertools", extra="relay") from error
+    raise MissingDependencyError(__name__, package="aws_lambda_powertools", extra="relay") from error
 
 __all__ = ["handler"]

@@ -47,9 +47,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any] | N
     if sqs.matches(event):
         return sqs.relay(event, context, delivery)
     if not cloudwatch_logs.matches(event):
-        raise ConfigError(
-            "leanbase.relay takes events of SQS and of CloudWatch Logs subscriptions, no others"
-        )
+        raise ConfigError("the relay takes events of SQS and of CloudWatch Logs subscriptions, no others")
     cloudwatch_logs.relay(event, delivery, settings)
     return None
 

@@ -1,7 +1,7 @@
-"""The pytest plugin: nothing is sent, and `leanbase_events` has what was captured.
+"""The pytest plugin: nothing is sent, and the fixture `leanbase_events` has what was captured.
 
 A test that is to send carries the marker `leanbase_send`; the setting `leanbase_send = true` lets all of them
-send.
+send. Under another module name of this package its plugin has that name in place of `leanbase`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import pytest
 if TYPE_CHECKING:
     from .captured import CapturedEvents
 
-SEND = "leanbase_send"
+PACKAGE = __name__.partition(".")[0]
+SEND = f"{PACKAGE}_send"
+EVENTS = f"{PACKAGE}_events"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,7 +43,7 @@ def _intercept() -> None:
     factory.override_transport(recorder)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, name=f"_{PACKAGE}_sends")
 def _leanbase_sends(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let a test with the marker send, with a default client of its own."""
     if request.node.get_closest_marker(SEND) is None or request.config.getini(SEND):
@@ -57,13 +59,11 @@ def _leanbase_sends(request: pytest.FixtureRequest) -> Iterator[None]:
     _intercept()
 
 
-@pytest.fixture
+@pytest.fixture(name=EVENTS)
 def leanbase_events(request: pytest.FixtureRequest) -> Iterator[CapturedEvents]:
     """The events that any client captured during the test, when they would have been sent."""
     if request.node.get_closest_marker(SEND) is not None or request.config.getini(SEND):
-        pytest.fail(
-            f"leanbase_events has nothing where events are sent: the test is marked {SEND}, or that is set"
-        )
+        pytest.fail(f"{EVENTS} has nothing where events are sent: the test is marked {SEND}, or that is set")
     from .captured import CapturedEvents
     from .recording import recorder
 

@@ -13,6 +13,7 @@ from ..events.ids import uuid7
 from ..transports.base import BaseTransport
 from ..transports.deadline import Deadline
 from ..transports.receipt import Receipt
+from .plugin import SEND
 
 
 class TransportContract:
@@ -34,7 +35,7 @@ class TransportContract:
     """
 
     # Not caught by our own plugin: it is the transport that is tested.
-    pytestmark = pytest.mark.leanbase_send
+    pytestmark = getattr(pytest.mark, SEND)
 
     def test_every_event_has_exactly_one_outcome(self, transport: BaseTransport) -> None:
         for count in (1, 7, 250):
