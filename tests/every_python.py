@@ -1,7 +1,9 @@
-"""Runs the core package's tests on every other CPython >= 3.10 that is found on this machine.
+"""Runs the core package's tests against the built wheels, on every CPython >= 3.10 that is found on this machine.
 
 Found are the versions of pyenv and `python3.X` on the path, one of each minor version. Each gets a virtual
-environment of its own under `.venvs/`, with the package and the test tools alone.
+environment of its own under `.venvs/`, with both wheels and the test tools alone, and a copy of the tests, so that
+nothing of the source tree is imported. On the newest the tests run once more with `leanbaseanalytics` in the place
+of `leanbase`.
 """
 
 from __future__ import annotations
@@ -10,21 +12,40 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 OLDEST = (3, 10)
 NEWEST = (3, 20)
-# What needs more than the core's own test tools: Powertools, Mangum, awslambdaric, gunicorn, gevent, botocore.
+# What needs more than the core's own test tools: Powertools, Mangum, awslambdaric, gunicorn, gevent, botocore;
+# and what is about the repository.
 LEFT_OUT = [
     "tests/lambda_runtime",
     "tests/handlers/test_aws_lambda.py",
     "tests/relay",
+    "tests/test_distributions.py",
+    "tests/test_names.py",
     "tests/transports/test_buffered_servers.py",
     "tests/transports/test_sigv4.py",
 ]
 # What takes long and tells of the operating system, not of the interpreter.
 ONCE = ["tests/transports/test_spool.py::test_killed_at_random_moments_it_loses_nothing"]
+# What is about what an import loads: the alias below loads everything; and about texts that name the module.
+NOT_BY_ALIAS = "not (g7 or import or plugin or fresh or module or docstring or declared or readme or entry_point or metadata)"
+ALIAS = """
+import importlib, pkgutil, sys
+import leanbaseanalytics
+
+for each in pkgutil.walk_packages(leanbaseanalytics.__path__, "leanbaseanalytics."):
+    if not each.name.endswith("__main__"):
+        try:
+            module = importlib.import_module(each.name)
+        except ImportError:
+            continue  # an integration whose library is not here
+        sys.modules["leanbase" + each.name.removeprefix("leanbaseanalytics")] = module
+sys.modules["leanbase"] = leanbaseanalytics
+"""
 ASK = "import sys; print(sys.implementation.name, *sys.version_info[:2])"
 
 
@@ -44,26 +65,63 @@ def interpreters() -> dict[tuple[int, int], str]:
     return {version: path for version, path in sorted(found.items()) if version >= OLDEST and version != this}
 
 
-def run(version: tuple[int, int], interpreter: str) -> bool:
-    """Make the environment if need be and run the tests."""
-    name = ".".join(map(str, version))
-    home = ROOT / ".venvs" / f"python{name}"
+def prepare(version: tuple[int, int], interpreter: str, wheels: list[str]) -> str:
+    """Make the environment of an interpreter if need be, with these wheels; its python."""
+    home = ROOT / ".venvs" / f"wheels{version[0]}.{version[1]}"
     python = str(home / "bin" / "python")
-    print(f"\n=== CPython {name}", flush=True)
+    install = [python, "-m", "pip", "install", "--quiet"]
     if not (home / "ready").exists():
         subprocess.run([interpreter, "-m", "venv", "--clear", str(home)], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "pip>=25.1"], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--editable", ".", "--group", "core-tests"]
-        subprocess.run(install, check=True, cwd=ROOT)
+        subprocess.run([*install, "pip>=25.1"], check=True)
+        subprocess.run([*install, "--group", "core-tests"], check=True, cwd=ROOT)
+        subprocess.run([*install, *wheels], check=True)
         (home / "ready").touch()
-    ignored = [f"--ignore={path}" for path in LEFT_OUT] + [f"--deselect={test}" for test in ONCE]
-    tests = [python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider"]
-    return subprocess.run([*tests, *ignored], cwd=ROOT, check=False).returncode == 0
+    subprocess.run([*install, "--force-reinstall", "--no-deps", *wheels], check=True)
+    return python
+
+
+def lay_out(folder: Path, name: str) -> None:
+    """A copy of what the tests read, without the package."""
+    for each in ("tests", "docs", "examples", "benchmarks"):
+        shutil.copytree(ROOT / each, folder / each, ignore=shutil.ignore_patterns("__pycache__"))
+    for each in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / each, folder / each)
+    settings = (ROOT / "pyproject.toml").read_text()
+    if name != "leanbase":
+        settings = settings.replace("leanbase_send = true", f"{name}_send = true")
+        (folder / "alias").mkdir()
+        (folder / "alias" / "leanbase.py").write_text(ALIAS)
+    (folder / "pyproject.toml").write_text(settings)
+
+
+def run(python: str, name: str) -> bool:
+    """Run the tests with one of the two distributions."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        lay_out(folder, name)
+        environment = {**os.environ, "PYTHONPATH": str(folder / "alias")} if name != "leanbase" else None
+        ignored = [f"--ignore={path}" for path in LEFT_OUT] + [f"--deselect={test}" for test in ONCE]
+        chosen = [] if name == "leanbase" else ["-m", "not slow", "-k", NOT_BY_ALIAS, "-p", "no:leanbase"]
+        tests = [python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider"]
+        return not subprocess.run(
+            [*tests, *ignored, *chosen], cwd=folder, env=environment, check=False
+        ).returncode
 
 
 def main() -> int:
     others = interpreters()
-    failed = [version for version, path in others.items() if not run(version, path)]
+    failed = False
+    with tempfile.TemporaryDirectory() as dist:
+        subprocess.run([sys.executable, str(ROOT / "scripts" / "dist.py"), dist], check=True)
+        wheels = sorted(map(str, Path(dist).glob("*.whl")))
+        for version, interpreter in others.items():
+            title = f"CPython {version[0]}.{version[1]}"
+            python = prepare(version, interpreter, wheels)
+            print(f"\n=== {title}, leanbase", flush=True)
+            failed = not run(python, "leanbase") or failed
+        if others:
+            print(f"\n=== {title}, leanbaseanalytics", flush=True)
+            failed = not run(python, "leanbaseanalytics") or failed
     names = ", ".join(".".join(map(str, version)) for version in others)
     print(f"\nAlso tested on CPython {names}" if names else "\nNo other CPython was found on this machine")
     return 1 if failed else 0

@@ -1,0 +1,58 @@
+"""What has to work after an installation with nothing but urllib3: `python smoke.py MODULE`.
+
+It is run by itself, against an installed distribution, in an environment without the tools of the tests.
+"""
+
+import importlib
+import os
+import sys
+import tempfile
+
+name = sys.argv[1]
+package = importlib.import_module(name)
+local_server = importlib.import_module(f"{name}.local.server")
+transports = importlib.import_module(f"{name}.transports")
+
+
+class Context:
+    function_name = "smoke"
+    function_version = "1"
+    aws_request_id = "r-1"
+
+    def get_remaining_time_in_millis(self):
+        return 3000
+
+
+with local_server.LocalServer() as server, tempfile.TemporaryDirectory() as directory:
+    package.api_key, package.host = "phc_smoke", server.url
+
+    @package.lambda_handler
+    def handler(event, context):
+        package.capture("handled", distinct_id="u", properties={"at": object})
+        raise ValueError("of the handler")
+
+    try:
+        handler({}, Context())
+    except ValueError:
+        pass
+    package.capture("by itself", distinct_id="u")
+    assert package.shutdown()
+    client = package.Leanbase("phc_smoke", server.url, sync_mode=False)
+    client.capture("buffered", distinct_id="u")
+    assert client.flush()
+    spool = package.Leanbase(
+        "phc_smoke", transport=transports.SpoolTransport(os.path.join(directory, "spool"))
+    )
+    spool.capture("spooled", distinct_id="u")
+    assert spool.stats()["spooled"] == 1
+    log = package.Leanbase(transport="log")
+    log.capture("logged", distinct_id="u")
+    got = sorted(event["event"] for event in server.store.events())
+    assert got == ["$exception", "buffered", "by itself", "handled"], got
+    library = {event["properties"]["$lib"] for event in server.store.events()}
+    assert library == {"leanbase-python"}, library
+
+others = {"leanbase", "leanbaseanalytics"} - {name}
+loaded = {module for module in sys.modules if module.partition(".")[0] in others}
+assert not loaded, loaded
+print(f"{name} {package.__version__} works on {sys.version.split()[0]}")
