@@ -7,11 +7,12 @@ import importlib
 import os
 import sys
 import tempfile
+from typing import Any
 
 name = sys.argv[1]
-package = importlib.import_module(name)
-local_server = importlib.import_module(f"{name}.local.server")
-transports = importlib.import_module(f"{name}.transports")
+package: Any = importlib.import_module(name)
+local_server: Any = importlib.import_module(f"{name}.local.server")
+transports: Any = importlib.import_module(f"{name}.transports")
 
 
 class Context:
@@ -19,15 +20,15 @@ class Context:
     function_version = "1"
     aws_request_id = "r-1"
 
-    def get_remaining_time_in_millis(self):
+    def get_remaining_time_in_millis(self) -> int:
         return 3000
 
 
 with local_server.LocalServer() as server, tempfile.TemporaryDirectory() as directory:
     package.api_key, package.host = "phc_smoke", server.url
 
-    @package.lambda_handler
-    def handler(event, context):
+    @package.lambda_handler  # type: ignore[untyped-decorator]
+    def handler(event: Any, context: Any) -> None:
         package.capture("handled", distinct_id="u", properties={"at": object})
         raise ValueError("of the handler")
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Iterator
 from email import message_from_bytes
 from pathlib import Path
 
@@ -31,11 +30,11 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Python with both wheels, and pytest."""
     home = tmp_path_factory.mktemp("installed")
     venv.create(home, with_pip=True)
-    yield _install(str(home / "bin" / "python"), dist, "pytest>=8")
+    return _install(str(home / "bin" / "python"), dist, "pytest>=8")
 
 
 def _install(python: str, dist: Path, *others: str) -> str:

@@ -43,6 +43,7 @@ class LogTransport(BaseTransport):
     def __init__(self, descriptor: int = STDOUT) -> None:
         self._descriptor = descriptor
         self._torn = False
+        self._writes = 0
         self._reset_after_fork()
         reset_in_child(self)
 
@@ -79,9 +80,13 @@ class LogTransport(BaseTransport):
                 # What the program has printed stays in front, and its lines whole.
                 with contextlib.suppress(Exception):
                     sys.stdout.flush()
+            self._writes = this = self._writes + 1
             rest = memoryview(b"\n" + line if self._torn else line)
             self._torn = True
             while rest:
+                if self._writes != this:  # a signal handler has written in the middle of the line
+                    self._writes = this = self._writes + 1
+                    rest = memoryview(b"\n" + line)
                 try:
                     rest = rest[os.write(self._descriptor, rest) :]
                 except BlockingIOError:

@@ -21,17 +21,22 @@ CALLS = {number for name, number in dis.opmap.items() if name.startswith("CALL")
 class Strike:
     """Runs `call` and, at its moment number `at`, `handler`, which may raise if `raises` is true.
 
+    With `inside` only moments in files count in whose path it is.
+
     Attributes:
         struck: Whether the call had so many moments.
         where: In which function it was.
     """
 
-    def __init__(self, at: int, handler: Callable[[], object], *, raises: bool = False) -> None:
+    def __init__(
+        self, at: int, handler: Callable[[], object], *, raises: bool = False, inside: str = ""
+    ) -> None:
         self.struck = False
         self.where = ""
         self._left = at
         self._handler = handler
         self._raises = raises
+        self._inside = inside
         self._last: dict[FrameType, int] = {}
         self._entered = False
 
@@ -62,7 +67,7 @@ class Strike:
             self._entered = False
         elif event == "return":
             self._last.pop(frame, None)
-        if is_moment:
+        if is_moment and self._inside in frame.f_code.co_filename:
             if self._left == 0:
                 self.struck = True
                 self.where = frame.f_code.co_name

@@ -9,6 +9,9 @@ from ..deadline import Stopwatch
 
 logger = logging.getLogger("leanbase")
 
+Ticket = int
+"""Which sends may say something new about the endpoint."""
+
 FAILURES_TO_OPEN = 3
 FIRST_PAUSE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 300.0
@@ -30,15 +33,16 @@ class CircuitBreaker:
         # before say nothing new.
         self._epoch = 1
 
-    def admits(self) -> int:
-        """A ticket for a send that may go out now, or 0. Give it back to `succeeded` or `failed`."""
+    def try_acquire(self) -> Ticket | None:
+        """A ticket for a send that may go out now. Give it back to `succeeded` or `failed`."""
         if self._opened is None:
             return self._epoch
         with self._lock:
-            if self._opened is None:
+            opened = self._opened  # which a signal handler that sends may change
+            if opened is None:
                 return self._epoch
-            if self._opened.seconds() < self._pause:
-                return 0
+            if opened.seconds() < self._pause:
+                return None
             # This caller is the probe. The pause starts again, so that no other is until it is over.
             self._opened = Stopwatch()
             self._epoch += 1
@@ -53,11 +57,11 @@ class CircuitBreaker:
             self._pause = FIRST_PAUSE_SECONDS
             self._opened = None
 
-    def failed(self, ticket: int, *, slowly: bool = False) -> None:
+    def failed(self, ticket: Ticket, *, slowly: bool = False) -> None:
         """No answer, or one that says to come back later.
 
         Args:
-            ticket: From `admits`.
+            ticket: From `try_acquire`.
             slowly: Whether it took the caller's time until its deadline. Three of those would be too much.
         """
         with self._lock:

@@ -1,7 +1,4 @@
-"""The server that a transport speaks to: connections to it, and attempts with waits in between.
-
-A delivery cycle is a number of attempts to pass on the same events, inside one deadline.
-"""
+"""Sends requests with retries: attempts at the same request, with waits in between, inside one deadline."""
 
 from __future__ import annotations
 
@@ -29,6 +26,30 @@ PAUSED = "paused"
 DEADLINE = "deadline"
 
 
+class _Latch:
+    """Opened once, and waited for.
+
+    `threading.Event` has a lock of its own, for which a signal handler that closes would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def open(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # it is open
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is open; false when it is not in time."""
+        is_open = self._lock.acquire(timeout=seconds)
+        if is_open:
+            self._lock.release()  # for whoever else waits
+        return is_open
+
+
 class HttpSender:
     """Kept-alive connections, retries and a circuit breaker, as each transport over HTTP has them.
 
@@ -47,21 +68,21 @@ class HttpSender:
         self._lock = threading.RLock()
         self._connections: Connections | None = None
         self._breaker = CircuitBreaker()
-        self._closing = threading.Event()
+        self._closing = _Latch()
 
     def send_with_retries(self, attempt: Callable[[Deadline], object], deadline: Deadline) -> None:
-        """Call `attempt` with its own deadline until it does not raise, or it is in vain, or the time is up.
+        """Call `attempt` until it succeeds, fails permanently, or the deadline expires.
 
         Raises:
-            RejectedError: The peer does not want it, says `attempt`.
-            TransportError: The peer did not take it this time; or nothing was tried, as its `reason` tells.
+            RejectedError: The server rejected the request permanently.
+            TransportError: The request failed this time; or nothing was tried, as its `reason` says.
         """
         if deadline.expired:
             # Says nothing about the peer, so the breaker does not hear of it.
             raise TransportError("there was no time left to send", reason=DEADLINE)
         given = deadline.remaining()
-        ticket = self._breaker.admits()
-        if not ticket:
+        ticket = self._breaker.try_acquire()
+        if ticket is None:
             raise TransportError("the endpoint has just failed; sending is paused", reason=PAUSED)
         try:
             self._with_retries(attempt, deadline)
@@ -123,8 +144,8 @@ class HttpSender:
         """End waits between attempts, of all cycles under way, and close idle connections."""
         with self._lock:
             connections, self._connections = self._connections, None
-            closing, self._closing = self._closing, threading.Event()
-        closing.set()
+            closing, self._closing = self._closing, _Latch()
+        closing.open()
         if connections is not None:
             connections.close()
 
