@@ -262,26 +262,20 @@ class Ledger:
         with self.lock:
             if flight.sent is not flight.events:
                 receipt = receipt.about(flight.events, flight.sent)
+            kept: list[EncodedEvent] = []
+            back: list[EncodedEvent] = []
             if receipt.groups:
-                receipt = self._bounded(receipt)
-            retained = receipt.retained_events() if receipt.groups else []
-            flight.went_well = not retained
-            interrupted, back = flight.interrupted, retained
-            if interrupted is not None:
-                interrupted.tried = Stopwatch()
-                own = set(map(id, interrupted.sent))
-                back = [event for event in retained if id(event) in own]
-                retained = [event for event in retained if id(event) not in own]
-                if not back or self.closed:
-                    interrupted = None
+                receipt, kept, back = self._divided(flight, receipt)
+            flight.went_well = not kept and not back
+            interrupted = flight.interrupted
             while flight in self._flights:
                 before = self._dropped
                 after = _added(before, receipt.dropped) if receipt.groups else before
                 if flight in self._flights and self._dropped is before:  # step
-                    if interrupted is not None:
+                    if back and interrupted is not None:
                         interrupted.events = back
                         self._flights[interrupted] = None
-                    self._kept[_FRONT] = retained
+                    self._kept[_FRONT] = kept
                     self._delivered += receipt.delivered
                     self._handed_off += receipt.handed_off
                     self._spooled += receipt.spooled
@@ -294,15 +288,24 @@ class Ledger:
             came_back = self._recall(flight, receipt)
             return self.land(came_back, receipt.about(came_back.events, flight.events))
 
-    def _bounded(self, receipt: Receipt) -> Receipt:
-        retained = receipt.retained_events()
+    def _divided(
+        self, flight: Flight, receipt: Receipt
+    ) -> tuple[Receipt, list[EncodedEvent], list[EncodedEvent]]:
+        """The receipt without what cannot be kept; which events are kept, and which go back."""
+        retained, back = receipt.retained_events(), []
         if self.closed:
-            return receipt.giving_up(retained, _lost_at_shutdown(len(retained)))
+            return receipt.giving_up(retained, _lost_at_shutdown(len(retained))), [], []
+        if flight.interrupted is not None:
+            flight.interrupted.tried = Stopwatch()
+            own = set(map(id, flight.interrupted.sent))
+            back = [event for event in retained if id(event) in own]
+            retained = [event for event in retained if id(event) not in own]
         excess = min(len(retained), len(retained) + len(self._kept) - self.limit)
-        if excess <= 0:
-            return receipt
-        text = f"the oldest {excess} undelivered event(s) were dropped: max_queue_size is {self.limit}"
-        return receipt.giving_up(retained[:excess], DroppedError("overflow", text))
+        if excess > 0:
+            text = f"the oldest {excess} undelivered event(s) were dropped: max_queue_size is {self.limit}"
+            receipt = receipt.giving_up(retained[:excess], DroppedError("overflow", text))
+            retained = retained[excess:]
+        return receipt, retained, back
 
     def _recall(self, flight: Flight, receipt: Receipt) -> Flight:
         """A flight of those events that are kept although the receipt has an outcome for them.

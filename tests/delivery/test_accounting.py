@@ -220,7 +220,7 @@ class Life(RuleBasedStateMachine):
             assert stats["retained"] == 0
             # A send that a handler ended or took over may still have arrived: it may count as lost, and not be.
             settled, found = stats["delivered"] + stats["handed_off"] + stats["spooled"], len(self.found())
-            lost = stats["dropped"].get("shutdown", 0) + stats["dropped"].get("overflow", 0)
+            lost = sum(stats["dropped"].values()) - stats["dropped"].get("invalid", 0)
             maybe = lost if self.was_interrupted or self.is_shut_down else 0
             assert settled <= found <= settled + maybe
         finally:
