@@ -28,6 +28,7 @@ WARM, FEW, MANY = 20, 10, 70
 
 sys.path.insert(0, str(HERE))
 
+from server import running
 from workload import KEY, NAME, PROPERTIES, WHO, failing_call
 
 TAGS = {
@@ -179,7 +180,7 @@ def lambda_wrapper() -> Iterator[Callable[[], Any]]:
 def synchronous_send() -> Iterator[Callable[[], Any]]:
     from leanbase import Leanbase
 
-    with server() as url:
+    with running() as url:
         ours = Leanbase(KEY, url)
         yield lambda: ours.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
         assert not ours.stats()["retained"]
@@ -191,7 +192,7 @@ def bare_urllib3() -> Iterator[Callable[[], Any]]:
     from workload import body
 
     data, headers = body(1), {"Content-Type": "application/json", "User-Agent": "benchmark"}
-    with server() as url:
+    with running() as url:
         pool = urllib3.PoolManager()
         yield lambda: pool.request("POST", f"{url}/batch/", body=data, headers=headers)
 
@@ -200,22 +201,9 @@ def bare_urllib3() -> Iterator[Callable[[], Any]]:
 def posthog_synchronous() -> Iterator[Callable[[], Any]]:
     from posthog import Posthog
 
-    with server() as url:
+    with running() as url:
         theirs = Posthog(KEY, host=url, sync_mode=True)
         yield lambda: theirs.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
-
-
-@contextlib.contextmanager
-def server() -> Iterator[str]:
-    """An ingestion server in a process of its own, whose instructions do not count."""
-    command = [sys.executable, str(HERE / "server.py"), "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-    finally:
-        process.kill()
-        process.wait()
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +29,12 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import instructions
+from server import running
 from workload import KEY, NAME, PROPERTIES, WHO, body, failing_call
 
 from tests.lambda_runtime.emulator import Emulator
 
 Samples = dict[str, list[float]]
-
-
-@contextlib.contextmanager
-def server(delay_ms: int = 0) -> Iterator[str]:
-    """An ingestion server in its own process; gives its URL."""
-    command = [sys.executable, str(HERE / "server.py"), str(delay_ms)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-    finally:
-        process.kill()
-        process.wait()
 
 
 def in_turns(subjects: Mapping[str, Callable[[], float]], rounds: int, warm: int = 1) -> Samples:
@@ -115,7 +103,7 @@ def one_capture() -> str:
 
     from leanbase import Leanbase
 
-    with server() as url:
+    with running() as url:
         pool, data = urllib3.PoolManager(), body(1)
         headers = {"Content-Type": "application/json", "User-Agent": "benchmark"}
         ours = Leanbase(KEY, url)
@@ -155,7 +143,7 @@ def cpu_per_event() -> str:
 
         return measure
 
-    with server() as url:
+    with running() as url:
         ours = Leanbase(KEY, url)
         posthog = Posthog(KEY, host=url)
         segment = Segment(KEY, host=url)
@@ -210,7 +198,7 @@ def first_send() -> str:
     environment = {**os.environ, **credentials, "PYTHONPATH": os.pathsep.join(sys.path[:2])}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
-    with server() as url:
+    with running() as url:
 
         def measure(transport: str) -> Callable[[], float]:
             command = [sys.executable, "-c", FIRST_SEND, url, transport]
@@ -241,7 +229,7 @@ def hand_off() -> str:
 
         return measure
 
-    with server() as url, tempfile.TemporaryDirectory() as directory, open(os.devnull, "wb") as log:
+    with running() as url, tempfile.TemporaryDirectory() as directory, open(os.devnull, "wb") as log:
         os.environ.update(AWS_ACCESS_KEY_ID="an id", AWS_SECRET_ACCESS_KEY="a secret", AWS_REGION="eu-west-1")
         clients = {
             "http": Leanbase(KEY, url),
@@ -258,7 +246,7 @@ def invocation(delay_ms: int) -> str:
     """Ten events in one warm invocation, in AWS's emulator, until the caller has the response."""
     functions = ["nothing", "urllib3", "leanbase", "leanbase after_response"]
     functions += ["posthog flush", "segment flush", "posthog sync_mode"]
-    with server(delay_ms) as url, contextlib.ExitStack() as stack:
+    with running(delay_ms) as url, contextlib.ExitStack() as stack:
         emulators: dict[str, Emulator] = {}
         counts: Counter[Emulator] = Counter()
         for name in functions:

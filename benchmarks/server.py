@@ -6,10 +6,13 @@ a queue does that took one message. What it received is not looked at.
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 BODY = b'{"status": 1, "Successful": [{"Id": "0"}]}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
@@ -30,6 +33,19 @@ def serve(connection: socket.socket, delay: float) -> None:
         if delay:
             time.sleep(delay)
         connection.sendall(ANSWER)
+
+
+@contextlib.contextmanager
+def running(delay_ms: int = 0) -> Iterator[str]:
+    """Such a server; gives its URL."""
+    command = [sys.executable, __file__, str(delay_ms)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def main() -> None:

@@ -649,6 +649,7 @@ class Leanbase:
             return scope.close(self._current().outbox)
         except Exception as error:
             log_internal("delivery_scope", error)
+            scope.abandon()
             return Receipt()
 
     def _send_scope(self, scope: DeliveryScope, deadline: Deadline) -> Receipt:
@@ -693,7 +694,7 @@ class Leanbase:
         return self._close(self._current(), timeout)
 
     def _close(self, pipeline: Pipeline, timeout: float | None) -> Receipt:
-        if pipeline.outbox.closed:
+        if pipeline.outbox.closed and not pipeline.outbox.has_pending():
             return Receipt()
         if pipeline.exception_hooks is not None:
             pipeline.exception_hooks.uninstall()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections import deque
 from contextvars import Context, copy_context
 from functools import partial
 
@@ -13,6 +14,7 @@ from .delivery.scope import DeliveryScope
 from .errors import ConfigError
 from .events.event import pinned
 from .forking import reset_in_child
+from .guard import event_call
 from .transports.receipt import Receipt, no_stats
 
 TYPE_CHECKING = False
@@ -31,6 +33,10 @@ logger = logging.getLogger("leanbase")
 _LIVE = ("disabled", "debug", "before_send")
 
 
+END_SECONDS = 2.0
+"""Most time that a capture waits for the shutdown of another thread, where both need the same transport."""
+
+
 class DefaultClient(Leanbase):
     """A client that is configured when it is first used, and again after each shutdown.
 
@@ -41,6 +47,7 @@ class DefaultClient(Leanbase):
     def __init__(self) -> None:
         self._reset_after_fork()
         self._latest: Pipeline | None = None
+        self._ending: Pipeline | None = None
         self._seen: dict[str, Any] = {}
         self._explicitly_opted_out: bool | None = None
         self._opted_out = False
@@ -49,8 +56,9 @@ class DefaultClient(Leanbase):
 
     def _reset_after_fork(self) -> None:
         self._lock = threading.RLock()
+        self._end_lock = threading.RLock()
         self._making: int | None = None  # the thread that configures
-        self._early: list[tuple[Context, Callable[[], object]]] = []
+        self._early: deque[tuple[Context, Callable[[], object]]] = deque()
 
     def setup(self) -> Leanbase:
         """Return the default client, configured; it is always the same object. Never raises."""
@@ -71,8 +79,15 @@ class DefaultClient(Leanbase):
         """
         # Forgotten first: a capture in another thread finds a new outbox, not a closed one.
         with self._lock:
-            pipeline, self._latest = self._latest, None
-        return Receipt() if pipeline is None else self._close(pipeline, timeout)
+            pipeline, self._latest = self._latest or self._ending, None
+        if pipeline is None:
+            return Receipt()
+        with self._end_lock:
+            try:
+                self._ending = pipeline  # for a signal handler that shuts down as well
+                return self._close(pipeline, timeout)
+            finally:
+                self._ending = None
 
     def _warm_up(self, timeout: float = 1.0) -> None:
         """Prepare the first send, unless the settings are not there yet: the first call reads them."""
@@ -111,11 +126,16 @@ class DefaultClient(Leanbase):
             self.shutdown()  # it was used before its settings were there, and now they are
             pipeline = None
         if pipeline is None:
+            if self._is_being_made():
+                return _BeingMade(self._early)  # type: ignore[return-value]  # as much of one as is asked for
             reset_in_child(self)
             with self._lock:
                 pipeline = self._make()
             while self._early:
-                context, call = self._early.pop(0)
+                try:
+                    context, call = self._early.popleft()
+                except IndexError:
+                    break  # another thread has it
                 context.run(call)
         for name in _LIVE:
             if attributes.get(name) is not self._seen.get(name):
@@ -123,15 +143,15 @@ class DefaultClient(Leanbase):
         return pipeline
 
     def _make(self) -> Pipeline:
-        if self._making == threading.get_ident():
-            raise RuntimeError("a signal handler needs the default client while it is made")
         try:
             self._making = threading.get_ident()  # from here on no signal handler makes another one
             pipeline = self._latest
             if pipeline is None:
                 pipeline = self._configure()
                 self._install_hooks(pipeline)
-                self._latest = pipeline
+                # What cannot be made while another shutdown has the transport may be made the next time.
+                if self._ending is None or not pipeline.missing:
+                    self._latest = pipeline
             return pipeline
         finally:
             self._making = None
@@ -143,7 +163,15 @@ class DefaultClient(Leanbase):
         attributes = vars(sys.modules[__package__])
         self._seen = {name: attributes.get(name) for name in _LIVE}
         try:
-            pipeline = Pipeline(Settings.resolve({}))
+            try:
+                pipeline = Pipeline(Settings.resolve({}))
+            except ConfigError:
+                if self._ending is None:
+                    raise
+                # Another thread's shutdown still has the transport, if that is an instance.
+                if self._end_lock.acquire(timeout=END_SECONDS):
+                    self._end_lock.release()
+                pipeline = Pipeline(Settings.resolve({}))
         except Exception as error:
             text = str(error) if isinstance(error, ConfigError) else type(error).__name__
             logger.error("leanbase is disabled: %s", text)
@@ -160,45 +188,29 @@ class DefaultClient(Leanbase):
             self._set_debug(settings.debug)
         return pipeline
 
-    # --- what a signal handler asks for while its own thread makes the client, with imports half done ----
+    # --- for a signal handler that strikes while its own thread makes the client, with imports half done
 
     def _is_being_made(self) -> bool:
         return self._making is not None and self._making == threading.get_ident()
 
-    def _admits(self) -> bool:
-        return self._is_being_made() or super()._admits()
-
     def _emit(self, draft: Draft) -> str | None:
-        return self._later(draft, self._emit) if self._is_being_made() else super()._emit(draft)
+        return self._later(draft, super()._emit) if self._is_being_made() else super()._emit(draft)
 
     def _emit_exception(self, exception: object, draft: Draft, *metadata: Any, **details: Any) -> str | None:
+        emit = super()._emit_exception
         if self._is_being_made():
-            return self._later(
-                draft, lambda draft: self._emit_exception(exception, draft, *metadata, **details)
-            )
-        return super()._emit_exception(exception, draft, *metadata, **details)
+            return self._later(draft, lambda draft: emit(exception, draft, *metadata, **details))
+        return emit(exception, draft, *metadata, **details)
 
-    def _later(self, draft: Draft, emit: Callable[[Draft], object]) -> str:
+    def _later(self, draft: Draft, emit: Callable[[Draft], str | None]) -> str:
         """Capture a draft as soon as the client is made."""
         uuid = pinned(draft)
-        self._early.append((copy_context(), partial(emit, draft)))
+        self._early.append((copy_context(), partial(self._capture_early, emit, draft)))
         return uuid
 
-    def _drop(self, reason: str) -> None:
-        if self._is_being_made():
-            self._early.append((copy_context(), partial(self._drop, reason)))
-        else:
-            super()._drop(reason)
-
-    def flush(self, timeout: float | None = 10.0) -> Receipt:
-        return Receipt() if self._is_being_made() else super().flush(timeout)
-
-    flush.__doc__ = Leanbase.flush.__doc__
-
-    def stats(self) -> Stats:
-        return no_stats() if self._is_being_made() else super().stats()
-
-    stats.__doc__ = Leanbase.stats.__doc__
+    @event_call
+    def _capture_early(self, emit: Callable[[Draft], str | None], draft: Draft) -> str | None:
+        return emit(draft)
 
     def opt_out(self) -> None:
         """Capture nothing from now on, also after a shutdown; what was captured before is delivered."""
@@ -220,6 +232,32 @@ class DefaultClient(Leanbase):
 
 def _all_set(attributes: dict[str, Any], names: list[str]) -> bool:
     return all(isinstance(value := attributes.get(name), str) and value.strip() for name in names)
+
+
+class _BeingMade:
+    """Stands for the pipeline, and the outbox, of a default client that is being made."""
+
+    disabled = closed = False
+    missing = hooks = ()
+
+    def __init__(self, early: deque[tuple[Context, Callable[[], object]]]) -> None:
+        self._early = early
+        self.outbox = self.settings = self
+        self.host = None
+
+    def drop(self, reason: str) -> None:
+        self._early.append((copy_context(), partial(default_client._drop, reason)))
+
+    def stats(self) -> Stats:
+        return no_stats()
+
+    def flush(self, **_: object) -> Receipt:
+        return Receipt()
+
+    def disable(self, disabled: bool) -> None:
+        logger.warning("disabled cannot change while a signal handler interrupts the first use of the client")
+
+    set_hooks = disable
 
 
 default_client = DefaultClient()

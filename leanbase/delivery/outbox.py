@@ -13,7 +13,6 @@ from ..errors import ClosedError
 from ..events.encoding import EncodedEvent
 from ..settings import OnError
 from ..transports._http.sender import PAUSED
-from ..transports._ledger import Ledger
 from ..transports._retaining import RetainingTransport
 from ..transports.base import BaseTransport
 from ..transports.deadline import Deadline
@@ -56,14 +55,10 @@ class Outbox:
         if not isinstance(transport, RetainingTransport):
             transport = RetainingTransport(transport, limit=limit)
         self._transport = transport
-        self._transport.attach(self._report, lambda: self.disabled)
+        self._ledger = self._transport.attach(self._report, lambda: self.disabled)
         self._send_seconds = send_seconds
         self._transmits = transmits
         self._on_error = on_error
-
-    @property
-    def _ledger(self) -> Ledger:
-        return self._transport.ledger
 
     @property
     def closed(self) -> bool:
@@ -91,8 +86,8 @@ class Outbox:
         scope = open_scope()
         if scope is not None and scope.is_open:
             event.scope = scope
+            scope.senders[self] = None  # before the ledger looks whether it is closed
             if scope.collects:
-                scope.senders[self] = None  # before the ledger looks whether it is closed
                 gathered = self._ledger.collect(event, scope)
                 if gathered is not None:
                     if scope.is_full(*gathered) and not self._transport.is_sending():
@@ -149,6 +144,14 @@ class Outbox:
 
     # --- everything ------------------------------------------------------------------------------------
 
+    def has_pending(self) -> bool:
+        """Whether any event is kept or in flight."""
+        return self._ledger.kept > 0 or self._ledger.has_flights()
+
+    def settle(self, deadline: Deadline) -> None:
+        """Wait for all sends of other threads."""
+        self._transport.join(deadline)
+
     def waiting(self) -> Receipt:
         """A receipt of all that is pending, without an attempt to send it."""
         return self._transport.waiting()
@@ -166,7 +169,7 @@ class Outbox:
 
     def close(self, *, timeout: float | None = None) -> Receipt:
         """Refuse new events, send what is pending, and release what the transport holds."""
-        self._ledger.sealed = True
+        self._ledger.seal()
         deadline = send_deadline(self._send_seconds if timeout is None else timeout)
         if self.disabled or _in_on_error.get():
             return self._transport.abandon(deadline=deadline)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
         def join(self, scope: DeliveryScope | None, deadline: Deadline | None = None) -> None: ...
 
+        def settle(self, deadline: Deadline) -> None: ...
+
 
 FULL_EVENTS = 100
 FULL_BYTES = 1024 * 1024
@@ -95,7 +97,8 @@ class DeliveryScope:
             others: Clients of which nothing was collected; they flush. (A client that sends collected events
                 sends its retained ones first.)
             deadline: When the caller must have its thread back. Default: each client's own limit.
-            take_over: Also send again what other threads have in flight for the scope.
+            take_over: Also send again what other threads have in flight for the scope, and wait for what they
+                have in flight outside of it.
         """
         receipt = Receipt()
         if not self.is_of_this_process:
@@ -106,6 +109,9 @@ class DeliveryScope:
         for sender in others:
             if sender not in senders:
                 receipt += sender.flush(deadline=deadline)
+        if take_over and deadline is not None:
+            for sender in {*senders, *others}:
+                sender.settle(deadline)
         return receipt
 
     def close(self, *others: Sender) -> Receipt:
@@ -132,15 +138,18 @@ class DeliveryScope:
     def abandon(self) -> None:
         """Leave what was collected to the next send of each client: an interrupt has ended the close."""
         self.closed = True
+        self.deferred = False
         for sender in list(self.senders):
             sender.keep_collected(self)
+        self.finished = True
+        _unfinished.discard(self)
 
     def record(self, events: Sequence[EncodedEvent], receipt: Receipt) -> None:
         """Take down what became of events of this scope, in place of what became of them before."""
         with self._recording:
             while not self.finished:
                 before = self.receipt
-                after = (before.without(events) if before.groups else before) + receipt
+                after = (before.without(events) if before.groups else before) + receipt.lightened()
                 if self.receipt is before:  # else a signal handler has sent something just now
                     self.receipt = after
                     return

@@ -150,12 +150,14 @@ def _is_of_asyncio(handler: Any) -> bool:
 
 def flush_all(clients: Iterable[Leanbase], deadline: Deadline) -> None:
     """Send everything that is collected in open scopes, in flight for them, or retained by the clients."""
-    receipts: dict[Leanbase, Receipt] = {}
+    latest: dict[Leanbase, Receipt] = {}
+    lost: set[str] = set()
     for scope in unfinished_scopes() or [DeliveryScope()]:
         scope.closed = True  # events that are captured from now on leave at once
         for client in clients:
-            receipts[client] = client._send_scope(scope, deadline)  # with all that was retained so far
-    lost = {each.uuid for receipt in receipts.values() for each in receipt.undelivered}
+            receipt = latest[client] = client._send_scope(scope, deadline)  # with what was retained so far
+            lost |= {each.uuid for each in receipt.undelivered if each.outcome == "dropped"}
+    lost |= {each.uuid for receipt in latest.values() for each in receipt.undelivered}
     if lost:
         logger.error("%d event(s) are not delivered, and lost when the process ends", len(lost))
 

@@ -50,7 +50,8 @@ class Flight:
         has_backlog: Whether some were kept from an earlier send.
         interrupted: The send of the same thread in whose place this one is tried, by a signal handler.
         tried: When another send was last tried in its place, and failed.
-        went_well: Whether it ended with nothing retained.
+        receipt: What became of its events, once it has landed.
+        failed: Whether the transport retained some.
         is_followed: Whether events were captured during the send, by a signal handler, that wait for its end.
         admitted: Whether the event that it was made for is in the books.
     """
@@ -58,14 +59,15 @@ class Flight:
     __slots__ = (
         "admitted",
         "events",
+        "failed",
         "has_backlog",
         "interrupted",
         "is_followed",
+        "receipt",
         "scope",
         "sent",
         "thread",
         "tried",
-        "went_well",
     )
 
     def __init__(self, scope: Any = None) -> None:
@@ -76,7 +78,8 @@ class Flight:
         self.interrupted: Flight | None = None
         self.tried: Stopwatch | None = None
         self.has_backlog = False
-        self.went_well = False
+        self.receipt: Receipt | None = None
+        self.failed = False
         self.is_followed = False
         self.admitted = False
 
@@ -114,10 +117,14 @@ class Ledger:
     """
 
     def __init__(self, limit: int) -> None:
-        self.lock = threading.RLock()
         self.limit = limit
         self.sealed = False
         self.closed = False
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
+        """Start the books of this process: the parent's events are the parent's."""
+        self.lock = threading.RLock()
         self._landed = threading.Condition(self.lock)
         self._kept: list[EncodedEvent] = []
         self._collected: dict[Hashable, _Collected] = {}
@@ -170,17 +177,16 @@ class Ledger:
         with self.lock:
             if self.sealed:
                 raise ClosedError(event)
-            while True:
+            while not scope.closed:
                 collected = self._collected.get(scope)
                 if collected is None:
                     collected = self._collected.setdefault(scope, _Collected())
-                if scope.closed:
-                    return None
-                if not collected.is_taken:  # step
+                if not collected.is_taken and not scope.closed:  # step
                     self._captured += 1
                     collected.bytes += size
                     collected.events.append(event)
                     return len(collected.events), collected.bytes
+        return None
 
     # --- sends -----------------------------------------------------------------------------------------
 
@@ -199,7 +205,7 @@ class Ledger:
             flight: A new one.
             event: Admit this one, behind the others.
             scope: Send what this delivery scope has collected, after what was kept.
-            first: Send only so many of those kept, and nothing else.
+            first: Send only so many of those kept.
             over: Flights whose events this one takes over: their sends may never go on.
 
         Raises:
@@ -210,36 +216,50 @@ class Ledger:
                 raise ClosedError(event)
             self._flights[flight] = None
             for other in over:
-                if other in self._flights:  # step
-                    flight.has_backlog = True
-                    flight.events[_END] = other.events
-                    del self._flights[other]
+                while other in self._flights and other is not flight:
+                    if flight in self._flights:  # step
+                        flight.has_backlog = True
+                        flight.events[_END] = other.events
+                        del self._flights[other]
+                    else:
+                        self._launch_again(flight)
             if first is not None:
                 return self._launch_first(flight, first)
-            if self._kept:
+            while self._kept:
                 fresh: list[EncodedEvent] = []
-                flight.has_backlog = True  # step
-                flight.events[_END] = self._kept
-                self._kept = fresh
+                if flight in self._flights:  # step
+                    flight.has_backlog = True
+                    flight.events[_END] = self._kept
+                    self._kept = fresh
+                else:
+                    self._launch_again(flight)
             while scope is not None and (collected := self._collected.get(scope)) is not None:
-                if not collected.is_taken:  # step
+                if flight not in self._flights:
+                    self._launch_again(flight)
+                elif not collected.is_taken:  # step
                     flight.events[_END] = collected.events
                     collected.is_taken = True
                     del self._collected[scope]
             while event is not None and not flight.admitted:
-                again: list[EncodedEvent] = []
                 if flight in self._flights:  # step
                     self._captured += 1
                     flight.admitted = True
                     flight.events.append(event)
-                else:  # a signal handler has just sent what was in it
-                    flight.events = flight.sent = again
-                    self._flights[flight] = None
+                else:
+                    self._launch_again(flight)
+
+    def _launch_again(self, flight: Flight) -> None:
+        """Begin anew with a flight whose events a signal handler has sent in the middle of its launch."""
+        fresh: list[EncodedEvent] = []
+        flight.events = flight.sent = fresh
+        self._flights[flight] = None
 
     def _launch_first(self, flight: Flight, count: int) -> None:
         while kept := self._kept:
             part, rest, last = kept[:count], kept[count:], kept[-1]
-            if self._kept is kept and kept[0] is part[0] and kept[-1] is last:  # step
+            if flight not in self._flights:
+                self._launch_again(flight)
+            elif self._kept is kept and kept[0] is part[0] and kept[-1] is last:  # step
                 flight.has_backlog = True
                 flight.events[_END] = part
                 self._kept = rest
@@ -266,7 +286,7 @@ class Ledger:
             back: list[EncodedEvent] = []
             if receipt.groups:
                 receipt, kept, back = self._divided(flight, receipt)
-            flight.went_well = not kept and not back
+            flight.receipt = receipt
             interrupted = flight.interrupted
             while flight in self._flights:
                 before = self._dropped
@@ -359,15 +379,17 @@ class Ledger:
         with self.lock:
             self._landed.wait_for(lambda: awaited.isdisjoint(self._flights), seconds)
 
-    def changed(self) -> threading.Condition:
-        """Notified whenever a flight lands; for conditions on what is kept."""
-        return self._landed
-
-    def pending(self, without: Iterable[Flight] = ()) -> list[EncodedEvent]:
-        """What is kept or in flight, in no open scope."""
-        left_out = set(without)
+    def seal(self) -> None:
+        """Admit no more events. One that is just being admitted is in the books afterwards."""
         with self.lock:
-            flying = [event for each in list(self._flights) if each not in left_out for event in each.events]
+            self.sealed = True
+
+    def pending(self, flights: Iterable[Flight]) -> list[EncodedEvent]:
+        """What is kept, and what these flights still have."""
+        wanted = set(flights)
+        with self.lock:
+            flights = [each for each in list(self._flights) if each in wanted]
+            flying = [event for each in flights for event in each.events]
             return [*self._kept, *flying]
 
     def stats(self) -> Stats:
@@ -388,7 +410,8 @@ class Ledger:
                 }
             if imbalance(stats) == 0:
                 return stats
-        logger.error("internal error: %d event(s) are unaccounted for; please report it", imbalance(stats))
+        count = imbalance(stats)
+        logger.error("internal error: %d event(s) are unaccounted for; please report it", count)
         return stats
 
 

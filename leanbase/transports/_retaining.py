@@ -87,31 +87,33 @@ class RetainingTransport(BaseTransport):
         self.is_disabled: Callable[[], bool] = lambda: False
         self.ledger = Ledger(limit)
         self._inner = inner
-        self._limit = limit
         self._is_attached = False
         self._warned: Stopwatch | None = None
         self._scopes: set[Any] = set()  # open ones, of which events are retained
         reset_in_child(self)
 
     def _reset_after_fork(self) -> None:
-        inherited, self.ledger = self.ledger, Ledger(self._limit)
-        self.ledger.closed, self.ledger.sealed = inherited.closed, inherited.sealed
+        self.ledger.reset_after_fork()
         self._warned = None
         self._scopes = set()
 
-    def attach(self, report: Callable[[Receipt], object], is_disabled: Callable[[], bool]) -> None:
+    def attach(self, report: Callable[[Receipt], object], is_disabled: Callable[[], bool]) -> Ledger:
         """Attach this transport to the client that owns it. Reopens a closed transport, with new books.
 
+        Returns:
+            The books of that client.
+
         Raises:
-            ConfigError: It belongs to another client.
+            ConfigError: It belongs to another client, or that is still closing it.
         """
-        if self._is_attached and not self.ledger.closed:
-            raise ConfigError(f"this {type(self).__name__} belongs to another client; make one for each")
         if self._is_attached:
-            self.ledger = Ledger(self._limit)
+            raise ConfigError(f"this {type(self).__name__} belongs to another client; make one for each")
+        if self.ledger.closed:
+            self.ledger = Ledger(self.ledger.limit)
         self._is_attached = True
         self.report = report
         self.is_disabled = is_disabled
+        return self.ledger
 
     # --- one event -------------------------------------------------------------------------------------
 
@@ -125,7 +127,7 @@ class RetainingTransport(BaseTransport):
             Whether it was admitted.
 
         Raises:
-            ClosedError: The transport is closed.
+            ClosedError: The client was shut down.
         """
         if self.ledger.has_flights() and (interrupted := self._interrupted()) is not None:
             flight, is_logged = interrupted
@@ -142,10 +144,12 @@ class RetainingTransport(BaseTransport):
 
     def keep(self, event: EncodedEvent) -> bool:
         """Admit an event and keep it for the next send; false when there is no room. Does not block."""
+        if event.scope is not None:
+            self._scopes.add(event.scope)
         return self.ledger.keep(event) or self._refuse(event)
 
     def _refuse(self, event: EncodedEvent) -> Literal[False]:
-        error = DroppedError("overflow", f"there is no room: max_queue_size is {self._limit}")
+        error = DroppedError("overflow", f"there is no room: max_queue_size is {self.ledger.limit}")
         if self._warned is None or self._warned.seconds() >= CAPACITY_WARNING_SECONDS:
             self._warned = Stopwatch()
             logger.warning("%s; new events are dropped", error)
@@ -183,6 +187,8 @@ class RetainingTransport(BaseTransport):
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Send what was kept and then `events`. The receipt is about both."""
         if self.ledger.closed:
+            for _ in events:
+                self.ledger.drop("shutdown")
             return Receipt.dropping(events, "shutdown", DroppedError("shutdown", "the transport is closed"))
         refused = [event for event in events[:-1] if not self.ledger.keep(event)]
         receipt = Receipt.dropping(refused, "overflow", DroppedError("overflow", "there is no room"))
@@ -212,28 +218,55 @@ class RetainingTransport(BaseTransport):
 
     def keep_collected(self, scope: Any) -> Receipt:
         """Leave what a delivery scope has collected to the next send."""
-        return Receipt.retaining(self.ledger.keep_collected(scope), WAITING, _NOTHING_TRIED)
+        if self.ledger.closed:
+            return self._give_up((), scope)
+        collected = self.ledger.keep_collected(scope)
+        receipt = Receipt.retaining(collected, WAITING, _NOTHING_TRIED)
+        if collected:
+            self._scopes.add(scope)
+            scope.record(collected, receipt)
+        excess = self.ledger.kept - self.ledger.limit
+        if excess > 0:
+            flight = Flight()
+            self.ledger.launch(flight, first=excess)
+            error = DroppedError("overflow", f"there is no room: max_queue_size is {self.ledger.limit}")
+            self._land(self.ledger, flight, Receipt.dropping(flight.events, "overflow", error))
+        return receipt
 
     def waiting(self) -> Receipt:
         """A receipt of all that is kept or in flight in other threads, without an attempt to send it."""
-        return Receipt.retaining(self.ledger.pending(self._own_flights()), WAITING, _NOTHING_TRIED)
+        return Receipt.retaining(self.ledger.pending(self._others()), WAITING, _NOTHING_TRIED)
+
+    def _others(self, wanted: Callable[[Flight], bool] = lambda _: True) -> list[Flight]:
+        """The flights of other threads."""
+        if not self.ledger.has_flights():
+            return []
+        me = threading.get_ident()
+        return self.ledger.flights(lambda flight: flight.thread != me and wanted(flight))
 
     def join(self, deadline: Deadline, wanted: Callable[[Flight], bool] = lambda _: True) -> bool:
-        """Wait for sends that are in flight in other threads; whether all went well and in time."""
-        if not self.ledger.has_flights():
-            return True
-        me = threading.get_ident()
-        others = self.ledger.flights(lambda flight: flight.thread != me and wanted(flight))
-        if others:
-            self.ledger.wait_for(others, deadline.remaining())
-        return all(flight.went_well for flight in others)
+        """Wait for sends that are in flight in other threads; whether all passed everything on, in time."""
+        return not self._joined(self._others(wanted), deadline).groups
+
+    def _joined(self, flights: Sequence[Flight], deadline: Deadline) -> Receipt:
+        """Wait for flights; a receipt of what they did not pass on, or still have."""
+        if not flights:
+            return Receipt()
+        self.ledger.wait_for(flights, deadline.remaining())
+        flying = [flight for flight in flights if flight.receipt is None]
+        receipt = Receipt.retaining(
+            [event for flight in flying for event in flight.events], WAITING, _NOTHING_TRIED
+        )
+        for flight in flights:
+            if flight.receipt is not None:
+                receipt += Receipt(groups=flight.receipt.groups)
+        return receipt
 
     def flush(self, *, deadline: Deadline) -> Receipt:
         """Send what was kept, flush the transport inside, and wait for sends that are in flight."""
+        others = self._others()
         receipt = self.send_pending(deadline) + self._ask("flush", deadline)
-        if not self.join(deadline):
-            receipt += self.waiting().without(receipt.retained_events())
-        return receipt
+        return receipt + self._joined(others, deadline).without(receipt.retained_events())
 
     # --- one send --------------------------------------------------------------------------------------
 
@@ -250,10 +283,12 @@ class RetainingTransport(BaseTransport):
     ) -> Receipt:
         """Launch a flight, transmit its events and land it, whatever happens in between."""
         receipt: Receipt | None = None
+        ledger = self.ledger  # of the client that owns the transport now
         try:
-            self.ledger.launch(flight, event, scope=scope, first=first, over=over)
+            ledger.launch(flight, event, scope=scope, first=first, over=over)
             receipt = self._transmit(flight.events, deadline)
-            booked = self._land(flight, receipt)
+            flight.failed = receipt.has_retained
+            booked = self._land(ledger, flight, receipt)
             if flight.is_followed and follow:
                 self._follow(flight, booked, deadline)
             return booked
@@ -262,11 +297,11 @@ class RetainingTransport(BaseTransport):
             if receipt is None:
                 cut_off = DroppedError("interrupted", f"{type(error).__name__} ended the send")
                 receipt = Receipt.retaining(flight.events, "interrupted", cut_off)
-            self._land(flight, receipt)
+            self._land(ledger, flight, receipt)
             raise
 
-    def _land(self, flight: Flight, receipt: Receipt) -> Receipt:
-        events, booked = self.ledger.land(flight, receipt)
+    def _land(self, ledger: Ledger, flight: Flight, receipt: Receipt) -> Receipt:
+        events, booked = ledger.land(flight, receipt)
         if flight.scope is not None or self._scopes:
             self._record(flight, events, booked)
         if booked.groups:
@@ -282,7 +317,7 @@ class RetainingTransport(BaseTransport):
         if flight.scope is not None and receipt.has_retained:
             self._scopes.add(flight.scope)
         if not flight.has_backlog:
-            if events:
+            if events and flight.scope is not None:
                 flight.scope.record(events, receipt)
             return
         for scope in {flight.scope, *self._scopes} - {None}:
@@ -347,12 +382,18 @@ class RetainingTransport(BaseTransport):
             receipt += self.send_pending(deadline, over=own) + self._ask("close", deadline)
         else:
             receipt += self._give_up(own)
-        return receipt + self.waiting()
+        receipt += self.waiting()
+        self._is_attached = False
+        return receipt
 
-    def _give_up(self, over: Sequence[Flight]) -> Receipt:
-        flight = Flight()
-        self.ledger.launch(flight, over=over)
-        return self._land(flight, Receipt.retaining(flight.events, WAITING, _NOTHING_TRIED))
+    def _give_up(self, over: Sequence[Flight], scope: Any = None) -> Receipt:
+        """Drop what is pending: the books are closed."""
+        ledger, flight = self.ledger, Flight(scope)
+        try:
+            ledger.launch(flight, over=over, scope=scope)
+        finally:
+            given_up = self._land(ledger, flight, Receipt.retaining(flight.events, WAITING, _NOTHING_TRIED))
+        return given_up
 
     def warm_up(self, *, deadline: Deadline) -> None:
         """Warm up the transport inside."""

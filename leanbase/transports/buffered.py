@@ -1,4 +1,4 @@
-"""A call_with_timeout buffer in memory and one thread that empties it, for services that live long."""
+"""A bounded buffer in memory and one thread that empties it, for services that live long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from weakref import WeakSet
 from .. import forking
 from ..errors import DroppedError, TransportError
 from ..events.encoding import EncodedEvent
-from ._ledger import Flight
+from ._ledger import Flight, Ledger
 from ._retaining import RetainingTransport
 from .base import BaseTransport
 from .deadline import Deadline
@@ -107,6 +107,8 @@ class BufferedTransport(RetainingTransport):
     def put(self, event: EncodedEvent, deadline: Deadline, scope: Any = None) -> bool:
         """Put an event into the buffer; false, and dropped as `"overflow"`, when it does not fit."""
         if self._start():
+            if event.scope is not None:
+                self._scopes.add(event.scope)
             with self.ledger.lock:
                 if self._waits_for_room and not self._has_room():
                     self._note_new()  # a reason to try again what fills the buffer
@@ -135,8 +137,9 @@ class BufferedTransport(RetainingTransport):
         """Send what is in the buffer, and what a delivery scope has collected, in this thread."""
         receipt = Receipt()
         for _ in range((self.ledger.kept - 1) // self._flush_at):
-            receipt += self._fly(Flight(), deadline, first=self._flush_at)
-            if receipt.has_retained:
+            part = Flight()
+            receipt += self._fly(part, deadline, first=self._flush_at)
+            if part.failed:
                 return receipt + self.keep_collected(scope)
         return receipt + super().send_pending(deadline, scope=scope, over=over)
 
@@ -147,7 +150,7 @@ class BufferedTransport(RetainingTransport):
         return super()._transmit(batch, deadline)
 
     def _has_room(self) -> bool:
-        return self.ledger.kept < self._limit
+        return self.ledger.kept < self.ledger.limit
 
     def _note_new(self) -> None:
         """Count new events, including rejected ones; otherwise a full buffer would never be flushed again."""
@@ -188,12 +191,13 @@ class BufferedTransport(RetainingTransport):
                 if not self._wait_until_due(changed):
                     return
                 untried = min(self._new, max(0, ledger.kept - self._flush_at))
+            flight = Flight()
             try:
-                receipt = self._fly(Flight(), Deadline.after(self._send_seconds), first=self._flush_at)
+                receipt = self._fly(flight, Deadline.after(self._send_seconds), first=self._flush_at)
             except Exception as error:
                 logger.error("internal error %s; please report it", type(error).__name__)
             else:
-                if receipt.has_retained:
+                if flight.failed:
                     self._rest(receipt, untried)
 
     def _wait_until_due(self, changed: threading.Condition) -> bool:
@@ -224,16 +228,20 @@ class BufferedTransport(RetainingTransport):
         this = object()
         try:
             self._flushing.add(this)
-            return super().flush(deadline=deadline) if self.join(deadline) else self.waiting()
+            before = self._joined(self._others(), deadline)
+            if before.has_retained:
+                return before + self.waiting().without(before.retained_events())
+            return before + super().flush(deadline=deadline)
         finally:
             self._flushing.discard(this)
             with self.ledger.lock:
                 self._changed.notify_all()
 
-    def attach(self, report: Callable[[Receipt], object], is_disabled: Callable[[], bool]) -> None:
+    def attach(self, report: Callable[[Receipt], object], is_disabled: Callable[[], bool]) -> Ledger:
         """Attach this transport to the client that owns it. Reopens a closed transport, with new books."""
-        super().attach(report, is_disabled)
+        ledger = super().attach(report, is_disabled)
         self._begin()
+        return ledger
 
     def _end(self, deadline: Deadline, *, last_try: bool) -> Receipt:
         with self.ledger.lock:

@@ -164,11 +164,11 @@ class HttpTransport(BaseTransport):
 
     def _post_once(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> None:
         body, headers = self._request(batch)
-        answer = self._sender.post(self._url, body, headers, deadline=deadline)
-        logger.debug("%d event(s) in %d bytes to %s: %d", len(batch), len(body), self._url, answer.status)
-        if answer.status in (307, 308) and (location := self._redirected(answer)):
-            answer = self._sender.post(location, body, headers, deadline=deadline)
-        self._judge(answer)
+        response = self._sender.post(self._url, body, headers, deadline=deadline)
+        logger.debug("%d event(s) in %d bytes to %s: %d", len(batch), len(body), self._url, response.status)
+        if response.status in (307, 308) and (location := self._redirected(response)):
+            response = self._sender.post(location, body, headers, deadline=deadline)
+        self._judge(response)
 
     def _request(self, batch: Sequence[EncodedEvent]) -> tuple[bytes, dict[str, str]]:
         events = b",".join([event.body for event in batch])
@@ -183,12 +183,12 @@ class HttpTransport(BaseTransport):
                 logger.warning("sending %d event(s) uncompressed: %s", len(batch), type(error).__name__)
         return body, headers
 
-    def _redirected(self, answer: Response) -> str | None:
+    def _redirected(self, response: Response) -> str | None:
         """Where a 307 or 308 leads, when that is still the configured host."""
         from urllib.parse import urljoin, urlsplit
 
         try:
-            location = urljoin(self._url, answer.headers.get("Location") or "")
+            location = urljoin(self._url, response.headers.get("Location") or "")
             here, there = urlsplit(self._url), urlsplit(location)
             ports = here.port or DEFAULT_PORTS[here.scheme], there.port or DEFAULT_PORTS[there.scheme]
         except (ValueError, KeyError):
@@ -198,21 +198,21 @@ class HttpTransport(BaseTransport):
         followed = here.hostname == there.hostname and (same_server or upgraded) and location != self._url
         return location if followed else None
 
-    def _judge(self, answer: Response) -> None:
-        status = answer.status
+    def _judge(self, response: Response) -> None:
+        status = response.status
         if 200 <= status < 300:
-            return self._warn_of_quota(answer.body)
+            return self._warn_of_quota(response.body)
         if status in RETRIED_4XX or status >= 500:
-            retry_after = parse_retry_after(answer.headers.get("Retry-After"))
+            retry_after = parse_retry_after(response.headers.get("Retry-After"))
             raise TransportError(f"the server answered {status}", retry_after=retry_after)
         if 300 <= status < 400:
             raise RejectedError(
-                f"the server answered {status} and points to {_host_in(answer.headers.get('Location'))}, "
+                f"the server answered {status} and points to {_host_in(response.headers.get('Location'))}, "
                 "which is not followed; set host to the address that takes events",
                 status=status,
             )
         # What the server says of it may quote a property.
-        logger.debug("the server answered %d: %s", status, answer.body[:1000].decode(errors="replace"))
+        logger.debug("the server answered %d: %s", status, response.body[:1000].decode(errors="replace"))
         raise RejectedError(f"the server answered {status}{_EXPLAINED.get(status, '')}", status=status)
 
     def _warn_of_quota(self, body: bytes) -> None:

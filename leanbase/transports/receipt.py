@@ -109,6 +109,11 @@ class OutcomeGroup:
         self.reason = reason
         self.error = error
 
+    def lightened(self) -> OutcomeGroup:
+        """The same without the contents of the events."""
+        uuids = [type(event)(event.uuid, b"{}") for event in self.events]
+        return OutcomeGroup(uuids, self.outcome, self.reason, self.error)
+
 
 class Receipt:
     """What became of the events of a send, flush or shutdown.
@@ -191,6 +196,13 @@ class Receipt:
     def giving_up(self, events: Sequence[EncodedEvent], error: DroppedError) -> Receipt:
         """The same receipt, but that these of the undelivered events are dropped."""
         return self.without(events) + Receipt.dropping(events, error.reason, error)
+
+    def lightened(self) -> Receipt:
+        """The same receipt, of events that went for want of room only with their uuids."""
+        if "overflow" not in [group.reason for group in self.groups]:
+            return self
+        groups = [group.lightened() if group.reason == "overflow" else group for group in self.groups]
+        return Receipt(self.delivered, self.handed_off, self.spooled, tuple(groups))
 
     def about(self, some: Iterable[EncodedEvent], batch: Sequence[EncodedEvent]) -> Receipt:
         """The part of the receipt that is about some events of a batch.

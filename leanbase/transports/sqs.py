@@ -153,9 +153,9 @@ class SqsTransport(BaseTransport):
         headers = signed(
             self._endpoint, body, HEADERS, credentials=credentials, region=self._region, service="sqs"
         )
-        answer = self._sender.post(self._endpoint, body, headers, deadline=limit)
-        logger.debug("%d message(s) to the queue %s: %d", len(batch), self._name, answer.status)
-        self._read(answer, batch, work)
+        response = self._sender.post(self._endpoint, body, headers, deadline=limit)
+        logger.debug("%d message(s) to the queue %s: %d", len(batch), self._name, response.status)
+        self._read(response, batch, work)
 
     def _batch(self, work: _Work) -> list[_Message]:
         """What fits into one request; what can never fit is dropped."""
@@ -194,10 +194,10 @@ class SqsTransport(BaseTransport):
         else:
             yield _Message(body, events, group)
 
-    def _read(self, answer: Response, batch: Sequence[_Message], work: _Work) -> None:
-        if answer.status != 200:
-            return self._read_failure(answer, batch)
-        taken, failed = _results(answer.body)
+    def _read(self, response: Response, batch: Sequence[_Message], work: _Work) -> None:
+        if response.status != 200:
+            return self._read_failure(response, batch)
+        taken, failed = _results(response.body)
         others: set[str] = set()
         for number, message in enumerate(batch):
             code, text = failed.get(str(number), ("", ""))
@@ -213,8 +213,8 @@ class SqsTransport(BaseTransport):
         if others:
             raise TransportError(f"messages were not taken: {', '.join(sorted(others))}")
 
-    def _read_failure(self, answer: Response, batch: Sequence[_Message]) -> None:
-        code, text = _failure(answer.body)
+    def _read_failure(self, response: Response, batch: Sequence[_Message]) -> None:
+        code, text = _failure(response.body)
         if _is_too_long(code, text):
             if code == TOO_LONG:
                 self._max_request_bytes = _smaller(text, sum(len(message.body) for message in batch))
@@ -223,12 +223,14 @@ class SqsTransport(BaseTransport):
                 self._max_message_bytes = _smaller(text, max(len(message.body) for message in batch))
             logger.debug("smaller messages from now on for the queue %s, which says: %s", self._name, text)
             return
-        if answer.status >= 500 or answer.status == 429 or code in THROTTLED:
-            raise TransportError(f"it answered {answer.status} {code}".rstrip())
+        if response.status >= 500 or response.status == 429 or code in THROTTLED:
+            raise TransportError(f"it answered {response.status} {code}".rstrip())
         # What it says of it names the account and the role.
-        logger.debug("the queue %s answered %d: %s", self._name, answer.status, text[:1000])
+        logger.debug("the queue %s answered %d: %s", self._name, response.status, text[:1000])
         explained = f": {_EXPLAINED[code]}" if code in _EXPLAINED else ""
-        raise RejectedError(f"it answered {answer.status} {code}".rstrip() + explained, status=answer.status)
+        raise RejectedError(
+            f"it answered {response.status} {code}".rstrip() + explained, status=response.status
+        )
 
 
 class _Message:
@@ -298,19 +300,19 @@ def _request(queue_url: str, batch: Sequence[_Message]) -> bytes:
 
 def _results(body: bytes) -> tuple[set[str], dict[str, tuple[str, str]]]:
     """The ids of what was taken, and code and text for what was not."""
-    answer = _json_object(body)
-    taken = {str(entry.get("Id")) for entry in _objects(answer.get("Successful"))}
+    response = _json_object(body)
+    taken = {str(entry.get("Id")) for entry in _objects(response.get("Successful"))}
     failed = {
         str(entry.get("Id")): (_code(entry.get("Code")), str(entry.get("Message") or ""))
-        for entry in _objects(answer.get("Failed"))
+        for entry in _objects(response.get("Failed"))
     }
     return taken, failed
 
 
 def _failure(body: bytes) -> tuple[str, str]:
     """Code and text of an error."""
-    answer = _json_object(body)
-    return _code(answer.get("__type")), str(answer.get("message") or answer.get("Message") or "")
+    response = _json_object(body)
+    return _code(response.get("__type")), str(response.get("message") or response.get("Message") or "")
 
 
 def _code(value: object) -> str:
@@ -321,10 +323,10 @@ def _code(value: object) -> str:
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        answer = json.loads(body)
+        response = json.loads(body)
     except ValueError:
         return {}
-    return answer if isinstance(answer, dict) else {}
+    return response if isinstance(response, dict) else {}
 
 
 def _objects(value: object) -> list[dict[str, Any]]:

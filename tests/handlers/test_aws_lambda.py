@@ -17,7 +17,6 @@ import pytest
 
 import leanbase
 from leanbase import Leanbase
-from leanbase.handlers.aws_lambda import decorator as aws_lambda
 from leanbase.handlers.aws_lambda import invocation
 from leanbase.transports import MemoryTransport
 from tests.fault_server import Behaviour, FaultServer
@@ -241,7 +240,7 @@ def test_recursion_each_invocation_has_its_own_scope(sent: MemoryTransport) -> N
 
 def test_the_invocation_is_described(sent: MemoryTransport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
-    monkeypatch.setattr(aws_lambda, "_cold", True)
+    monkeypatch.setattr(invocation, "_cold", True)
 
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:

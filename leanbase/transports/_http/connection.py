@@ -109,15 +109,15 @@ class Connections:
                 preload_content=False,
             )
             try:
-                answer = response.read(MAX_RESPONSE_BYTES + 1, decode_content=False)
-                if len(answer) > MAX_RESPONSE_BYTES:
+                content = response.read(MAX_RESPONSE_BYTES + 1, decode_content=False)
+                if len(content) > MAX_RESPONSE_BYTES:
                     response.close()
             except (HTTPError, OSError):
                 # The status line has come and decides; only the explanation is lost.
-                answer = b""
+                content = b""
                 response.close()
             response.release_conn()
-            return Response(response.status, response.headers, answer[:MAX_RESPONSE_BYTES])
+            return Response(response.status, response.headers, content[:MAX_RESPONSE_BYTES])
         finally:
             current_attempt.reset(token)
 
