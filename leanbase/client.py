@@ -485,7 +485,7 @@ class Leanbase:
             stack=stack,
         )
 
-    # --- contexts: the functions of `leanbase.contexts`, so that a client is all one needs ---------
+    # --- contexts: the functions of `events/contexts.py`, so that a client is all one needs ---------
 
     def new_context(
         self, fresh: bool = False, capture_exceptions: bool | None = None, client: Leanbase | None = None

@@ -10,8 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from . import chain
-from . import introspection as raw
+from . import chain, introspection
 from .frames import Call, Frame, FrameReader, capped, stack_calls, traceback_calls
 from .metadata import valid_mechanism
 from .source import cut_bytes
@@ -96,7 +95,7 @@ class ExceptionListBuilder:
     def _raised(self, subject: Raised, stack: Sequence[Call] | None) -> Iterator[Item]:
         for link in chain.flatten(subject.error, chain.relatives):
             error, is_first = link.node, link.parent is None
-            traceback = subject.traceback if is_first else raw.traceback(error)
+            traceback = subject.traceback if is_first else introspection.traceback(error)
             calls: Sequence[Call] = traceback_calls(traceback)
             synthetic = is_first and traceback is None
             if synthetic:
@@ -104,7 +103,7 @@ class ExceptionListBuilder:
             mechanism: dict[str, Any] = {"synthetic": synthetic}
             if chain.members(error):
                 mechanism["is_exception_group"] = True
-            names = raw.class_name(type(error)), raw.class_module(type(error))
+            names = introspection.class_name(type(error)), introspection.class_module(type(error))
             yield self._item(link, *names, message(error), self._frames.describe(calls), mechanism)
 
     def _summarized(self, subject: Summarized) -> Iterator[Item]:

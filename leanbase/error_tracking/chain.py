@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from . import introspection as raw
+from . import introspection
 
 MAX_EXCEPTIONS = 50
 
@@ -53,10 +53,10 @@ def flatten(root: Node, relatives: Callable[[Node], Iterable[tuple[Node, str]]])
 
 def relatives(error: BaseException) -> Iterator[tuple[BaseException, str]]:
     """The exceptions that one came from: its cause or context, then the members of a group."""
-    if raw.suppresses_context(error):
-        if (cause := raw.cause(error)) is not None:
+    if introspection.suppresses_context(error):
+        if (cause := introspection.cause(error)) is not None:
             yield cause, "cause"
-    elif (context := raw.context(error)) is not None:
+    elif (context := introspection.context(error)) is not None:
         yield context, "context"
     for member in members(error):
         yield member, "member"
@@ -71,5 +71,5 @@ def members(error: BaseException) -> list[BaseException]:
     for kind in (tuple, list):
         if issubclass(type(held), kind):
             found = list(islice(kind.__iter__(held), MAX_EXCEPTIONS))
-            return found if all(raw.is_exception(each) for each in found) else []
+            return found if all(introspection.is_exception(each) for each in found) else []
     return []

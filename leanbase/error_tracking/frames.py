@@ -9,7 +9,7 @@ from inspect import CO_OPTIMIZED
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from . import introspection as raw
+from . import introspection
 from .source import Sources
 
 OUTERMOST = 25
@@ -157,12 +157,12 @@ def _shown(calls: Iterable[Call]) -> Iterator[Call]:
 
 def _is_hidden(frame: FrameType) -> bool:
     variables = frame.f_locals
-    if not raw.is_exactly(variables, _LOCALS):
+    if not introspection.is_exactly(variables, _LOCALS):
         return False
     for name in HIDING:
         value = variables.get(name)
         # An object of the application counts as true: to ask it could run its code.
-        if not raw.is_exactly(value, _PLAIN) or value:
+        if not introspection.is_exactly(value, _PLAIN) or value:
             return True
     return False
 
@@ -176,7 +176,7 @@ _LOCALS = (dict, (lambda: type(sys._getframe().f_locals))())
 def local_variables(frame: FrameType) -> dict[str, Any]:
     """A copy of a frame's variables; empty when only code of the application could give them."""
     found = frame.f_locals
-    if not raw.is_exactly(found, _LOCALS):
+    if not introspection.is_exactly(found, _LOCALS):
         return {}
     variables = dict(found)
     is_snapshot = type(found) is dict and frame.f_code.co_flags & CO_OPTIMIZED and sys.gettrace() is None

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..delivery.scope import DeliveryScope, activate
 from ..transports.deadline import Deadline
-from . import introspection as raw
-from . import metadata
+from . import introspection, metadata
 from .rate_limit import RateLimiter
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class ExceptionHooks:
     def _capture(self, cls: type, error: BaseException | None, traceback: Any, at: metadata.Metadata) -> None:
         if issubclass(cls, _NEVER_CAPTURED):
             return
-        name = raw.class_name(cls)
+        name = introspection.class_name(cls)
         if self._limiter is not None and not self._limiter.admits(name):
             logger.info("an uncaught %s is not captured: there were too many of them", name)
             return

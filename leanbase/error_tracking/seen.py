@@ -7,7 +7,7 @@ import threading
 import weakref
 
 from ..forking import reset_in_child
-from . import introspection as raw
+from . import introspection
 
 _numbers = itertools.count(1)
 
@@ -39,7 +39,7 @@ class CapturedExceptions:
                 self._references[identity] = reference
                 return True
             except TypeError:
-                attributes = raw.exception_attributes(error)
+                attributes = introspection.exception_attributes(error)
                 # A copy, or what another process sent, matches the mark of its original along.
                 if attributes.get(self._attribute) == identity:
                     return False
@@ -50,4 +50,4 @@ class CapturedExceptions:
         """Take the mark back: the exception was not captured after all."""
         with self._lock:
             if self._references.pop(id(error), None) is None:
-                raw.exception_attributes(error).pop(self._attribute, None)
+                introspection.exception_attributes(error).pop(self._attribute, None)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from . import introspection as raw
+from . import introspection
 from .source import cut_line
 
 
@@ -54,26 +54,30 @@ def read(given: object) -> Subject | None:
             return None
     if type(given) is Described:
         return given
-    if raw.is_exception(given):
+    if introspection.is_exception(given):
         error: Any = given
-        return Raised(error, raw.traceback(error))
+        return Raised(error, introspection.traceback(error))
     if type(given) is tuple and len(given) == 3:
         kind, value, traceback = given
         if kind is None and value is None and traceback is None:
             return None
-        if raw.is_exception(value) and (traceback is None or type(traceback) is TracebackType):
-            return Raised(value, raw.traceback(value) if traceback is None else traceback)
-        if issubclass(type(kind), type) and raw.is_exactly(traceback, (type(None), TracebackType)):
+        if introspection.is_exception(value) and (traceback is None or type(traceback) is TracebackType):
+            return Raised(value, introspection.traceback(value) if traceback is None else traceback)
+        if issubclass(type(kind), type) and introspection.is_exactly(traceback, (type(None), TracebackType)):
             text = "" if value is None else guarded_text(value)
-            return Described(raw.class_name(kind), text, raw.class_module(kind), traceback)
-    if issubclass(type(given), type) and BaseException in raw.mro(cls := cast("type", given)):
-        return Described(raw.class_name(cls), "", raw.class_module(cls))
+            return Described(
+                introspection.class_name(kind), text, introspection.class_module(kind), traceback
+            )
+    if issubclass(type(given), type) and BaseException in introspection.mro(cls := cast("type", given)):
+        return Described(introspection.class_name(cls), "", introspection.class_module(cls))
     if issubclass(type(given), str):
         return Described("Error", str.__str__(given))
     if _is_summary(given):
         return Summarized(given)
     found = _with_message(given)
-    return found or Described(raw.class_name(type(given)), guarded_text(given), raw.class_module(type(given)))
+    return found or Described(
+        introspection.class_name(type(given)), guarded_text(given), introspection.class_module(type(given))
+    )
 
 
 # --- exceptions -------------------------------------------------------------------------------------
@@ -120,7 +124,11 @@ def summary_class(summary: Any) -> tuple[str, str | None]:
         name, module = summary.exc_type_qualname, summary.exc_type_module
         return name or "Error", module if module != "builtins" else None
     cls = summary.exc_type
-    return (raw.class_name(cls), raw.class_module(cls)) if isinstance(cls, type) else ("Error", None)
+    return (
+        (introspection.class_name(cls), introspection.class_module(cls))
+        if isinstance(cls, type)
+        else ("Error", None)
+    )
 
 
 def summary_frames(summary: Any) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from types import BuiltinFunctionType, FrameType, FunctionType, MethodType, Modu
 from typing import Any, TypeAlias
 
 from ..events.encoding import sanitize
-from . import introspection as raw
+from . import introspection
 from .builder import Item
 from .frames import local_variables
 from .redaction import REDACTED, TOO_LONG, Redaction
@@ -106,7 +106,9 @@ class _Renderer:
     def variables(self, variables: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """The variables of one frame as they go on the wire: scalars first, then the rest, by name."""
         names = [n for n in variables if type(n) is str and not self._redaction.is_ignored(n)]
-        for name in sorted(names, key=lambda name: (not raw.is_exactly(variables[name], _SCALARS), name)):
+        for name in sorted(
+            names, key=lambda name: (not introspection.is_exactly(variables[name], _SCALARS), name)
+        ):
             if self.is_exhausted:
                 return
             if self._redaction.is_masked(name):
@@ -115,7 +117,7 @@ class _Renderer:
             try:
                 yield name, self._variable(variables[name])
             except Exception:
-                yield name, f"<{raw.class_name(type(variables[name]))}>"
+                yield name, f"<{introspection.class_name(type(variables[name]))}>"
 
     def _variable(self, value: Any) -> Any:
         if value is None or type(value) is bool:
@@ -126,7 +128,7 @@ class _Renderer:
             shown = self._value(value, 0)
         except _TooMuchError:
             return TOO_LONG
-        if raw.is_exactly(shown, (int, float)):
+        if introspection.is_exactly(shown, (int, float)):
             return shown
         text = shown if type(shown) is str else json.dumps(shown, ensure_ascii=False)
         return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 3] + "..."
@@ -196,9 +198,13 @@ class _Renderer:
     def _object(self, value: Any, kind: type, depth: int) -> Any:
         attributes = self._attributes(value, kind)
         if attributes is None:
-            return self._leaf(value) if raw.has_harmless_repr(kind) else f"<{raw.class_name(kind)}>"
+            return (
+                self._leaf(value)
+                if introspection.has_harmless_repr(kind)
+                else f"<{introspection.class_name(kind)}>"
+            )
         shown = self._entries(list(attributes.items()), depth)
-        return {"__class__": raw.qualified_name(kind), **shown} if type(shown) is dict else shown
+        return {"__class__": introspection.qualified_name(kind), **shown} if type(shown) is dict else shown
 
     def _entries(self, entries: Sequence[tuple[Any, Any]], depth: int) -> Any:
         if len(entries) > MAX_ENTRIES:
@@ -222,20 +228,21 @@ class _Renderer:
         kind = type(key)
         if kind is str:
             return str(key)
-        if raw.is_enum(kind):
+        if introspection.is_enum(kind):
             return _name_of_member(key, kind)
         if issubclass(kind, str):
             return str.__str__(key)
         if issubclass(kind, bytes):
             return bytes.decode(key, "utf-8", "backslashreplace")
-        if raw.is_exactly(key, _SCALARS):
+        if introspection.is_exactly(key, _SCALARS):
             return str(key)
         if issubclass(kind, tuple) and tuple.__len__(key) <= MAX_ENTRIES:
             self._work_left -= tuple.__len__(key)
             if self._work_left < 0:
                 raise _TooMuchError
             parts = (
-                f"<{raw.class_name(type(part))}>" if type(part) is tuple else self._name(part) for part in key
+                f"<{introspection.class_name(type(part))}>" if type(part) is tuple else self._name(part)
+                for part in key
             )
             return f"({', '.join(parts)})"
         shown = self._value(key, MAX_DEPTH - 1)
@@ -243,21 +250,21 @@ class _Renderer:
 
     def _attributes(self, value: Any, kind: type) -> dict[str, Any] | None:
         """What an object holds, and the names of what its class makes a secret of; `None` for a leaf."""
-        own = raw.instance_attributes(value) or {}
+        own = introspection.instance_attributes(value) or {}
         if len(own) > MAX_ENTRIES:
             return own
         found: dict[str, Any] = {}
-        for name, slot in raw.slots(kind):
+        for name, slot in introspection.slots(kind):
             try:
                 found[name] = REDACTED if self._redaction.is_masked(name) else slot.__get__(value)
             except AttributeError:  # not set
                 continue
         if issubclass(kind, BaseException):
-            found["args"] = raw.exception_args(value)
+            found["args"] = introspection.exception_args(value)
         found.update(list(own.items()))
         for name in self._masked_names_of(kind):
             found.setdefault(name, REDACTED)
-        if not found and not raw.has_attributes(kind):
+        if not found and not introspection.has_attributes(kind):
             return None
         return {n: v for n, v in found.items() if type(n) is str and not n.startswith("__")}
 
@@ -267,8 +274,8 @@ class _Renderer:
         if names is None:
             names = self._masked_names[id(kind)] = [
                 name
-                for cls in raw.mro(kind)[:-1]
-                for name, attribute in list(raw.class_attributes(cls).items())
+                for cls in introspection.mro(kind)[:-1]
+                for name, attribute in list(introspection.class_attributes(cls).items())
                 if not issubclass(type(attribute), _FUNCTIONS) and self._redaction.is_masked(name)
             ]
         return names
@@ -286,7 +293,7 @@ class _Renderer:
         try:
             text = str.__str__(repr(value))
         except Exception:
-            return f"<{raw.class_name(type(value))}>"
+            return f"<{introspection.class_name(type(value))}>"
         self._work_left -= len(text)
         if len(text) > MAX_READ_CHARACTERS or self._redaction.value(text) != text:
             return REDACTED
@@ -301,12 +308,15 @@ _Show: TypeAlias = Callable[[_Renderer, Any, type, int], Any]
 
 def _how_to_show(kind: type) -> _Show:
     """What shows the instances of a class that is not one of JSON's scalars itself."""
-    if raw.is_enum(kind):
+    if introspection.is_enum(kind):
         return lambda _, value, kind, depth: _name_of_member(value, kind)
     for base, show in _BY_BASE:
         if issubclass(kind, base):
             return show
-    if any((raw.class_module(cls) or "builtins", raw.class_name(cls)) in _VALUES for cls in raw.mro(kind)):
+    if any(
+        (introspection.class_module(cls) or "builtins", introspection.class_name(cls)) in _VALUES
+        for cls in introspection.mro(kind)
+    ):
         return lambda renderer, value, kind, depth: renderer._leaf(value)
     return _Renderer._object
 
@@ -339,23 +349,25 @@ _BY_BASE: tuple[tuple[type | tuple[type, ...], _Show], ...] = (
 
 def _field_names(kind: type) -> tuple[str, ...] | None:
     """The names of a namedtuple's fields; `None` for another tuple."""
-    for cls in raw.mro(kind):
-        names = raw.class_attributes(cls).get("_fields")
+    for cls in introspection.mro(kind):
+        names = introspection.class_attributes(cls).get("_fields")
         if type(names) is tuple:
             return names
     return None
 
 
 def _name_of_member(value: Any, kind: type) -> str:
-    return f"{raw.class_name(kind)}.{(raw.instance_attributes(value) or {}).get('_name_')}"
+    return (
+        f"{introspection.class_name(kind)}.{(introspection.instance_attributes(value) or {}).get('_name_')}"
+    )
 
 
 def _name_of_code(value: Any, kind: type) -> str:
     """Classes, functions and modules by their names: their repr can be the application's."""
     if issubclass(kind, type):
-        return f"<class {raw.qualified_name(value)}>"
+        return f"<class {introspection.qualified_name(value)}>"
     if issubclass(kind, ModuleType):
-        return f"<module {(raw.instance_attributes(value) or {}).get('__name__')}>"
+        return f"<module {(introspection.instance_attributes(value) or {}).get('__name__')}>"
     function = value.__func__ if kind is MethodType else value
-    named = raw.is_exactly(function, (FunctionType, BuiltinFunctionType))
-    return f"<{kind.__name__} {function.__qualname__ if named else raw.class_name(type(function))}>"
+    named = introspection.is_exactly(function, (FunctionType, BuiltinFunctionType))
+    return f"<{kind.__name__} {function.__qualname__ if named else introspection.class_name(type(function))}>"
