@@ -214,7 +214,7 @@ class Life(RuleBasedStateMachine):
             if self.scope is not None:
                 self.close_scope()
             self.client.disabled = False
-            self.client.shutdown(timeout=2)
+            self.client.shutdown(timeout=20)  # a busy machine may stop for seconds
             stats = self.client.stats()
             assert balanced(self.client)
             assert stats["retained"] == 0
