@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -589,6 +590,9 @@ def in_child(code: Callable[[], object]) -> None:
     if not pid:
         try:
             faulthandler.dump_traceback_later(15, exit=True, file=2)  # where it hangs, if it does
+            # Another thread may have held the lock of the stream that records are written to, and CPython
+            # does not renew those in a child (python/cpython#84579).
+            logging.disable(logging.CRITICAL)
             code()
             os._exit(0)
         except BaseException as error:
