@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 
-from .contexts import Context, active, call_in_context, innermost, new_context
+from .contexts import Context, Layer, active, call_in_context, innermost, new_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,10 +129,10 @@ class _Intermittent:
 
     def __init__(self, fresh: bool, on_exception: OnException | None) -> None:
         self.item: Any = None
-        self._fresh = fresh
         self._on_exception = on_exception
-        self._own: Context | None = None
-        self._inner: Context | None = None
+        self._layer = Layer()
+        # Its own, and then those that are open in the body.
+        self._contexts = [Context(None, fresh, self._layer)]
         self._outer: Context | None = None
 
     def take(self) -> Any:
@@ -142,20 +142,29 @@ class _Intermittent:
 
     def __enter__(self) -> None:
         self._outer = innermost.get()
-        if self._own is None:
-            self._inner = self._own = Context(active(), self._fresh)
-        innermost.set(self._inner)
+        context = active()
+        for each in self._contexts:
+            # Anew at each step: the consumer may have changed its own context, or be another one.
+            context = each.replaced(parent=context)
+        innermost.set(context)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: object
     ) -> None:
+        context = innermost.get()
+        contexts: list[Context] = []
+        while context is not None:
+            contexts.insert(0, context)
+            if context.layer is self._layer:
+                self._contexts = contexts
+                break
+            context = context.parent
         try:
-            if self._own is not None and self._on_exception is not None and _is_failure(exc_type):
-                call_in_context(self._own, self._on_exception, exc)
+            if self._on_exception is not None and _is_failure(exc_type):
+                call_in_context(context or self._contexts[0], self._on_exception, exc)
         except Exception:
             pass  # as at the recursion limit, where not even the logger can be called
         finally:
-            self._inner = innermost.get()
             innermost.set(self._outer)
 
 

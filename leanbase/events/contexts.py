@@ -1,15 +1,15 @@
 """Contexts: tags and identity that every event captured inside them carries.
 
-A context is a `Context` object; the scopes open in one thread or task form a chain through `parent`,
-and one `ContextVar` holds the innermost. Values are looked up when an event is captured, not when a
-scope is activate. All clients share the contexts of the process.
+A context is a value. What `tag` and its siblings set is seen by the task or thread that calls them and what
+it starts afterwards, not by others that carry a copy. The contexts open in one thread or task form a chain
+through `parent`, and one `ContextVar` holds the innermost. All clients share the contexts of the process.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar, Token
 from functools import cache
 
 from .. import forking
@@ -27,51 +27,79 @@ logger = logging.getLogger("leanbase")
 _NUL = "\x00"
 
 
+class Layer:
+    """One entered `with new_context()`, whatever values it has in which task.
+
+    Attributes:
+        has_ended: Whether it was left out of order, or elsewhere than it was entered.
+    """
+
+    __slots__ = ("has_ended",)
+
+    def __init__(self) -> None:
+        self.has_ended = False
+
+
 class Context:
-    """What one `with new_context()` holds. Read it through the functions of this module."""
+    """What a task or thread has set in one layer, and the context around it. Never changed once it is made.
+
+    Read it through the functions of this module.
+    """
 
     __slots__ = (
         "device_id",
         "distinct_id",
         "fresh",
         "generation",
-        "left_early",
+        "layer",
         "overrides",
         "parent",
         "session_id",
         "tags",
     )
 
-    def __init__(self, parent: Context | None, fresh: bool) -> None:
+    def __init__(self, parent: Context | None, fresh: bool, layer: Layer) -> None:
         self.parent = parent
         self.fresh = fresh
+        self.layer = layer
         self.tags: dict[str, Any] = {}
         self.distinct_id: str | None = None
         self.session_id: str | None = None
         self.device_id: str | None = None
         self.overrides: dict[str, Any] | None = None
         self.generation = forking.watch()
-        self.left_early = False
+
+    def replaced(self, **values: Any) -> Context:
+        """The same with other values."""
+        copy = Context(self.parent, self.fresh, self.layer)
+        copy.tags = self.tags
+        copy.distinct_id = self.distinct_id
+        copy.session_id = self.session_id
+        copy.device_id = self.device_id
+        copy.overrides = self.overrides
+        for name, value in values.items():
+            setattr(copy, name, value)
+        return copy
 
     def outwards(self) -> list[Context]:
-        """This scope and those it inherits from, innermost first."""
-        scope, scopes = self, [self]
-        while not scope.fresh and scope.parent is not None:
-            scope = scope.parent
-            scopes.append(scope)
-        return scopes
+        """This context and those it inherits from, innermost first."""
+        context, contexts = self, [self]
+        while not context.fresh and context.parent is not None:
+            context = context.parent
+            contexts.append(context)
+        return contexts
 
     def tags_in_effect(self) -> dict[str, Any]:
         """A copy of all tags, inner values over outer ones."""
         tags: dict[str, Any] = {}
-        for scope in reversed(self.outwards()):
-            tags.update(scope.tags)
+        for context in reversed(self.outwards()):
+            tags.update(context.tags)
         return tags
 
     def nearest(self, attribute: str) -> Any:
-        """The attribute of the nearest scope that has one, or `None`."""
-        for scope in self.outwards():
-            if (value := getattr(scope, attribute)) is not None:
+        """The attribute of the nearest context that has one, or `None`."""
+        for context in self.outwards():
+            if (value := getattr(context, attribute)) is not None:
                 return value
         return None
 
@@ -80,14 +108,14 @@ innermost: ContextVar[Context | None] = ContextVar("leanbase_context", default=N
 
 
 def active() -> Context | None:
-    """The innermost scope of this thread or task, or `None`.
+    """The innermost context of this thread or task, or `None`.
 
-    A scope that a fork carried into this process does not count: it is the parent's.
+    A context that a fork carried into this process does not count: it is the parent's.
     """
-    scope = innermost.get()
-    while scope is not None and scope.left_early:
-        scope = scope.parent
-    return scope if scope is not None and scope.generation == forking.generation else None
+    context = innermost.get()
+    while context is not None and context.layer.has_ended:
+        context = context.parent
+    return context if context is not None and context.generation == forking.generation else None
 
 
 class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress` is
@@ -107,17 +135,16 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         {'plan': 'pro'}
     """
 
-    __slots__ = ("_fresh", "_on_exception", "_scopes")
+    __slots__ = ("_entered", "_fresh", "_on_exception")
 
     def __init__(self, fresh: bool = False, on_exception: OnException | None = None) -> None:
         self._fresh = fresh
         self._on_exception = on_exception
-        self._scopes: list[Context] = []
+        self._entered: list[tuple[Context, Token[Context | None]]] = []
 
     def __enter__(self) -> None:
-        scope = Context(active(), self._fresh)
-        self._scopes.append(scope)
-        innermost.set(scope)
+        context = Context(active(), self._fresh, Layer())
+        self._entered.append((context, innermost.set(context)))
 
     def __exit__(
         self,
@@ -125,27 +152,33 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._scopes:
+        if not self._entered:
             return
-        scope = self._scopes.pop()
+        context, token = self._entered.pop()
+        here = innermost.get()
+        is_innermost = here is not None and here.layer is context.layer
         try:
             if self._on_exception is not None and exc_type is not None and issubclass(exc_type, Exception):
-                call_in_context(scope, self._on_exception, exc)
+                call_in_context(here if is_innermost else context, self._on_exception, exc)
         except Exception:
             pass  # as at the recursion limit, where not even the logger can be called
         finally:
-            if innermost.get() is scope:
-                innermost.set(scope.parent)
-            else:
-                # Left out of order, or from another thread or task: whoever is inside a scope of its own
-                # stays there, and nobody comes back to this one.
-                scope.left_early = True
+            try:
+                if here is not None and is_innermost:
+                    innermost.reset(token)
+                    innermost.set(here.parent)  # not what it was: a generator's consumer may be another now
+            except ValueError:
+                is_innermost = False  # this is a copy of the `contextvars.Context` that it was entered in
+                innermost.set(context.parent)
+            if not is_innermost:
+                # Whoever is inside a context of its own stays there, and nobody comes back to this one.
+                context.layer.has_ended = True
 
 
-def call_in_context(scope: Context, on_exception: OnException, error: BaseException | None) -> None:
-    """Tell of an exception with the scope active that it leaves, wherever that is left from."""
+def call_in_context(context: Context | None, on_exception: OnException, error: BaseException | None) -> None:
+    """Call `on_exception` with `context` as the active context, even if it is exited from another task."""
     here = innermost.get()
-    innermost.set(scope)
+    innermost.set(context)
     try:
         on_exception(error)
     finally:
@@ -161,18 +194,24 @@ def tag(name: str, value: Any) -> None:
 
     Outside a context it does nothing but a debug record. Never blocks, never raises.
     """
-    if (scope := _innermost_for("tag")) is not None:
+    if (context := _innermost_for("tag")) is not None:
         if isinstance(name, str) and name:
-            scope.tags[name] = value
+            innermost.set(context.replaced(tags={**context.tags, name: value}))
         else:
             given = "an empty one" if isinstance(name, str) else type(name).__name__
             logger.warning("tag() needs a non-empty string as name, not %s", given)
 
 
+def tag_all(tags: Mapping[str, Any]) -> None:
+    """Add several properties at once, as `tag` does each."""
+    if tags and (context := active()) is not None:
+        innermost.set(context.replaced(tags={**context.tags, **tags}))
+
+
 def get_tags() -> dict[str, Any]:
     """Return a copy of all tags in effect, inner values over outer ones; `{}` outside a context."""
-    scope = active()
-    return {} if scope is None else scope.tags_in_effect()
+    context = active()
+    return {} if context is None else context.tags_in_effect()
 
 
 def identify_context(distinct_id: object) -> None:
@@ -183,9 +222,9 @@ def identify_context(distinct_id: object) -> None:
 
     Outside a context it does nothing but a debug record.
     """
-    scope, coerced = _innermost_for("identify_context"), coerce_id(distinct_id)
-    if scope is not None and coerced is not None:
-        scope.distinct_id = coerced
+    context, coerced = _innermost_for("identify_context"), coerce_id(distinct_id)
+    if context is not None and coerced is not None:
+        innermost.set(context.replaced(distinct_id=coerced))
 
 
 def set_context_session(session_id: str) -> None:
@@ -197,18 +236,18 @@ def set_context_session(session_id: str) -> None:
 
     Outside a context it does nothing but a debug record.
     """
-    scope, coerced = _innermost_for("set_context_session"), coerce_id(session_id)
-    if scope is not None and coerced is not None:
+    context, coerced = _innermost_for("set_context_session"), coerce_id(session_id)
+    if context is not None and coerced is not None:
         if len(coerced) != 36 or coerced[14] != "7":
             logger.debug("the session id is not a UUIDv7, so its events will not join a replay")
-        scope.session_id = coerced
+        innermost.set(context.replaced(session_id=coerced))
 
 
 def set_context_device_id(device_id: str) -> None:
     """Set the device id of the innermost context; outside one it does nothing but a debug record."""
-    scope, coerced = _innermost_for("set_context_device_id"), coerce_id(device_id)
-    if scope is not None and coerced is not None:
-        scope.device_id = coerced
+    context, coerced = _innermost_for("set_context_device_id"), coerce_id(device_id)
+    if context is not None and coerced is not None:
+        innermost.set(context.replaced(device_id=coerced))
 
 
 def set_capture_exception_code_variables_context(enabled: bool) -> None:
@@ -268,8 +307,8 @@ def set_code_variables_detect_secrets_context(enabled: bool) -> None:
 
 def override(option: str) -> Any:
     """The value that the nearest context sets for a client's option, or `None`."""
-    scope = active()
-    for each in () if scope is None else scope.outwards():
+    context = active()
+    for each in () if context is None else context.outwards():
         if each.overrides is not None and (value := each.overrides.get(option)) is not None:
             return value
     return None
@@ -294,20 +333,20 @@ def get_context_device_id() -> str | None:
 
 
 def _override(option: str, value: Any) -> None:
-    if (scope := _innermost_for(option)) is not None:
-        scope.overrides = {**(scope.overrides or {}), option: value}
+    if (context := _innermost_for(option)) is not None:
+        innermost.set(context.replaced(overrides={**(context.overrides or {}), option: value}))
 
 
 def _nearest(attribute: str) -> Any:
-    scope = active()
-    return None if scope is None else scope.nearest(attribute)
+    context = active()
+    return None if context is None else context.nearest(attribute)
 
 
 def _innermost_for(call: str) -> Context | None:
-    scope = active()
-    if scope is None:
+    context = active()
+    if context is None:
         logger.debug("%s() outside a context has no effect", call)
-    return scope
+    return context
 
 
 @cache

@@ -141,19 +141,19 @@ def build(
 
 def _properties(draft: Draft, super_properties: Mapping[str, Any]) -> dict[str, Any]:
     """Merge the sources of properties, each replacing what those before it set (E-20)."""
-    scope = contexts.active()
-    tags = scope.tags_in_effect() if draft.with_tags and scope is not None else {}
+    context = contexts.active()
+    tags = context.tags_in_effect() if draft.with_tags and context is not None else {}
     given = {} if draft.properties is None else _mapping(draft.properties, "properties")
     properties: dict[str, Any] = sanitize({**tags, **given} if tags else given)
-    if draft.with_tags and scope is not None:
+    if draft.with_tags and context is not None:
         properties.setdefault("$context_tags", sorted(tags))
     if draft.groups is not None and (groups := sanitize(_mapping(draft.groups, "groups"))):
         properties["$groups"] = groups
     if draft.with_runtime:
         properties.update(runtime_properties())
     properties.update(super_properties)
-    if scope is not None and "$session_id" not in properties:
-        session_id = scope.nearest("session_id")
+    if context is not None and "$session_id" not in properties:
+        session_id = context.nearest("session_id")
         if session_id is not None:
             properties["$session_id"] = session_id
     return properties

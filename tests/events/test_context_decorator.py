@@ -79,7 +79,7 @@ def test_scoped_on_a_generator_does_not_leak_between_items() -> None:
         tag("late", 1)
         with new_context():
             tag("elsewhere", 1)
-            assert next(body) == {**inside, "late": 1}
+            assert next(body) == {**inside, "late": 1, "elsewhere": 1}
             assert get_tags() == {"out": 1, "late": 1, "elsewhere": 1}
         assert next(body) == {"out": 1, "in": 1, "late": 1}
         assert body.send("sent") == "sent"
@@ -183,3 +183,30 @@ def test_a_suspended_generator_keeps_nothing_alive_that_it_yielded_or_got() -> N
     references = [weakref.ref(running.send(sent)), weakref.ref(sent)]
     del sent
     assert [reference() for reference in references] == [None, None]
+
+
+def test_a_generator_sees_its_consumers_context_anew_at_each_step() -> None:
+    @scoped
+    def rows() -> Iterator[dict[str, Any]]:
+        tag("own", 1)
+        yield get_tags()
+        with new_context():
+            tag("inner", 2)
+            yield get_tags()
+        yield get_tags()
+
+    with new_context():
+        tag("consumer", "first")
+        steps = rows()
+        seen = [next(steps)]
+        tag("consumer", "changed")
+        seen.append(next(steps))
+    with new_context():
+        tag("consumer", "another")
+        seen.append(next(steps))
+        assert get_tags() == {"consumer": "another"}
+    assert seen == [
+        {"consumer": "first", "own": 1},
+        {"consumer": "changed", "own": 1, "inner": 2},
+        {"consumer": "another", "own": 1},
+    ]

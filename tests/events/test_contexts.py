@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
@@ -57,11 +58,92 @@ def test_k2_a_fresh_scope_inherits_nothing_not_even_from_grandparents() -> None:
 
 
 def test_k3_values_are_resolved_at_capture_time(client: Leanbase, memory: MemoryTransport) -> None:
-    outer = new_context()
-    with outer, new_context():
-        outer._scopes[0].tags["late"] = True
-        client.capture("e", distinct_id="u")
-    assert memory.events[0]["properties"]["late"] is True
+    """Of the calling task or thread: what it inherited when it started, and what it has set since."""
+    with new_context():
+        tag("before", 1)
+        copy = contextvars.copy_context()
+        tag("after", 2)
+        copy.run(tag, "of the copy", 3)
+        copy.run(client.capture, "in the copy", distinct_id="u")
+        client.capture("here", distinct_id="u")
+    tags = [event["properties"]["$context_tags"] for event in memory.events]
+    assert tags == [["before", "of the copy"], ["after", "before"]]
+
+
+@pytest.mark.parametrize("setter", [identify_context, set_context_session, set_context_device_id])
+def test_k6_tasks_that_carry_a_copy_do_not_change_one_another(setter: Callable[[str], None]) -> None:
+    """A batch under gather() never mixes persons."""
+    read = {
+        identify_context: get_context_distinct_id,
+        set_context_session: get_context_session_id,
+        set_context_device_id: get_context_device_id,
+    }[setter]
+
+    async def work(name: str) -> tuple[str, Any, dict[str, Any]]:
+        setter(name)
+        tag("by", name)
+        await asyncio.sleep(0.01)
+        return name, read(), get_tags()
+
+    async def main() -> tuple[list[Any], Any, dict[str, Any]]:
+        with new_context():
+            done = list(await asyncio.gather(*map(work, "abc")))
+            return done, read(), get_tags()
+
+    done, left, tags = asyncio.run(main())
+    assert done == [(name, name, {"by": name}) for name in "abc"]
+    assert (left, tags) == (None, {})
+
+
+def test_k6_threads_that_carry_a_copy_do_not_change_one_another() -> None:
+    together = threading.Barrier(3, timeout=10)
+    seen: list[tuple[str, str | None]] = []
+
+    def work(name: str) -> None:
+        identify_context(name)
+        together.wait()
+        seen.append((name, get_context_distinct_id()))
+
+    with new_context():
+        threads = [
+            threading.Thread(target=contextvars.copy_context().run, args=(work, name)) for name in "abc"
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert get_context_distinct_id() is None
+    assert sorted(seen) == [(name, name) for name in "abc"]
+
+
+def test_k6_what_starts_after_a_change_sees_it() -> None:
+    async def child() -> dict[str, Any]:
+        return get_tags()
+
+    async def main() -> list[dict[str, Any]]:
+        with new_context():
+            first = asyncio.create_task(child())
+            tag("a", 1)
+            second = asyncio.create_task(child())
+            return [await first, await second]
+
+    assert asyncio.run(main()) == [{}, {"a": 1}]
+
+
+def test_k8_an_async_generator_that_is_left_early_leaves_its_context_with_nobody() -> None:
+    async def rows() -> AsyncIterator[int]:
+        with new_context():
+            identify_context("ann")
+            yield 1
+            yield 2
+
+    async def main() -> str | None:
+        async for _ in rows():
+            break
+        await asyncio.sleep(0.05)  # by now the event loop has closed the generator
+        return get_context_distinct_id()
+
+    assert asyncio.run(main()) is None
 
 
 def test_k5_a_new_thread_has_no_context_unless_it_is_copied() -> None:

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from ...events.contexts import identify_context, set_context_session, tag
+from ...events.contexts import identify_context, set_context_session, tag_all
 from ...events.request_headers import Headers, request_tags
 
 TYPE_CHECKING = False
@@ -41,8 +41,7 @@ def tag_request(event: object) -> None:
     if request is not None:
         method, path, url_path, query = request
         url = _url(event, headers, url_path, query)
-        for name, value in request_tags(headers, url=url, method=method, path=path).items():
-            tag(name, value)
+        tag_all(request_tags(headers, url=url, method=method, path=path))
 
 
 def _request_line(event: Mapping[str, Any]) -> tuple[str | None, str | None, str | None, str] | None:

@@ -8,7 +8,7 @@ from functools import cache
 
 from ...delivery.scope import DeliveryScope, activate
 from ...events import idempotency
-from ...events.contexts import get_tags, tag
+from ...events.contexts import get_tags, tag_all
 from ...events.ids import uuid4
 from ...transports.deadline import Deadline
 from ..boundary import Boundary
@@ -153,9 +153,7 @@ def _tag_invocation(context: Any, is_cold: bool) -> None:
         "cloud.provider": "aws",
         "cloud.region": os.environ.get("AWS_REGION"),
     }
-    for name, value in tags.items():
-        if value is not None:
-            tag(name, value)
+    tag_all({name: value for name, value in tags.items() if value is not None})
 
 
 def _str_attr(context: Any, name: str) -> str | None:
