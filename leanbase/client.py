@@ -116,6 +116,18 @@ class Leanbase:
         host = self._current().settings.host
         return f"<{type(self).__name__} to {host or 'no host'}{', disabled' if self.disabled else ''}>"
 
+    def __copy__(self: T) -> T:
+        return self  # a client has threads, connections and books: there is only one of it
+
+    def __deepcopy__(self: T, memo: object) -> T:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be pickled: it has connections and locks. "
+            "Make one in the other process, from the same settings"
+        )
+
     def _current(self) -> Pipeline:
         return self._pipeline
 

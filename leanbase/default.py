@@ -48,6 +48,7 @@ class DefaultClient(Leanbase):
         self._reset_after_fork()
         self._latest: Pipeline | None = None
         self._ending: Pipeline | None = None
+        self._ended: Stats | None = None
         self._seen: dict[str, Any] = {}
         self._explicitly_opted_out: bool | None = None
         self._opted_out = False
@@ -59,6 +60,7 @@ class DefaultClient(Leanbase):
         self._end_lock = threading.RLock()
         self._making: int | None = None  # the thread that configures
         self._early: deque[tuple[Context, Callable[[], object]]] = deque()
+        self._ended = None
 
     def setup(self) -> Leanbase:
         """Return the default client, configured; it is always the same object. Never raises."""
@@ -88,6 +90,7 @@ class DefaultClient(Leanbase):
                 return self._close(pipeline, timeout)
             finally:
                 self._ending = None
+                self._ended = pipeline.outbox.stats()
 
     def _warm_up(self, timeout: float = 1.0) -> None:
         """Prepare the first send, unless the settings are not there yet: the first call reads them."""
@@ -211,6 +214,15 @@ class DefaultClient(Leanbase):
     @event_call
     def _capture_early(self, emit: Callable[[Draft], str | None], draft: Draft) -> str | None:
         return emit(draft)
+
+    def stats(self) -> Stats:
+        if self._latest is None and self._ended is not None:
+            return self._ended
+        return super().stats()
+
+    stats.__doc__ = f"""{Leanbase.stats.__doc__}
+        After `leanbase.shutdown()` it answers for the client that was ended, until the next one is made.
+        """
 
     def opt_out(self) -> None:
         """Capture nothing from now on, also after a shutdown; what was captured before is delivered."""

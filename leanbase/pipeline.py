@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("leanbase")
 
-_in_hook: ContextVar[bool] = ContextVar("leanbase_in_before_send", default=False)
+_in_hooks_of: ContextVar[tuple[object, ...]] = ContextVar("leanbase_in_before_send", default=())
+"""The pipelines whose hooks are running, one inside the other."""
+
+
+TOP_LEVEL = frozenset({"event", "distinct_id", "uuid", "timestamp", "properties"})
 
 
 class Pipeline:
@@ -34,6 +38,8 @@ class Pipeline:
     __slots__ = (
         "_created",
         "_describer",
+        "_has_said_dropped",
+        "_has_warned_of_top_level",
         "exception_hooks",
         "hooks",
         "missing",
@@ -46,6 +52,8 @@ class Pipeline:
         self.settings = settings
         self.exception_hooks: ExceptionHooks | None = None
         self._created = time.time()
+        self._has_said_dropped = False
+        self._has_warned_of_top_level = False
         self._describer: ExceptionDescriber | None = None
         runtime_properties()  # looked up now, not in the middle of the first capture
         self.missing = factory.missing_settings(settings)
@@ -109,21 +117,66 @@ class Pipeline:
                 disable_geoip=settings.disable_geoip,
                 is_server=settings.is_server,
                 super_properties=self.super_properties,
+                is_history=settings.historical_migration,
             )
             if self.hooks:
-                if _in_hook.get():
+                if self in _in_hooks_of.get():
                     raise InvalidEventError("was called inside before_send, which would call it again")
-                # Through the encoder, so that hooks see every text as it will be.
-                hooked = _run_hooks(self.hooks, _encode(event, draft).decode())
+                # Through the encoder, so that hooks see every string as it will be.
+                hooked = self._hooked(_encode(event, draft).decode())
                 if hooked is None:
                     self.outbox.drop("before_send")
                     return None
-                event = checked(hooked)
+                event = checked(hooked, is_history=settings.historical_migration)
             return _encode(event, draft)
         except EventTooLargeError as error:
             logger.warning("event %r is dropped: %s", draft.name, error)
             self.outbox.drop("too_large")
             return None
+
+    def _hooked(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        """Pass the event through the hooks; `None` when one dropped it, or failed (H-5)."""
+        name = event["event"]
+        result: Any = event
+        token = _in_hooks_of.set((*_in_hooks_of.get(), self))
+        try:
+            for hook in self.hooks:
+                try:
+                    result = hook(result)
+                except Exception as error:
+                    text = "before_send raised %s%s; event %r is dropped"
+                    logger.warning(text, type(error).__name__, _place(error), name)
+                    logger.debug("before_send failed here:", exc_info=error)
+                    return None
+                if result is None:
+                    self._say_dropped(name)
+                    return None
+                if not isinstance(result, dict):
+                    kind = type(result).__name__
+                    logger.warning("before_send returned %s, not a dict; event %r is dropped", kind, name)
+                    return None
+        finally:
+            _in_hooks_of.reset(token)
+        final: dict[str, Any] = result
+        self._warn_of_top_level(final)
+        return final
+
+    def _say_dropped(self, name: str) -> None:
+        """Once at INFO: a hook may drop most events, and should (H-4)."""
+        level = logging.DEBUG if self._has_said_dropped else logging.INFO
+        self._has_said_dropped = True
+        logger.log(level, "before_send returned None; event %r is dropped", name)
+
+    def _warn_of_top_level(self, event: dict[str, Any]) -> None:
+        """Say once which keys of a hook are not sent (H-9)."""
+        others = [key for key in event if key not in TOP_LEVEL]
+        if others and not self._has_warned_of_top_level:
+            self._has_warned_of_top_level = True
+            logger.warning(
+                "before_send added %s at the top level of an event, where it is not sent; "
+                "$set and the like belong into event['properties']",
+                ", ".join(sorted(map(repr, others))),
+            )
 
 
 def _encode(event: dict[str, Any], draft: Draft) -> EncodedEvent:
@@ -135,33 +188,6 @@ def _encode(event: dict[str, Any], draft: Draft) -> EncodedEvent:
     from .error_tracking.shrink import encode_shrunk
 
     return encode_shrunk(event)
-
-
-def _run_hooks(hooks: tuple[BeforeSend, ...], event: dict[str, Any]) -> dict[str, Any] | None:
-    """Pass the event through the hooks; `None` when one dropped it, or failed (H-5)."""
-    name = event["event"]
-    result: Any = event
-    token = _in_hook.set(True)
-    try:
-        for hook in hooks:
-            try:
-                result = hook(result)
-            except Exception as error:
-                text = "before_send raised %s%s; event %r is dropped"
-                logger.warning(text, type(error).__name__, _place(error), name)
-                logger.debug("before_send failed here:", exc_info=error)
-                return None
-            if result is None:
-                logger.debug("before_send returned None; event %r is dropped", name)
-                return None
-            if not isinstance(result, dict):
-                kind = type(result).__name__
-                logger.warning("before_send returned %s, not a dict; event %r is dropped", kind, name)
-                return None
-    finally:
-        _in_hook.reset(token)
-    final: dict[str, Any] = result
-    return final
 
 
 def _place(error: BaseException) -> str:

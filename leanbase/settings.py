@@ -274,12 +274,24 @@ class Settings:
                 value = _from_environment(option)
             if value is not None:
                 values[name] = _checked(option, value)
-        key = values.get("api_key") or values.pop("project_api_key", None) or ""
-        values["api_key"] = key.strip() or None
+        values["api_key"] = values["project_api_key"] = _api_key(known, keywords, module)
         values["host"] = _checked_host(values.get("host"))
         if not values.get("project_root"):
             values["project_root"] = _working_directory()
         return cls(**values)
+
+
+def _api_key(known: Mapping[str, Field[Any]], *places: Mapping[str, Any]) -> str | None:
+    """The key in the first place that has one under either name; of two in one place `project_api_key`."""
+    names = ("project_api_key", "api_key")
+    environment = {name: _from_environment(known[name]) for name in names}
+    for place in (*places, environment):
+        for name in names:
+            value = place.get(name)
+            key = "" if value is None else _checked(known[name], value).strip()
+            if key:
+                return str(key)
+    return None
 
 
 def module_attributes() -> Mapping[str, Any]:

@@ -123,7 +123,17 @@ def test_w1_w6_host_and_key_are_trimmed() -> None:
 
 def test_project_api_key_is_an_alias() -> None:
     assert Settings.resolve({"project_api_key": "phc_x"}).api_key == "phc_x"
-    assert Settings.resolve({"project_api_key": "phc_x", "api_key": "phc_y"}).api_key == "phc_y"
+    assert Settings.resolve({"project_api_key": "phc_x", "api_key": "phc_y"}).api_key == "phc_x"
+    assert Settings.resolve({"project_api_key": " ", "api_key": "phc_y"}).api_key == "phc_y"
+
+
+def test_the_place_that_wins_has_the_key_under_either_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEANBASE_API_KEY", "phc_environment")
+    assert Settings.resolve({"project_api_key": "phc_keyword"}).api_key == "phc_keyword"
+    assert Settings.resolve({"api_key": "  ", "project_api_key": None}).api_key == "phc_environment"
+    leanbase.project_api_key = "phc_module"
+    assert Settings.resolve({}).api_key == Settings.resolve({}).project_api_key == "phc_module"
+    assert "phc_module" not in repr(Settings.resolve({}))
 
 
 def test_w1_plain_http_is_warned_about_but_for_loopback(caplog: pytest.LogCaptureFixture) -> None:

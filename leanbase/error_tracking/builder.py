@@ -103,6 +103,9 @@ class ExceptionListBuilder:
             mechanism: dict[str, Any] = {"synthetic": synthetic}
             if chain.members(error):
                 mechanism["is_exception_group"] = True
+            number = introspection.errno(error)
+            if number is not None:
+                mechanism["meta"] = {"errno": {"number": number}}
             names = introspection.class_name(type(error)), introspection.class_module(type(error))
             yield self._item(link, *names, message(error), self._frames.describe(calls), mechanism)
 

@@ -17,6 +17,8 @@ traceback: Callable[[BaseException], TracebackType | None] = vars(BaseException)
 exception_args: Callable[[BaseException], tuple[Any, ...]] = vars(BaseException)["args"].__get__
 exception_attributes: Callable[[BaseException], dict[str, Any]] = vars(BaseException)["__dict__"].__get__
 
+_errno: Callable[[OSError], object] = vars(OSError)["errno"].__get__
+
 mro: Callable[[type], tuple[type, ...]] = vars(type)["__mro__"].__get__
 class_attributes: Callable[[type], Mapping[str, Any]] = vars(type)["__dict__"].__get__
 _qualname: Callable[[type], str] = vars(type)["__qualname__"].__get__
@@ -26,6 +28,12 @@ _module: Callable[[type], object] = vars(type)["__module__"].__get__
 def is_exception(value: object) -> bool:
     """Whether it is one by its type."""
     return issubclass(type(value), BaseException)
+
+
+def errno(error: BaseException) -> int | None:
+    """The error number of an `OSError`, if it has one."""
+    number = _errno(error) if isinstance(error, OSError) and issubclass(type(error), OSError) else None
+    return number if type(number) is int else None
 
 
 def is_exactly(value: object, classes: Iterable[type]) -> bool:

@@ -17,7 +17,7 @@ from . import contexts, idempotency
 from .contexts import coerce_id
 from .encoding import sanitize
 from .ids import normalized_uuid, uuid4
-from .timestamps import normalized_timestamp
+from .timestamps import normalized_timestamp, utc_now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,13 +96,18 @@ def pinned(draft: Draft) -> str:
         draft.uuid = work.next_uuid(draft.name) if draft.uuid is None else draft.uuid
         draft.timestamp = work.timestamp if draft.timestamp is None else draft.timestamp
     draft.uuid = uuid = normalized_uuid(draft.uuid)
-    draft.timestamp = normalized_timestamp(draft.timestamp)
+    draft.timestamp = utc_now() if draft.timestamp is None else draft.timestamp
     draft.properties, draft.groups = sanitize(draft.properties), sanitize(draft.groups)
     return uuid
 
 
 def build(
-    draft: Draft, *, disable_geoip: bool, is_server: bool, super_properties: Mapping[str, Any]
+    draft: Draft,
+    *,
+    disable_geoip: bool,
+    is_server: bool,
+    super_properties: Mapping[str, Any],
+    is_history: bool = False,
 ) -> dict[str, Any]:
     """Put an event together; every value in it is plain and a copy.
 
@@ -111,6 +116,10 @@ def build(
         disable_geoip: The client's option, for drafts that do not say.
         is_server: Whether events are marked as a server's.
         super_properties: Properties of every event of the client, sanitized already.
+        is_history: Whether a timestamp that cannot be read makes the event invalid.
+
+    Raises:
+        InvalidEventError: The timestamp of an event of the past cannot be read.
     """
     properties = _properties(draft, super_properties)
     uuid, timestamp, distinct_id = draft.uuid, draft.timestamp, draft.distinct_id
@@ -134,7 +143,7 @@ def build(
         "event": draft.name,
         "distinct_id": distinct_id,
         "uuid": uuid,
-        "timestamp": normalized_timestamp(timestamp),
+        "timestamp": normalized_timestamp(timestamp, event=draft.name, is_history=is_history),
         "properties": properties,
     }
 
@@ -171,7 +180,7 @@ def _mapping(value: object, argument: str) -> dict[str, Any]:
     return {}
 
 
-def checked(event: object) -> dict[str, Any]:
+def checked(event: object, *, is_history: bool = False) -> dict[str, Any]:
     """Return what a `before_send` hook made of an event as a valid event again (H-6).
 
     Raises:
@@ -189,7 +198,9 @@ def checked(event: object) -> dict[str, Any]:
         "event": checked_name(plain.get("event"), "sent nothing: the event name that before_send left"),
         "distinct_id": distinct_id,
         "uuid": normalized_uuid(plain.get("uuid")),
-        "timestamp": normalized_timestamp(plain.get("timestamp")),
+        "timestamp": normalized_timestamp(
+            plain.get("timestamp"), event=plain.get("event"), is_history=is_history
+        ),
         "properties": plain["properties"],
     }
 

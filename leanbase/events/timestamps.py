@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from functools import lru_cache
+from functools import cache, lru_cache
+
+from ..errors import InvalidEventError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,10 +17,18 @@ logger = logging.getLogger("leanbase")
 
 LOCAL_TIME_WINDOW_SECONDS = 5.0
 
-# Not datetime.fromisoformat(): before Python 3.11 it knows neither "Z" nor "+0530".
+EPOCH_SECONDS = (10**8, 10**11)
+EPOCH_MILLISECONDS = (10**11, 10**14)
+"""Numbers from the first up to the second are seconds (1973 to 5138), or milliseconds, since the epoch."""
+
+# Not datetime.fromisoformat(): what it reads differs from Python version to version.
 _ISO_8601 = re.compile(
-    r"(\d{4})-?(\d\d)-?(\d\d)[Tt ](\d\d):?(\d\d)(?::?(\d\d)(?:[.,](\d+))?)?\s*([Zz]|[+-]\d\d(?::?\d\d)?)?",
-    re.ASCII,
+    r"""
+    (\d{4}) (?: -?(\d\d)-?(\d\d) | -?W(\d\d)(?:-?([1-7]))? )              # a day, or one of a week
+    (?: [Tt\ ] (\d\d) (?: :?(\d\d) (?: :?(\d\d) (?:[.,](\d+))? )? )? )?    # hours, minutes, seconds
+    \s* ( [Zz] | [+-]\d\d (?: :?\d\d (?: :?\d\d )? )? )?
+    """,
+    re.ASCII | re.VERBOSE,
 )
 
 
@@ -33,11 +43,19 @@ def _to_the_second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-def normalized_timestamp(value: object) -> str:
-    """Return a caller's timestamp as RFC 3339 text in UTC; now when it is missing or unusable.
+def normalized_timestamp(value: object, *, event: object = None, is_history: bool = False) -> str:
+    """Return a caller's timestamp as RFC 3339 string in UTC; the current time when it is missing or unusable.
 
     A naive datetime is taken as UTC, unless it lies in the last five seconds of local time: that is
     what `datetime.now()` makes.
+
+    Args:
+        value: The caller's.
+        event: The event's name, for the warning.
+        is_history: Whether an unusable one is refused: history dated today cannot be taken back.
+
+    Raises:
+        InvalidEventError: It is unusable, or missing, and must not be.
     """
     if value is None:
         return utc_now()
@@ -45,37 +63,94 @@ def normalized_timestamp(value: object) -> str:
     from datetime import datetime, timezone
 
     try:
-        moment = value if isinstance(value, datetime) else _parsed(value)
+        moment = _read(value)
         if moment is not None:
             if moment.utcoffset() is None:
                 moment = moment.replace(tzinfo=None)
                 age = (datetime.now() - moment).total_seconds()
-                local = 0 <= age < LOCAL_TIME_WINDOW_SECONDS
-                moment = moment.astimezone() if local else moment.replace(tzinfo=timezone.utc)
+                if 0 <= age < LOCAL_TIME_WINDOW_SECONDS:
+                    moment = moment.astimezone()
+                else:
+                    _warn_of_zone(moment)
+                    moment = moment.replace(tzinfo=timezone.utc)
             return datetime.isoformat(moment.astimezone(timezone.utc))
     except Exception as error:
         logger.debug("timestamp could not be converted: %s", type(error).__name__)
+    kind = type(value).__name__
+    if is_history:
+        raise InvalidEventError(f"cannot read this timestamp, a {kind}, and must not date history today")
     logger.warning(
-        "timestamp must be a datetime, or a text with date and time such as 2026-01-02T03:04:05Z, "
-        "not this %s; now is used",
-        type(value).__name__,
+        "event %r: timestamp must be a datetime, a number of seconds or milliseconds since the epoch, or a "
+        "string such as 2026-01-02T03:04:05Z, not this %s; the current time is used",
+        event,
+        kind,
     )
     return utc_now()
 
 
-def _parsed(value: object) -> Any:
-    from datetime import datetime, timedelta, timezone
+def _read(value: Any) -> Any:
+    """The datetime that a value of another kind stands for, naive or aware; `None` for none."""
+    from datetime import date, datetime, timedelta, timezone
 
-    match = _ISO_8601.fullmatch(value.strip()) if isinstance(value, str) else None
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=timezone.utc)
+    if isinstance(value, str):
+        return _parsed(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        for (least, most), per_second in ((EPOCH_SECONDS, 1), (EPOCH_MILLISECONDS, 1000)):
+            if least <= value < most:
+                return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=value / per_second)
+        return None
+    kind = type(value)
+    if (kind.__module__, kind.__name__) == ("numpy", "datetime64"):
+        found = value.astype("datetime64[us]").item()
+        return found.replace(tzinfo=timezone.utc) if isinstance(found, datetime) else None
+    found = getattr(value, "datetime", None)  # as Arrow has one
+    return found if isinstance(found, datetime) else None
+
+
+def _parsed(text: str) -> Any:
+    from datetime import date, datetime, timedelta, timezone
+
+    match = _ISO_8601.fullmatch(text.strip())
     if match is None:
         return None
-    year, month, day, hour, minute, second, fraction, offset = match.groups()
-    microsecond = int(f"{fraction or '0':0<6}"[:6])
-    moment = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second or 0), microsecond)
+    year, month, day, week, weekday, hour, minute, second, fraction, offset = match.groups()
+    if month is None:
+        found = date.fromisocalendar(int(year), int(week), int(weekday or 1))
+    else:
+        found = date(int(year), int(month), int(day))
+    if hour is None:
+        return datetime(found.year, found.month, found.day, tzinfo=timezone.utc) if offset is None else None
+    hours, minutes, seconds = int(hour), int(minute or 0), int(second or 0)
+    microseconds = int(f"{fraction or '0':0<6}"[:6])
+    is_midnight = (hours, minutes, seconds, microseconds) == (24, 0, 0, 0)
+    if minutes > 59 or seconds > 60 or (hours > 23 and not is_midnight):
+        return None
+    # As a distance: 24:00 is the next day, and a leap second the next minute.
+    clock = timedelta(hours=hours, minutes=minutes, seconds=seconds, microseconds=microseconds)
+    moment = datetime(found.year, found.month, found.day) + clock
     if offset is None:
         return moment
     if offset in "Zz":
         return moment.replace(tzinfo=timezone.utc)
     digits = offset[1:].replace(":", "")
-    distance = timedelta(hours=int(digits[:2]), minutes=int(digits[2:] or 0))
+    distance = timedelta(hours=int(digits[:2]), minutes=int(digits[2:4] or 0), seconds=int(digits[4:] or 0))
     return moment.replace(tzinfo=timezone(-distance if offset[0] == "-" else distance))
+
+
+def _warn_of_zone(moment: Any) -> None:
+    """Say once that a naive datetime is taken as UTC, where that is not the time of this machine."""
+    if not moment.astimezone().utcoffset():
+        return
+    _say_zone()
+
+
+@cache
+def _say_zone() -> None:
+    logger.warning(
+        "a timestamp without an offset is taken as UTC, and this machine has another time zone; "
+        "pass datetimes with a tzinfo"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import zlib
 from collections.abc import Sequence
@@ -33,6 +34,11 @@ RETRIED_4XX = (408, 429)
 PAYLOAD_TOO_LARGE = 413
 DEFAULT_PORTS = {"http": 80, "https": 443}
 QUOTA_WARNING_SECONDS = 60.0
+MOST_RETRY_AFTER_SECONDS = 300.0
+"""So long a `Retry-After` is respected, whatever it says (Q-12)."""
+
+# Backslashes, white space, control and other characters that a URL cannot have.
+_ODD_IN_LOCATION = re.compile(r"[^!-\[\]-~]")
 
 _EXPLAINED = {
     401: ": the API key was rejected",
@@ -184,19 +190,28 @@ class HttpTransport(BaseTransport):
         return body, headers
 
     def _redirected(self, response: Response) -> str | None:
-        """Where a 307 or 308 leads, when that is still the configured host."""
+        """Where a 307 or 308 leads, when that is still the configured host.
+
+        Only the path is taken from what the response names. Which host that is, is not a matter on which two
+        parsers must agree.
+        """
         from urllib.parse import urljoin, urlsplit
 
+        named = response.headers.get("Location") or ""
+        if _ODD_IN_LOCATION.search(named):
+            return None
         try:
-            location = urljoin(self._url, response.headers.get("Location") or "")
-            here, there = urlsplit(self._url), urlsplit(location)
+            here, there = urlsplit(self._url), urlsplit(urljoin(self._url, named))
             ports = here.port or DEFAULT_PORTS[here.scheme], there.port or DEFAULT_PORTS[there.scheme]
         except (ValueError, KeyError):
             return None
         same_server = here.scheme == there.scheme and ports[0] == ports[1]
         upgraded = (here.scheme, there.scheme) == ("http", "https") and ports == (80, 443)
-        followed = here.hostname == there.hostname and (same_server or upgraded) and location != self._url
-        return location if followed else None
+        if here.hostname != there.hostname or "@" in there.netloc or not (same_server or upgraded):
+            return None
+        origin = f"https://{here.hostname}" if upgraded else f"{here.scheme}://{here.netloc}"
+        location = f"{origin}{there.path}{'?' + there.query if there.query else ''}"
+        return location if location != self._url else None
 
     def _judge(self, response: Response) -> None:
         status = response.status
@@ -238,17 +253,18 @@ def _host_in(location: str | None) -> str:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Seconds from a `Retry-After` header: a non-negative number or an HTTP date; else `None`.
+    """Seconds from a `Retry-After` header, at most 300: a non-negative number or an HTTP date; else `None`.
 
-    >>> parse_retry_after("1.5"), parse_retry_after("-1"), parse_retry_after("soon")
-    (1.5, None, None)
+    >>> parse_retry_after("1.5"), parse_retry_after("-1"), parse_retry_after("86400")
+    (1.5, None, 300.0)
     """
     text = (value or "").strip()
     if text and text.replace(".", "", 1).isdecimal() and text.isascii():
-        return float(text)
+        return min(float(text), MOST_RETRY_AFTER_SECONDS)
     from email.utils import parsedate_to_datetime
 
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        seconds = max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        return min(seconds, MOST_RETRY_AFTER_SECONDS)
     except (TypeError, ValueError, OverflowError):
         return None

@@ -7,6 +7,7 @@ import logging
 import platform
 import re
 import sys
+import time
 import uuid
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from leanbase import Leanbase
 from leanbase._version import __version__
+from leanbase.events import timestamps
 from leanbase.events.ids import uuid4, uuid7
 from leanbase.events.timestamps import normalized_timestamp
 from leanbase.local.server import LocalServer
@@ -178,10 +180,67 @@ def test_e4_a_naive_datetime_of_just_now_is_local_time(monkeypatch: pytest.Monke
         time.tzset()
 
 
+class Arrow:
+    """As Arrow has it: an object with a datetime of its own."""
+
+    datetime = dt.datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("given", "instant"),
+    [
+        ("2026-06-27", "2026-06-27T00:00:00"),
+        ("20260627", "2026-06-27T00:00:00"),
+        (dt.date(2026, 6, 27), "2026-06-27T00:00:00"),
+        (1767225600, "2026-01-01T00:00:00"),
+        (1767225600.25, "2026-01-01T00:00:00.250000"),
+        (1767225600123, "2026-01-01T00:00:00.123000"),
+        (10**8, "1973-03-03T09:46:40"),
+        ("2026-01-15T12Z", "2026-01-15T12:00:00"),
+        ("2026-W03-4T12:00:00Z", "2026-01-15T12:00:00"),
+        ("2026W034", "2026-01-15T00:00:00"),
+        ("2026-01-15T24:00:00Z", "2026-01-16T00:00:00"),
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00"),
+        ("2026-01-15T12:30:45+05:30:15", "2026-01-15T07:00:30"),
+        (Arrow(), "2020-01-02T03:04:05"),
+    ],
+)
+def test_e4_other_kinds_of_timestamps_are_that_instant(given: Any, instant: str) -> None:
+    assert normalized_timestamp(given) == f"{instant}+00:00"
+
+
+def test_e4_history_is_never_dated_today(memory: MemoryTransport) -> None:
+    client = Leanbase("k", transport=memory, historical_migration=True)
+    assert client.capture("row", distinct_id="u", timestamp="the day before yesterday") is None
+    client.before_send = lambda event: {**event, "timestamp": "soon"}
+    assert client.capture("row", distinct_id="u", timestamp="2020-01-02") is None
+    client.before_send = None
+    assert client.capture("row", distinct_id="u", timestamp="2020-01-02")
+    assert client.stats()["dropped"] == {"invalid": 2}
+    assert [event["timestamp"] for event in memory.events] == ["2020-01-02T00:00:00+00:00"]
+
+
+def test_e4_a_naive_time_that_is_taken_as_utc_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    timestamps._say_zone.cache_clear()
+    for zone, warnings in (("UTC", 0), ("EST5", 1)):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        try:
+            for _ in range(2):
+                assert normalized_timestamp(dt.datetime(2025, 1, 2, 3, 4, 5)) == "2025-01-02T03:04:05+00:00"
+        finally:
+            monkeypatch.delenv("TZ")
+            time.tzset()
+        assert len(caplog.records) == warnings
+    assert "UTC" in caplog.text
+
+
 @pytest.mark.parametrize(
     "given",
-    ["2026-06-27", "20260627", dt.date(2026, 6, 27), "yesterday", "", 1767225600, "2025-13-01T00:00:00Z",
-     "0001-01-01T00:00:00+14:00", b"2025-01-02T03:04:05Z"],
+    ["yesterday", "", 42, 10**15, True, float("nan"), "2025-13-01T00:00:00Z", "2025-01-02T25:00:00Z", "2025-W60-1",
+     "2025-01-02T24:00:01Z", "2025-01-02Z", "0001-01-01T00:00:00+14:00", b"2025-01-02T03:04:05Z", object()],
 )  # fmt: skip
 def test_e4_what_is_no_timestamp_is_now_with_a_warning(given: Any, caplog: pytest.LogCaptureFixture) -> None:
     result = normalized_timestamp(given)

@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
+from http.client import SWITCHING_PROTOCOLS, BadStatusLine, HTTPResponse, RemoteDisconnected
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -141,8 +142,55 @@ class Connections:
             pool.close()
 
 
+MAX_INTERIM_RESPONSES = 20
+MAX_LINE_BYTES = 65_536
+
+
+class _Reader:
+    """Lines of a response's head, whose end must come before the connection's."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def readline(self, limit: int = -1) -> bytes:
+        line: bytes = self._reader.readline(limit)
+        if not line:
+            raise RemoteDisconnected("the response ended within its headers")
+        return line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+
+class _FinalResponse(HTTPResponse):
+    """Passes over interim responses (1xx), and does not take a head that is cut off for a response.
+
+    `http.client` passes over 100 alone, and takes the end of the connection for the end of the headers.
+    """
+
+    def begin(self) -> None:
+        reader = self.fp
+        self.fp = _Reader(reader)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            if self.fp is not None:
+                self.fp = reader
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(MAX_INTERIM_RESPONSES):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status < 200 or status == SWITCHING_PROTOCOLS:
+                return version, status, reason
+            while self.fp.readline(MAX_LINE_BYTES) not in (b"\r\n", b"\n"):
+                pass
+        raise BadStatusLine("too many interim responses")
+
+
 class _Connection(HTTPConnection):
     """Connects within the deadline, and counts as dropped when it was idle for too long."""
+
+    response_class = _FinalResponse
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -167,6 +215,11 @@ class _Connection(HTTPConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
         self._last_used = Stopwatch()
         super().request(*args, **kwargs)
+
+    def getresponse(self) -> Any:
+        if self.sock is None:  # urllib3 goes on after a broken pipe, as there may be a response
+            raise ConnectionResetError("the connection was reset")
+        return super().getresponse()
 
 
 class _TLSConnection(_Connection, HTTPSConnection):
