@@ -37,7 +37,11 @@ from tests.fault_server import Behaviour, FaultServer
 from tests.transports.test_buffered import in_child
 from tests.transports.test_sqs import QUEUE, taking
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+    # An interrupt between a socket's making and its first use leaves it to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
 
 KINDS = [
     "http",
