@@ -627,7 +627,7 @@ class Leanbase:
         """Collect the events captured inside the `with` and send them together when it ends.
 
         Events of any client are collected, in every thread and task that carries the context; what
-        has gathered leaves earlier when it is 100 events or 1 MiB.
+        has gathered leaves earlier when it is `flush_at` events or 1 MiB, or has waited `flush_interval`.
 
         Args:
             client: Also send what this client has retained. Default: this client.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 
 from .errors import InvalidEventError
+from .interrupts import raise_interrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ def event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Conc
         except InvalidEventError as error:
             reason = "invalid"
             logger.warning("%s() %s; nothing is sent", method.__name__, error)
+        except RecursionError:
+            return None  # the application's own recursion has left no room for the call
         except Exception as error:
+            raise_interrupt(error)
             if isinstance(error, TypeError):
                 _check_call(method, self, args, kwargs)
             reason = "internal"
@@ -58,7 +62,8 @@ def _check_call(method: Callable[..., Any], self: object, args: Any, kwargs: Any
 
 
 def log_internal(call: str, error: Exception) -> None:
-    """Log an exception that is a defect of this package."""
+    """Log an exception that is a defect of this package; what a signal handler has raised goes on."""
+    raise_interrupt(error)
     # The text of an exception may quote a property value; its type and place do not.
     logger.error("%s(): internal error %s; please report it", call, type(error).__name__)
     logger.debug("%s() failed here:", call, exc_info=error)

@@ -12,6 +12,7 @@ from .delivery.outbox import Outbox
 from .errors import ConfigError, EventTooLargeError, InvalidEventError
 from .events.encoding import EncodedEvent, encode, sanitize
 from .events.event import Draft, build, checked, runtime_properties
+from .interrupts import raise_interrupt
 from .settings import BeforeSend, Settings, as_hooks
 from .transports.memory import MemoryTransport
 
@@ -67,6 +68,8 @@ class Pipeline:
             MemoryTransport() if self.missing else factory.create(settings),
             send_seconds=settings.send_deadline,
             limit=settings.max_queue_size,
+            flush_at=settings.flush_at,
+            flush_interval=settings.flush_interval,
             transmits=settings.send,
             on_error=settings.on_error,
         )
@@ -144,6 +147,7 @@ class Pipeline:
                 try:
                     result = hook(result)
                 except Exception as error:
+                    raise_interrupt(error)
                     text = "before_send raised %s%s; event %r is dropped"
                     logger.warning(text, type(error).__name__, _place(error), name)
                     logger.debug("before_send failed here:", exc_info=error)

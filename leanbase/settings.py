@@ -122,12 +122,13 @@ class Settings:
     )
     flush_at: int = _option(
         100,
-        "The most events in one request. A buffer that holds as many new events is sent at once.",
+        "The most events in one request. A buffer, or a delivery scope, that holds as many is sent at once.",
         least=1,
     )
     flush_interval: float = _option(
         5.0,
-        "The most seconds that a new event stays in the buffer before it is sent.",
+        "The most seconds that a new event stays in the buffer. In a long delivery scope, the first capture "
+        "after that sends.",
         least=0.01,
     )
     max_queue_size: int = _option(

@@ -41,6 +41,7 @@ def clean_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     default_client._opted_out = False
     default_client._explicitly_opted_out = None
     default_client._complained = False
+    default_client._ended = None
     default_client._set_debug(False)
     logger = logging.getLogger("leanbase")
     logger.setLevel(logging.NOTSET)

@@ -7,20 +7,23 @@ on: captured = delivered + handed off + spooled + retained + dropped, at any mom
 from __future__ import annotations
 
 import logging
+import time
 from contextvars import ContextVar
 
 from ..errors import ClosedError
 from ..events.encoding import EncodedEvent
+from ..interrupts import raise_interrupt
 from ..settings import OnError
 from ..transports._http.sender import PAUSED
 from ..transports._retaining import RetainingTransport
 from ..transports.base import BaseTransport
 from ..transports.deadline import Deadline
 from ..transports.receipt import WAITING, Receipt
-from .scope import DeliveryScope, open_scope, send_deadline
+from .scope import FULL_BYTES, DeliveryScope, open_scope, send_deadline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ..transports._ledger import Collected
     from ..transports.receipt import Stats
 
 logger = logging.getLogger("leanbase")
@@ -37,6 +40,8 @@ class Outbox:
     Args:
         transport: Where events go.
         send_seconds: The longest one send may take.
+        flush_at: As many events collected in a scope are sent before it closes.
+        flush_interval: Seconds after which collected events are sent, in a scope without a deadline.
         limit: Most undelivered events kept in memory.
         transmits: `False` admits events and lets them end here.
         on_error: The user's callback for events that were not passed on.
@@ -48,6 +53,8 @@ class Outbox:
         *,
         send_seconds: float,
         limit: int,
+        flush_at: int = 100,
+        flush_interval: float = 5.0,
         transmits: bool = True,
         on_error: OnError | None = None,
     ) -> None:
@@ -57,6 +64,8 @@ class Outbox:
         self._transport = transport
         self._ledger = self._transport.attach(self._report, lambda: self.disabled)
         self._send_seconds = send_seconds
+        self._flush_at = flush_at
+        self._flush_interval = flush_interval
         self._transmits = transmits
         self._on_error = on_error
 
@@ -88,9 +97,9 @@ class Outbox:
             event.scope = scope
             scope.senders[self] = None  # before the ledger looks whether it is closed
             if scope.collects:
-                gathered = self._ledger.collect(event, scope)
-                if gathered is not None:
-                    if scope.is_full(*gathered) and not self._transport.is_sending():
+                collected = self._ledger.collect(event, scope)
+                if collected is not None:
+                    if self._is_due(collected, scope) and not self._transport.is_sending():
                         self._send_early(scope)
                     return True
         else:
@@ -99,10 +108,17 @@ class Outbox:
             return self._transport.keep(event)
         return self._transport.put(event, send_deadline(self._send_seconds), scope)
 
+    def _is_due(self, collected: Collected, scope: DeliveryScope) -> bool:
+        """Whether what a scope has collected leaves before it closes."""
+        if len(collected.events) >= self._flush_at or collected.bytes >= FULL_BYTES:
+            return True
+        return scope.deadline is None and time.monotonic() - collected.since >= self._flush_interval
+
     def _send_early(self, scope: DeliveryScope) -> None:
         try:
             self.send_collected(scope)
         except Exception as error:
+            raise_interrupt(error)
             logger.error("internal error %s; please report it", type(error).__name__)
             logger.debug("it happened here:", exc_info=error)
 
@@ -215,6 +231,7 @@ class Outbox:
                 try:
                     on_error(cause, [event.decode() for event in events])
                 except Exception as error:
+                    raise_interrupt(error)
                     logger.error("on_error raised %s", type(error).__name__)
         finally:
             _in_on_error.reset(token)

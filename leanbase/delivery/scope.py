@@ -34,7 +34,6 @@ if TYPE_CHECKING:
         def settle(self, deadline: Deadline) -> None: ...
 
 
-FULL_EVENTS = 100
 FULL_BYTES = 1024 * 1024
 """So much of one client is sent before the scope closes."""
 
@@ -42,14 +41,16 @@ FULL_BYTES = 1024 * 1024
 class DeliveryScope:
     """Collects the events captured inside it; `close` sends them, one batch for each client.
 
-    Threads and tasks that carry the context collect into the same scope. When 100 events or 1 MiB of one
-    client have gathered they leave at once, in the capture that made it so. (They are pending in the ledgers
-    of their clients; a scope knows only which clients these are.)
+    Threads and tasks that carry the context collect into the same scope. When `flush_at` events or 1 MiB of
+    one client have gathered they leave at once, in the capture that made it so. (They are pending in the
+    ledgers of their clients; a scope knows only which clients these are.)
 
     Args:
         flush: `"end"` collects; `"each"` lets every capture send for itself, also inside an outer
             scope that collects.
-        deadline: No send inside may outlast it; `None` leaves each to its client's limit.
+        deadline: No send inside may outlast it; `None` leaves each to its client's limit. A scope without a
+            deadline may be a long one: there events leave with the first capture after the oldest of them
+            has waited `flush_interval`, too.
 
     Attributes:
         receipt: What became of the events captured inside, each once with its last outcome. Complete when
@@ -85,10 +86,6 @@ class DeliveryScope:
     def is_open(self) -> bool:
         """Whether events are captured in it: it is not closed, nor a parent process's."""
         return not self.closed and self._generation == forking.generation
-
-    def is_full(self, events: int, size: int) -> bool:
-        """Whether so many events and bytes of one client are to leave now."""
-        return events >= FULL_EVENTS or size >= FULL_BYTES
 
     def send(self, *others: Sender, deadline: Deadline | None = None, take_over: bool = False) -> Receipt:
         """Send everything: what was collected, and what `others` have retained. Blocks up to the deadline.

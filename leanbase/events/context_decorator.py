@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 
+from ..interrupts import raise_interrupt
 from .contexts import Context, Layer, active, call_in_context, innermost, new_context
 
 TYPE_CHECKING = False
@@ -162,8 +163,10 @@ class _Intermittent:
         try:
             if self._on_exception is not None and _is_failure(exc_type):
                 call_in_context(context or self._contexts[0], self._on_exception, exc)
-        except Exception:
-            pass  # as at the recursion limit, where not even the logger can be called
+        except RecursionError:
+            pass  # not even the logger can be called here
+        except Exception as error:
+            raise_interrupt(error)
         finally:
             innermost.set(self._outer)
 

@@ -13,6 +13,7 @@ from contextvars import ContextVar, Token
 from functools import cache
 
 from .. import forking
+from ..interrupts import raise_interrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,8 +161,10 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         try:
             if self._on_exception is not None and exc_type is not None and issubclass(exc_type, Exception):
                 call_in_context(here if is_innermost else context, self._on_exception, exc)
-        except Exception:
-            pass  # as at the recursion limit, where not even the logger can be called
+        except RecursionError:
+            pass  # not even the logger can be called here
+        except Exception as error:
+            raise_interrupt(error)
         finally:
             try:
                 if here is not None and is_innermost:

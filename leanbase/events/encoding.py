@@ -14,6 +14,7 @@ from enum import Enum
 from itertools import islice
 
 from ..errors import EventTooLargeError
+from ..interrupts import raise_interrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ class _Sanitizer:
             return self.other(value, kind)
         except EventTooLargeError:
             raise
-        except Exception:
+        except Exception as error:
+            raise_interrupt(error)
             return _unreadable(kind)
 
     # `object` and `array` are the hot ones: what they share is written out, and so is `spend`.

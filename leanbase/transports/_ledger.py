@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
@@ -93,12 +94,20 @@ class Flight:
         return self.interrupted is None
 
 
-class _Collected:
-    """What one delivery scope has collected."""
+class Collected:
+    """What one delivery scope has collected of one client.
 
-    __slots__ = ("bytes", "events", "is_taken")
+    Attributes:
+        events: The events, in order.
+        bytes: Their size.
+        since: When the first of them came, on the monotonic clock.
+        is_taken: Whether a send has them.
+    """
+
+    __slots__ = ("bytes", "events", "is_taken", "since")
 
     def __init__(self) -> None:
+        self.since = time.monotonic()
         self.events: list[EncodedEvent] = []
         self.bytes = 0
         self.is_taken = False
@@ -127,7 +136,7 @@ class Ledger:
         self.lock = threading.RLock()
         self._landed = threading.Condition(self.lock)
         self._kept: list[EncodedEvent] = []
-        self._collected: dict[Hashable, _Collected] = {}
+        self._collected: dict[Hashable, Collected] = {}
         self._flights: dict[Flight, None] = {}
         self._captured = 0
         self._delivered = 0
@@ -164,11 +173,11 @@ class Ledger:
         self.drop("overflow")
         return False
 
-    def collect(self, event: EncodedEvent, scope: Any) -> tuple[int, int] | None:
+    def collect(self, event: EncodedEvent, scope: Any) -> Collected | None:
         """Admit an event into what a delivery scope collects.
 
         Returns:
-            How many events and bytes the scope has now; `None` when it is closed.
+            What the scope has collected now; `None` when it is closed.
 
         Raises:
             ClosedError: Nothing is admitted any more.
@@ -180,12 +189,12 @@ class Ledger:
             while not scope.closed:
                 collected = self._collected.get(scope)
                 if collected is None:
-                    collected = self._collected.setdefault(scope, _Collected())
+                    collected = self._collected.setdefault(scope, Collected())
                 if not collected.is_taken and not scope.closed:  # step
                     self._captured += 1
                     collected.bytes += size
                     collected.events.append(event)
-                    return len(collected.events), collected.bytes
+                    return collected
         return None
 
     # --- sends -----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ..errors import ConfigError, DroppedError
 from ..events.encoding import EncodedEvent
 from ..forking import reset_in_child
+from ..interrupts import raise_interrupt
 from ._ledger import Flight, Ledger
 from .base import BaseTransport
 from .deadline import Deadline, Stopwatch
@@ -139,7 +140,9 @@ class RetainingTransport(BaseTransport):
         except Exception as error:
             if not flight.admitted:
                 raise
-            _log_internal(error)  # the event is in the books
+            if not isinstance(error, RecursionError):  # with which there is no room for more calls
+                raise_interrupt(error)
+                _log_internal(error)  # the event is in the books
         return True
 
     def keep(self, event: EncodedEvent) -> bool:
@@ -343,6 +346,7 @@ class RetainingTransport(BaseTransport):
             _check_count(receipt, len(batch))
             return receipt
         except Exception as error:
+            raise_interrupt(error)
             name = type(self._inner).__name__
             logger.error("%s: %s; %d event(s) are kept", name, _what_is_wrong("send", error), len(batch))
             logger.debug("the transport failed here:", exc_info=error)
@@ -353,6 +357,7 @@ class RetainingTransport(BaseTransport):
         try:
             return _checked(getattr(self._inner, call)(deadline=deadline), call)
         except Exception as error:
+            raise_interrupt(error)
             logger.error("%s: %s", type(self._inner).__name__, _what_is_wrong(call, error))
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt()

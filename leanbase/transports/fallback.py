@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from ..events.encoding import EncodedEvent
+from ..interrupts import raise_interrupt
 from ._retaining import must_not_retain
 from .base import BaseTransport
 from .deadline import Deadline
@@ -53,6 +54,7 @@ class FallbackTransport(BaseTransport):
         try:
             receipt = self._first.send(events, deadline=with_reserve(deadline))
         except Exception as error:
+            raise_interrupt(error)
             logger.error("%s raised %s", type(self._first).__name__, type(error).__name__)
             logger.debug("the first transport failed here:", exc_info=error)
             return self._second.send(events, deadline=deadline)

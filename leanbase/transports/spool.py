@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import ConfigError, TransportError
 from ..events.encoding import EncodedEvent
 from ..forking import reset_in_child
+from ..interrupts import raise_interrupt
 from ._retaining import must_not_retain
 from ._spool_file import SUFFIX, AbandonedFile, OwnFile, SpoolFile, project_in
 from .base import BaseTransport
@@ -322,6 +323,7 @@ class SpoolTransport(BaseTransport):
         try:
             return inner.send(events, deadline=deadline)
         except Exception as error:
+            raise_interrupt(error)
             logger.error(
                 "%s raised %s; %d event(s) are kept", type(inner).__name__, type(error).__name__, len(events)
             )

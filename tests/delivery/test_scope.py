@@ -310,3 +310,27 @@ def test_what_a_process_sends_while_it_initialises_is_limited_also_in_a_scope(
     assert 1 < send_deadline(10.0).remaining() <= 2
     with activate(DeliveryScope()):
         assert 1 < send_deadline(10.0).remaining() <= 2
+
+
+def test_a_scope_sends_batches_of_its_clients_flush_at(batches: Batches) -> None:
+    client = Leanbase("k", transport=batches, flush_at=20)
+    with client.delivery_scope() as scope:
+        for number in range(50):
+            client.capture("e", distinct_id=number)
+    assert batches.sizes == [20, 20, 10]
+    assert scope.receipt.delivered == 50
+
+
+def test_a_long_scope_sends_after_flush_interval_and_one_with_a_deadline_does_not(batches: Batches) -> None:
+    """A worker loop under `job` is not silent for hours; an invocation has an end."""
+    client = Leanbase("k", transport=batches, flush_interval=0.05)
+    for deadline, sent in ((None, 1), (Deadline.after(60), 0)):
+        batches.sizes.clear()
+        scope = DeliveryScope("end", deadline)
+        with activate(scope):
+            client.capture("first", distinct_id="u")
+            time.sleep(0.1)
+            client.capture("second", distinct_id="u")
+            assert len(batches.sizes) == sent
+            client._close_scope(scope)
+        assert sum(batches.sizes) == 2

@@ -27,6 +27,7 @@ from urllib3.util import make_headers
 from urllib3.util.ssl_ import create_urllib3_context
 
 from ...errors import TransportError
+from ...interrupts import raise_interrupt
 from ..deadline import Deadline, Stopwatch
 from .sockets import Attempt, DeadlineTLSSocket, connect, current_attempt
 
@@ -87,11 +88,13 @@ class Connections:
             try:
                 return self._post(url, body, headers, attempt)
             except (HTTPError, OSError) as error:
+                raise_interrupt(error)
                 stale = not attempt.connected and not attempt.answered
                 if not stale or isinstance(_cause(error), (TimeoutError, Urllib3TimeoutError)):
                     raise
                 return self._post(url, body, headers, Attempt(deadline, fresh=True))
         except (HTTPError, OSError) as error:
+            raise_interrupt(error)  # a time limit may well be a TimeoutError
             raise TransportError(_describe(error)) from error
 
     def _post(self, url: str, body: bytes, headers: Mapping[str, str], attempt: Attempt) -> Response:
@@ -113,7 +116,8 @@ class Connections:
                 content = response.read(MAX_RESPONSE_BYTES + 1, decode_content=False)
                 if len(content) > MAX_RESPONSE_BYTES:
                     response.close()
-            except (HTTPError, OSError):
+            except (HTTPError, OSError) as error:
+                raise_interrupt(error)
                 # The status line has come and decides; only the explanation is lost.
                 content = b""
                 response.close()
@@ -132,6 +136,7 @@ class Connections:
         try:
             self._pool(url)[0].open_one()
         except (HTTPError, OSError) as error:
+            raise_interrupt(error)
             raise TransportError(_describe(error)) from error
         finally:
             current_attempt.reset(token)

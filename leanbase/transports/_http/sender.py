@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import RejectedError, TransportError
 from ...forking import reset_in_child
+from ...interrupts import raise_interrupt
 from ..deadline import Deadline
 from .breaker import CircuitBreaker
 
@@ -138,6 +139,7 @@ class HttpSender:
             if not deadline.expired:
                 connections.open_one(url, deadline=deadline)
         except Exception as error:
+            raise_interrupt(error)
             logger.debug("no connection ahead of the first send: %s", error)
 
     def close(self) -> None:

@@ -1,0 +1,56 @@
+"""Exceptions that a signal handler of the application raises while our code runs: not ours to swallow.
+
+A soft time limit of a task queue, a job's timeout or a timeout decorator raises an ordinary `Exception` in
+whatever runs. It looks like any failure of what was called, but its traceback has the frame of the handler.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType
+    from typing import Any
+
+LONGEST_CHAIN = 20
+
+
+def raise_interrupt(error: BaseException) -> None:
+    """Raise what a signal handler has raised, if that is what `error` is, or what it came from."""
+    interrupt = of_signal_handler(error)
+    if interrupt is not None:
+        raise interrupt
+
+
+def of_signal_handler(error: BaseException) -> BaseException | None:
+    """The exception in the chain of `error` that a signal handler has raised, if any."""
+    if threading.current_thread() is not threading.main_thread():
+        return None  # Python runs handlers in the main thread alone
+    codes = _codes_of_handlers()
+    link: BaseException | None = error
+    for _ in range(LONGEST_CHAIN if codes else 0):
+        if link is None:
+            break
+        traceback = link.__traceback__
+        while traceback is not None:
+            if traceback.tb_frame.f_code in codes:
+                return link
+            traceback = traceback.tb_next
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _codes_of_handlers() -> set[CodeType]:
+    """The code of every Python function that handles a signal now."""
+    codes: set[CodeType] = set()
+    for number in signal.valid_signals():
+        handler: Any = signal.getsignal(number)
+        if callable(handler):
+            handler = getattr(handler, "func", handler)  # a partial's
+            handler = getattr(handler, "__func__", handler)  # a method's
+            code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+            if code is not None:
+                codes.add(code)
+    return codes

@@ -1,0 +1,183 @@
+"""Exceptions of the application's own signal handlers go through: the events are kept, the exception goes on."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from leanbase import Leanbase, Receipt
+from leanbase.interrupts import of_signal_handler
+from leanbase.transports import BaseTransport, FallbackTransport, MemoryTransport, SpoolTransport
+from tests.conftest import balanced
+
+
+class SoftTimeLimit(Exception):
+    """As task queues have it."""
+
+
+class Handler:
+    """A handler that is a method, as RQ's is."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def strike(self, number: int, frame: object) -> None:
+        raise self.kind("the time is up")
+
+    __call__ = strike
+
+
+@pytest.fixture(params=[SoftTimeLimit, TimeoutError, ValueError])
+def limit(request: pytest.FixtureRequest) -> Iterator[Callable[[float], type[Exception]]]:
+    """Sets a time limit, of seconds; gives what it raises."""
+    kind: type[Exception] = request.param
+    handlers: list[Any] = [Handler(kind).strike, Handler(kind), partial(Handler(kind).strike)]
+    previous = signal.signal(signal.SIGALRM, handlers[hash(kind.__name__) % 3])
+
+    def start(seconds: float) -> type[Exception]:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        return kind
+
+    yield start
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+Limit = Callable[[float], type[Exception]]
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that accepts and never answers."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.close()
+
+
+def nap() -> None:
+    for _ in range(500):
+        time.sleep(0.01)
+
+
+class Slow(BaseTransport):
+    def send(self, events: Any, *, deadline: Any) -> Receipt:
+        nap()
+        return Receipt(delivered=len(events))
+
+
+def test_a_time_limit_strikes_while_a_server_does_not_answer(limit: Limit, silent: str) -> None:
+    client = Leanbase("k", silent, send_deadline=4, max_retries=2)
+    with pytest.raises(limit(0.2)):
+        client.capture("e", distinct_id="u")
+    assert client.stats()["retained"] == 1
+    assert balanced(client)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["flush", "shutdown", "scope"])
+def test_a_time_limit_strikes_in_calls_that_send(limit: Limit, silent: str, call: str) -> None:
+    client = Leanbase("k", silent, send_deadline=1, max_retries=0)
+
+    def act() -> None:
+        with client.delivery_scope():
+            client.capture("e", distinct_id="u")
+            if call != "scope":
+                getattr(client, call)(4)
+
+    with pytest.raises(limit(0.2)):
+        act()
+    assert balanced(client)
+    assert client.stats()["retained"] + client.stats()["dropped"].get("shutdown", 0) == 1
+
+
+@pytest.mark.parametrize("around", ["nothing", "fallback", "spool"])
+def test_a_time_limit_strikes_in_somebody_elses_transport(limit: Limit, around: str, tmp_path: Any) -> None:
+    transport: BaseTransport = Slow()
+    if around == "fallback":
+        transport = FallbackTransport(transport, MemoryTransport())
+    elif around == "spool":
+        transport = SpoolTransport(tmp_path / "spool", transport, write_first=False)
+    client = Leanbase("k", transport=transport)
+    with pytest.raises(limit(0.1)):
+        client.capture("e", distinct_id="u")
+    assert client.stats()["retained"] == 1
+
+
+def test_a_time_limit_strikes_in_a_hook_and_is_not_its_failure(limit: Limit) -> None:
+    client = Leanbase("k", transport=MemoryTransport(), before_send=lambda event: nap() or event)
+    with pytest.raises(limit(0.1)):
+        client.capture("e", distinct_id="u")
+    assert client.stats()["dropped"] == {}
+
+
+def test_a_time_limit_strikes_in_the_text_of_a_value(limit: Limit) -> None:
+    class SlowText:
+        def __str__(self) -> str:
+            nap()
+            return "slow"
+
+    client = Leanbase("k", transport=MemoryTransport())
+    with pytest.raises(limit(0.1)):
+        client.capture("e", distinct_id="u", properties={"value": SlowText()})
+
+
+def test_a_time_limit_strikes_in_on_error(limit: Limit) -> None:
+    class Away(BaseTransport):
+        def send(self, events: Any, *, deadline: Any) -> Receipt:
+            return Receipt.retaining(events, "unavailable", RuntimeError("away"))
+
+    client = Leanbase("k", transport=Away(), on_error=lambda error, events: nap())
+    with pytest.raises(limit(0.1)):
+        client.capture("e", distinct_id="u")
+    assert client.stats()["retained"] == 1
+
+
+def test_a_time_limit_strikes_while_an_exception_leaves_a_context(limit: Limit) -> None:
+    client = Leanbase("k", transport=Slow())
+
+    def fail() -> None:
+        with client.new_context():
+            raise KeyError("of the application")
+
+    with pytest.raises(limit(0.1)):
+        fail()
+
+
+def test_failures_that_no_signal_handler_raised_stay_inside() -> None:
+    class Raises(BaseTransport):
+        def send(self, events: Any, *, deadline: Any) -> Receipt:
+            raise TimeoutError
+
+    client = Leanbase("k", transport=Raises())
+    assert client.capture("e", distinct_id="u")
+    assert client.stats()["retained"] == 1
+    thread = threading.Thread(target=client.flush)
+    thread.start()
+    thread.join()
+    assert of_signal_handler(ValueError()) is None
+
+
+def test_the_applications_own_recursion_is_no_internal_error(caplog: pytest.LogCaptureFixture) -> None:
+    memory = MemoryTransport()
+    client = Leanbase("k", transport=memory)
+
+    def walk(level: int) -> None:
+        with client.new_context():
+            walk(level + 1)
+
+    with pytest.raises(RecursionError):
+        walk(0)
+    client.flush()
+    assert len(memory.events) == 1
+    assert "internal error" not in caplog.text
+    assert client.stats()["dropped"] == {}
+    assert balanced(client)
+    assert sys.getrecursionlimit() > 0
