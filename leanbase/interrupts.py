@@ -6,7 +6,7 @@ whatever runs. It looks like any failure of what was called, but its traceback h
 
 from __future__ import annotations
 
-import signal
+import sys
 import threading
 
 TYPE_CHECKING = False
@@ -45,6 +45,9 @@ def of_signal_handler(error: BaseException) -> BaseException | None:
 def _codes_of_handlers() -> set[CodeType]:
     """The code of every Python function that handles a signal now."""
     codes: set[CodeType] = set()
+    signal = sys.modules.get("signal")
+    if signal is None:
+        return codes  # and nobody has set a handler
     for number in signal.valid_signals():
         handler: Any = signal.getsignal(number)
         if callable(handler):
