@@ -14,6 +14,7 @@ from .errors import ClosedError, InvalidEventError
 from .events import contexts
 from .events.context_decorator import scoped
 from .events.event import Draft, checked_name
+from .events.proxies import resolved
 from .guard import event_call, log_internal
 from .transports.receipt import Receipt
 
@@ -269,6 +270,7 @@ class Leanbase:
         person = _explicit_or_context(distinct_id)
         if person is None:
             raise InvalidEventError("needs a distinct_id, given or from the context")
+        properties = resolved(properties)
         if not isinstance(properties, Mapping) or not properties:
             raise InvalidEventError("needs properties, a mapping that is not empty")
         draft = Draft(key, {key: properties}, person, timestamp, uuid, disable_geoip)
@@ -833,6 +835,7 @@ def _explicit_or_context(distinct_id: object) -> str | None:
 
 
 def _mapping_or_none(properties: object) -> Mapping[str, Any] | None:
+    properties = resolved(properties)
     if properties is None or isinstance(properties, Mapping):
         return properties
     logger.warning("properties must be a mapping, not %s; left out", type(properties).__name__)
@@ -840,6 +843,7 @@ def _mapping_or_none(properties: object) -> Mapping[str, Any] | None:
 
 
 def _group_part(value: object, argument: str) -> str | int:
+    value = resolved(value)
     if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "":
         return value
     text = contexts.coerce_id(value)

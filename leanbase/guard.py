@@ -41,7 +41,7 @@ def event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Conc
             return None  # the application's own recursion has left no room for the call
         except Exception as error:
             raise_interrupt(error)
-            if isinstance(error, TypeError):
+            if issubclass(type(error), TypeError):
                 _check_call(method, self, args, kwargs)
             reason = "internal"
             log_internal(method.__name__, error)

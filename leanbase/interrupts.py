@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 import threading
 
+from . import introspection
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType
@@ -33,12 +35,13 @@ def of_signal_handler(error: BaseException) -> BaseException | None:
     for _ in range(LONGEST_CHAIN if codes else 0):
         if link is None:
             break
-        traceback = link.__traceback__
+        traceback = introspection.traceback(link)
         while traceback is not None:
             if traceback.tb_frame.f_code in codes:
                 return link
             traceback = traceback.tb_next
-        link = link.__cause__ or link.__context__
+        cause = introspection.cause(link)
+        link = introspection.context(link) if cause is None else cause
     return None
 
 

@@ -1,7 +1,6 @@
 """From an exception to a `$exception` event.
 
     subjects       what was given: an exception, a tuple, a string, the text of a traceback …
-    introspection  looks at objects without running their code
     chain          an exception with its causes, contexts and group members, flattened
     frames         tracebacks and stacks as the frames of the wire, with `source` around each line
     variables      the variables of a frame: `redaction` masks names, `secrets` masks formats

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from . import chain, introspection
+from .. import introspection
+from . import chain
 from .frames import Call, Frame, FrameReader, capped, stack_calls, traceback_calls
 from .metadata import valid_mechanism
 from .source import cut_bytes

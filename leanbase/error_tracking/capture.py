@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidEventError
+from ..events import contexts
 from .seen import CapturedExceptions
 from .subjects import Raised, read
 
@@ -56,7 +57,7 @@ class ExceptionCapture:
         if subject is None:
             raise InvalidEventError("needs an exception, given or being handled")
         error = subject.error if isinstance(subject, Raised) else None
-        if error is not None and not self._seen.claim(error):
+        if error is not None and not self._seen.claim(error, contexts.outermost_number()):
             logger.debug("an exception that was captured before is not captured again")
             return None
         uuid = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from . import introspection
+from .. import introspection
 
 MAX_EXCEPTIONS = 50
 

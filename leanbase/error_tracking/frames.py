@@ -9,7 +9,7 @@ from inspect import CO_OPTIMIZED
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from . import introspection
+from .. import introspection
 from .source import Sources
 
 OUTERMOST = 25

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from .. import introspection
 from ..delivery.scope import DeliveryScope, activate
 from ..transports.deadline import Deadline
-from . import introspection, metadata
+from . import metadata
 from .rate_limit import RateLimiter
 
 if TYPE_CHECKING:
@@ -112,26 +113,27 @@ class _Hook:
     def __init__(self, owner: Any, name: str, handle: Callable[..., None]) -> None:
         self._owner = owner
         self._name = name
-        self._handle = handle
+        self._handle: Callable[..., None] | None = handle  # while it is installed
         self._previous: Callable[..., object] | None = None
-        self._installed = False
 
     def install(self) -> None:
         self._previous = getattr(self._owner, self._name)
-        self._installed = True
         setattr(self._owner, self._name, self)
 
     def uninstall(self) -> None:
-        self._installed = False
+        self._handle = None  # somebody who wrapped it keeps this hook alive, and is not to keep the client
         if getattr(self._owner, self._name) is self:
-            setattr(self._owner, self._name, self._previous)
+            previous = self._previous
+            while isinstance(previous, _Hook) and previous._handle is None:
+                previous = previous._previous
+            setattr(self._owner, self._name, previous)
 
     def __call__(self, *args: Any) -> None:
         # The hooks of several clients call one another, and share one limit.
         token = _chain_ends.set(_chain_ends.get() or Deadline.after(EXIT_SECONDS))
         try:
-            if self._installed:
-                self._handle(*args)
+            if (handle := self._handle) is not None:
+                handle(*args)
         except Exception as error:
             logger.error("an uncaught exception could not be captured: %s", type(error).__name__)
         finally:

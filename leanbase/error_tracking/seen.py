@@ -1,4 +1,8 @@
-"""Which exceptions a client has captured: each makes one event, however many boundaries it passes."""
+"""Which exceptions a client has captured: each makes one event, however many boundaries it passes.
+
+An exception object that is raised again elsewhere, as a stored failure of initialisation is in each request,
+makes an event there as well: the mark counts for the outermost context in which it was set (K-17).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ import itertools
 import threading
 import weakref
 
+from .. import introspection
 from ..forking import reset_in_child
-from . import introspection
 
 _numbers = itertools.count(1)
 
@@ -21,29 +25,40 @@ class CapturedExceptions:
 
     def __init__(self) -> None:
         self._attribute = f"__leanbase_captured_by_{next(_numbers)}__"
-        self._references: dict[int, weakref.ref[BaseException]] = {}
+        self._references: dict[int, tuple[weakref.ref[BaseException], int]] = {}
         self._reset_after_fork()
         reset_in_child(self)
 
     def _reset_after_fork(self) -> None:
         self._lock = threading.RLock()
 
-    def claim(self, error: BaseException) -> bool:
-        """Mark an exception; false when it was marked before."""
+    def claim(self, error: BaseException, outermost: int) -> bool:
+        """Mark an exception; false when it was marked before.
+
+        Args:
+            error: The exception.
+            outermost: The number of the outermost context that is open, to which the mark belongs. With 0,
+                outside of contexts, every earlier mark counts.
+        """
         identity = id(error)
         with self._lock:
             if identity in self._references:
-                return False
+                reference, marked = self._references[identity]
+                if outermost in (0, marked):
+                    return False
+                self._references[identity] = reference, outermost
+                return True
             try:
                 reference = weakref.ref(error, lambda _: self._references.pop(identity, None))
-                self._references[identity] = reference
+                self._references[identity] = reference, outermost
                 return True
             except TypeError:
                 attributes = introspection.exception_attributes(error)
-                # A copy, or what another process sent, matches the mark of its original along.
-                if attributes.get(self._attribute) == identity:
+                # A copy, or what another process sent, has the mark of its original with it.
+                whose, marked = attributes.get(self._attribute, (0, 0))
+                if whose == identity and outermost in (0, marked):
                     return False
-                attributes[self._attribute] = identity
+                attributes[self._attribute] = identity, outermost
                 return True
 
     def release(self, error: BaseException) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from . import introspection
+from .. import introspection
 from .source import cut_line
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import BuiltinFunctionType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
+from .. import introspection
 from ..events.encoding import sanitize
-from . import introspection
 from .builder import Item
 from .frames import local_variables
 from .redaction import REDACTED, TOO_LONG, Redaction

@@ -7,6 +7,7 @@ through `parent`, and one `ContextVar` holds the innermost. All clients share th
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
@@ -14,6 +15,7 @@ from functools import cache
 
 from .. import forking
 from ..interrupts import raise_interrupt
+from .proxies import resolved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,10 +37,11 @@ class Layer:
         has_ended: Whether it was left out of order, or elsewhere than it was entered.
     """
 
-    __slots__ = ("has_ended",)
+    __slots__ = ("has_ended", "number")
 
     def __init__(self) -> None:
         self.has_ended = False
+        self.number = 0  # as long as nobody has asked for it
 
 
 class Context:
@@ -105,6 +108,7 @@ class Context:
         return None
 
 
+_numbers = itertools.count(1)
 innermost: ContextVar[Context | None] = ContextVar("leanbase_context", default=None)
 
 
@@ -117,6 +121,19 @@ def active() -> Context | None:
     while context is not None and context.layer.has_ended:
         context = context.parent
     return context if context is not None and context.generation == forking.generation else None
+
+
+def outermost_number() -> int:
+    """A number that the outermost context open here has to itself; 0 outside of contexts."""
+    context = active()
+    if context is None:
+        return 0
+    while context.parent is not None and context.parent.generation == forking.generation:
+        context = context.parent
+    layer = context.layer
+    if not layer.number:
+        layer.number = next(_numbers)
+    return layer.number
 
 
 class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress` is
@@ -139,7 +156,7 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
     __slots__ = ("_entered", "_fresh", "_on_exception")
 
     def __init__(self, fresh: bool = False, on_exception: OnException | None = None) -> None:
-        self._fresh = fresh
+        self._fresh = False if fresh is False else _is_true(fresh) or False
         self._on_exception = on_exception
         self._entered: list[tuple[Context, Token[Context | None]]] = []
 
@@ -198,10 +215,12 @@ def tag(name: str, value: Any) -> None:
     Outside a context it does nothing but a debug record. Never blocks, never raises.
     """
     if (context := _innermost_for("tag")) is not None:
-        if isinstance(name, str) and name:
+        name = resolved(name)
+        is_text = isinstance(name, str)
+        if is_text and name:
             innermost.set(context.replaced(tags={**context.tags, name: value}))
         else:
-            given = "an empty one" if isinstance(name, str) else type(name).__name__
+            given = "an empty one" if is_text else type(name).__name__
             logger.warning("tag() needs a non-empty string as name, not %s", given)
 
 
@@ -261,7 +280,7 @@ def set_capture_exception_code_variables_context(enabled: bool) -> None:
 
     Outside a context it does nothing but a debug record.
     """
-    _override("capture_exception_code_variables", bool(enabled))
+    _override("capture_exception_code_variables", _is_true(enabled))
 
 
 def set_code_variables_mask_patterns_context(mask_patterns: Sequence[str]) -> None:
@@ -294,7 +313,7 @@ def set_code_variables_mask_url_credentials_context(enabled: bool) -> None:
 
     Outside a context it does nothing but a debug record.
     """
-    _override("code_variables_mask_url_credentials", bool(enabled))
+    _override("code_variables_mask_url_credentials", _is_true(enabled))
 
 
 def set_code_variables_detect_secrets_context(enabled: bool) -> None:
@@ -305,7 +324,7 @@ def set_code_variables_detect_secrets_context(enabled: bool) -> None:
 
     Outside a context it does nothing but a debug record.
     """
-    _override("code_variables_detect_secrets", bool(enabled))
+    _override("code_variables_detect_secrets", _is_true(enabled))
 
 
 def override(option: str) -> Any:
@@ -333,6 +352,16 @@ def get_context_device_id() -> str | None:
     """Return the device id of the active context, or `None`."""
     device_id: str | None = _nearest("device_id")
     return device_id
+
+
+def _is_true(value: object) -> bool | None:
+    """Whether a flag that the application gave is set; `None`, which sets nothing, if it cannot be asked."""
+    try:
+        return bool(value)
+    except Exception as error:
+        raise_interrupt(error)
+        logger.warning("%s was given where True or False is expected, and is ignored", type(value).__name__)
+        return None
 
 
 def _override(option: str, value: Any) -> None:
@@ -363,6 +392,8 @@ def coerce_id(value: object) -> str | None:
     Text is kept verbatim, numbers keep every digit, bytes are decoded; `None`, blank text, NaN
     and infinities, and objects without a usable `str()` are missing.
     """
+    if type(value) is not str:
+        value = resolved(value)
     try:
         if isinstance(value, bytes):
             text = value.decode()
@@ -380,5 +411,6 @@ def coerce_id(value: object) -> str | None:
         if not text.strip():
             return None
         return text.replace(_NUL, "\ufffd") if _NUL in text else text
-    except Exception:
+    except Exception as error:
+        raise_interrupt(error)
         return None

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 from itertools import islice
 
 from ..errors import EventTooLargeError
 from ..interrupts import raise_interrupt
+from ..introspection import mro
+from .proxies import target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -234,26 +237,30 @@ class _Sanitizer:
             if key is None or isinstance(key, (bool, int, float)):
                 plain = self.value(key)
                 return plain if isinstance(plain, str) else _to_text(plain)
-            for cls in type(key).__mro__:
+            for cls in mro(type(key)):
                 if (cls.__module__, cls.__qualname__) in _TEXT_KEYS:
                     return str(self.value(key))
             return str(key)
-        except Exception:
+        except Exception as error:
+            raise_interrupt(error)
             return None
 
     def other(self, value: Any, kind: type) -> Any:
         """Everything that is not exactly one of JSON's own types."""
         if issubclass(kind, Enum):
             return self.replaced(value, value._value_)
-        for cls in kind.__mro__:
+        for cls in mro(kind):
             convert = _BY_CLASS.get((cls.__module__, cls.__qualname__))
             if convert is not None:
                 return convert(self, value)
+        behind = target(value)
+        if behind is not value:
+            return self.replaced(value, behind)
         fields = getattr(kind, "__dataclass_fields__", None)
         if fields is None and (attrs := getattr(kind, "__attrs_attrs__", None)) is not None:
-            fields = [attribute.name for attribute in attrs]
+            fields = [attribute.name for attribute in islice(attrs, MAX_ENTRIES + 1)]
         if fields is not None:
-            return self.object(value, [(f, getattr(value, f)) for f in fields])
+            return self.object(value, [(f, getattr(value, f)) for f in islice(fields, MAX_ENTRIES + 1)])
         for method in ("model_dump", "dict"):  # pydantic v2, v1
             if callable(getattr(kind, method, None)):
                 content = getattr(value, method)()
@@ -313,11 +320,18 @@ def _bytes(value: Any) -> str:
         return b64encode(data).decode()
 
 
-def _sorted(value: Iterable[Any]) -> Iterable[Any]:
-    try:
-        return sorted(value)
-    except Exception:
-        return list(value)
+def _sorted_by(iterate: Callable[[Any], Iterable[Any]]) -> Callable[[_Sanitizer, Any], Any]:
+    """A row for a collection that has no order."""
+
+    def convert(walk: _Sanitizer, value: Any) -> Any:
+        items = list(iterate(value))
+        try:
+            items.sort()
+        except Exception as error:
+            raise_interrupt(error)
+        return walk.array(value, items)
+
+    return convert
 
 
 def _tuple(walk: _Sanitizer, value: Any) -> Any:
@@ -327,11 +341,34 @@ def _tuple(walk: _Sanitizer, value: Any) -> Any:
     return walk.array(value, tuple.__iter__(value))
 
 
-def _ndarray(walk: _Sanitizer, value: Any) -> Any:
-    size = value.size
-    if size > MAX_ENTRIES:
+def _array(walk: _Sanitizer, value: Any) -> Any:
+    if value.size > MAX_ENTRIES:
         return f"<array dtype={value.dtype} shape={value.shape}>"
     return walk.replaced(value, value.tolist())
+
+
+def _numpy_array(walk: _Sanitizer, value: Any) -> Any:
+    if value.size > MAX_ENTRIES or value.dtype.char not in _NUMPY_TYPES_OF_ITS_OWN:
+        return _array(walk, value)
+    return walk.replaced(value, list(value) if value.ndim else value[()])
+
+
+def _numpy_scalar(walk: _Sanitizer, value: Any) -> Any:
+    kind = value.dtype.char
+    if kind == "M":
+        return None if value != value else str(value)
+    if kind == "m":
+        try:
+            return walk.value(float(value / type(value)(1, "s")))
+        except TypeError:
+            return str(value)  # months, years, and steps without a unit, are no number of seconds
+    if kind in _NUMPY_TYPES_OF_ITS_OWN:
+        return walk.value(float(value) if kind == "g" else str(value))
+    return walk.replaced(value, value.item())
+
+
+_NUMPY_TYPES_OF_ITS_OWN = "mMgG"
+"""Time distances, times, extended floats and their complex numbers, of which Python has no counterpart."""
 
 
 def _text(convert: Callable[[Any], object]) -> Callable[[_Sanitizer, Any], Any]:
@@ -352,13 +389,13 @@ _BY_CLASS: dict[tuple[str, str], Callable[[_Sanitizer, Any], Any]] = {
     ("builtins", "dict"): lambda walk, value: walk.object(value, dict.copy(value).items()),
     ("builtins", "list"): _array_of(list.__iter__),
     ("builtins", "tuple"): _tuple,
-    ("builtins", "set"): _array_of(_sorted),
-    ("builtins", "frozenset"): _array_of(_sorted),
-    ("builtins", "dict_keys"): _array_of(_sorted),
-    ("builtins", "dict_values"): _array_of(_sorted),
-    ("builtins", "dict_items"): _array_of(_sorted),
+    ("builtins", "set"): _sorted_by(set.__iter__),
+    ("builtins", "frozenset"): _sorted_by(frozenset.__iter__),
+    ("builtins", "dict_keys"): _sorted_by(iter),
+    ("builtins", "dict_values"): _sorted_by(iter),
+    ("builtins", "dict_items"): _sorted_by(iter),
     ("builtins", "range"): _array_of(iter),
-    ("collections", "deque"): _array_of(list),
+    ("collections", "deque"): _array_of(deque.__iter__),
     ("builtins", "bytes"): _text(_bytes),
     ("builtins", "bytearray"): _text(_bytes),
     ("builtins", "memoryview"): _text(_bytes),
@@ -378,11 +415,11 @@ _BY_CLASS: dict[tuple[str, str], Callable[[_Sanitizer, Any], Any]] = {
     ("pathlib", "PurePath"): _text(str),
     ("pathlib._local", "PurePath"): _text(str),
     ("ipaddress", "_IPAddressBase"): _text(str),
-    ("numpy", "generic"): lambda walk, value: walk.replaced(value, value.item()),
-    ("numpy", "ndarray"): _ndarray,
-    ("pandas", "Series"): _ndarray,
-    ("pandas.core.series", "Series"): _ndarray,
-    ("pandas", "Index"): _ndarray,
-    ("pandas.core.indexes.base", "Index"): _ndarray,
+    ("numpy", "generic"): _numpy_scalar,
+    ("numpy", "ndarray"): _numpy_array,
+    ("pandas", "Series"): _array,
+    ("pandas.core.series", "Series"): _array,
+    ("pandas", "Index"): _array,
+    ("pandas.core.indexes.base", "Index"): _array,
 }
 _TEXT_KEYS = {("uuid", "UUID"), ("datetime", "datetime"), ("datetime", "date"), ("datetime", "time")}

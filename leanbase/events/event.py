@@ -17,6 +17,7 @@ from . import contexts, idempotency
 from .contexts import coerce_id
 from .encoding import sanitize
 from .ids import normalized_uuid, uuid4
+from .proxies import resolved
 from .timestamps import normalized_timestamp, utc_now
 
 TYPE_CHECKING = False
@@ -135,7 +136,7 @@ def build(
     properties.setdefault("$lib_version", __version__)
     if is_server:
         properties["$is_server"] = True
-    if draft.disable_geoip if isinstance(draft.disable_geoip, bool) else disable_geoip:
+    if disable_geoip if (chosen := draft.disable_geoip) is None else _flag(chosen, disable_geoip):
         properties["$geoip_disable"] = True
     if draft.finalize is not None:
         draft.finalize(properties)
@@ -172,12 +173,18 @@ def _mapping(value: object, argument: str) -> dict[str, Any]:
     """What was given for a mapping as a `dict`, whose keys and values may still be anything."""
     if type(value) is dict:
         return value
+    value = resolved(value)
     if isinstance(value, Mapping):
         plain = sanitize(value)  # which knows how to read any of them
         if isinstance(plain, dict):
             return plain
     logger.warning("%s must be a mapping, not %s; it is left out", argument, type(value).__name__)
     return {}
+
+
+def _flag(value: object, default: bool) -> bool:
+    value = resolved(value)
+    return value if isinstance(value, bool) else default
 
 
 def checked(event: object, *, is_history: bool = False) -> dict[str, Any]:
@@ -211,6 +218,8 @@ def checked_name(name: object, what: str = "the event name") -> str:
     Raises:
         InvalidEventError: It is not a string with something in it.
     """
+    if type(name) is not str:
+        name = resolved(name)
     if not isinstance(name, str) or not name.strip():
         given = "a blank string" if isinstance(name, str) else type(name).__name__
         raise InvalidEventError(f"{what} must be a non-empty string, not {given}")

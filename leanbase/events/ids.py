@@ -7,6 +7,9 @@ import os
 import re
 import time
 
+from ..interrupts import raise_interrupt
+from .proxies import resolved
+
 logger = logging.getLogger("leanbase")
 
 _CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -39,12 +42,15 @@ def normalized_uuid(value: object) -> str:
     """Return a caller's uuid in 8-4-4-4-12 form, or a new one when it is missing or invalid."""
     if value is None:
         return uuid7()
-    if isinstance(value, str) and _CANONICAL_UUID.fullmatch(value):
-        return str.__str__(value)
-    from uuid import UUID
-
+    if type(value) is not str:
+        value = resolved(value)
     try:
+        if isinstance(value, str) and _CANONICAL_UUID.fullmatch(value):
+            return str.__str__(value)
+        from uuid import UUID
+
         return str(value if isinstance(value, UUID) else UUID(value))  # type: ignore[arg-type]
-    except Exception:
+    except Exception as error:
+        raise_interrupt(error)
         logger.error("uuid must be a UUID or its text, not %s; a new one is used", type(value).__name__)
         return uuid7()

@@ -8,6 +8,8 @@ import time
 from functools import cache, lru_cache
 
 from ..errors import InvalidEventError
+from ..interrupts import raise_interrupt
+from .proxies import resolved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ def normalized_timestamp(value: object, *, event: object = None, is_history: boo
                     moment = moment.replace(tzinfo=timezone.utc)
             return datetime.isoformat(moment.astimezone(timezone.utc))
     except Exception as error:
+        raise_interrupt(error)
         logger.debug("timestamp could not be converted: %s", type(error).__name__)
     kind = type(value).__name__
     if is_history:
@@ -92,6 +95,7 @@ def _read(value: Any) -> Any:
     """The datetime that a value of another kind stands for, naive or aware; `None` for none."""
     from datetime import date, datetime, timedelta, timezone
 
+    value = resolved(value)
     if isinstance(value, datetime):
         return value
     if isinstance(value, date):

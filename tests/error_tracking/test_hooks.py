@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,7 +148,7 @@ def test_x40_the_previous_hook_is_called_even_if_capturing_fails(own_hooks: list
 def test_x42_clients_stack_their_hooks_and_close_in_any_order(
     closed_first: int, own_hooks: list[Any]
 ) -> None:
-    original = sys.excepthook
+    original = sys.excepthook, threading.excepthook
     transports = [MemoryTransport(), MemoryTransport()]
     clients = [Leanbase("phc", transport=each, enable_exception_autocapture=True) for each in transports]
     uncaught = fail()
@@ -159,11 +161,22 @@ def test_x42_clients_stack_their_hooks_and_close_in_any_order(
     assert len(transports[1 - closed_first].events) == 2
     assert len(own_hooks) == 2
     clients[1 - closed_first].shutdown()
+    assert (sys.excepthook, threading.excepthook) == original
     sys.excepthook(*fail())
-    assert [len(each.events) for each in transports] != [3, 3]
+    assert sorted(len(each.events) for each in transports) == [1, 2]
     assert len(own_hooks) == 3
-    if closed_first == 1:
-        assert sys.excepthook is original
+
+
+def test_x42_a_closed_client_is_kept_alive_by_no_hook(own_hooks: list[Any]) -> None:
+    first, second = (Leanbase("phc", transport="memory", enable_exception_autocapture=True) for _ in range(2))
+    wrapped = sys.excepthook
+    sys.excepthook = lambda *args: wrapped(*args)
+    first.shutdown()
+    second.shutdown()
+    alive = [weakref.ref(first), weakref.ref(second)]
+    del first, second
+    gc.collect()
+    assert [each() for each in alive] == [None, None]
 
 
 def test_x42_a_hook_that_somebody_wrapped_becomes_a_pass_through(own_hooks: list[Any]) -> None:

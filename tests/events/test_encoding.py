@@ -10,6 +10,7 @@ import decimal
 import enum
 import fractions
 import ipaddress
+import itertools
 import json
 import math
 import pathlib
@@ -100,23 +101,33 @@ class Talking:
         return "t" * 5000
 
 
-class NumpyScalar:
-    def item(self) -> int:
-        return 7
+class _WithoutEnd:
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count()
 
 
-NumpyScalar.__module__, NumpyScalar.__qualname__ = "numpy", "generic"
+class Endless(_WithoutEnd, set[int]):
+    pass
 
 
-class NumpyArray:
-    def __init__(self, size: int) -> None:
-        self.size, self.dtype, self.shape = size, "int64", (size,)
-
-    def tolist(self) -> list[Any]:
-        return [1, float("nan")]
+class EndlessFrozen(_WithoutEnd, frozenset[int]):
+    pass
 
 
-NumpyArray.__module__, NumpyArray.__qualname__ = "numpy", "ndarray"
+class EndlessDeque(_WithoutEnd, collections.deque[int]):
+    pass
+
+
+class EndlessBases(type):
+    @property
+    def __mro__(cls) -> Any:
+        return itertools.repeat(object)
+
+
+class OfEndlessBases(metaclass=EndlessBases):
+    def __str__(self) -> str:
+        return "of endless bases"
+
 
 HERE = __name__
 MOMENT = dt.datetime(2026, 1, 2, 3, 4, 5, 600, tzinfo=dt.timezone(dt.timedelta(hours=2)))
@@ -182,18 +193,21 @@ CASES: list[tuple[str, Any, Any]] = [
         [{3, 1, 2}, frozenset("b"), {"k": 1}.keys(), {"k": 1}.items()],
         [[1, 2, 3], ["b"], ["k"], [["k", 1]]],
     ),
+    ("S-16 endless", [Endless({7}), EndlessFrozen({7}), EndlessDeque([7])], [[7], [7], [7]]),
     ("S-17", Point(1, 2.0), {"x": 1, "y": 2.0}),
     ("S-18", Order(1, [Point(1, 1.0)]), {"id": 1, "lines": [{"x": 1, "y": 1.0}]}),
     ("S-18 attrs", Slotted(), {"a": [1, 2]}),
     ("S-19", [PydanticTwo(), PydanticOne()], [{"v": 2}, {"v": 1}]),
     ("S-19 failing", NeedsArguments(), f"<{HERE}.NeedsArguments>"),
-    ("S-20", NumpyScalar(), 7),
-    ("S-21", NumpyArray(2), [1, None]),
-    ("S-21 large", NumpyArray(20_000), "<array dtype=int64 shape=(20000,)>"),
     ("S-22", ValueError("bad thing"), "ValueError: bad thing"),
     ("S-23 class", [Order, int, len], [f"{HERE}.Order", "int", "len"]),
     ("S-23 function", [generator, Order.__init__], [f"{HERE}.generator", f"{HERE}.Order.__init__"]),
     ("S-23 default text", Silent(), f"<{HERE}.Silent>"),
+    (
+        "S-23 endless bases",
+        [OfEndlessBases(), {OfEndlessBases(): 1}],
+        ["of endless bases", {"of endless bases": 1}],
+    ),
     ("S-23 long text", Talking(), "t" * 1024),
     ("S-28", [Shouting("quiet"), collections.Counter("a"), True + Number.TWO], ["quiet", {"a": 1}, 3]),
     (

@@ -79,7 +79,7 @@ class Invocation(Boundary):
 
     def close(self, error: BaseException | None) -> None:
         # After SystemExit or KeyboardInterrupt the process is ending, so nothing can be deferred.
-        goes_on = error is None or isinstance(error, Exception)
+        goes_on = error is None or issubclass(type(error), Exception)
         if self._extension is None or not self._defer(self._extension, goes_on):
             super().close(error)
 

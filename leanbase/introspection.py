@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 cause: Callable[[BaseException], BaseException | None] = vars(BaseException)["__cause__"].__get__
 context: Callable[[BaseException], BaseException | None] = vars(BaseException)["__context__"].__get__
@@ -17,7 +20,7 @@ traceback: Callable[[BaseException], TracebackType | None] = vars(BaseException)
 exception_args: Callable[[BaseException], tuple[Any, ...]] = vars(BaseException)["args"].__get__
 exception_attributes: Callable[[BaseException], dict[str, Any]] = vars(BaseException)["__dict__"].__get__
 
-_errno: Callable[[OSError], object] = vars(OSError)["errno"].__get__
+_errno: Callable[[Any], object] = vars(OSError)["errno"].__get__
 
 mro: Callable[[type], tuple[type, ...]] = vars(type)["__mro__"].__get__
 class_attributes: Callable[[type], Mapping[str, Any]] = vars(type)["__dict__"].__get__
@@ -32,7 +35,7 @@ def is_exception(value: object) -> bool:
 
 def errno(error: BaseException) -> int | None:
     """The error number of an `OSError`, if it has one."""
-    number = _errno(error) if isinstance(error, OSError) and issubclass(type(error), OSError) else None
+    number = _errno(error) if issubclass(type(error), OSError) else None
     return number if type(number) is int else None
 
 
