@@ -94,12 +94,22 @@ class TransportError(LeanbaseError):
     Attributes:
         retry_after: Seconds the server asked us to wait, or `None`.
         reason: What a receipt calls it: `"unavailable"`; when nothing was tried, `"paused"` or `"deadline"`.
+        mends_soon: Whether it makes sense to try again within the same send. An untrusted certificate or
+            missing credentials do not mend by themselves in seconds.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None, reason: str = UNAVAILABLE) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        reason: str = UNAVAILABLE,
+        mends_soon: bool = True,
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.reason = reason
+        self.mends_soon = mends_soon
 
 
 class RejectedError(TransportError):

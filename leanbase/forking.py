@@ -6,7 +6,9 @@ the `generation` they were made in and compare. Nothing is installed before the 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from weakref import WeakSet
 
 TYPE_CHECKING = False
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
 generation = 0
 """How many forks lie between this process and the one that was started. Cheaper than the process id."""
 
+importing = threading.RLock()
+"""Held around imports that a thread of ours may make: a fork in another thread waits for it.
+
+The child would inherit the lock of a half imported module, and nobody there would ever release it.
+"""
+
+LONGEST_IMPORT_SECONDS = 5.0
+"""So long a fork waits: the import may itself wait for one that the forking thread is in the middle of."""
+
 _told: WeakSet[ForkAware] = WeakSet()
 _installed = False
 
@@ -31,7 +42,7 @@ def watch() -> int:
     if not _installed:
         _installed = True
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_in_child)
+            os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
     return generation
 
 
@@ -41,8 +52,18 @@ def reset_in_child(thing: ForkAware) -> None:
     _told.add(thing)
 
 
+def _before() -> None:
+    importing.acquire(timeout=LONGEST_IMPORT_SECONDS)
+
+
+def _in_parent() -> None:
+    with contextlib.suppress(RuntimeError):  # it was waited for in vain
+        importing.release()
+
+
 def _in_child() -> None:
-    global generation
+    global generation, importing
     generation += 1
+    importing = threading.RLock()
     for thing in list(_told):
         thing._reset_after_fork()

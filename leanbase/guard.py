@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from functools import wraps
 
@@ -41,6 +42,8 @@ def event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Conc
             return None  # the application's own recursion has left no room for the call
         except Exception as error:
             raise_interrupt(error)
+            if sys.is_finalizing():
+                return None  # the interpreter has taken away modules that the call needs
             if issubclass(type(error), TypeError):
                 _check_call(method, self, args, kwargs)
             reason = "internal"

@@ -248,3 +248,31 @@ def test_public_submodules_need_no_import_of_their_own() -> None:
     assert fresh(
         "import leanbase; print(leanbase.settings.Settings.__name__, leanbase.errors.ConfigError.__name__)"
     ) == ("Settings ConfigError")
+
+
+CAPTURE_AT_THE_END = """
+import leanbase
+
+leanbase.api_key, leanbase.host = "k", {url!r}
+class Late:
+    def __del__(self):
+        leanbase.capture("late", distinct_id="u")
+
+late = Late()
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "leanbase.capture('e', distinct_id='u')",
+        "leanbase.sync_mode = False; leanbase.capture('e', distinct_id='u')",
+    ],
+)
+def test_a_capture_while_the_interpreter_ends_does_not_raise(more: str, server: FaultServer) -> None:
+    script = CAPTURE_AT_THE_END.format(url=server.url, more=more)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [event["event"] for event in server.events if event["event"] == "e"] == ["e"] * bool(more)

@@ -30,7 +30,8 @@ COMPRESS_FROM_BYTES = 1024
 COMPRESSION_LEVEL = 1
 HEADERS = {"Content-Type": "application/json", "User-Agent": f"leanbase-python/{__version__}"}
 GZIP_HEADERS = {**HEADERS, "Content-Encoding": "gzip"}
-RETRIED_4XX = (408, 429)
+PROXY_AUTHENTICATION_REQUIRED = 407
+RETRIED_4XX = (PROXY_AUTHENTICATION_REQUIRED, 408, 429)
 PAYLOAD_TOO_LARGE = 413
 DEFAULT_PORTS = {"http": 80, "https": 443}
 QUOTA_WARNING_SECONDS = 60.0
@@ -219,7 +220,8 @@ class HttpTransport(BaseTransport):
             return self._warn_of_quota(response.body)
         if status in RETRIED_4XX or status >= 500:
             retry_after = parse_retry_after(response.headers.get("Retry-After"))
-            raise TransportError(f"the server answered {status}", retry_after=retry_after)
+            who = "a proxy" if status == PROXY_AUTHENTICATION_REQUIRED else "the server"
+            raise TransportError(f"{who} answered {status}", retry_after=retry_after)
         if 300 <= status < 400:
             raise RejectedError(
                 f"the server answered {status} and points to {_host_in(response.headers.get('Location'))}, "

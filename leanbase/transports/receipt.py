@@ -42,7 +42,7 @@ OUTCOMES = {
 """What can become of an event."""
 
 RETAINED_REASONS = {
-    "unavailable": "no connection, no response in time, 408, 429, 5xx",
+    "unavailable": "no connection, no response in time, 407, 408, 429, 5xx",
     "refused": "the queue refuses the client: permissions, or there is no such queue; the log says which",
     "paused": "three sends in a row had failed, or one had no response until its deadline; none is tried for "
     "30 s, doubling up to 5 min",
@@ -57,7 +57,7 @@ DROPPED_REASONS = {
     "invalid": "the arguments, or what a hook left, make no event",
     "before_send": "a hook returned `None`, raised, or returned something else than a dict",
     "too_large": "above 900 KiB, or above what a queue or a log line takes",
-    "rejected": "the server refused it for good: 4xx but 408 and 429; a redirect that is not followed",
+    "rejected": "the server refused it for good: 4xx but 407, 408 and 429; a redirect that is not followed",
     "overflow": "more than `max_queue_size` were pending: the oldest went, or a new one from a full buffer",
     "shutdown": "it could not be delivered before shutdown, or was captured after",
     "send_off": "the option `send` is `False`",

@@ -10,6 +10,7 @@ interpreter does not unwind from every instruction at which a trace function may
 from __future__ import annotations
 
 import dis
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -42,11 +43,15 @@ class Strike:
 
     def during(self, call: Callable[[], Any]) -> Any:
         before = sys.gettrace()
+        collects = gc.isenabled()
+        gc.disable()  # what its callbacks raise, the interpreter prints and passes over
         sys.settrace(self._trace)
         try:
             return call()
         finally:
             sys.settrace(before)
+            if collects:
+                gc.enable()
             self._last.clear()
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Any:

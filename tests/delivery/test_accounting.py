@@ -31,6 +31,7 @@ from leanbase import Leanbase
 from leanbase.delivery.scope import DeliveryScope, activate
 from leanbase.events.ids import uuid7
 from leanbase.transports import FallbackTransport, HttpTransport, LogTransport, MemoryTransport, handoff
+from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
 from tests.delivery.strikes import Strike
 from tests.fault_server import Behaviour, FaultServer
@@ -188,6 +189,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def idle_connections_close(self) -> None:
+        self.client._current().outbox.settle(Deadline.after(5))  # of a request under way none could say
         self.server.close_connections()
 
     @rule(disabled=st.booleans())

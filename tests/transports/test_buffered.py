@@ -657,6 +657,41 @@ def test_q61_a_fork_while_all_locks_are_held_does_not_hang_the_child(make: Make,
     assert names(server).count("child") == 21
 
 
+FORK_WHILE_IMPORTING = """
+import multiprocessing, sys, threading, time
+from leanbase import Leanbase
+
+class SlowDisk:
+    def find_spec(self, name, path=None, target=None):
+        if name == "urllib3":
+            importing.set()
+            time.sleep(0.5)
+
+def child():
+    client.capture("child", distinct_id="u")
+    sys.exit(0 if client.flush(5) else 1)
+
+importing = threading.Event()
+sys.meta_path.insert(0, SlowDisk())
+client = Leanbase("k", sys.argv[1], sync_mode=False, flush_at=1)
+client.capture("parent", distinct_id="u")  # the thread of the buffer imports urllib3 for its first send
+assert importing.wait(5)
+process = multiprocessing.get_context("fork").Process(target=child)
+process.start()
+process.join(10)
+process.kill()
+client.flush()
+sys.exit(process.exitcode or 0)
+"""
+
+
+def test_q61_a_fork_during_the_imports_of_the_first_send_does_not_hang_the_child(server: FaultServer) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORK_WHILE_IMPORTING, server.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(names(server)) == ["child", "parent"]
+
+
 def capture_in_child(url: str) -> None:
     client = Leanbase("k", url, sync_mode=False, flush_interval=3600)
     client.capture("child", distinct_id=os.getpid())

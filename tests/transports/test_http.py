@@ -834,6 +834,85 @@ def test_plain_http_through_the_systems_proxy(server: FaultServer, monkeypatch: 
     assert client.stats()["delivered"] == 1
 
 
+def test_w13_all_proxy_is_for_any_scheme(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", server.url)
+    client = Leanbase("k", "http://leanbase.test", max_retries=0)
+    client.capture("e", distinct_id="u")
+    assert server.requests[0].line == "POST http://leanbase.test/batch/ HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    "around", ["127.0.0.0/8", "10.0.0.0/8, 127.0.0.1/32", "::1/128,127.0.0.1", "nonsense/9,127.1.0.0/8"]
+)
+def test_w13_no_proxy_may_name_networks(
+    around: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", around)
+    client = make(server, max_retries=0)
+    client.capture("e", distinct_id="u")
+    assert client.stats()["delivered"] == 1
+
+
+def test_w13_a_network_of_no_proxy_is_for_hosts_in_it_alone(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8")
+    for host in ("leanbase.test", "192.0.2.1"):
+        Leanbase("k", f"http://{host}", max_retries=0).capture("e", distinct_id="u")
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [
+        ("socks5://me:secret@127.0.0.1:1", "the proxy socks5://127.0.0.1:1 cannot be used"),
+        ("http://", "the proxy http:// cannot be used"),
+        ("http://me:secret@127.0.0.1:port", "the proxy that the environment names is no URL"),
+        ("http://[::1", "the proxy that the environment names is no URL"),
+    ],
+)
+def test_w13_a_proxy_that_cannot_be_used_is_named_in_words_and_not_tried_again(
+    proxy: str,
+    said: str,
+    server: FaultServer,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Make,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    client = make(server, max_retries=3)
+    with caplog.at_level(logging.DEBUG, "leanbase"):
+        client.capture("e", distinct_id="u")
+    assert said in caplog.text
+    assert "secret" not in caplog.text
+    assert caplog.text.count("attempt ") == 1
+    assert client.stats()["retained"] == 1
+    monkeypatch.delenv("HTTP_PROXY")
+    assert client.flush().delivered == 1
+
+
+def test_w13_what_a_proxy_refuses_is_kept(
+    server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script(Behaviour(status=407))
+    client = make(server, max_retries=0)
+    client.capture("e", distinct_id="u")
+    assert "a proxy answered 407" in caplog.text
+    assert client.flush().delivered == 1
+
+
+def test_w13_an_untrusted_certificate_is_not_tried_again_within_a_send(
+    tls_server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make(tls_server, max_retries=3)
+    with caplog.at_level(logging.DEBUG, "leanbase"):
+        client.capture("e", distinct_id="u")
+    assert caplog.text.count("attempt ") == 1
+    assert client.stats()["retained"] == 1
+
+
 # --- warm-up and threads ----------------------------------------------------------------------------
 
 

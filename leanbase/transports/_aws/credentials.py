@@ -6,6 +6,7 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
+from ... import forking
 from ...errors import MissingDependencyError, TransportError
 from .._http.timed_calls import call_with_timeout
 from ..deadline import Deadline
@@ -43,15 +44,17 @@ class CredentialsSource:
         except TransportError:
             raise
         except Exception as error:
-            raise TransportError(f"AWS credentials could not be read: {type(error).__name__}") from error
+            what = f"AWS credentials could not be read: {type(error).__name__}"
+            raise TransportError(what, mends_soon=False) from error
 
     def _of_chain(self) -> Credentials:
         if self._chain is None:
-            from botocore.session import get_session
-
+            with forking.importing:
+                from botocore.session import get_session
             self._chain = get_session().get_credentials()
         if self._chain is None:
-            raise TransportError("there are no AWS credentials, neither in the environment nor for botocore")
+            what = "there are no AWS credentials, neither in the environment nor for botocore"
+            raise TransportError(what, mends_soon=False)
         found = self._chain.get_frozen_credentials()  # renewed when they are about to expire
         return Credentials(found.access_key, found.secret_key, found.token)
 

@@ -6,6 +6,7 @@ Connections and pools are urllib3's own, subclassed where it offers a place for 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import socket
@@ -13,9 +14,10 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from http.client import SWITCHING_PROTOCOLS, BadStatusLine, HTTPResponse, RemoteDisconnected
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -95,7 +97,7 @@ class Connections:
                 return self._post(url, body, headers, Attempt(deadline, fresh=True))
         except (HTTPError, OSError) as error:
             raise_interrupt(error)  # a time limit may well be a TimeoutError
-            raise TransportError(_describe(error)) from error
+            raise TransportError(_describe(error), mends_soon=not _is_untrusted(error)) from error
 
     def _post(self, url: str, body: bytes, headers: Mapping[str, str], attempt: Attempt) -> Response:
         token = current_attempt.set(attempt)
@@ -282,20 +284,50 @@ def _manager_for(url: str) -> urllib3.PoolManager:
     target = urlsplit(url)
     if target.scheme == "https":
         options["ssl_context"] = tls_context()
-    proxy = getproxies().get(target.scheme)
+    proxies = getproxies()
+    proxy = proxies.get(target.scheme) or proxies.get("all")
     manager: urllib3.PoolManager
-    if proxy and not proxy_bypass(target.netloc.rpartition("@")[2]):
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
-        manager = urllib3.ProxyManager(
-            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
-            proxy_headers=make_headers(proxy_basic_auth=credentials) if credentials else None,
-            **options,
-        )
+    if proxy and not _is_past_proxy(target, proxies.get("no", "")):
+        address, credentials = _proxy(proxy)
+        headers = make_headers(proxy_basic_auth=credentials) if credentials else None
+        manager = urllib3.ProxyManager(address, proxy_headers=headers, **options)
     else:
         manager = urllib3.PoolManager(**options)
     manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
     return manager
+
+
+def _proxy(given: str) -> tuple[str, str | None]:
+    """The URL of a proxy, and user and password for it.
+
+    Raises:
+        TransportError: It is not a proxy that can be used.
+    """
+    try:
+        parts = urlsplit(given if "://" in given else f"http://{given}")
+        address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        is_url = bool(parts.hostname) and parts.port != 0  # which raises when it is no number
+    except ValueError:
+        raise TransportError("the proxy that the environment names is no URL", mends_soon=False) from None
+    if parts.scheme not in ("http", "https") or not is_url:
+        what = f"the proxy {address} cannot be used: it must be an http:// or https:// URL with a host"
+        raise TransportError(what, mends_soon=False)
+    return address, f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+
+
+def _is_past_proxy(target: SplitResult, exceptions: str) -> bool:
+    """Whether `NO_PROXY` has the host of a URL, a suffix of it, or a network that it is in."""
+    if proxy_bypass(target.netloc.rpartition("@")[2]):
+        return True
+    try:
+        host = ip_address(target.hostname or "")
+    except ValueError:
+        return False
+    for name in exceptions.split(","):
+        with contextlib.suppress(ValueError):
+            if host in ip_network(name.strip(), strict=False):
+                return True
+    return False
 
 
 def tls_context() -> ssl.SSLContext:
@@ -314,7 +346,8 @@ def tls_context() -> ssl.SSLContext:
         try:
             context.load_verify_locations(None if directory else bundle, bundle if directory else None)
         except OSError as error:
-            raise TransportError(f"the CA bundle {bundle} cannot be used: {error}") from error
+            what = f"the CA bundle {bundle} cannot be used: {error}"
+            raise TransportError(what, mends_soon=False) from error
     if not bundles or os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
         context.load_default_certs()  # OpenSSL reads its two variables here
     context.sslsocket_class = DeadlineTLSSocket
@@ -328,6 +361,14 @@ def _cause(error: BaseException) -> BaseException:
     ):
         error = error.args[1]
     return error
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    """Whether the certificate of the server is what is wrong."""
+    cause = _cause(error)
+    if isinstance(cause, urllib3.exceptions.SSLError) and cause.args:
+        cause = cause.args[0]  # which it wraps
+    return isinstance(cause, ssl.SSLCertVerificationError)
 
 
 _DESCRIPTIONS: list[tuple[Any, Callable[[BaseException], str]]] = [

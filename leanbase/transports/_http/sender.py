@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from ... import forking
 from ...errors import RejectedError, TransportError
-from ...forking import reset_in_child
 from ...interrupts import raise_interrupt
 from ..deadline import Deadline
 from .breaker import CircuitBreaker
@@ -63,7 +63,7 @@ class HttpSender:
         self._timeout = timeout
         self._max_retries = max(0, max_retries)
         self._reset_after_fork()
-        reset_in_child(self)
+        forking.reset_in_child(self)
 
     def _reset_after_fork(self) -> None:
         self._lock = threading.RLock()
@@ -107,7 +107,9 @@ class HttpSender:
             except TransportError as error:
                 wait = _wait_before_retry(number, error.retry_after)
                 logger.debug("attempt %d of %d failed: %s", number + 1, self._max_retries + 1, error)
-                if number == self._max_retries or wait >= deadline.remaining() or closing.wait(wait):
+                if number == self._max_retries or not error.mends_soon or wait >= deadline.remaining():
+                    raise
+                if closing.wait(wait):
                     raise
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], *, deadline: Deadline) -> Response:
@@ -123,7 +125,8 @@ class HttpSender:
             return self._connections
         # Here, not above: importing leanbase must not load urllib3 and ssl. And not under the lock: a
         # signal handler that sends would wait for an import that it has interrupted.
-        from .connection import Connections
+        with forking.importing:
+            from .connection import Connections
 
         with self._lock:
             if self._connections is None:
