@@ -57,7 +57,7 @@ def _before() -> None:
 
 
 def _in_parent() -> None:
-    with contextlib.suppress(RuntimeError):  # it was waited for in vain
+    with contextlib.suppress(RuntimeError):  # the wait for it had timed out
         importing.release()
 
 

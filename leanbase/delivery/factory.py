@@ -107,7 +107,7 @@ def _class(wanted: str, option: str) -> type[BaseTransport]:
     """The class that a name stands for.
 
     Raises:
-        ConfigError: None does, or it is no transport.
+        ConfigError: No class has that name, or the class is not a transport.
     """
     try:
         if wanted in BY_NAME:

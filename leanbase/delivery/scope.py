@@ -91,8 +91,8 @@ class DeliveryScope:
         """Send everything: what was collected, and what `others` have retained. Blocks up to the deadline.
 
         Args:
-            others: Clients of which nothing was collected; they flush. (A client that sends collected events
-                sends its retained ones first.)
+            others: Clients that collected nothing in this scope; they flush. (A client that sends collected
+                events sends its retained ones first.)
             deadline: When the caller must have its thread back. Default: each client's own limit.
             take_over: Also send again what other threads have in flight for the scope, and wait for what they
                 have in flight outside of it.
@@ -218,7 +218,7 @@ def limit_initialisation(seconds: float, is_on: Callable[[], bool]) -> None:
 
     Args:
         seconds: From the first send on.
-        is_on: Whether it still initialises. When it does not, there is no limit any more.
+        is_on: Whether it still initialises. Once it returns false, the limit is gone.
     """
     global _initialisation
     _initialisation = _Initialisation(seconds, is_on)

@@ -51,7 +51,7 @@ class ExceptionCapture:
             The event's uuid, or `None` when it was not admitted, or the exception was captured before.
 
         Raises:
-            InvalidEventError: There is no exception.
+            InvalidEventError: No exception was given, and none is being handled.
         """
         subject = read(exception)
         if subject is None:

@@ -15,7 +15,7 @@ from functools import cache
 
 from .. import forking
 from ..interrupts import raise_interrupt
-from .proxies import resolved
+from .proxies import UnboundProxy, resolved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
                 is_innermost = False  # this is a copy of the `contextvars.Context` that it was entered in
                 innermost.set(context.parent)
             if not is_innermost:
-                # Whoever is inside a context of its own stays there, and nobody comes back to this one.
+                # Code inside a context of its own stays there, and this one is never active again.
                 context.layer.has_ended = True
 
 
@@ -400,7 +400,7 @@ def coerce_id(value: object) -> str | None:
         elif isinstance(value, float) and value - value != 0.0:
             logger.warning("a distinct id that is not a finite number counts as missing")
             return None
-        elif value is None:
+        elif value is None or isinstance(value, UnboundProxy):
             return None
         elif isinstance(value, str):
             text = str.__str__(value)

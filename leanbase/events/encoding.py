@@ -361,14 +361,14 @@ def _numpy_scalar(walk: _Sanitizer, value: Any) -> Any:
         try:
             return walk.value(float(value / type(value)(1, "s")))
         except TypeError:
-            return str(value)  # months, years, and steps without a unit, are no number of seconds
+            return str(value)  # months, years and steps without a unit have no length in seconds
     if kind in _NUMPY_TYPES_OF_ITS_OWN:
         return walk.value(float(value) if kind == "g" else str(value))
     return walk.replaced(value, value.item())
 
 
 _NUMPY_TYPES_OF_ITS_OWN = "mMgG"
-"""Time distances, times, extended floats and their complex numbers, of which Python has no counterpart."""
+"""The type codes of durations, times, extended floats and complex numbers of those."""
 
 
 def _text(convert: Callable[[Any], object]) -> Callable[[_Sanitizer, Any], Any]:

@@ -21,9 +21,6 @@ _MISSING = object()
 class UnboundProxy:
     """In place of a proxy that stands for nothing now, or fails when it is asked."""
 
-    def __str__(self) -> str:
-        return ""
-
 
 def resolved(value: Any) -> Any:
     """What a proxy stands for, an `UnboundProxy` for one that fails; any other value as it is."""

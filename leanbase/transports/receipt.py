@@ -43,7 +43,7 @@ OUTCOMES = {
 
 RETAINED_REASONS = {
     "unavailable": "no connection, no response in time, 407, 408, 429, 5xx",
-    "refused": "the queue refuses the client: permissions, or there is no such queue; the log says which",
+    "refused": "the client lacks permission for the queue, or the queue does not exist; the log says which",
     "paused": "three sends in a row had failed, or one had no response until its deadline; none is tried for "
     "30 s, doubling up to 5 min",
     "deadline": "there was no time left to try",

@@ -135,13 +135,14 @@ class Unbound:
     "argument", ["distinct_id", "properties", "groups", "timestamp", "uuid", "disable_geoip"]
 )
 def test_a_proxy_that_stands_for_nothing_costs_no_event(
-    argument: str, client: Leanbase, memory: MemoryTransport
+    argument: str, client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     given: dict[str, Any] = {"distinct_id": "u", "properties": {"kept": 1}, argument: Unbound()}
     assert client.capture("e", **given)
     [event] = memory.events
     assert "kept" in event["properties"] or argument == "properties"
     assert client.stats()["dropped"] == {}
+    assert "what str() makes of it" not in caplog.text
 
 
 def test_a_proxy_that_stands_for_nothing_as_a_value(client: Leanbase, memory: MemoryTransport) -> None:

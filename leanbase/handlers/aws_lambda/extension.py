@@ -42,7 +42,7 @@ LONGEST_PAUSE_SECONDS = 1.0
 
 
 class ExtensionUnavailableError(Exception):
-    """The Extensions API is missing, or does not take us; the text says which."""
+    """The Extensions API is missing or has refused the registration; the text says which."""
 
 
 class LambdaExtension:
@@ -186,7 +186,7 @@ def register() -> LambdaExtension:
     """Make this process an extension of its sandbox. Only possible while the function initialises.
 
     Raises:
-        ExtensionUnavailableError: There is no Extensions API, or it does not take us.
+        ExtensionUnavailableError: The Extensions API is missing or has refused the registration.
     """
     api = os.environ.get("AWS_LAMBDA_RUNTIME_API")
     if not api:
