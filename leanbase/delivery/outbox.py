@@ -53,10 +53,10 @@ class Outbox:
         *,
         send_seconds: float,
         limit: int,
-        flush_at: int = 100,
-        flush_interval: float = 5.0,
-        transmits: bool = True,
-        on_error: OnError | None = None,
+        flush_at: int,
+        flush_interval: float,
+        transmits: bool,
+        on_error: OnError | None,
     ) -> None:
         self.disabled = False
         if not isinstance(transport, RetainingTransport):
