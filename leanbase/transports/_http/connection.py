@@ -175,9 +175,11 @@ class _FinalResponse(HTTPResponse):
     `http.client` passes over 100 alone, and takes the end of the connection for the end of the headers.
     """
 
+    fp: Any = None  # an interrupt may end its making before there is one, and closing it looks
+
     def begin(self) -> None:
         reader = self.fp
-        self.fp = _Reader(reader)  # type: ignore[assignment]
+        self.fp = _Reader(reader)
         try:
             super().begin()
         finally:
