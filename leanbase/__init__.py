@@ -119,6 +119,7 @@ if TYPE_CHECKING:
     flush_at: int
     flush_interval: float
     max_queue_size: int
+    max_queue_bytes: int
     max_retries: int
     timeout: float
     send_deadline: float

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .events.contexts import OnException
     from .pipeline import Pipeline
     from .settings import Settings
-    from .transports.deadline import Deadline
+    from .transports.deadline import Deadline, LastChance
     from .transports.receipt import Stats
 
     P = ParamSpec("P")
@@ -687,7 +687,8 @@ class Leanbase:
             A receipt, true when everything was passed on. Blocks until then. Never raises.
         """
         try:
-            return self._current().outbox.flush(timeout=_seconds(timeout, NO_TIME_LIMIT_SECONDS))
+            seconds = _seconds(timeout, NO_TIME_LIMIT_SECONDS)
+            return self._current().outbox.flush(timeout=seconds, last_chance="brief")
         except Exception as error:
             log_internal("flush", error)
             return Receipt()
@@ -705,16 +706,16 @@ class Leanbase:
             A receipt of what was still waiting; what could not be delivered is dropped and reported
             to `on_error`. Blocks until then. Never raises; a second call does nothing.
         """
-        return self._close(self._current(), timeout)
+        return self._close(self._current(), timeout, "full")
 
-    def _close(self, pipeline: Pipeline, timeout: float | None) -> Receipt:
+    def _close(self, pipeline: Pipeline, timeout: float | None, last_chance: LastChance) -> Receipt:
         if pipeline.outbox.closed and not pipeline.outbox.has_pending():
             return Receipt()
         if pipeline.exception_hooks is not None:
             pipeline.exception_hooks.uninstall()
         try:
             limit = pipeline.settings.send_deadline
-            return pipeline.outbox.close(timeout=_seconds(timeout, limit))
+            return pipeline.outbox.close(timeout=_seconds(timeout, limit), last_chance=last_chance)
         except Exception as error:
             log_internal("shutdown", error)
             return Receipt()

@@ -87,7 +87,7 @@ class DefaultClient(Leanbase):
         with self._end_lock:
             try:
                 self._ending = pipeline  # for a signal handler that shuts down as well
-                return self._close(pipeline, timeout)
+                return self._close(pipeline, timeout, "brief")  # another client may follow
             finally:
                 self._ending = None
                 self._ended = pipeline.outbox.stats()

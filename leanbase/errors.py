@@ -96,6 +96,7 @@ class TransportError(LeanbaseError):
         reason: What a receipt calls it: `"unavailable"`; when nothing was tried, `"paused"` or `"deadline"`.
         mends_soon: Whether it makes sense to try again within the same send. An untrusted certificate or
             missing credentials do not mend by themselves in seconds.
+        answered: Whether somebody answered, if only to put us off.
     """
 
     def __init__(
@@ -105,8 +106,10 @@ class TransportError(LeanbaseError):
         retry_after: float | None = None,
         reason: str = UNAVAILABLE,
         mends_soon: bool = True,
+        answered: bool = True,
     ) -> None:
         super().__init__(message)
+        self.answered = answered
         self.retry_after = retry_after
         self.reason = reason
         self.mends_soon = mends_soon

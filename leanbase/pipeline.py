@@ -65,9 +65,8 @@ class Pipeline:
             raise ConfigError(f"super_properties are too large: {error}") from None
         self.outbox = Outbox(
             # Without what it needs the client is disabled, and nothing will be sent.
-            MemoryTransport() if self.missing else factory.create(settings),
+            factory.retaining(MemoryTransport(), settings) if self.missing else factory.create(settings),
             send_seconds=settings.send_deadline,
-            limit=settings.max_queue_size,
             flush_at=settings.flush_at,
             flush_interval=settings.flush_interval,
             transmits=settings.send,

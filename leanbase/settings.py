@@ -37,6 +37,10 @@ class Transport(Protocol):
 MOST_SECONDS = 86_400.0
 """No timeout is longer than a day; the operating system takes no infinite ones."""
 
+MAX_QUEUE_BYTES = 64 * 1024 * 1024
+SHARE_OF_LAMBDA_MEMORY = 8
+"""One part in so many may be taken by events that wait."""
+
 _WORDS = {
     "1": True,
     "true": True,
@@ -134,6 +138,12 @@ class Settings:
     max_queue_size: int = _option(
         10_000,
         "The most undelivered events that are kept in memory.",
+        least=1,
+    )
+    max_queue_bytes: int = _option(
+        MAX_QUEUE_BYTES,
+        "The most bytes of undelivered events that are kept in memory. In Lambda the default is an eighth of "
+        "the function's memory, if that is less.",
         least=1,
     )
     max_retries: int = _option(
@@ -273,13 +283,22 @@ class Settings:
                 value = module.get(name)
             if value is None:
                 value = _from_environment(option)
-            if value is not None:
-                values[name] = _checked(option, value)
+            values[name] = _default(option) if value is None else _checked(option, value)
         values["api_key"] = values["project_api_key"] = _api_key(known, keywords, module)
         values["host"] = _checked_host(values.get("host"))
         if not values.get("project_root"):
             values["project_root"] = _working_directory()
         return cls(**values)
+
+
+def _default(option: Field[Any]) -> Any:
+    """The default, which for the memory to use depends on how much there is."""
+    if option.name == "max_queue_bytes":
+        memory = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
+        if memory.isdecimal():
+            share = max(1, int(memory) * 1024 * 1024 // SHARE_OF_LAMBDA_MEMORY)
+            return min(share, MAX_QUEUE_BYTES)
+    return option.default
 
 
 def _api_key(known: Mapping[str, Field[Any]], *places: Mapping[str, Any]) -> str | None:
@@ -316,7 +335,7 @@ def effective(name: str) -> Any:
     for option in fields(Settings):
         if option.name == name:
             given = _from_environment(option)
-            return option.default if given is None else given
+            return _default(option) if given is None else given
     if name in ("errors", "integrations", "local", "relay", "settings", "testing", "transports"):
         return import_module(f"{__package__}.{name}")
     raise AttributeError(f"module {__package__!r} has no attribute {name!r}")

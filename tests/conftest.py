@@ -16,7 +16,8 @@ from leanbase import Leanbase
 from leanbase.default import default_client
 from leanbase.local.server import LocalServer
 from leanbase.settings import Settings
-from leanbase.transports import MemoryTransport
+from leanbase.transports import MemoryTransport, _at_exit
+from leanbase.transports._http import breaker
 from tests.fault_server import FaultServer
 from tests.moto_server import MotoServer
 
@@ -37,6 +38,9 @@ def clean_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for option in fields(Settings):
         vars(leanbase).pop(option.name, None)
+    for transport in list(_at_exit._watched):
+        transport.ledger.closed = True  # what a test leaves behind is not to be told of in another one
+    breaker._breakers.clear()
     default_client._latest = None
     default_client._opted_out = False
     default_client._explicitly_opted_out = None

@@ -330,7 +330,7 @@ def test_failures_that_were_under_way_when_it_opened_do_not_lengthen_the_pause()
     tickets = [breaker.try_acquire() or 0 for _ in range(10)]
     assert all(tickets)
     for ticket in tickets:
-        breaker.failed(ticket)
+        breaker.failed(ticket, answered=True)
     assert breaker._pause == 30
     assert not breaker.try_acquire()
     breaker.succeeded()

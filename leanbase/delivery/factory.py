@@ -13,6 +13,7 @@ from .. import transports
 from ..errors import ConfigError
 from ..settings import Settings
 from ..transports import BaseTransport
+from ..transports._retaining import RetainingTransport
 
 BY_NAME = {
     "buffered": "BufferedTransport",
@@ -38,25 +39,33 @@ def override_transport(transport: BaseTransport | None) -> None:
     _override = transport
 
 
-def create(settings: Settings) -> BaseTransport:
-    """Make the transport that the settings name, with its fallback and its buffer around it.
+def create(settings: Settings) -> RetainingTransport:
+    """Make the transport that the settings name, with its fallback, in what keeps undelivered events.
 
     Raises:
         ConfigError: No such transport, or it cannot be made.
     """
     if _override is not None and not _is_memory(settings.transport):
-        return _override
+        return retaining(_override, settings)
     transport = _made(settings.transport, "transport", settings)
     if settings.fallback is not None:
         transport = _with_fallback(transport, settings)
-    if settings.sync_mode:
-        return transport
+    if settings.sync_mode or isinstance(transport, RetainingTransport):
+        return retaining(transport, settings)
     from ..transports.buffered import BufferedTransport
 
-    return (
-        transport
-        if isinstance(transport, BufferedTransport)
-        else BufferedTransport.around(transport, settings)
+    return BufferedTransport.around(transport, settings)
+
+
+def retaining(transport: BaseTransport, settings: Settings) -> RetainingTransport:
+    """The transport with what keeps undelivered events around it, unless it is one that does."""
+    if isinstance(transport, RetainingTransport):
+        return transport
+    return RetainingTransport(
+        transport,
+        limit=settings.max_queue_size,
+        limit_bytes=settings.max_queue_bytes,
+        waits_for_room=settings.historical_migration,
     )
 
 

@@ -15,8 +15,6 @@ from ..events.encoding import EncodedEvent
 from ..interrupts import raise_interrupt
 from ..settings import OnError
 from ..transports._http.sender import PAUSED
-from ..transports._retaining import RetainingTransport
-from ..transports.base import BaseTransport
 from ..transports.deadline import Deadline
 from ..transports.receipt import WAITING, Receipt
 from .scope import FULL_BYTES, DeliveryScope, open_scope, send_deadline
@@ -24,6 +22,8 @@ from .scope import FULL_BYTES, DeliveryScope, open_scope, send_deadline
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..transports._ledger import Collected
+    from ..transports._retaining import RetainingTransport
+    from ..transports.deadline import LastChance
     from ..transports.receipt import Stats
 
 logger = logging.getLogger("leanbase")
@@ -38,31 +38,27 @@ class Outbox:
     """Takes admitted events and sees them through to an outcome.
 
     Args:
-        transport: Where events go.
+        transport: Where events go, with its books.
         send_seconds: The longest one send may take.
         flush_at: As many events collected in a scope are sent before it closes.
         flush_interval: Seconds after which collected events are sent, in a scope without a deadline.
-        limit: Most undelivered events kept in memory.
         transmits: `False` admits events and lets them end here.
         on_error: The user's callback for events that were not passed on.
     """
 
     def __init__(
         self,
-        transport: BaseTransport,
+        transport: RetainingTransport,
         *,
         send_seconds: float,
-        limit: int,
         flush_at: int,
         flush_interval: float,
         transmits: bool,
         on_error: OnError | None,
     ) -> None:
         self.disabled = False
-        if not isinstance(transport, RetainingTransport):
-            transport = RetainingTransport(transport, limit=limit)
         self._transport = transport
-        self._ledger = self._transport.attach(self._report, lambda: self.disabled)
+        self._ledger = transport.attach(self._report, lambda: self.disabled)
         self._send_seconds = send_seconds
         self._flush_at = flush_at
         self._flush_interval = flush_interval
@@ -93,6 +89,10 @@ class Outbox:
             self._ledger.drop("send_off")
             return True
         scope = open_scope()
+        if self._transport.waits_for_room and not self.disabled:
+            deadline = send_deadline(self._send_seconds)
+            if not self._transport.wait_for_room(event, deadline, scope):
+                return False
         if scope is not None and scope.is_open:
             event.scope = scope
             scope.senders[self] = None  # before the ledger looks whether it is closed
@@ -142,7 +142,7 @@ class Outbox:
         if self.disabled:
             return self._transport.keep_collected(scope)
         if deadline is None:
-            deadline = send_deadline(self._send_seconds)
+            deadline = send_deadline(self._send_seconds, scope.last_chance if scope.closed else None)
         over = self._ledger.flights(lambda flight: flight.scope is scope) if take_over else None
         return self._transport.send_pending(deadline, scope=scope, over=over)
 
@@ -172,21 +172,33 @@ class Outbox:
         """A receipt of all that is pending, without an attempt to send it."""
         return self._transport.waiting()
 
-    def flush(self, *, timeout: float | None = None, deadline: Deadline | None = None) -> Receipt:
-        """Send what the open scope collected for this client, then all that is pending in the transport."""
+    def flush(
+        self,
+        *,
+        timeout: float | None = None,
+        deadline: Deadline | None = None,
+        last_chance: LastChance | None = None,
+    ) -> Receipt:
+        """Send what the open scope collected for this client, then all that is pending in the transport.
+
+        Args:
+            timeout: Most seconds to take. Default: those of one send.
+            deadline: When the caller must have its thread back, in place of a timeout.
+            last_chance: Whether one attempt is made even while sends pause; without a deadline that says it.
+        """
         if self.disabled or _in_on_error.get():
             return self.waiting()
         if deadline is None:
-            deadline = send_deadline(self._send_seconds if timeout is None else timeout)
+            deadline = send_deadline(self._send_seconds if timeout is None else timeout, last_chance)
         receipt = self._send_open_scope(deadline)
         if receipt.has_retained:
             return receipt  # it has just been tried; trying again at once would only take time
         return receipt + self._transport.flush(deadline=deadline)
 
-    def close(self, *, timeout: float | None = None) -> Receipt:
+    def close(self, *, timeout: float, last_chance: LastChance) -> Receipt:
         """Refuse new events, send what is pending, and release what the transport holds."""
         self._ledger.seal()
-        deadline = send_deadline(self._send_seconds if timeout is None else timeout)
+        deadline = send_deadline(timeout, last_chance)
         if self.disabled or _in_on_error.get():
             return self._transport.abandon(deadline=deadline)
         receipt = self._send_open_scope(deadline)

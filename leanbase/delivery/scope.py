@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Protocol
 
     from ..events.encoding import EncodedEvent
+    from ..transports.deadline import LastChance
 
     FlushPolicy = Literal["end", "each"]
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
         def keep_collected(self, scope: DeliveryScope) -> None: ...
 
-        def flush(self, *, deadline: Deadline | None) -> Receipt: ...
+        def flush(self, *, deadline: Deadline | None, last_chance: LastChance | None) -> Receipt: ...
 
         def join(self, scope: DeliveryScope | None, deadline: Deadline | None = None) -> None: ...
 
@@ -51,6 +52,7 @@ class DeliveryScope:
         deadline: No send inside may outlast it; `None` leaves each to its client's limit. A scope without a
             deadline may be a long one: there events leave with the first capture after the oldest of them
             has waited `flush_interval`, too.
+        last_chance: Whether its close is one, because the process may end after it; see `Deadline`.
 
     Attributes:
         receipt: What became of the events captured inside, each once with its last outcome. Complete when
@@ -64,10 +66,16 @@ class DeliveryScope:
         ValueError: `flush` is neither.
     """
 
-    def __init__(self, flush: FlushPolicy = "end", deadline: Deadline | None = None) -> None:
+    def __init__(
+        self,
+        flush: FlushPolicy = "end",
+        deadline: Deadline | None = None,
+        last_chance: LastChance | None = None,
+    ) -> None:
         if flush not in ("end", "each"):
             raise ValueError(f"flush must be 'end' or 'each', not {flush!r}")
         self.deadline = deadline
+        self.last_chance = last_chance
         self.receipt = Receipt()
         self.closed = False
         self.finished = False
@@ -105,7 +113,7 @@ class DeliveryScope:
             receipt += sender.send_collected(self, deadline, take_over=take_over)
         for sender in others:
             if sender not in senders:
-                receipt += sender.flush(deadline=deadline)
+                receipt += sender.flush(deadline=deadline, last_chance=self.last_chance)
         if take_over and deadline is not None:
             for sender in {*senders, *others}:
                 sender.settle(deadline)
@@ -224,13 +232,13 @@ def limit_initialisation(seconds: float, is_on: Callable[[], bool]) -> None:
     _initialisation = _Initialisation(seconds, is_on)
 
 
-def send_deadline(limit: float) -> Deadline:
+def send_deadline(limit: float, last_chance: LastChance | None = None) -> Deadline:
     """The deadline of a send that starts now: `limit` seconds, or the open scope's when earlier.
 
     In a thread that carries no scope it is the earliest of all open scopes: an invocation that waits
     for the thread must not be made to time out by it. A scope that is finished limits nothing any more.
     """
-    deadline = Deadline.after(limit)
+    deadline = Deadline.after(limit, last_chance)
     scope = open_scope()
     if scope is not None and not scope.finished and scope.is_of_this_process:
         deadline = deadline.earlier(scope.deadline)

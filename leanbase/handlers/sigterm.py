@@ -133,7 +133,7 @@ class Termination:
 
     def _flush(self, signum: int) -> None:
         try:
-            flush_all(list(self._clients), Deadline.after(grace_seconds()))
+            flush_all(list(self._clients), Deadline.after(grace_seconds(), "full"))
         finally:
             if self._previous and _is_of_asyncio(self._previous[-1]):
                 self._flushing = None  # there is no second signal that would find it done

@@ -18,7 +18,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from ..errors import ClosedError, DroppedError
@@ -118,6 +118,9 @@ class Ledger:
 
     Args:
         limit: Most events kept for the next send; above it the oldest are dropped.
+        limit_bytes: Most bytes of them.
+        drops_oldest: `False` counts what is in flight or collected as well, and refuses new events for the
+            lack of room but drops none that was admitted.
 
     Attributes:
         lock: Held for single steps, never while something is sent, logged or called back.
@@ -125,8 +128,10 @@ class Ledger:
         closed: Whether none are kept: what a send retains is dropped.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, limit_bytes: int, *, drops_oldest: bool = True) -> None:
         self.limit = limit
+        self.limit_bytes = limit_bytes
+        self.drops_oldest = drops_oldest
         self.sealed = False
         self.closed = False
         self.reset_after_fork()
@@ -136,6 +141,7 @@ class Ledger:
         self.lock = threading.RLock()
         self._landed = threading.Condition(self.lock)
         self._kept: list[EncodedEvent] = []
+        self._kept_bytes = 0
         self._collected: dict[Hashable, Collected] = {}
         self._flights: dict[Flight, None] = {}
         self._captured = 0
@@ -166,8 +172,10 @@ class Ledger:
         with self.lock:
             if self.sealed:
                 raise ClosedError(event)
-            if len(self._kept) < self.limit:  # step
+            size = len(event)
+            if len(self._kept) < self.limit and self._kept_bytes + size <= self.limit_bytes:  # step
                 self._captured += 1
+                self._kept_bytes += size
                 self._kept.append(event)
                 return True
         self.drop("overflow")
@@ -240,6 +248,7 @@ class Ledger:
                     flight.has_backlog = True
                     flight.events[_END] = self._kept
                     self._kept = fresh
+                    self._kept_bytes = 0
                 else:
                     self._launch_again(flight)
             while scope is not None and (collected := self._collected.get(scope)) is not None:
@@ -266,12 +275,14 @@ class Ledger:
     def _launch_first(self, flight: Flight, count: int) -> None:
         while kept := self._kept:
             part, rest, last = kept[:count], kept[count:], kept[-1]
+            left = self._kept_bytes - _bytes(part)
             if flight not in self._flights:
                 self._launch_again(flight)
             elif self._kept is kept and kept[0] is part[0] and kept[-1] is last:  # step
                 flight.has_backlog = True
                 flight.events[_END] = part
                 self._kept = rest
+                self._kept_bytes = left
                 return
 
     def land(self, flight: Flight, receipt: Receipt) -> tuple[list[EncodedEvent], Receipt]:
@@ -297,6 +308,7 @@ class Ledger:
                 receipt, kept, back = self._divided(flight, receipt)
             flight.receipt = receipt
             interrupted = flight.interrupted
+            size = _bytes(kept) if kept else 0
             while flight in self._flights:
                 before = self._dropped
                 after = _added(before, receipt.dropped) if receipt.groups else before
@@ -305,6 +317,7 @@ class Ledger:
                         interrupted.events = back
                         self._flights[interrupted] = None
                     self._kept[_FRONT] = kept
+                    self._kept_bytes += size
                     self._delivered += receipt.delivered
                     self._handed_off += receipt.handed_off
                     self._spooled += receipt.spooled
@@ -329,12 +342,23 @@ class Ledger:
             own = set(map(id, flight.interrupted.sent))
             back = [event for event in retained if id(event) in own]
             retained = [event for event in retained if id(event) not in own]
-        excess = min(len(retained), len(retained) + len(self._kept) - self.limit)
-        if excess > 0:
-            text = f"the oldest {excess} undelivered event(s) were dropped: max_queue_size is {self.limit}"
+        excess = self._excess(retained, len(self._kept), self._kept_bytes)
+        if excess:
+            text = f"the oldest {excess} undelivered event(s) were dropped: {self.limits}"
             receipt = receipt.giving_up(retained[:excess], DroppedError("overflow", text))
             retained = retained[excess:]
         return receipt, retained, back
+
+    def _excess(self, events: Sequence[EncodedEvent], others: int = 0, bytes_of_others: int = 0) -> int:
+        """How many of these, the oldest first, must go for the rest to fit beside others."""
+        if not self.drops_oldest:
+            return 0
+        count = min(len(events), max(0, len(events) + others - self.limit))
+        size = bytes_of_others + _bytes(events[count:])
+        while size > self.limit_bytes and count < len(events):
+            size -= len(events[count])
+            count += 1
+        return count
 
     def _recall(self, flight: Flight, receipt: Receipt) -> Flight:
         """A flight of those events that are kept although the receipt has an outcome for them.
@@ -348,9 +372,11 @@ class Ledger:
         while kept := self._kept:
             rest = [event for event in kept if id(event) not in wanted]
             back, first, last = [event for event in kept if id(event) in wanted], kept[0], kept[-1]
+            left = _bytes(rest)
             if self._kept is kept and kept[0] is first and kept[-1] is last:  # step
                 came_back.events[_END] = back
                 self._kept = rest
+                self._kept_bytes = left
                 break
         return came_back
 
@@ -361,10 +387,16 @@ class Ledger:
             while (collected := self._collected.get(scope)) is not None:
                 if not collected.is_taken:  # step
                     self._kept[_END] = collected.events
+                    self._kept_bytes += collected.bytes
                     moved[_END] = collected.events
                     collected.is_taken = True
                     del self._collected[scope]
         return moved
+
+    @property
+    def limits(self) -> str:
+        """The limits in words."""
+        return f"max_queue_size is {self.limit}, max_queue_bytes {self.limit_bytes}"
 
     # --- what there is ---------------------------------------------------------------------------------
 
@@ -372,6 +404,22 @@ class Ledger:
     def kept(self) -> int:
         """How many events are kept for the next send."""
         return len(self._kept)
+
+    def has_room(self, size: int) -> bool:
+        """Whether one more event of this size may be admitted."""
+        with self.lock:
+            count, kept = len(self._kept), self._kept_bytes
+            if not self.drops_oldest:
+                others = [each.events for each in list(self._flights)]
+                others += [each.events for each in list(self._collected.values())]
+                count += sum([len(events) for events in others])
+                kept += sum([_bytes(events) for events in others])
+            return not count or (count < self.limit and kept + size <= self.limit_bytes)
+
+    def excess(self) -> int:
+        """How many of the events that are kept, the oldest first, are too many."""
+        with self.lock:
+            return self._excess(self._kept)
 
     def has_flights(self) -> bool:
         """Whether anything is in flight."""
@@ -385,8 +433,12 @@ class Ledger:
     def wait_for(self, flights: Iterable[Flight], seconds: float | None) -> None:
         """Wait until these flights have landed, or the time is up."""
         awaited = set(flights)
+        self.wait_until(lambda: awaited.isdisjoint(self._flights), seconds)
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float | None) -> None:
+        """Wait until a condition holds, which is looked at whenever a flight lands, or the time is up."""
         with self.lock:
-            self._landed.wait_for(lambda: awaited.isdisjoint(self._flights), seconds)
+            self._landed.wait_for(condition, seconds)
 
     def seal(self) -> None:
         """Admit no more events. One that is just being admitted is in the books afterwards."""
@@ -422,6 +474,10 @@ class Ledger:
         count = imbalance(stats)
         logger.error("internal error: %d event(s) are unaccounted for; please report it", count)
         return stats
+
+
+def _bytes(events: Sequence[EncodedEvent]) -> int:
+    return sum([len(event.body) for event in events])
 
 
 def _added(before: dict[str, int], more: dict[str, int]) -> dict[str, int]:

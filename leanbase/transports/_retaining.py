@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from ..errors import ConfigError, DroppedError
 from ..events.encoding import EncodedEvent
 from ..forking import reset_in_child
 from ..interrupts import raise_interrupt
+from . import _at_exit
 from ._ledger import Flight, Ledger
 from .base import BaseTransport
 from .deadline import Deadline, Stopwatch
@@ -21,6 +23,9 @@ from .receipt import WAITING, Receipt
 logger = logging.getLogger("leanbase")
 
 CAPACITY_WARNING_SECONDS = 60.0
+
+REST_SECONDS = 0.5
+"""So long a caller that waits for room leaves a transport alone that has just failed."""
 
 MOST_FOLLOWING = 100
 """So many times in a row a call sends what signal handlers have captured during its sends."""
@@ -72,6 +77,8 @@ class RetainingTransport(BaseTransport):
     Args:
         inner: Where events go.
         limit: Most events kept; above it the oldest are dropped with the reason `"overflow"`.
+        limit_bytes: Most bytes of them.
+        waits_for_room: Whether a caller waits for room instead, so that none of them is dropped.
 
     Attributes:
         ledger: Where each event is, and the one list of sends in flight.
@@ -82,19 +89,24 @@ class RetainingTransport(BaseTransport):
         ConfigError: `inner` retains as well; two would keep each event twice.
     """
 
-    def __init__(self, inner: BaseTransport, *, limit: int) -> None:
+    def __init__(
+        self, inner: BaseTransport, *, limit: int, limit_bytes: int, waits_for_room: bool = False
+    ) -> None:
         must_not_retain(inner)
         self.report: Callable[[Receipt], object] = lambda _: None
         self.is_disabled: Callable[[], bool] = lambda: False
-        self.ledger = Ledger(limit)
+        self.ledger = Ledger(limit, limit_bytes, drops_oldest=not waits_for_room)
+        self.waits_for_room = waits_for_room
         self._inner = inner
         self._is_attached = False
+        self._is_watched = False
         self._warned: Stopwatch | None = None
         self._scopes: set[Any] = set()  # open ones, of which events are retained
         reset_in_child(self)
 
     def _reset_after_fork(self) -> None:
         self.ledger.reset_after_fork()
+        self._is_watched = False
         self._warned = None
         self._scopes = set()
 
@@ -110,7 +122,10 @@ class RetainingTransport(BaseTransport):
         if self._is_attached:
             raise ConfigError(f"this {type(self).__name__} belongs to another client; make one for each")
         if self.ledger.closed:
-            self.ledger = Ledger(self.ledger.limit)
+            self.ledger = Ledger(
+                self.ledger.limit, self.ledger.limit_bytes, drops_oldest=self.ledger.drops_oldest
+            )
+            self._is_watched = False
         self._is_attached = True
         self.report = report
         self.is_disabled = is_disabled
@@ -149,10 +164,33 @@ class RetainingTransport(BaseTransport):
         """Admit an event and keep it for the next send; false when there is no room. Does not block."""
         if event.scope is not None:
             self._scopes.add(event.scope)
-        return self.ledger.keep(event) or self._refuse(event)
+        if not self.ledger.keep(event):
+            return self._refuse(event)
+        self._watch()
+        return True
+
+    def wait_for_room(self, event: EncodedEvent, deadline: Deadline, scope: Any = None) -> bool:
+        """Send what is pending until there is room for an event. Blocks up to the deadline.
+
+        Not inside a send of the same thread: that makes the room.
+
+        Returns:
+            Whether there is room; else the event is dropped.
+        """
+        size = len(event)
+        while not self.ledger.has_room(size) and not self.is_sending():
+            if deadline.expired or self.ledger.sealed:
+                self.ledger.drop("overflow")
+                return self._refuse(event)
+            others = self._others()
+            if not self.send_pending(deadline, scope=scope):
+                time.sleep(min(REST_SECONDS, deadline.remaining()))
+            elif not self.ledger.has_room(size):
+                self.ledger.wait_for(others, deadline.remaining())
+        return True
 
     def _refuse(self, event: EncodedEvent) -> Literal[False]:
-        error = DroppedError("overflow", f"there is no room: max_queue_size is {self.ledger.limit}")
+        error = DroppedError("overflow", f"there is no room: {self.ledger.limits}")
         if self._warned is None or self._warned.seconds() >= CAPACITY_WARNING_SECONDS:
             self._warned = Stopwatch()
             logger.warning("%s; new events are dropped", error)
@@ -228,11 +266,12 @@ class RetainingTransport(BaseTransport):
         if collected:
             self._scopes.add(scope)
             scope.record(collected, receipt)
-        excess = self.ledger.kept - self.ledger.limit
-        if excess > 0:
+            self._watch()
+        excess = self.ledger.excess()
+        if excess:
             flight = Flight()
             self.ledger.launch(flight, first=excess)
-            error = DroppedError("overflow", f"there is no room: max_queue_size is {self.ledger.limit}")
+            error = DroppedError("overflow", f"there is no room: {self.ledger.limits}")
             self._land(self.ledger, flight, Receipt.dropping(flight.events, "overflow", error))
         return receipt
 
@@ -310,8 +349,11 @@ class RetainingTransport(BaseTransport):
         if booked.groups:
             if booked is not receipt:
                 for group in booked.groups:
-                    if group.reason in ("overflow", "shutdown"):
+                    if group.reason == "overflow":
                         logger.warning("%s", group.error)
+                    elif group.reason == "shutdown":
+                        _at_exit.say_lost(group.error)
+            self._watch()
             self.report(booked)
         return booked
 
@@ -381,6 +423,7 @@ class RetainingTransport(BaseTransport):
         receipt = self._ask("close", deadline)
         self.join(deadline)
         self.ledger.closed = True
+        _at_exit.forget(self)
         # This signal handler may have interrupted the thread's own send, which may never go on.
         own = self._own_flights()
         if last_try:
@@ -399,6 +442,28 @@ class RetainingTransport(BaseTransport):
         finally:
             given_up = self._land(ledger, flight, Receipt.retaining(flight.events, WAITING, _NOTHING_TRIED))
         return given_up
+
+    def _watch(self) -> None:
+        """See to it that what is kept has its turn at the end of the process, and is not lost in silence."""
+        if self._is_watched or not self.ledger.kept:
+            return
+        if _at_exit.deadline() is None:
+            self._is_watched = True
+            _at_exit.watch(self)
+        else:  # this was captured after it
+            self.ledger.closed = True
+            self._give_up(())
+
+    def __del__(self) -> None:
+        # The client is gone, and with it what it could not deliver.
+        try:
+            lost = () if self.ledger.closed else self.ledger.pending(())
+            if lost:
+                text = f"{len(lost)} event(s) are lost: their client is gone; keep it, or shut it down"
+                logger.error("%s", text)
+                self.report(Receipt.dropping(lost, "shutdown", DroppedError("shutdown", text)))
+        except Exception:  # at the very end of the interpreter nothing can be relied on
+            pass
 
     def warm_up(self, *, deadline: Deadline) -> None:
         """Warm up the transport inside."""

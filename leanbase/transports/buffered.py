@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-import sys
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import ref
 
-from .. import forking
 from ..errors import DroppedError, TransportError
 from ..events.encoding import EncodedEvent
+from . import _at_exit
 from ._ledger import Flight, Ledger
-from ._retaining import RetainingTransport
+from ._retaining import REST_SECONDS, RetainingTransport
 from .base import BaseTransport
 from .deadline import Deadline
 from .receipt import WAITING, Receipt
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("leanbase")
 
-EXIT_SECONDS = 2.0
-"""Most time that all buffers together may hold up the end of the interpreter (Q-52)."""
+LONGEST_WAIT_SECONDS = 60.0
+"""So often at least the thread looks whether its buffer is still there."""
 
 
 class BufferedTransport(RetainingTransport):
@@ -44,8 +43,10 @@ class BufferedTransport(RetainingTransport):
         flush_at: As many new events are sent at once.
         flush_interval: Most seconds that a new event waits.
         max_queue_size: Most events in the buffer.
+        max_queue_bytes: Most bytes of them.
         send_deadline: Most seconds for one send of the thread.
-        waits_for_room: Whether a full buffer makes the caller wait, up to the deadline of its send.
+        waits_for_room: Whether a full buffer, with what is in flight, makes the caller wait for room, up to
+            the deadline of its send.
 
     Example:
         >>> from leanbase.transports import HttpTransport
@@ -61,15 +62,17 @@ class BufferedTransport(RetainingTransport):
         flush_at: int = 100,
         flush_interval: float = 5.0,
         max_queue_size: int = 10_000,
+        max_queue_bytes: int = 64 * 1024 * 1024,
         send_deadline: float = 10.0,
         waits_for_room: bool = False,
     ) -> None:
         self._flush_at = max(1, min(flush_at, max_queue_size))
         self._flush_interval = flush_interval
         self._send_seconds = send_deadline
-        self._waits_for_room = waits_for_room
         self._cannot_start = False
-        super().__init__(inner, limit=max_queue_size)
+        super().__init__(
+            inner, limit=max_queue_size, limit_bytes=max_queue_bytes, waits_for_room=waits_for_room
+        )
         self._begin()
 
     def _reset_after_fork(self) -> None:
@@ -100,6 +103,7 @@ class BufferedTransport(RetainingTransport):
             flush_at=settings.flush_at,
             flush_interval=settings.flush_interval,
             max_queue_size=settings.max_queue_size,
+            max_queue_bytes=settings.max_queue_bytes,
             send_deadline=settings.send_deadline,
             waits_for_room=settings.historical_migration,
         )
@@ -110,9 +114,6 @@ class BufferedTransport(RetainingTransport):
             if event.scope is not None:
                 self._scopes.add(event.scope)
             with self.ledger.lock:
-                if self._waits_for_room and not self._has_room():
-                    self._note_new()  # a reason to try again what fills the buffer
-                    self._changed.wait_for(lambda: self._stopping or self._has_room(), deadline.remaining())
                 buffered = not self._stopping
                 if buffered:
                     admitted = self.ledger.keep(event)
@@ -120,12 +121,24 @@ class BufferedTransport(RetainingTransport):
             if buffered:
                 return admitted or self._refuse(event)
         # Nobody would empty the buffer any more.
-        return super().put(event, deadline.earlier(_exit), scope)
+        return super().put(event, deadline.earlier(_at_exit.deadline()), scope)
+
+    def wait_for_room(self, event: EncodedEvent, deadline: Deadline, scope: Any = None) -> bool:
+        """Let the thread make room for an event; else, and in a scope, as every transport."""
+        if scope is None and self._start() and not self._cannot_start:
+            size = len(event)
+            while not (self._stopping or deadline.expired or self.ledger.has_room(size) or self.is_sending()):
+                with self.ledger.lock:
+                    self._new = max(self._new, self._flush_at)  # a reason to send what fills the buffer
+                    self._changed.notify_all()
+                seconds = min(REST_SECONDS, deadline.remaining())
+                self.ledger.wait_until(lambda: self._stopping or self.ledger.has_room(size), seconds)
+        return super().wait_for_room(event, deadline, scope)
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Put events into the buffer: retained for now. What does not fit is dropped as `"overflow"`."""
         if self.ledger.closed or not self._start():
-            return super().send(events, deadline=deadline.earlier(_exit))
+            return super().send(events, deadline=deadline.earlier(_at_exit.deadline()))
         refused = [event for event in events if not self.put(event, deadline)]
         error = DroppedError("overflow", "there is no room in the buffer")
         waiting = Receipt.retaining(events, WAITING, DroppedError(WAITING, "it is in the buffer"))
@@ -146,11 +159,7 @@ class BufferedTransport(RetainingTransport):
     def _transmit(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
         with self.ledger.lock:
             self._new = min(self._new, self.ledger.kept)
-            self._changed.notify_all()  # there is room
         return super()._transmit(batch, deadline)
-
-    def _has_room(self) -> bool:
-        return self.ledger.kept < self.ledger.limit
 
     def _note_new(self) -> None:
         """Count new events, including rejected ones; otherwise a full buffer would never be flushed again."""
@@ -163,13 +172,18 @@ class BufferedTransport(RetainingTransport):
     def _start(self) -> bool:
         """Start the thread, unless it runs; false at the end of the client or the process."""
         with self.ledger.lock:
-            if self._stopping or _exit is not None:
+            if self._stopping or _at_exit.deadline() is not None:
                 return False
             worker = self._worker
             if worker is not None and (worker.is_alive() or worker.ident is None):
                 return True
-            worker = self._worker = threading.Thread(target=self._run, name="leanbase-buffer", daemon=True)
-        _at_exit.add(self)
+            try:
+                worker = self._worker = self._made_thread()
+            except RuntimeError:  # a sub-interpreter may have no daemon threads
+                return self._start_failed()
+        if not self._is_watched:
+            self._is_watched = True
+            _at_exit.watch(self)
         try:
             # Outside the lock: an RLock made before gevent's monkey-patching is owned by every greenlet.
             worker.start()
@@ -177,42 +191,48 @@ class BufferedTransport(RetainingTransport):
             self._worker = None
             if "shutdown" in str(error):  # says Python from 3.12 on
                 return False
-            if not self._cannot_start:
-                logger.warning("no thread can be started; events are sent on flush() and shutdown()")
-            self._cannot_start = True
-        else:
-            _close_all_in_child()
+            return self._start_failed()
         return True
 
-    def _run(self) -> None:
-        ledger, changed = self.ledger, self._changed
-        while True:
-            with ledger.lock:
-                if not self._wait_until_due(changed):
-                    return
-                untried = min(self._new, max(0, ledger.kept - self._flush_at))
-            flight = Flight()
-            try:
-                receipt = self._fly(flight, Deadline.after(self._send_seconds), first=self._flush_at)
-            except Exception as error:
-                logger.error("internal error %s; please report it", type(error).__name__)
-            else:
-                if flight.failed:
-                    self._rest(receipt, untried)
+    def _made_thread(self) -> threading.Thread:
+        changed = self._changed
 
-    def _wait_until_due(self, changed: threading.Condition) -> bool:
-        """Wait until there is something to send; false when it is time to end. Called with the lock held."""
-        while not self._stopping and changed is self._changed:  # else the books were closed and made anew
-            if not self._new or self._flushing or self.is_disabled():
-                changed.wait(self._flush_interval if self._new else None)
-                continue
-            now = time.monotonic()
-            due = now if self._new >= self._flush_at else self._new_since + self._flush_interval
-            wait = max(due, self._not_before) - now
-            if wait <= 0:
-                return True
-            changed.wait(wait)
-        return False
+        def wake(_: object) -> None:
+            with changed:
+                changed.notify_all()
+
+        arguments = ref(self, wake), changed
+        return threading.Thread(target=_empty, args=arguments, name="leanbase-buffer", daemon=True)
+
+    def _start_failed(self) -> Literal[True]:
+        if not self._cannot_start:
+            self._cannot_start = True
+            logger.warning("no thread can be started; events are sent on flush() and shutdown()")
+        return True
+
+    def _seconds_until_due(self, changed: threading.Condition) -> float | None:
+        """How long there is nothing to send: infinite if nothing waits; `None` when it is time to end."""
+        if self._stopping or changed is not self._changed:  # the books were closed, or made anew
+            return None
+        if not self._new:
+            return math.inf
+        if self._flushing or self.is_disabled():
+            return self._flush_interval
+        now = time.monotonic()
+        due = now if self._new >= self._flush_at else self._new_since + self._flush_interval
+        return max(due, self._not_before) - now
+
+    def _send_due(self) -> None:
+        with self.ledger.lock:
+            untried = min(self._new, max(0, self.ledger.kept - self._flush_at))
+        flight = Flight()
+        try:
+            receipt = self._fly(flight, Deadline.after(self._send_seconds), first=self._flush_at)
+        except Exception as error:
+            logger.error("internal error %s; please report it", type(error).__name__)
+        else:
+            if flight.failed:
+                self._rest(receipt, untried)
 
     def _rest(self, receipt: Receipt, untried: int) -> None:
         """Do not retry until new events arrive, and not before `Retry-After` has elapsed (Q-12, Q-21)."""
@@ -247,35 +267,21 @@ class BufferedTransport(RetainingTransport):
         with self.ledger.lock:
             self._stopping = True
             self._changed.notify_all()
-        _at_exit.discard(self)
         return super()._end(deadline, last_try=last_try)
 
 
-_at_exit: WeakSet[BufferedTransport] = WeakSet()
-_exit: Deadline | None = None
-"""When the end of the process has begun: the time by which all buffers are to be through with it."""
-
-
-def _close_all() -> None:
-    global _exit
-    _exit = Deadline.after(EXIT_SECONDS)
-    for transport in list(_at_exit):
-        try:
-            if not transport.is_disabled():
-                transport.close(deadline=_exit)
-        except Exception as error:  # the next one is to have its turn
-            logger.error("internal error %s; please report it", type(error).__name__)
-
-
-atexit.register(_close_all)
-
-_closes_after: int | None = None
-
-
-def _close_all_in_child() -> None:
-    """Also run at exit in multiprocessing children, which skip `atexit` before Python 3.13."""
-    global _closes_after
-    process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
-    if process and util and process.parent_process() is not None and _closes_after != forking.generation:
-        _closes_after = forking.generation
-        util.Finalize(None, _close_all, exitpriority=0)
+def _empty(reference: ref[BufferedTransport], changed: threading.Condition) -> None:
+    """Send what is due, until the buffer is closed, or gone with its client. Runs in the thread."""
+    while True:
+        with changed:
+            transport = reference()
+            seconds = None if transport is None else transport._seconds_until_due(changed)
+            if transport is None or seconds is None:
+                return
+            if seconds > 0:
+                if not transport.ledger.kept:
+                    transport = None  # what is empty need not be kept alive
+                changed.wait(min(seconds, LONGEST_WAIT_SECONDS))
+                continue
+        transport._send_due()
+        transport = None

@@ -1,12 +1,23 @@
-"""By when the caller must have its thread back."""
+"""By when the caller must have its thread back, and whether a later send may come."""
 
 from __future__ import annotations
 
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    LastChance = Literal["brief", "full"]
+
 
 class Deadline:
     """The moment by which the caller must have its thread back, on the monotonic clock.
+
+    Args:
+        at: That moment.
+        last_chance: Whether one attempt is made even while sends to the endpoint pause, because no later send
+            may come: `"brief"` where it will probably come after all (a flush), `"full"` at a real end.
 
     >>> Deadline.after(5.0).remaining() <= 5.0
     True
@@ -14,19 +25,26 @@ class Deadline:
     True
     """
 
-    __slots__ = ("_at",)
+    __slots__ = ("_at", "last_chance")
 
-    def __init__(self, at: float) -> None:
+    def __init__(self, at: float, last_chance: LastChance | None = None) -> None:
         self._at = at
+        self.last_chance = last_chance
 
     @classmethod
-    def after(cls, seconds: float) -> Deadline:
+    def after(cls, seconds: float, last_chance: LastChance | None = None) -> Deadline:
         """A deadline this many seconds from now; negative counts as now."""
-        return cls(time.monotonic() + max(0.0, seconds))
+        return cls(time.monotonic() + max(0.0, seconds), last_chance)
 
     def earlier(self, other: Deadline | None) -> Deadline:
-        """The earlier of the two."""
-        return self if other is None or self._at <= other._at else other
+        """The earlier of the two moments; whether it is a last chance, this one says."""
+        if other is None or self._at <= other._at:
+            return self
+        return other if other.last_chance == self.last_chance else Deadline(other._at, self.last_chance)
+
+    def at_most(self, seconds: float) -> Deadline:
+        """This deadline, or the one so many seconds from now if that is earlier."""
+        return Deadline.after(seconds, self.last_chance).earlier(self)
 
     def remaining(self) -> float:
         """Seconds left, never negative."""

@@ -83,7 +83,7 @@ class FallbackTransport(BaseTransport):
 def with_reserve(deadline: Deadline) -> Deadline:
     """When the first transport must be through, so that there is time for the second."""
     left = deadline.remaining()
-    return Deadline.after(left - min(RESERVE_SECONDS, left * RESERVE_SHARE))
+    return Deadline.after(left - min(RESERVE_SECONDS, left * RESERVE_SHARE), deadline.last_chance)
 
 
 def _not_delivered(receipt: Receipt) -> list[EncodedEvent]:

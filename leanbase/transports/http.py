@@ -102,7 +102,7 @@ class HttpTransport(BaseTransport):
         self._max_events = max(1, flush_at)
         self._max_bytes = MAX_BODY_BYTES
         self._quota_warned: Stopwatch | None = None
-        self._sender = HttpSender(timeout=timeout, max_retries=max_retries)
+        self._sender = HttpSender(self._url, timeout=timeout, max_retries=max_retries)
 
     def __repr__(self) -> str:
         return f"HttpTransport({self._url!r})"

@@ -102,7 +102,7 @@ class SqsTransport(BaseTransport):
         self._credentials = CredentialsSource()
         self._max_message_bytes = MAX_BYTES
         self._max_request_bytes = MAX_BYTES
-        self._sender = HttpSender(timeout=timeout, max_retries=max_retries)
+        self._sender = HttpSender(self._endpoint, timeout=timeout, max_retries=max_retries)
 
     def __repr__(self) -> str:
         return f"SqsTransport({self._queue_url!r})"

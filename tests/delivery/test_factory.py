@@ -46,7 +46,8 @@ class Choosy(BaseTransport):
 
 
 def made(**options: Any) -> Any:
-    return create(Settings.resolve({**KEYS, **options}))
+    transport = create(Settings.resolve({**KEYS, **options}))
+    return transport if isinstance(transport, BufferedTransport) else transport._inner
 
 
 @pytest.mark.parametrize(

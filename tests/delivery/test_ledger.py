@@ -89,7 +89,7 @@ def event() -> Any:
 def test_a_launch_that_loses_its_flight_begins_anew() -> None:
     """A signal handler that flushes takes the flight of a launch that it interrupts; later events join anew."""
     scope = DeliveryScope()
-    ledger = Ledger(100)
+    ledger = Ledger(100, 1_000_000)
     flight = Flight(scope)
     ledger.collect(event(), scope)
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 
+from ... import forking
 from ..deadline import Stopwatch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..deadline import LastChance
 
 logger = logging.getLogger("leanbase")
 
@@ -15,6 +21,10 @@ Ticket = int
 FAILURES_TO_OPEN = 3
 FIRST_PAUSE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 300.0
+
+BRIEF_SECONDS = 1.0
+BRIEF_EVERY_SECONDS = 10.0
+"""A brief last chance takes so long at most, and so often, where the endpoint last gave no answer at all."""
 
 
 class CircuitBreaker:
@@ -32,6 +42,8 @@ class CircuitBreaker:
         # Rises when the circuit opens and when a probe leaves: failures of sends that were admitted
         # before say nothing new.
         self._epoch = 1
+        self._answered = True
+        self._last_brief: Stopwatch | None = None
 
     def try_acquire(self) -> Ticket | None:
         """A ticket for a send that may go out now. Give it back to `succeeded` or `failed`."""
@@ -57,14 +69,28 @@ class CircuitBreaker:
             self._pause = FIRST_PAUSE_SECONDS
             self._opened = None
 
-    def failed(self, ticket: Ticket, *, slowly: bool = False) -> None:
+    def last_chance(self, kind: LastChance | None) -> float | None:
+        """How many seconds an attempt may take although sends pause; `None` when none may be made."""
+        if kind is None:
+            return None
+        with self._lock:
+            if kind == "full" or self._answered:
+                return math.inf
+            if self._last_brief is not None and self._last_brief.seconds() < BRIEF_EVERY_SECONDS:
+                return None
+            self._last_brief = Stopwatch()
+            return BRIEF_SECONDS
+
+    def failed(self, ticket: Ticket | None, *, answered: bool, slowly: bool = False) -> None:
         """No answer, or one that says to come back later.
 
         Args:
-            ticket: From `try_acquire`.
+            ticket: From `try_acquire`; `None` for an attempt that was made while sends pause.
+            answered: Whether there was an answer.
             slowly: Whether it took the caller's time until its deadline. Three of those would be too much.
         """
         with self._lock:
+            self._answered = answered
             if ticket != self._epoch:
                 return
             self._failures += FAILURES_TO_OPEN if slowly else 1
@@ -78,3 +104,15 @@ class CircuitBreaker:
             "a send had no answer in the time it had" if slowly else f"{self._failures} sends failed in a row"
         )
         logger.warning("%s; the next is tried in %d s", what, self._pause)
+
+
+_breakers: dict[tuple[int, str], CircuitBreaker] = {}
+
+
+def breaker_of(endpoint: str) -> CircuitBreaker:
+    """The breaker of an endpoint: one for all clients of this process, also those that follow each other.
+
+    A program that makes a client for each request, or shuts the default client down after each, must not wait
+    for a dead endpoint each time.
+    """
+    return _breakers.setdefault((forking.watch(), endpoint), CircuitBreaker())

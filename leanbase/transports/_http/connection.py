@@ -97,7 +97,8 @@ class Connections:
                 return self._post(url, body, headers, Attempt(deadline, fresh=True))
         except (HTTPError, OSError) as error:
             raise_interrupt(error)  # a time limit may well be a TimeoutError
-            raise TransportError(_describe(error), mends_soon=not _is_untrusted(error)) from error
+            what, mends_soon = _describe(error), not _is_untrusted(error)
+            raise TransportError(what, mends_soon=mends_soon, answered=False) from error
 
     def _post(self, url: str, body: bytes, headers: Mapping[str, str], attempt: Attempt) -> Response:
         token = current_attempt.set(attempt)

@@ -12,7 +12,7 @@ from ... import forking
 from ...errors import RejectedError, TransportError
 from ...interrupts import raise_interrupt
 from ..deadline import Deadline
-from .breaker import CircuitBreaker
+from .breaker import breaker_of
 
 if TYPE_CHECKING:
     from .connection import Connections, Response
@@ -55,11 +55,13 @@ class HttpSender:
     """Kept-alive connections, retries and a circuit breaker, as each transport over HTTP has them.
 
     Args:
+        endpoint: The URL that it sends to.
         timeout: Most seconds for one attempt, connecting included.
         max_retries: Attempts after the first, in each cycle.
     """
 
-    def __init__(self, *, timeout: float, max_retries: int) -> None:
+    def __init__(self, endpoint: str, *, timeout: float, max_retries: int) -> None:
+        self._endpoint = endpoint
         self._timeout = timeout
         self._max_retries = max(0, max_retries)
         self._reset_after_fork()
@@ -68,11 +70,13 @@ class HttpSender:
     def _reset_after_fork(self) -> None:
         self._lock = threading.RLock()
         self._connections: Connections | None = None
-        self._breaker = CircuitBreaker()
+        self._breaker = breaker_of(self._endpoint)
         self._closing = _Latch()
 
     def send_with_retries(self, attempt: Callable[[Deadline], object], deadline: Deadline) -> None:
         """Call `attempt` until it succeeds, fails permanently, or the deadline expires.
+
+        While the breaker pauses nothing is tried; but at a last chance one attempt is made.
 
         Raises:
             RejectedError: The server rejected the request permanently.
@@ -83,31 +87,36 @@ class HttpSender:
             raise TransportError("there was no time left to send", reason=DEADLINE)
         given = deadline.remaining()
         ticket = self._breaker.try_acquire()
+        retries = self._max_retries
         if ticket is None:
-            raise TransportError("the endpoint has just failed; sending is paused", reason=PAUSED)
+            seconds = self._breaker.last_chance(deadline.last_chance)
+            if seconds is None:
+                raise TransportError("the endpoint has just failed; sending is paused", reason=PAUSED)
+            deadline, retries = deadline.at_most(seconds), 0
         try:
-            self._with_retries(attempt, deadline)
+            self._with_retries(attempt, retries, deadline)
         except RejectedError:
             self._breaker.succeeded()
             raise
-        except TransportError:
+        except TransportError as error:
             # With little time to begin with, a deadline says little about the peer.
-            self._breaker.failed(ticket, slowly=deadline.expired and given >= SLOW_SECONDS)
+            slowly = deadline.expired and given >= SLOW_SECONDS
+            self._breaker.failed(ticket, answered=error.answered, slowly=slowly)
             raise
         self._breaker.succeeded()
 
-    def _with_retries(self, attempt: Callable[[Deadline], object], deadline: Deadline) -> None:
+    def _with_retries(self, attempt: Callable[[Deadline], object], retries: int, deadline: Deadline) -> None:
         closing = self._closing
-        for number in range(self._max_retries + 1):
+        for number in range(retries + 1):
             try:
-                attempt(Deadline.after(self._timeout).earlier(deadline))
+                attempt(deadline.at_most(self._timeout))
                 return
             except RejectedError:
                 raise
             except TransportError as error:
                 wait = _wait_before_retry(number, error.retry_after)
-                logger.debug("attempt %d of %d failed: %s", number + 1, self._max_retries + 1, error)
-                if number == self._max_retries or not error.mends_soon or wait >= deadline.remaining():
+                logger.debug("attempt %d of %d failed: %s", number + 1, retries + 1, error)
+                if number == retries or not error.mends_soon or wait >= deadline.remaining():
                     raise
                 if closing.wait(wait):
                     raise
