@@ -16,6 +16,7 @@ from .events.context_decorator import scoped
 from .events.event import Draft, checked_name
 from .events.proxies import resolved
 from .guard import event_call, log_internal
+from .transports._repeated import RepeatedLog
 from .transports.receipt import Receipt
 
 TYPE_CHECKING = False
@@ -108,6 +109,7 @@ class Leanbase:
         self._pipeline = Pipeline(settings)
         self._pipeline.warn_if_unconfigured()
         self._install_hooks(self._pipeline)
+        self._refusals = RepeatedLog()
         self._opted_out = settings.opted_out
         self._debug = False
         if settings.debug:
@@ -161,7 +163,7 @@ class Leanbase:
                 continue
 
     def _refuse(self) -> None:
-        logger.warning("the client was shut down; nothing is sent")
+        self._refusals.log(logging.WARNING, "shutdown", 1, "not sent: the client was shut down")
         self._drop("shutdown")
 
     def _drop(self, reason: str) -> None:

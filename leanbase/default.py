@@ -15,6 +15,7 @@ from .errors import ConfigError
 from .events.event import pinned
 from .forking import reset_in_child
 from .guard import event_call
+from .transports._repeated import RepeatedLog
 from .transports.receipt import Receipt, no_stats
 
 TYPE_CHECKING = False
@@ -50,6 +51,7 @@ class DefaultClient(Leanbase):
         self._ending: Pipeline | None = None
         self._ended: Stats | None = None
         self._seen: dict[str, Any] = {}
+        self._refusals = RepeatedLog()
         self._explicitly_opted_out: bool | None = None
         self._opted_out = False
         self._debug = False

@@ -6,7 +6,7 @@ whatever runs. It looks like any failure of what was called, but its traceback h
 
 from __future__ import annotations
 
-import sys
+import _signal  # type: ignore[import-not-found]  # `signal` makes an enumeration of each answer
 import threading
 
 from . import introspection
@@ -48,12 +48,9 @@ def of_signal_handler(error: BaseException) -> BaseException | None:
 def _codes_of_handlers() -> set[CodeType]:
     """The code of every Python function that handles a signal now."""
     codes: set[CodeType] = set()
-    signal = sys.modules.get("signal")
-    if signal is None:
-        return codes  # and nobody has set a handler
-    for number in signal.valid_signals():
-        handler: Any = signal.getsignal(number)
-        if callable(handler):
+    for number in range(1, _signal.NSIG):
+        handler: Any = _signal.getsignal(number)
+        if handler is not None and type(handler) is not int:
             handler = getattr(handler, "func", handler)  # a partial's
             handler = getattr(handler, "__func__", handler)  # a method's
             code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)

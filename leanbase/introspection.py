@@ -72,6 +72,11 @@ def instance_attributes(value: object) -> dict[str, Any] | None:
     return None
 
 
+def definer(cls: type, method: str) -> type:
+    """Which class in the MRO of a class defines a method that `object` has as well."""
+    return next((base for base in mro(cls) if method in class_attributes(base)), object)
+
+
 def is_enum(cls: type) -> bool:
     """Whether it is an enumeration."""
     return any(class_module(base) == "enum" and class_name(base) == "Enum" for base in mro(cls))
@@ -88,10 +93,8 @@ def has_harmless_repr(cls: type) -> bool:
     Nor does that of a class which Python code defines: such an instance holds nothing. One of C code,
     such as an iterator's, may.
     """
-    for base in mro(cls):
-        if "__repr__" in class_attributes(base):
-            return base is object or "__slots__" in class_attributes(base)
-    return False
+    base = definer(cls, "__repr__")
+    return base is object or "__slots__" in class_attributes(base)
 
 
 def slots(cls: type) -> Iterator[tuple[str, MemberDescriptorType]]:

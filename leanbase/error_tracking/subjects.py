@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias, cast
 
 from .. import introspection
+from ..texts import text_of
 from .source import cut_line
 
 
@@ -92,7 +93,7 @@ def message(error: BaseException) -> str:
     for attribute in ("message", "detail"):
         try:
             value = getattr(error, attribute, None)
-            if value is not None and not callable(value) and (text := str(value)):
+            if value is not None and not callable(value) and (text := text_of(value)):
                 return str.__str__(text)
         except _NOT_OUR_END:
             continue
@@ -101,7 +102,7 @@ def message(error: BaseException) -> str:
 
 def guarded_text(value: object) -> str:
     """`str()` of anything, else its `repr()`, else `<broken repr>`."""
-    for convert in (str, repr):
+    for convert in (text_of, repr):
         try:
             return str.__str__(convert(value))
         except _NOT_OUR_END:

@@ -15,6 +15,7 @@ from functools import cache
 
 from .. import forking
 from ..interrupts import raise_interrupt
+from ..texts import text_of
 from .proxies import UnboundProxy, resolved
 
 TYPE_CHECKING = False
@@ -407,7 +408,7 @@ def coerce_id(value: object) -> str | None:
         else:
             if isinstance(value, bool) or not hasattr(value, "__int__"):  # which a UUID has
                 _warn_of_id(type(value).__name__)
-            text = str(value)
+            text = text_of(value)
         if not text.strip():
             return None
         return text.replace(_NUL, "\ufffd") if _NUL in text else text

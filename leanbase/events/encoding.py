@@ -17,6 +17,7 @@ from itertools import islice
 from ..errors import EventTooLargeError
 from ..interrupts import raise_interrupt
 from ..introspection import mro
+from ..texts import text_of
 from .proxies import target
 
 TYPE_CHECKING = False
@@ -240,7 +241,7 @@ class _Sanitizer:
             for cls in mro(type(key)):
                 if (cls.__module__, cls.__qualname__) in _TEXT_KEYS:
                     return str(self.value(key))
-            return str(key)
+            return text_of(key)
         except Exception as error:
             raise_interrupt(error)
             return None
@@ -274,7 +275,7 @@ class _Sanitizer:
             return f"<{kind.__name__}>"
         if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
             return _unreadable(kind)
-        return str(value)[:MAX_TEXT_OF_OTHERS]
+        return text_of(value)[:MAX_TEXT_OF_OTHERS]
 
 
 def _big_int(value: int) -> str:
@@ -332,6 +333,12 @@ def _sorted_by(iterate: Callable[[Any], Iterable[Any]]) -> Callable[[_Sanitizer,
         return walk.array(value, items)
 
     return convert
+
+
+def _values(walk: _Sanitizer, value: Any) -> Any:
+    """The values of a dict, sorted like a set, but for containers: comparing two may take for ever."""
+    has_containers = any(isinstance(item, (list, tuple, dict)) for item in value)
+    return walk.array(value, list(value)) if has_containers else _sorted_by(iter)(walk, value)
 
 
 def _tuple(walk: _Sanitizer, value: Any) -> Any:
@@ -392,7 +399,7 @@ _BY_CLASS: dict[tuple[str, str], Callable[[_Sanitizer, Any], Any]] = {
     ("builtins", "set"): _sorted_by(set.__iter__),
     ("builtins", "frozenset"): _sorted_by(frozenset.__iter__),
     ("builtins", "dict_keys"): _sorted_by(iter),
-    ("builtins", "dict_values"): _sorted_by(iter),
+    ("builtins", "dict_values"): _values,
     ("builtins", "dict_items"): _sorted_by(iter),
     ("builtins", "range"): _array_of(iter),
     ("collections", "deque"): _array_of(deque.__iter__),
@@ -404,7 +411,7 @@ _BY_CLASS: dict[tuple[str, str], Callable[[_Sanitizer, Any], Any]] = {
     ("builtins", "function"): _text(_qualified),
     ("builtins", "builtin_function_or_method"): _text(_qualified),
     ("builtins", "method"): _text(lambda method: _qualified(method.__func__)),
-    ("builtins", "BaseException"): _text(lambda error: f"{type(error).__name__}: {error}"),
+    ("builtins", "BaseException"): _text(lambda error: f"{type(error).__name__}: {text_of(error)}"),
     ("decimal", "Decimal"): _text(_decimal),
     ("fractions", "Fraction"): _text(float),
     ("datetime", "datetime"): _text(lambda moment: moment.isoformat()),

@@ -16,13 +16,12 @@ from ..forking import reset_in_child
 from ..interrupts import raise_interrupt
 from . import _at_exit
 from ._ledger import Flight, Ledger
+from ._repeated import RepeatedLog
 from .base import BaseTransport
-from .deadline import Deadline, Stopwatch
+from .deadline import Deadline
 from .receipt import WAITING, Receipt
 
 logger = logging.getLogger("leanbase")
-
-CAPACITY_WARNING_SECONDS = 60.0
 
 REST_SECONDS = 0.5
 """So long a caller that waits for room leaves a transport alone that has just failed."""
@@ -100,14 +99,13 @@ class RetainingTransport(BaseTransport):
         self._inner = inner
         self._is_attached = False
         self._is_watched = False
-        self._warned: Stopwatch | None = None
+        self._repeated = RepeatedLog()
         self._scopes: set[Any] = set()  # open ones, of which events are retained
         reset_in_child(self)
 
     def _reset_after_fork(self) -> None:
         self.ledger.reset_after_fork()
         self._is_watched = False
-        self._warned = None
         self._scopes = set()
 
     def attach(self, report: Callable[[Receipt], object], is_disabled: Callable[[], bool]) -> Ledger:
@@ -191,9 +189,7 @@ class RetainingTransport(BaseTransport):
 
     def _refuse(self, event: EncodedEvent) -> Literal[False]:
         error = DroppedError("overflow", f"there is no room: {self.ledger.limits}")
-        if self._warned is None or self._warned.seconds() >= CAPACITY_WARNING_SECONDS:
-            self._warned = Stopwatch()
-            logger.warning("%s; new events are dropped", error)
+        self._repeated.log(logging.WARNING, "overflow", 1, f"dropped: {error}")
         self.report(Receipt.dropping((event,), "overflow", error))
         return False
 

@@ -15,8 +15,9 @@ from ..errors import UNAVAILABLE, RejectedError, TransportError
 from ..events.encoding import EncodedEvent
 from ..events.timestamps import utc_now
 from ._http.sender import HttpSender
+from ._repeated import RepeatedLog
 from .base import BaseTransport
-from .deadline import Deadline, Stopwatch
+from .deadline import Deadline
 from .receipt import Receipt
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ PROXY_AUTHENTICATION_REQUIRED = 407
 RETRIED_4XX = (PROXY_AUTHENTICATION_REQUIRED, 408, 429)
 PAYLOAD_TOO_LARGE = 413
 DEFAULT_PORTS = {"http": 80, "https": 443}
-QUOTA_WARNING_SECONDS = 60.0
 MOST_RETRY_AFTER_SECONDS = 300.0
 """So long a `Retry-After` is respected, whatever it says (Q-12)."""
 
@@ -101,7 +101,7 @@ class HttpTransport(BaseTransport):
         self._gzip = gzip
         self._max_events = max(1, flush_at)
         self._max_bytes = MAX_BODY_BYTES
-        self._quota_warned: Stopwatch | None = None
+        self._repeated = RepeatedLog()
         self._sender = HttpSender(self._url, timeout=timeout, max_retries=max_retries)
 
     def __repr__(self) -> str:
@@ -152,11 +152,14 @@ class HttpTransport(BaseTransport):
         except RejectedError as error:
             if error.status == PAYLOAD_TOO_LARGE and len(batch) > 1:
                 return self._send_halves(batch, deadline)
-            logger.error("%d event(s) dropped: %s: %s", len(batch), self._url, error)
+            self._repeated.log(logging.ERROR, error.status, len(batch), f"dropped: {self._url}: {error}")
             return Receipt.dropping(batch, "rejected", error)
         except TransportError as error:
-            if error.reason == UNAVAILABLE:
+            if error.reason == UNAVAILABLE and error.mends_soon:
                 logger.warning("%d event(s) not delivered yet: %s: %s", len(batch), self._url, error)
+            elif error.reason == UNAVAILABLE:
+                what = f"not delivered yet: {self._url}: {error}"
+                self._repeated.log(logging.WARNING, str(error), len(batch), what)
             return Receipt.retaining(batch, error.reason, error)
         return Receipt(delivered=len(batch))
 
@@ -175,7 +178,7 @@ class HttpTransport(BaseTransport):
         logger.debug("%d event(s) in %d bytes to %s: %d", len(batch), len(body), self._url, response.status)
         if response.status in (307, 308) and (location := self._redirected(response)):
             response = self._sender.post(location, body, headers, deadline=deadline)
-        self._judge(response)
+        self._judge(response, len(batch))
 
     def _request(self, batch: Sequence[EncodedEvent]) -> tuple[bytes, dict[str, str]]:
         events = b",".join([event.body for event in batch])
@@ -214,10 +217,10 @@ class HttpTransport(BaseTransport):
         location = f"{origin}{there.path}{'?' + there.query if there.query else ''}"
         return location if location != self._url else None
 
-    def _judge(self, response: Response) -> None:
+    def _judge(self, response: Response, count: int) -> None:
         status = response.status
         if 200 <= status < 300:
-            return self._warn_of_quota(response.body)
+            return self._warn_of_quota(response.body, count)
         if status in RETRIED_4XX or status >= 500:
             retry_after = parse_retry_after(response.headers.get("Retry-After"))
             who = "a proxy" if status == PROXY_AUTHENTICATION_REQUIRED else "the server"
@@ -232,17 +235,16 @@ class HttpTransport(BaseTransport):
         logger.debug("the server answered %d: %s", status, response.body[:1000].decode(errors="replace"))
         raise RejectedError(f"the server answered {status}{_EXPLAINED.get(status, '')}", status=status)
 
-    def _warn_of_quota(self, body: bytes) -> None:
+    def _warn_of_quota(self, body: bytes, count: int) -> None:
         if b"quota_limited" not in body:
             return
         try:
             limited = json.loads(body).get("quota_limited")
         except Exception:  # whatever it says, the events are delivered
             return
-        warned = self._quota_warned
-        if limited and (warned is None or warned.seconds() >= QUOTA_WARNING_SECONDS):
-            self._quota_warned = Stopwatch()
-            logger.warning("the project is over its quota; the server discarded what was sent")
+        if limited:
+            what = "discarded by the server: the project is over its quota"
+            self._repeated.log(logging.WARNING, "quota", count, what)
 
 
 def _host_in(location: str | None) -> str:

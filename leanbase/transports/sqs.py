@@ -18,6 +18,7 @@ from . import handoff
 from ._aws.credentials import CredentialsSource
 from ._aws.sigv4 import signed
 from ._http.sender import HttpSender
+from ._repeated import RepeatedLog
 from .base import BaseTransport
 from .deadline import Deadline
 from .receipt import Receipt
@@ -102,6 +103,7 @@ class SqsTransport(BaseTransport):
         self._credentials = CredentialsSource()
         self._max_message_bytes = MAX_BYTES
         self._max_request_bytes = MAX_BYTES
+        self._repeated = RepeatedLog()
         self._sender = HttpSender(self._endpoint, timeout=timeout, max_retries=max_retries)
 
     def __repr__(self) -> str:
@@ -115,15 +117,19 @@ class SqsTransport(BaseTransport):
                 self._sender.send_with_retries(lambda limit: self._send_batch(work, limit), deadline)
         except RejectedError as error:
             # Permissions, or the queue itself: that can be mended, and there may be a fallback.
-            logger.error("%d event(s) not handed off yet: SQS queue %s: %s", len(work), self._name, error)
+            self._repeated.log(logging.ERROR, error.status, len(work), self._not_handed_off(error))
             return work.receipt + work.retained(TransportError(str(error), reason=REFUSED))
         except TransportError as error:
-            if error.reason == UNAVAILABLE:
-                logger.warning(
-                    "%d event(s) not handed off yet: SQS queue %s: %s", len(work), self._name, error
-                )
+            what = self._not_handed_off(error)
+            if error.reason == UNAVAILABLE and error.mends_soon:
+                logger.warning("%d event(s) %s", len(work), what)
+            elif error.reason == UNAVAILABLE:
+                self._repeated.log(logging.WARNING, str(error), len(work), what)
             return work.receipt + work.retained(error)
         return work.receipt
+
+    def _not_handed_off(self, error: TransportError) -> str:
+        return f"not handed off yet: SQS queue {self._name}: {error}"
 
     def warm_up(self, *, deadline: Deadline) -> None:
         """Import urllib3 and open a connection, and find the credentials."""

@@ -1,0 +1,86 @@
+"""`str()` of values that may write out without end.
+
+The text of a tuple, a set or a dataclass shows a part that stands in two places twice, so thirty objects can
+stand for a text of gigabytes, which Python begins to write before anybody can look at it.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
+from collections.abc import Sequence
+from types import MappingProxyType, SimpleNamespace
+
+from . import introspection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_PARTS = 100_000
+"""A text of more parts is not made."""
+
+_LEAVES = frozenset({str, int, float, bool, bytes, type(None), type})
+
+# Classes whose own `__repr__` is that of what they hold.
+_CONTAINERS = frozenset(
+    {
+        *(tuple, list, dict, set, frozenset, deque, slice, MappingProxyType, SimpleNamespace),
+        *(type({}.keys()), type({}.values()), type({}.items())),
+        *(ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict),
+    }
+)
+_MARKS_OF_MADE_REPRS = ("__dataclass_fields__", "__attrs_attrs__", "_fields")
+"""What classes have whose `__repr__` was made for them: dataclasses, those of attrs, named tuples."""
+
+
+def text_of(value: Any) -> str:
+    """`str()` of a value; its class in angle brackets if that would be a text of very many parts.
+
+    Raises what a `__str__` of the application raises.
+
+    >>> shared = []
+    >>> for _ in range(50):
+    ...     shared = [shared, shared]
+    >>> text_of(ValueError(shared)), text_of((1, "a"))
+    ('<ValueError>', "(1, 'a')")
+    """
+    if type(value) not in _LEAVES and _Parts().of(value) > MAX_PARTS:
+        return f"<{introspection.class_name(type(value))}>"
+    return str(value)
+
+
+class _Parts:
+    """Counts how many parts a text would have. Each object is looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+
+    def of(self, value: Any) -> int:
+        kind = type(value)
+        if kind in _LEAVES:
+            return 1
+        identity = id(value)
+        known = self._known.get(identity)
+        if known is None:
+            self._known[identity] = 1  # what holds itself is written as `...`
+            if len(self._known) > MAX_PARTS:
+                return MAX_PARTS + 1
+            try:
+                known = 1 + sum([self.of(part) for part in _parts(value, kind)])
+            except RecursionError:
+                known = MAX_PARTS + 1
+            self._known[identity] = known
+        return known
+
+
+def _parts(value: Any, kind: type) -> Sequence[Any]:
+    """What the text of a value is made of, as far as that is known without running it."""
+    if issubclass(kind, BaseException):
+        own = introspection.definer(kind, "__str__")
+        return introspection.exception_args(value) if introspection.class_module(own) is None else ()
+    own = introspection.definer(kind, "__repr__")
+    names = introspection.class_attributes(own)
+    if own in _CONTAINERS or any(mark in names for mark in _MARKS_OF_MADE_REPRS):
+        return gc.get_referents(value)
+    return ()

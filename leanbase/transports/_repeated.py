@@ -1,0 +1,32 @@
+"""Says what goes on and on once a minute, with how often it has happened since."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+
+from .deadline import Stopwatch
+
+logger = logging.getLogger("leanbase")
+
+SILENT_SECONDS = 60.0
+MAX_KINDS = 20
+
+
+class RepeatedLog:
+    """Logs each kind of trouble with events at most once a minute, and counts the events in between."""
+
+    def __init__(self) -> None:
+        self._said: dict[Hashable, Stopwatch] = {}
+        self._unsaid: dict[Hashable, int] = {}
+
+    def log(self, level: int, kind: Hashable, events: int, what: str) -> None:
+        """Log `N event(s) what`, where N includes those of the times when it was not said."""
+        said = self._said.get(kind)
+        if said is not None and said.seconds() < SILENT_SECONDS:
+            self._unsaid[kind] = self._unsaid.get(kind, 0) + events
+            return
+        if len(self._said) >= MAX_KINDS:
+            self._said.clear()
+        self._said[kind] = Stopwatch()
+        logger.log(level, "%d event(s) %s", events + self._unsaid.pop(kind, 0), what)
