@@ -80,6 +80,7 @@ class BufferedTransport(RetainingTransport):
         self._begin()
 
     def _begin(self) -> None:
+        _busy.discard(self)
         self._changed = threading.Condition(self.ledger.lock)
         self._worker: threading.Thread | None = None
         self._stopping = self.ledger.closed
@@ -116,9 +117,11 @@ class BufferedTransport(RetainingTransport):
             with self.ledger.lock:
                 buffered = not self._stopping
                 if buffered:
+                    _busy.add(self)
                     admitted = self.ledger.keep(event)
                     self._note_new()
             if buffered:
+                self._watch()
                 return admitted or self._refuse(event)
         # Nobody would empty the buffer any more.
         return super().put(event, deadline.earlier(_at_exit.deadline()), scope)
@@ -181,9 +184,6 @@ class BufferedTransport(RetainingTransport):
                 worker = self._worker = self._made_thread()
             except RuntimeError:  # a sub-interpreter may have no daemon threads
                 return self._start_failed()
-        if not self._is_watched:
-            self._is_watched = True
-            _at_exit.watch(self)
         try:
             # Outside the lock: an RLock made before gevent's monkey-patching is owned by every greenlet.
             worker.start()
@@ -267,7 +267,12 @@ class BufferedTransport(RetainingTransport):
         with self.ledger.lock:
             self._stopping = True
             self._changed.notify_all()
+            _busy.discard(self)
         return super()._end(deadline, last_try=last_try)
+
+
+_busy: set[BufferedTransport] = set()
+"""Those with events in them: these are not to go with a client that was let go. The threads hold none."""
 
 
 def _empty(reference: ref[BufferedTransport], changed: threading.Condition) -> None:
@@ -280,8 +285,9 @@ def _empty(reference: ref[BufferedTransport], changed: threading.Condition) -> N
                 return
             if seconds > 0:
                 if not transport.ledger.kept:
-                    transport = None  # what is empty need not be kept alive
+                    _busy.discard(transport)
+                transport = None
                 changed.wait(min(seconds, LONGEST_WAIT_SECONDS))
                 continue
         transport._send_due()
-        transport = None
+        transport = None  # or it would be kept alive until the loop comes round

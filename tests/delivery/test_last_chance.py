@@ -1,0 +1,274 @@
+"""A breaker that pauses is right where a later send will come. Where none may come, one attempt is made."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import leanbase
+from leanbase import Leanbase
+from leanbase.delivery.scope import DeliveryScope, activate
+from leanbase.handlers.sigterm import flush_all
+from leanbase.transports._http import breaker
+from leanbase.transports.deadline import Deadline
+from tests.conftest import balanced
+from tests.fault_server import Behaviour, FaultServer, black_hole
+from tests.transports.test_buffered import in_child
+
+Make = Callable[..., Leanbase]
+
+AWAY = Behaviour(status=503)
+SILENT = Behaviour(instead="silence")
+
+
+def paused(make: Make, server: FaultServer, behaviour: Behaviour = AWAY, **options: Any) -> Leanbase:
+    """A client whose breaker pauses, with three events retained."""
+    server.always(behaviour)
+    client = make(server, max_retries=0, send_deadline=options.pop("send_deadline", 5.0), **options)
+    for number in range(3):
+        client.capture("e", distinct_id=number)
+    assert client.capture("paused", distinct_id="u") is not None
+    assert client.stats()["retained"] == 4
+    return client
+
+
+def job(client: Leanbase) -> object:
+    return leanbase.job(lambda: client.capture("in the job", distinct_id="u"), client=client)()  # type: ignore[call-overload]
+
+
+def die(client: Leanbase) -> object:
+    flush_all([client], Deadline.after(1, "full"))
+    return None
+
+
+ENDS: dict[str, Callable[[Leanbase], object]] = {
+    "flush": lambda client: client.flush(),
+    "shutdown": lambda client: client.shutdown(),
+    "SIGTERM": die,
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_retained_is_delivered_at_the_end_although_sends_pause(
+    end: str, make: Make, server: FaultServer
+) -> None:
+    client = paused(make, server)
+    server.always(Behaviour())
+    ENDS[end](client)
+    assert client.stats()["delivered"] == 4
+    assert [event["event"] for event in server.requests[-1].events] == ["e", "e", "e", "paused"]
+
+
+def test_a_job_takes_it(make: Make, server: FaultServer) -> None:
+    client = make(server, max_retries=0)
+
+    @leanbase.job(client=client)
+    def nightly() -> None:
+        server.always(AWAY)
+        for number in range(500):  # several batches meet the outage
+            client.capture("row", distinct_id=number)
+        server.always(Behaviour())
+
+    nightly()
+    assert client.stats()["delivered"] == 500
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_it_is_one_attempt_without_retries(end: str, make: Make, server: FaultServer) -> None:
+    client = paused(make, server, max_queue_size=1000, flush_at=2)
+    before = len(server.requests)
+    ENDS[end](client)
+    assert len(server.requests) == before + 1
+    assert client.stats()["delivered"] == 0
+    assert balanced(client)
+
+
+def test_with_retries_to_spare_it_is_one_attempt(make: Make, server: FaultServer) -> None:
+    server.always(Behaviour(status=503))
+    client = make(server, max_retries=1)
+    for number in range(3):
+        client.capture("e", distinct_id=number)
+    before = len(server.requests)
+    assert client.flush().retained == 3
+    assert len(server.requests) == before + 1
+
+
+def test_a_scope_that_closes_elsewhere_takes_none(make: Make, server: FaultServer) -> None:
+    client = paused(make, server)
+    before = len(server.requests)
+    with client.delivery_scope():
+        client.capture("e", distinct_id="u")
+    scope = DeliveryScope(deadline=Deadline.after(5))
+    with activate(scope):
+        client.capture("e", distinct_id="u")
+        client._close_scope(scope)
+    client.disconnect()
+    assert len(server.requests) == before
+    assert client.stats()["retained"] == 6
+
+
+def test_a_send_inside_a_job_takes_none(make: Make, server: FaultServer) -> None:
+    client = paused(make, server, flush_at=2)
+    before = len(server.requests)
+
+    @leanbase.job(client=client)
+    def work() -> int:
+        for number in range(20):
+            client.capture("e", distinct_id=number)
+        return len(server.requests) - before
+
+    assert work() == 0
+    assert len(server.requests) == before + 1
+
+
+@pytest.mark.slow
+def test_of_a_silent_endpoint_a_flush_asks_one_second_long_and_every_ten_seconds(
+    make: Make, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = paused(make, server, SILENT, send_deadline=1.1)
+    started = time.monotonic()
+    client.flush()
+    assert 0.9 < time.monotonic() - started < 2
+    before = len(server.requests)
+    started = time.monotonic()
+    for _ in range(20):
+        client.flush()
+    assert time.monotonic() - started < 0.5
+    assert len(server.requests) == before
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + 10)
+    server.always(Behaviour())
+    assert client.flush()
+    assert client.stats()["delivered"] == 4
+
+
+def breaker_of(client: Leanbase) -> breaker.CircuitBreaker:
+    transport: Any = client._pipeline.outbox._transport
+    found: breaker.CircuitBreaker = transport._inner._sender._breaker
+    return found
+
+
+def test_a_refused_connection_is_no_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    client = Leanbase("k", f"http://127.0.0.1:{port}", max_retries=0)
+    for number in range(3):
+        client.capture("e", distinct_id=number)
+    assert breaker_of(client)._last_brief is None
+    client.flush()
+    assert breaker_of(client)._last_brief is not None
+
+
+@pytest.mark.slow
+def test_at_a_real_end_it_is_always_made_within_the_deadline(make: Make, server: FaultServer) -> None:
+    client = paused(make, server, SILENT, send_deadline=1.1)
+    client.flush()
+    before = len(server.requests)
+    started = time.monotonic()
+    assert client.shutdown(timeout=1.5).dropped == {"shutdown": 4}
+    assert 1.2 < time.monotonic() - started < 2.5
+    assert len(server.requests) == before + 1
+
+
+def test_a_last_chance_that_fails_leaves_the_pause_as_it_is(make: Make, server: FaultServer) -> None:
+    client = paused(make, server)
+    own = breaker_of(client)
+    before = own._pause, own._opened, own._epoch
+    for _ in range(5):
+        client.flush()
+    assert (own._pause, own._opened, own._epoch) == before
+
+
+def test_with_a_fallback_the_first_transport_has_it(make: Make, server: FaultServer) -> None:
+    server.always(AWAY)
+    client = make(server, max_retries=0, fallback="memory")
+    for number in range(4):
+        client.capture("e", distinct_id=number)
+    assert len(server.requests) == 3
+    server.always(Behaviour())
+    job(client)
+    assert server.events[-1]["event"] == "in the job"
+
+
+@pytest.mark.parametrize("kind", ["spool", "buffered", "sqs"])
+def test_every_transport_over_http_takes_it(
+    kind: str, server: FaultServer, make: Make, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {
+        "spool": {"transport": "spool", "spool_directory": tmp_path / "spool"},
+        "buffered": {"sync_mode": False, "flush_at": 1},
+        "sqs": {"transport": "sqs", "queue_url": f"{server.url}/123/events"},
+    }[kind]
+    if kind == "sqs":
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "x")
+        monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    server.always(AWAY)
+    client = make(server, max_retries=0, **options)
+    for number in range(4):
+        client.capture("e", distinct_id=number)
+        client.flush()
+    before = len(server.requests)
+    client.capture("paused", distinct_id="u")
+    client.flush()
+    assert len(server.requests) == before + 1, "made, and once"
+
+
+# --- the breaker belongs to the endpoint ---------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_shutdown_after_each_request_is_cheap_beside_a_dead_endpoint() -> None:
+    hole = black_hole()
+    leanbase.api_key, leanbase.host = "k", f"http://127.0.0.1:{hole.getsockname()[1]}"
+    leanbase.send_deadline = 1.5
+    took = []
+    for _ in range(6):
+        started = time.monotonic()
+        leanbase.capture("e", distinct_id="u")
+        leanbase.shutdown()
+        took.append(time.monotonic() - started)
+    hole.close()
+    assert took[0] < 3.5, "the deadline of the send, and one second"
+    assert max(took[1:]) < 0.2
+
+
+def test_clients_that_follow_each_other_share_what_is_known_of_an_endpoint(
+    make: Make, server: FaultServer
+) -> None:
+    paused(make, server)
+    before = len(server.requests)
+    for _ in range(3):
+        another = make(server, max_retries=0)
+        another.capture("e", distinct_id="u")
+        assert another.stats()["retained"] == 1
+    assert len(server.requests) == before
+    server.always(Behaviour())
+    assert another.flush()
+    first = make(server)
+    first.capture("e", distinct_id="u")
+    assert first.stats()["delivered"] == 1, "it is well again for all"
+
+
+def test_a_forked_child_has_breakers_of_its_own(make: Make, server: FaultServer) -> None:
+    client = paused(make, server)
+    breaker_of(client)._lock.acquire()
+    server.always(Behaviour())
+
+    def send() -> None:
+        client.capture("child", distinct_id="u")
+        assert client.stats()["delivered"] == 1
+
+    in_child(send)
+
+
+def test_another_host_is_another_endpoint(make: Make, server: FaultServer, local: Any) -> None:
+    paused(make, server)
+    client = make(local)
+    client.capture("e", distinct_id="u")
+    assert client.stats()["delivered"] == 1
+    assert len(breaker._breakers) == 2

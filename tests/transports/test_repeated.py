@@ -1,0 +1,138 @@
+"""What goes on and on is said once a minute, with the number of events since; each event is in the books."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from collections.abc import Callable
+
+import pytest
+import trustme
+
+from leanbase import Leanbase
+from leanbase.transports._repeated import MAX_KINDS, RepeatedLog
+from tests.fault_server import Behaviour, FaultServer
+
+Make = Callable[..., Leanbase]
+
+
+@pytest.fixture
+def minute(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Lets a minute go by."""
+    wall, passed = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: wall() + passed[0])
+
+    def go_by() -> None:
+        passed[0] += 61
+
+    return go_by
+
+
+def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno >= level]
+
+
+def test_w14_the_same_refusal_is_said_once_then_counted(
+    make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture, minute: Callable[[], None]
+) -> None:
+    server.always(Behaviour(status=401))
+    client = make(server)
+    for number in range(30):
+        client.capture("e", distinct_id=number)
+    url = f"{server.url}/batch/"
+    assert said(caplog) == [f"1 event(s) dropped: {url}: the server answered 401: the API key was rejected"]
+    minute()
+    client.capture("e", distinct_id="u")
+    assert said(caplog)[1:] == [
+        f"30 event(s) dropped: {url}: the server answered 401: the API key was rejected"
+    ]
+    assert client.stats()["dropped"] == {"rejected": 31}
+    assert len(server.requests) == 31, "each was sent once"
+
+
+def test_w14_another_refusal_is_said_at_once(
+    make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script(*[Behaviour(status=status) for status in (401, 400, 401, 400, 403)])
+    client = make(server)
+    for number in range(5):
+        client.capture("e", distinct_id=number)
+    assert [text.split("answered ")[1][:3] for text in said(caplog)] == ["401", "400", "403"]
+
+
+def test_each_failure_that_may_mend_is_said(
+    make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script(Behaviour(status=503), Behaviour(status=500))
+    client = make(server, max_retries=0)
+    client.capture("e", distinct_id="u")
+    client.capture("e", distinct_id="u")
+    assert [text.split(" ")[0] for text in said(caplog)] == ["1", "2"]
+
+
+def test_an_untrusted_certificate_is_not_tried_again_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    server = FaultServer(tls=context)
+    heard: list[int] = []
+    client = Leanbase("k", server.url, on_error=lambda error, events: heard.append(len(events)))
+    for number in range(3):
+        client.capture("e", distinct_id=number)
+    assert server.connections == 3
+    assert len([text for text in said(caplog) if "not delivered yet" in text]) == 1
+    assert heard == [1, 2, 3], "on_error hears of each send"
+    server.stop()
+
+
+def test_missing_credentials_are_said_once(
+    make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    client = make(server, transport="sqs", queue_url=f"{server.url}/123/events")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    started = time.monotonic()
+    for number in range(3):
+        client.capture("e", distinct_id=number)
+    assert time.monotonic() - started < 5
+    assert len([text for text in said(caplog) if "not handed off yet" in text]) == 1
+    assert not server.requests
+
+
+def test_a_queue_that_refuses_is_said_once(
+    make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "eu-west-1")
+    server.always(Behaviour(status=403, body=b'{"__type": "AccessDenied"}'))
+    client = make(server, transport="sqs", queue_url=f"{server.url}/123/events")
+    for number in range(10):
+        client.capture("e", distinct_id=number)
+    assert len(said(caplog, logging.ERROR)) == 1
+    assert client.stats()["retained"] == 10
+
+
+def test_q42_a_client_that_was_shut_down_says_so_once_a_minute(
+    client: Leanbase, caplog: pytest.LogCaptureFixture, minute: Callable[[], None]
+) -> None:
+    client.shutdown()
+    for _ in range(5):
+        assert client.capture("e", distinct_id="u") is None
+    minute()
+    client.capture("e", distinct_id="u")
+    assert said(caplog) == [
+        "1 event(s) not sent: the client was shut down",
+        "5 event(s) not sent: the client was shut down",
+    ]
+
+
+def test_what_is_said_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    log = RepeatedLog()
+    for kind in range(10 * MAX_KINDS):
+        log.log(logging.WARNING, kind, 1, f"number {kind}")
+    assert len(log._said) <= MAX_KINDS
+    assert len(caplog.records) == 10 * MAX_KINDS
