@@ -29,6 +29,8 @@ class Behaviour:
     body: bytes = OK_BODY
     delay: float = 0.0
     """Seconds before the answer starts."""
+    interim: int = 0
+    """Status of a response before the answer."""
     trickle: float = 0.0
     """Seconds between single bytes of the answer."""
     close_after: bool = False
@@ -71,6 +73,7 @@ class FaultServer:
         self.connections = 0
         self._script: list[Behaviour] = []
         self._forever = Behaviour()
+        self._resets = 0
         self._tls = tls
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -97,6 +100,10 @@ class FaultServer:
         """Treat every request so, once the script is used up."""
         self._forever = behaviour
 
+    def reset_connections(self, count: int) -> None:
+        """Reset the next connections as soon as they are made."""
+        self._resets = count
+
     def close_connections(self) -> None:
         """Close what is kept alive, as a server does with idle connections."""
         with self._lock:
@@ -121,6 +128,11 @@ class FaultServer:
                 return
             self.connections += 1
             number = self.connections
+            if self._resets > 0:
+                self._resets -= 1
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+                continue
             threading.Thread(target=self._serve, args=(connection, number), daemon=True).start()
 
     def _serve(self, connection: socket.socket, number: int) -> None:
@@ -169,6 +181,8 @@ class FaultServer:
         if behaviour.instead == "silence":
             self.stopped.wait(60)
             return False
+        if behaviour.interim:
+            connection.sendall(f"HTTP/1.1 {behaviour.interim} For now\r\nLink: </>\r\n\r\n".encode())
         if 200 <= behaviour.status < 300:
             self.accepted.append(request)
         body = behaviour.respond(request) if behaviour.respond else behaviour.body

@@ -1,18 +1,24 @@
-"""Prints docs/guarantees.md from the fault matrix: `python -m tests.guarantees_page > docs/guarantees.md`."""
+"""Prints docs/guarantees.md from the fault matrices: `python -m tests.guarantees_page > docs/guarantees.md`."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
 
-from tests.lambda_runtime.faults import FAULTS, FLUSHES, LOST, SENT, WAYS, Fault
+from tests.delivery import exit_faults
+from tests.delivery.exit_faults import EXIT_FAULTS
+from tests.lambda_runtime.faults import FAULTS, FLUSHES, LOST, NEVER, SENT, WAYS, Fault
 
 PAGE = Path(__file__).parents[1] / "docs" / "guarantees.md"
 
 HEAD = """# Guarantees
 
-What becomes of the events of an invocation, whatever happens to it, by transport and by `flush`. Each cell is a test that runs the function in
-AWS's own runtime interface emulator; the table that the tests read is the one that this page is made from.
+What becomes of events, whatever happens: those of an invocation of a Lambda function, by transport and by `flush`, and those of a program without
+a decorator, by transport. Each cell is a test. The tables that the tests read are the ones that this page is made from.
+
+## An invocation
+
+The function runs in AWS's own runtime interface emulator.
 
 | | |
 |---|---|
@@ -20,24 +26,46 @@ AWS's own runtime interface emulator; the table that the tests read is the one t
 | next | with the next invocation that the process has; after three failed sends in a row, or one without an answer until its deadline, with the first that begins 30 s later |
 | disk | with the first invocation of the next process that has the same directory: in Lambda after a timeout or a crash, elsewhere on the same disk |
 | **lost** | an event can be lost; the number says why |
+| (empty) | it cannot happen with this `flush` |
 
 For `sqs` and `log`, *sent* means that the queue or the log has it; the [relay](transports.md#the-relay) delivers from there, again and again until it is done.
 No event ever arrives under two ids: what is sent twice, because nobody knows whether it arrived, has the same uuid, and the server counts it once.
+"""
+
+PROGRAMS = """
+## A program without a decorator
+
+It captures on its own, and then its process ends. `http, buffered` is `sync_mode=False`.
+
+| | |
+|---|---|
+| sent | before the process is gone; the end takes 2 s at most, for all clients together |
+| disk | with the next process that has the same directory |
+| told | lost: an ERROR says how many, and `on_error` hears of each |
+| **lost** | an event can be lost without a word; the number says why |
+
 """
 
 
 def guarantees_page() -> str:
     reasons = list(dict.fromkeys(fault.why for fault in FAULTS if fault.why))
     always_sent = [fault for fault in FAULTS if all(set(row) == {SENT} for row in _rows(fault))]
-    parts = [HEAD, "\n## Sent, with every transport and every `flush`\n\n"]
+    parts = [HEAD, "\n### Sent, with every transport and every `flush`\n\n"]
     parts += [f"* {fault.name}{_where(fault)}\n" for fault in always_sent]
-    parts += ["\n## Everything else\n\n"]
+    parts += ["\n### Everything else\n\n"]
     parts += [_line("What happens", "with", *(f"`{flush}`" for flush in FLUSHES)), "|---" * 5 + "|\n"]
     for fault in FAULTS:
         if fault not in always_sent:
             for number, (row, ways) in enumerate(_rows(fault).items()):
-                cells = (_cell(outcome, fault, reasons) for outcome in row)
+                cells = (_marked(outcome, fault.why, reasons) for outcome in row)
                 parts.append(_line("" if number else fault.name, _named(ways), *cells))
+    reasons += [each.why for each in EXIT_FAULTS if each.why and each.why not in reasons]
+    columns = exit_faults.WAYS
+    parts.append(PROGRAMS)
+    parts += [_line("How it ends", *(f"`{way}`" for way in columns)), "|---" * (1 + len(columns)) + "|\n"]
+    for each in EXIT_FAULTS:
+        outcomes = map(each.outcome, columns)
+        parts.append(_line(each.name, *(_marked(outcome, each.why, reasons) for outcome in outcomes)))
     parts.append("\n## Why\n\n")
     parts += [f"{number}. {reason}\n" for number, reason in enumerate(reasons, 1)]
     return "".join(parts)
@@ -62,8 +90,8 @@ def _named(ways: Collection[str]) -> str:
     return ", ".join(f"`{way}`" for way in ways)
 
 
-def _cell(outcome: str, fault: Fault, reasons: list[str]) -> str:
-    return f"**lost** ({reasons.index(fault.why) + 1})" if outcome == LOST else outcome
+def _marked(outcome: str, why: str, reasons: list[str]) -> str:
+    return f"**lost** ({reasons.index(why) + 1})" if outcome == LOST else "" if outcome == NEVER else outcome
 
 
 def _line(*cells: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import threading
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -30,6 +31,10 @@ _is_ending = False
 
 def deadline() -> Deadline | None:
     """When the end of the process has begun: the time by which all are to be through with it."""
+    global _deadline
+    if _deadline is None and _registered_in != forking.generation and not threading.main_thread().is_alive():
+        # Python calls no hook that is registered now: this is called by one.
+        _deadline = Deadline.after(EXIT_SECONDS, "full")
     return _deadline
 
 

@@ -14,7 +14,20 @@ from leanbase.transports._http import breaker
 breaker.FIRST_PAUSE_SECONDS = float(os.environ["PAUSE"])
 
 
+class TimeLimit(Exception):
+    """What a decorator that limits the time of a function raises."""
+
+
+def out_of_time(number: int, frame: object) -> None:
+    raise TimeLimit
+
+
+signal.signal(signal.SIGALRM, out_of_time)
+
+
 def handle(event: dict[str, Any], context: Any) -> None:
+    if event.get("then") == "time limit":
+        signal.setitimer(signal.ITIMER_REAL, event["seconds"])
     for number in range(event["count"]):
         leanbase.capture(
             "captured", distinct_id="u", properties={"invocation": event["name"], "number": number}

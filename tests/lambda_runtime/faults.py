@@ -27,6 +27,9 @@ DISK = "disk"
 
 LOST = "lost"
 
+NEVER = "never"
+"""It cannot happen with this flush policy."""
+
 WAYS: dict[str, dict[str, str]] = {
     "http": {},
     "http, fallback spool": {"LEANBASE_FALLBACK": "spool"},
@@ -53,6 +56,7 @@ class Fault:
         script: How the server treats the next requests.
         always: How it treats all of them, until it is well again.
         environment: More of it, for this process and not for the next one.
+        before: Called before the invocation.
         during: Called while the invocation runs.
         after: Called when it has ended.
         warm: Whether there was an invocation before.
@@ -69,6 +73,7 @@ class Fault:
     script: tuple[Behaviour, ...] = ()
     always: Behaviour | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    before: Callable[[World], None] | None = None
     during: Callable[[World], None] | None = None
     after: Callable[[World], None] | None = None
     warm: bool = True
@@ -100,6 +105,11 @@ def freeze_soon(world: World) -> None:
 def freeze_and_close(world: World) -> None:
     world.server.close_connections()
     world.freeze(0.3)
+
+
+def reset_the_next_connection(world: World) -> None:
+    world.server.close_connections()
+    world.server.reset_connections(1)
 
 
 def terminate(world: World) -> None:
@@ -183,7 +193,21 @@ FAULTS = (
         during=terminate,
         gone=True,
     ),
+    Fault(
+        "a time limit's signal raises an exception while the request is on the way",
+        {"each": SENT, "end": NEXT, "after_response": NEVER},
+        ways=OVER_A_NETWORK,
+        events=1,
+        event={"then": "time limit", "seconds": 0.4},
+        script=(Behaviour(instead="silence"),),
+    ),
     # --- what happens to the request
+    Fault("a connection is reset while it is made", ways=OVER_A_NETWORK, before=reset_the_next_connection),
+    Fault(
+        "an interim response (103) comes before the answer",
+        ways=OVER_A_NETWORK,
+        always=Behaviour(interim=103),
+    ),
     Fault("the server resets the connection", ways=OVER_A_NETWORK, script=(Behaviour(instead="reset"),)),
     Fault("the server closes the connection", ways=OVER_A_NETWORK, script=(Behaviour(instead="close"),)),
     Fault(

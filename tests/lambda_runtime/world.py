@@ -96,6 +96,8 @@ class World:
             self._disk.cleanup()
 
     def _invoke_with_fault(self) -> None:
+        if self.fault.before is not None:
+            self.fault.before(self)
         during = None
         if self.fault.during is not None:
             during = threading.Thread(target=self.fault.during, args=(self,), daemon=True)
