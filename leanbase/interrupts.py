@@ -7,6 +7,7 @@ whatever runs. It looks like any failure of what was called, but its traceback h
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` makes an enumeration of each answer
+import sys
 import threading
 
 from . import introspection
@@ -24,6 +25,48 @@ def raise_interrupt(error: BaseException) -> None:
     interrupt = of_signal_handler(error)
     if interrupt is not None:
         raise interrupt
+
+
+class held:  # noqa: N801 - used like a function
+    """Hold a lock inside the `with`, which gives whether it could be had in time.
+
+    `acquire` and a `try` after it would leave the lock held by an interrupt that strikes between the two, and
+    every other thread waiting. (`with lock:` is safe, but takes no time limit.)
+    """
+
+    __slots__ = ("_has_it", "_lock", "_seconds")
+
+    def __init__(self, lock: Any, seconds: float) -> None:
+        self._lock = lock
+        self._seconds = seconds
+        self._has_it = False
+
+    def __enter__(self) -> bool:
+        had_it = self._lock._is_owned()
+        try:
+            self._has_it = self._lock.acquire(timeout=self._seconds)
+            return self._has_it
+        except BaseException:
+            if self._lock._is_owned() and not had_it:
+                self._lock.release()
+            raise
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._has_it:
+            self._lock.release()
+
+
+def is_in_signal_handler() -> bool:
+    """Whether a signal handler of the application is running, and has called us."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    codes = _codes_of_handlers()
+    frame = sys._getframe() if codes else None
+    while frame is not None:
+        if frame.f_code in codes:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def of_signal_handler(error: BaseException) -> BaseException | None:

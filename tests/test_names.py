@@ -146,6 +146,8 @@ def test_what_is_subclassed_of_urllib3_is_there() -> None:
     pool = urllib3.connectionpool.HTTPConnectionPool
     for name in ("_get_conn", "_put_conn", "_prepare_proxy", "urlopen", "close"):
         assert callable(getattr(pool, name)), name
+    for name in ("get", "put", "qsize"):  # all that it asks of a queue
+        assert callable(getattr(pool.QueueCls, name)), name
     assert issubclass(pool.QueueCls, queue.LifoQueue)
     assert issubclass(pool.ConnectionCls, urllib3.connection.HTTPConnection)
     for name in ("_new_conn", "is_connected", "is_closed", "connect", "request"):

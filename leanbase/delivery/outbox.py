@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from contextvars import ContextVar
 
 from ..errors import ClosedError
 from ..events.encoding import EncodedEvent
-from ..interrupts import raise_interrupt
+from ..interrupts import is_in_signal_handler, raise_interrupt
 from ..settings import OnError
 from ..transports._http.sender import PAUSED
 from ..transports.deadline import Deadline
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..transports._ledger import Collected
     from ..transports._retaining import RetainingTransport
     from ..transports.deadline import LastChance
-    from ..transports.receipt import Stats
+    from ..transports.receipt import OutcomeGroup, Stats
 
 logger = logging.getLogger("leanbase")
 
@@ -58,7 +59,7 @@ class Outbox:
     ) -> None:
         self.disabled = False
         self._transport = transport
-        self._ledger = transport.attach(self._report, lambda: self.disabled)
+        self._ledger = transport.attach(self._report, lambda: self.disabled, tells=on_error is not None)
         self._send_seconds = send_seconds
         self._flush_at = flush_at
         self._flush_interval = flush_interval
@@ -88,6 +89,8 @@ class Outbox:
                 raise ClosedError(event)
             self._ledger.drop("send_off")
             return True
+        if self._on_error is not None and _in_on_error.get():
+            event.is_quiet = not is_in_signal_handler()
         scope = open_scope()
         if self._transport.waits_for_room and not self.disabled:
             deadline = send_deadline(self._send_seconds)
@@ -190,6 +193,8 @@ class Outbox:
             return self.waiting()
         if deadline is None:
             deadline = send_deadline(self._send_seconds if timeout is None else timeout, last_chance)
+        if self._ledger.has_untold():
+            self._report(())
         receipt = self._send_open_scope(deadline)
         if receipt.has_retained:
             return receipt  # it has just been tried; trying again at once would only take time
@@ -201,6 +206,8 @@ class Outbox:
         deadline = send_deadline(timeout, last_chance)
         if self.disabled or _in_on_error.get():
             return self._transport.abandon(deadline=deadline)
+        if self._ledger.has_untold():
+            self._report(())
         receipt = self._send_open_scope(deadline)
         # What has just failed is not tried again at once.
         ended = self._transport.abandon if receipt.has_retained else self._transport.close
@@ -228,22 +235,33 @@ class Outbox:
         """The books of this process."""
         return self._ledger.stats()
 
-    def _report(self, receipt: Receipt) -> None:
-        """Call the user's `on_error` once for each cause."""
-        on_error = self._on_error
-        if on_error is None or _in_on_error.get():
-            return  # it captured something that failed as well: told once is enough
-        by_cause: dict[int, tuple[Exception, list[EncodedEvent]]] = {}
-        for group in receipt.groups:
+    def _report(self, groups: Sequence[OutcomeGroup]) -> None:
+        """Call the user's `on_error`, once for each cause, and for all that sends have dropped.
+
+        Args:
+            groups: What a send has retained, or a call refused.
+        """
+        if self._on_error is None or _in_on_error.get():
+            return  # it is told of what was dropped as soon as it returns
+        by_cause: dict[int, OutcomeGroup] = {}
+        for group in groups:
             if group.reason not in _UNTRIED:
-                by_cause.setdefault(id(group.error), (group.error, []))[1].extend(group.events)
+                known = by_cause.setdefault(id(group.error), group)
+                if known is not group:
+                    by_cause[id(group.error)] = known.with_events(group.events)
         token = _in_on_error.set(True)
         try:
-            for cause, events in by_cause.values():
-                try:
-                    on_error(cause, [event.decode() for event in events])
-                except Exception as error:
-                    raise_interrupt(error)
-                    logger.error("on_error raised %s", type(error).__name__)
+            for group in by_cause.values():
+                self._tell(group)
+            self._ledger.tell(self._tell)
         finally:
             _in_on_error.reset(token)
+
+    def _tell(self, group: OutcomeGroup) -> None:
+        events = [event.decode() for event in group.events if not event.is_quiet]
+        if events and self._on_error is not None:
+            try:
+                self._on_error(group.error, events)
+            except Exception as error:
+                raise_interrupt(error)
+                logger.error("on_error raised %s", type(error).__name__)

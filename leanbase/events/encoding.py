@@ -43,14 +43,16 @@ class EncodedEvent:
         uuid: The event's uuid, also inside `body`.
         body: One JSON object as UTF-8, at most `MAX_EVENT_BYTES` long.
         scope: The delivery scope in which it was captured, if any.
+        is_quiet: Whether `on_error` is not to hear of its failure, because it has captured it itself.
     """
 
-    __slots__ = ("body", "scope", "uuid")
+    __slots__ = ("body", "is_quiet", "scope", "uuid")
 
     def __init__(self, uuid: str, body: bytes) -> None:
         self.uuid = uuid
         self.body = body
         self.scope: Any = None
+        self.is_quiet = False
 
     def __len__(self) -> int:
         return len(self.body)

@@ -24,7 +24,7 @@ from typing import Any
 from ..errors import ClosedError, DroppedError
 from ..events.encoding import EncodedEvent
 from .deadline import Stopwatch
-from .receipt import Receipt, imbalance
+from .receipt import OutcomeGroup, Receipt, imbalance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ class Ledger:
 
     Attributes:
         lock: Held for single steps, never while something is sent, logged or called back.
+        tells: Whether somebody wants to be told of what sends drop.
         sealed: Whether no more events are admitted.
         closed: Whether none are kept: what a send retains is dropped.
     """
@@ -132,6 +133,7 @@ class Ledger:
         self.limit = limit
         self.limit_bytes = limit_bytes
         self.drops_oldest = drops_oldest
+        self.tells = False
         self.sealed = False
         self.closed = False
         self.reset_after_fork()
@@ -144,6 +146,7 @@ class Ledger:
         self._kept_bytes = 0
         self._collected: dict[Hashable, Collected] = {}
         self._flights: dict[Flight, None] = {}
+        self._untold: list[OutcomeGroup] = []
         self._captured = 0
         self._delivered = 0
         self._handed_off = 0
@@ -308,6 +311,9 @@ class Ledger:
                 receipt, kept, back = self._divided(flight, receipt)
             flight.receipt = receipt
             interrupted = flight.interrupted
+            dropped: list[OutcomeGroup] = []
+            if receipt.groups and self.tells:
+                dropped = [group for group in receipt.groups if group.outcome == "dropped"]
             size = _bytes(kept) if kept else 0
             while flight in self._flights:
                 before = self._dropped
@@ -318,6 +324,7 @@ class Ledger:
                         self._flights[interrupted] = None
                     self._kept[_FRONT] = kept
                     self._kept_bytes += size
+                    self._untold[_END] = dropped
                     self._delivered += receipt.delivered
                     self._handed_off += receipt.handed_off
                     self._spooled += receipt.spooled
@@ -397,6 +404,29 @@ class Ledger:
     def limits(self) -> str:
         """The limits in words."""
         return f"max_queue_size is {self.limit}, max_queue_bytes {self.limit_bytes}"
+
+    # --- what is told of ---------------------------------------------------------------------------------
+
+    def has_untold(self) -> bool:
+        """Whether sends have dropped events of which nobody was told."""
+        return bool(self._untold)
+
+    def tell(self, call: Callable[[OutcomeGroup], object]) -> None:
+        """Call with each group of events that sends have dropped; again if an interrupt ends the call."""
+        while self._untold:
+            groups: list[OutcomeGroup] = []
+            fresh: list[OutcomeGroup] = []
+            try:
+                with self.lock:
+                    groups[_END] = self._untold  # step
+                    self._untold = fresh
+                while groups:
+                    call(groups[0])
+                    del groups[0]
+            finally:
+                if groups:
+                    with self.lock:
+                        self._untold[_FRONT] = groups
 
     # --- what there is ---------------------------------------------------------------------------------
 

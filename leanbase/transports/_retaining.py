@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from ..errors import ConfigError, DroppedError
 from ..events.encoding import EncodedEvent
@@ -19,7 +19,9 @@ from ._ledger import Flight, Ledger
 from ._repeated import RepeatedLog
 from .base import BaseTransport
 from .deadline import Deadline
-from .receipt import WAITING, Receipt
+from .receipt import WAITING, OutcomeGroup, Receipt
+
+Report: TypeAlias = Callable[[Sequence[OutcomeGroup]], object]
 
 logger = logging.getLogger("leanbase")
 
@@ -81,7 +83,7 @@ class RetainingTransport(BaseTransport):
 
     Attributes:
         ledger: Where each event is, and the one list of sends in flight.
-        report: Receives the receipt of every send that did not pass on all of its events.
+        report: Receives what a send has retained, or a call refused; tells what the ledger has not told.
         is_disabled: Whether nothing may be sent for now.
 
     Raises:
@@ -92,7 +94,7 @@ class RetainingTransport(BaseTransport):
         self, inner: BaseTransport, *, limit: int, limit_bytes: int, waits_for_room: bool = False
     ) -> None:
         must_not_retain(inner)
-        self.report: Callable[[Receipt], object] = lambda _: None
+        self.report: Report = lambda _: None
         self.is_disabled: Callable[[], bool] = lambda: False
         self.ledger = Ledger(limit, limit_bytes, drops_oldest=not waits_for_room)
         self.waits_for_room = waits_for_room
@@ -108,8 +110,13 @@ class RetainingTransport(BaseTransport):
         self._is_watched = False
         self._scopes = set()
 
-    def attach(self, report: Callable[[Receipt], object], is_disabled: Callable[[], bool]) -> Ledger:
+    def attach(self, report: Report, is_disabled: Callable[[], bool], *, tells: bool) -> Ledger:
         """Attach this transport to the client that owns it. Reopens a closed transport, with new books.
+
+        Args:
+            report: See the attribute.
+            is_disabled: Whether nothing may be sent for now.
+            tells: Whether the client wants to be told of what is dropped.
 
         Returns:
             The books of that client.
@@ -125,6 +132,7 @@ class RetainingTransport(BaseTransport):
             )
             self._is_watched = False
         self._is_attached = True
+        self.ledger.tells = tells
         self.report = report
         self.is_disabled = is_disabled
         return self.ledger
@@ -190,7 +198,7 @@ class RetainingTransport(BaseTransport):
     def _refuse(self, event: EncodedEvent) -> Literal[False]:
         error = DroppedError("overflow", f"there is no room: {self.ledger.limits}")
         self._repeated.log(logging.WARNING, "overflow", 1, f"dropped: {error}")
-        self.report(Receipt.dropping((event,), "overflow", error))
+        self.report(Receipt.dropping((event,), "overflow", error).groups)
         return False
 
     def is_sending(self) -> bool:
@@ -350,7 +358,7 @@ class RetainingTransport(BaseTransport):
                     elif group.reason == "shutdown":
                         _at_exit.say_lost(group.error)
             self._watch()
-            self.report(booked)
+            self.report([group for group in booked.groups if group.outcome == "retained"])
         return booked
 
     def _record(self, flight: Flight, events: Sequence[EncodedEvent], receipt: Receipt) -> None:
@@ -457,7 +465,7 @@ class RetainingTransport(BaseTransport):
             if lost:
                 text = f"{len(lost)} event(s) are lost: their client is gone; keep it, or shut it down"
                 logger.error("%s", text)
-                self.report(Receipt.dropping(lost, "shutdown", DroppedError("shutdown", text)))
+                self.report(Receipt.dropping(lost, "shutdown", DroppedError("shutdown", text)).groups)
         except Exception:  # at the very end of the interpreter nothing can be relied on
             pass
 

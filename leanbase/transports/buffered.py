@@ -14,7 +14,7 @@ from ..errors import DroppedError, TransportError
 from ..events.encoding import EncodedEvent
 from . import _at_exit
 from ._ledger import Flight, Ledger
-from ._retaining import REST_SECONDS, RetainingTransport
+from ._retaining import REST_SECONDS, Report, RetainingTransport
 from .base import BaseTransport
 from .deadline import Deadline
 from .receipt import WAITING, Receipt
@@ -195,10 +195,10 @@ class BufferedTransport(RetainingTransport):
         return True
 
     def _made_thread(self) -> threading.Thread:
-        changed = self._changed
+        lock, changed = self.ledger.lock, self._changed
 
         def wake(_: object) -> None:
-            with changed:
+            with lock:
                 changed.notify_all()
 
         arguments = ref(self, wake), changed
@@ -257,9 +257,9 @@ class BufferedTransport(RetainingTransport):
             with self.ledger.lock:
                 self._changed.notify_all()
 
-    def attach(self, report: Callable[[Receipt], object], is_disabled: Callable[[], bool]) -> Ledger:
+    def attach(self, report: Report, is_disabled: Callable[[], bool], *, tells: bool) -> Ledger:
         """Attach this transport to the client that owns it. Reopens a closed transport, with new books."""
-        ledger = super().attach(report, is_disabled)
+        ledger = super().attach(report, is_disabled, tells=tells)
         self._begin()
         return ledger
 

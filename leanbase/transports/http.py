@@ -167,7 +167,7 @@ class HttpTransport(BaseTransport):
         middle = len(batch) // 2
         self._max_bytes = min(self._max_bytes, sum(map(len, batch)) // 2)
         first = self._send_batch(batch[:middle], deadline)
-        if not first:
+        if first.has_retained:
             failure = first.groups[-1]
             return first + Receipt.retaining(batch[middle:], failure.reason, failure.error)
         return first + self._send_batch(batch[middle:], deadline)

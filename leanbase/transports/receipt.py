@@ -109,6 +109,10 @@ class OutcomeGroup:
         self.reason = reason
         self.error = error
 
+    def with_events(self, more: Sequence[EncodedEvent]) -> OutcomeGroup:
+        """The same with more events."""
+        return OutcomeGroup([*self.events, *more], self.outcome, self.reason, self.error)
+
     def lightened(self) -> OutcomeGroup:
         """The same without the contents of the events."""
         uuids = [type(event)(event.uuid, b"{}") for event in self.events]

@@ -63,7 +63,8 @@ class LambdaExtension:
 
     def _reset_after_fork(self) -> None:
         # Reentrant: a signal handler may end an invocation.
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # never in a `with`: its `__enter__` is Python code
         self._working = threading.RLock()
         self._running = 0
         self._has_begun = False
@@ -78,7 +79,7 @@ class LambdaExtension:
 
     def begin(self) -> None:
         """An invocation has begun, or another one inside it."""
-        with self._changed:
+        with self._lock:
             self._running += 1
             self._has_begun = True
 
@@ -89,7 +90,7 @@ class LambdaExtension:
             request_id: The invocation's.
             work: Called after the response is posted. It ends in time.
         """
-        with self._changed:
+        with self._lock:
             self._running -= 1
             # Who comes when the sandbox is already free to be frozen has to do it now.
             deferred = self._is_alive and request_id is not None and request_id != self._released
@@ -102,7 +103,7 @@ class LambdaExtension:
 
     def _finish(self) -> None:
         """Do what is left when the process ends, as it does when the response could not be posted."""
-        with self._changed:
+        with self._lock:
             self._is_alive = False
         self._do_work()
 
@@ -120,7 +121,7 @@ class LambdaExtension:
                 logger.error(
                     "the extension failed: %s; events leave before the response", type(error).__name__
                 )
-                with self._changed:
+                with self._lock:
                     self._is_alive = False
                 self._do_work()
                 time.sleep(pause)
@@ -144,7 +145,7 @@ class LambdaExtension:
         """
         pause = FIRST_LOOK_SECONDS
         has_event = False
-        with self._changed:
+        with self._lock:
             while not self._changed.wait_for(lambda: self._has_begun and not self._running, pause):
                 if has_event and lambda_runtime.is_idle():
                     return  # a handler that is not decorated; or one that a thread runs by itself
@@ -170,7 +171,7 @@ class LambdaExtension:
         event = _json_of(response)
         if response.status != 200:
             raise ExtensionUnavailableError(f"the Extensions API answered {response.status}")
-        with self._changed:
+        with self._lock:
             self._released = event.get("requestId")
             self._has_begun = self._running > 0
         self._do_work()

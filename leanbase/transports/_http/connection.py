@@ -11,7 +11,7 @@ import os
 import queue
 import socket
 import ssl
-import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from http.client import SWITCHING_PROTOCOLS, BadStatusLine, HTTPResponse, RemoteDisconnected
 from ipaddress import ip_address, ip_network
@@ -248,20 +248,35 @@ class _TLSConnection(_Connection, HTTPSConnection):
         return False
 
 
-class _ReentrantQueue(queue.LifoQueue[Any]):
-    """A signal handler may send while its own thread takes a connection or puts one back."""
+class _IdleConnections:
+    """As much of a `queue.LifoQueue` as urllib3 uses, without a lock.
 
-    def __init__(self, maxsize: int = 0) -> None:
-        super().__init__(maxsize)
-        self.mutex = threading.RLock()  # type: ignore[assignment]
-        self.not_empty = threading.Condition(self.mutex)
-        self.not_full = threading.Condition(self.mutex)
-        self.all_tasks_done = threading.Condition(self.mutex)
+    A signal handler may send while its own thread takes a connection or puts one back. And one that raises in
+    that moment would leave the lock of a queue held, for which all other threads wait.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self._connections: deque[Any] = deque()
+        self._most = maxsize
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Any:
+        try:
+            return self._connections.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, connection: Any, block: bool = False) -> None:
+        if len(self._connections) >= self._most:
+            raise queue.Full
+        self._connections.append(connection)
+
+    def qsize(self) -> int:
+        return len(self._connections)
 
 
 class _Pool(HTTPConnectionPool):
     ConnectionCls = _Connection
-    QueueCls = _ReentrantQueue
+    QueueCls: Any = _IdleConnections
 
     def open_one(self) -> None:
         connection: Any = self._get_conn()
