@@ -820,7 +820,11 @@ class _ClientScope:
         self._activated = activate(scope)
 
     def __enter__(self) -> DeliveryScope:
-        return self._activated.__enter__()
+        try:
+            return self._activated.__enter__()
+        except BaseException:  # an interrupt: nobody will leave what was not entered
+            self._activated.__exit__()
+            raise
 
     def __exit__(self, *exc_info: object) -> None:
         try:

@@ -140,8 +140,9 @@ class Pipeline:
         """Pass the event through the hooks; `None` when one dropped it, or failed (H-5)."""
         name = event["event"]
         result: Any = event
-        token = _in_hooks_of.set((*_in_hooks_of.get(), self))
+        others = _in_hooks_of.get()
         try:
+            _in_hooks_of.set((*others, self))  # inside, as an interrupt may strike right after it
             for hook in self.hooks:
                 try:
                     result = hook(result)
@@ -159,7 +160,7 @@ class Pipeline:
                     logger.warning("before_send returned %s, not a dict; event %r is dropped", kind, name)
                     return None
         finally:
-            _in_hooks_of.reset(token)
+            _in_hooks_of.set(others)
         final: dict[str, Any] = result
         self._warn_of_top_level(final)
         return final

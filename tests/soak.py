@@ -177,13 +177,13 @@ def _capture(home: Home, client: Leanbase, number: int, until: float) -> None:
     while time.monotonic() < until:
         if random.random() < 0.3:
             with client.delivery_scope():
-                for _ in range(random.randint(1, 60)):
+                for _ in range(random.randint(1, 10)):
                     home.capture(client, f"scope {number}")
         else:
             home.capture(client, f"thread {number}")
         if random.random() < 0.02:
             client.flush(timeout=0.3)
-        time.sleep(random.uniform(0.001, 0.01))
+        time.sleep(random.uniform(0.01, 0.05))
 
 
 def _be_interrupted(home: Home, clients: list[Leanbase], until: float) -> None:

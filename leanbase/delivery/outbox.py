@@ -249,13 +249,13 @@ class Outbox:
                 known = by_cause.setdefault(id(group.error), group)
                 if known is not group:
                     by_cause[id(group.error)] = known.with_events(group.events)
-        token = _in_on_error.set(True)
         try:
+            _in_on_error.set(True)  # inside, as an interrupt may strike right after it
             for group in by_cause.values():
                 self._tell(group)
             self._ledger.tell(self._tell)
         finally:
-            _in_on_error.reset(token)
+            _in_on_error.set(False)
 
     def _tell(self, group: OutcomeGroup) -> None:
         events = [event.decode() for event in group.events if not event.is_quiet]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from .. import forking
 from ..transports.deadline import Deadline
@@ -181,21 +181,30 @@ class activate:  # noqa: N801 - used like a function
 
     def __init__(self, scope: DeliveryScope) -> None:
         self._scope = scope
+        self._is_first = False
+        self._token: Token[DeliveryScope | None] | None = None
 
     def __enter__(self) -> DeliveryScope:
-        self._token = _open_scope.set(self._scope)
-        self._is_first = not self._scope.finished and self._scope not in _unfinished
-        if self._is_first:
-            _unfinished.add(self._scope)
-        return self._scope
+        outer = _open_scope.get()
+        try:
+            self._token = _open_scope.set(self._scope)
+            self._is_first = not self._scope.finished and self._scope not in _unfinished
+            if self._is_first:
+                _unfinished.add(self._scope)
+            return self._scope
+        except BaseException:  # an interrupt: nobody will leave what was not entered
+            _open_scope.set(outer)
+            _unfinished.discard(self._scope)
+            raise
 
     def __exit__(self, *exc_info: Any) -> None:
         if self._is_first and not self._scope.deferred:
             _unfinished.discard(self._scope)
-        try:
-            _open_scope.reset(self._token)
-        except ValueError:
-            pass  # left in another context, as the clean-up of some frameworks is; this one never had it
+        if self._token is not None:
+            try:
+                _open_scope.reset(self._token)
+            except ValueError:
+                pass  # left in another context, as the clean-up of some frameworks is; this one never had it
 
 
 class _Initialisation:

@@ -130,8 +130,9 @@ class _Hook:
 
     def __call__(self, *args: Any) -> None:
         # The hooks of several clients call one another, and share one limit.
-        token = _chain_ends.set(_chain_ends.get() or Deadline.after(EXIT_SECONDS))
+        ends = _chain_ends.get()
         try:
+            _chain_ends.set(ends or Deadline.after(EXIT_SECONDS))
             if (handle := self._handle) is not None:
                 handle(*args)
         except Exception as error:
@@ -141,4 +142,4 @@ class _Hook:
                 if self._previous is not None:
                     self._previous(*args)
             finally:
-                _chain_ends.reset(token)
+                _chain_ends.set(ends)

@@ -162,8 +162,12 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         self._entered: list[tuple[Context, Token[Context | None]]] = []
 
     def __enter__(self) -> None:
-        context = Context(active(), self._fresh, Layer())
-        self._entered.append((context, innermost.set(context)))
+        context, outer = Context(active(), self._fresh, Layer()), innermost.get()
+        try:
+            self._entered.append((context, innermost.set(context)))
+        except BaseException:  # an interrupt: nobody will leave what was not entered
+            innermost.set(outer)
+            raise
 
     def __exit__(
         self,

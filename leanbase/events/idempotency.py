@@ -7,7 +7,7 @@ again. With the ids of the first time the server knows them for the same.
 from __future__ import annotations
 
 import itertools
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from .. import forking
 
@@ -72,12 +72,14 @@ class using_key:  # noqa: N801 - used like a function
 
     def __init__(self, work: IdempotentWork | None) -> None:
         self._work = work
+        self._token: Token[IdempotentWork | None] | None = None
 
     def __enter__(self) -> None:
         self._token = _current.set(self._work)
 
     def __exit__(self, *exc_info: Any) -> None:
-        try:
-            _current.reset(self._token)
-        except ValueError:
-            pass  # left in another context, which never had it
+        if self._token is not None:
+            try:
+                _current.reset(self._token)
+            except ValueError:
+                pass  # left in another context, which never had it

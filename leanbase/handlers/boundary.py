@@ -47,9 +47,18 @@ class Boundary:
         """Undo `begin`."""
 
     def __enter__(self) -> None:
-        self._context.__enter__()
-        self._activated.__enter__()
-        self.begin()
+        try:
+            self._context.__enter__()
+            self._activated.__enter__()
+            self.begin()
+        except BaseException:  # an interrupt: nobody will leave what was not entered
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        self.end()
+        self._activated.__exit__()
+        self._context.__exit__(None, None, None)
 
     def __exit__(self, exc_type: Any, exc: BaseException | None, traceback: Any) -> None:
         # Each step is followed by the next, also when a signal handler raises in it.

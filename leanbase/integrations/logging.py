@@ -61,17 +61,17 @@ class LeanbaseHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Capture a record."""
-        if _emitting.get() or current_attempt.get(None) is not None:
+        if _emitting.get() or current_attempt.get() is not None:
             return  # what our own sending logs
         if record.name == "leanbase" or record.name.startswith("leanbase."):
             return
-        token = _emitting.set(True)
         try:
+            _emitting.set(True)  # inside, as an interrupt may strike right after it
             self._capture(record)
         except Exception:
             self.handleError(record)
         finally:
-            _emitting.reset(token)
+            _emitting.set(False)
 
     def _capture(self, record: logging.LogRecord) -> None:
         properties = {"logger_name": record.name, "logger_level": record.levelname}

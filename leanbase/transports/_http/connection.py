@@ -101,8 +101,9 @@ class Connections:
             raise TransportError(what, mends_soon=mends_soon, answered=False) from error
 
     def _post(self, url: str, body: bytes, headers: Mapping[str, str], attempt: Attempt) -> Response:
-        token = current_attempt.set(attempt)
+        others = current_attempt.get(None)
         try:
+            current_attempt.set(attempt)  # inside, as an interrupt may strike right after it
             pool, target = self._pool(url)
             response = pool.urlopen(
                 "POST",
@@ -127,7 +128,7 @@ class Connections:
             response.release_conn()
             return Response(response.status, response.headers, content[:MAX_RESPONSE_BYTES])
         finally:
-            current_attempt.reset(token)
+            current_attempt.set(others)
 
     def open_one(self, url: str, *, deadline: Deadline) -> None:
         """Connect ahead of the first request.
@@ -135,14 +136,15 @@ class Connections:
         Raises:
             TransportError: It did not work before the deadline.
         """
-        token = current_attempt.set(Attempt(deadline))
+        others = current_attempt.get(None)
         try:
+            current_attempt.set(Attempt(deadline))
             self._pool(url)[0].open_one()
         except (HTTPError, OSError) as error:
             raise_interrupt(error)
             raise TransportError(_describe(error)) from error
         finally:
-            current_attempt.reset(token)
+            current_attempt.set(others)
 
     def close(self) -> None:
         """Close the idle connections; those in use close when they are done."""

@@ -37,7 +37,7 @@ class Attempt:
         return left
 
 
-current_attempt: ContextVar[Attempt] = ContextVar("leanbase_attempt")
+current_attempt: ContextVar[Any] = ContextVar("leanbase_attempt", default=None)
 
 
 class DeadlineSocket(socket.socket):
@@ -52,7 +52,7 @@ class DeadlineSocket(socket.socket):
             super().settimeout(value)
 
     def _limit(self) -> Attempt:
-        attempt = current_attempt.get()
+        attempt: Attempt = current_attempt.get()
         self.settimeout(attempt.time_left())
         return attempt
 
