@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import socket
 import sys
@@ -14,9 +15,11 @@ from typing import Any
 import pytest
 
 from leanbase import Leanbase, Receipt
-from leanbase.interrupts import of_signal_handler
+from leanbase.interrupts import held, of_signal_handler
 from leanbase.transports import BaseTransport, FallbackTransport, MemoryTransport, SpoolTransport
 from tests.conftest import balanced
+from tests.delivery.strikes import Strike
+from tests.fault_server import Behaviour, FaultServer
 
 
 class SoftTimeLimit(Exception):
@@ -181,3 +184,147 @@ def test_the_applications_own_recursion_is_no_internal_error(caplog: pytest.LogC
     assert client.stats()["dropped"] == {}
     assert balanced(client)
     assert sys.getrecursionlimit() > 0
+
+
+# --- what an interrupt must not leave behind -----------------------------------------------------------
+
+
+def raising(kind: type[BaseException]) -> Any:
+    """Installs a handler of SIGALRM that raises; gives what undoes it."""
+
+    def strike(number: int, frame: object) -> None:
+        raise kind
+
+    previous = signal.signal(signal.SIGALRM, strike)
+    return lambda: signal.signal(signal.SIGALRM, previous)
+
+
+def test_what_an_interrupt_keeps_from_on_error_it_hears_of_later(server: FaultServer) -> None:
+    heard: list[list[str]] = []
+    strikes = [True]
+
+    def on_error(error: Exception, events: list[dict[str, Any]]) -> None:
+        if strikes:
+            strikes.clear()
+            signal.raise_signal(signal.SIGALRM)
+        heard.append([event["event"] for event in events])
+
+    undo = raising(SoftTimeLimit)
+    server.always(Behaviour(status=400))
+    client = Leanbase("k", server.url, on_error=on_error)
+    with pytest.raises(SoftTimeLimit):
+        client.capture("first", distinct_id="u")
+    assert heard == []
+    assert client.stats()["dropped"] == {"rejected": 1}
+    client.flush()
+    assert heard == [["first"]]
+    client.capture("second", distinct_id="u")
+    assert heard == [["first"], ["second"]], "each is told once, and it is not taken for running any more"
+    undo()
+
+
+def test_what_a_handler_captures_inside_on_error_is_told_of_as_well(server: FaultServer) -> None:
+    heard: list[str] = []
+    strikes = [True]
+
+    def strike(number: int, frame: object) -> None:
+        client.capture("of the handler", distinct_id="u")
+
+    def on_error(error: Exception, events: list[dict[str, Any]]) -> None:
+        heard.extend(event["event"] for event in events)
+        if strikes:
+            strikes.clear()
+            signal.raise_signal(signal.SIGALRM)
+
+    previous = signal.signal(signal.SIGALRM, strike)
+    server.always(Behaviour(status=400))
+    client = Leanbase("k", server.url, on_error=on_error)
+    client.capture("first", distinct_id="u")
+    client.flush()
+    signal.signal(signal.SIGALRM, previous)
+    assert heard == ["first", "of the handler"]
+    assert client.stats()["dropped"] == {"rejected": 2}
+
+
+def test_what_on_error_itself_captures_is_not_told_of(server: FaultServer) -> None:
+    heard: list[str] = []
+
+    def on_error(error: Exception, events: list[dict[str, Any]]) -> None:
+        heard.extend(event["event"] for event in events)
+        client.capture("an error", distinct_id="u")
+
+    server.always(Behaviour(status=400))
+    client = Leanbase("k", server.url, on_error=on_error)
+    client.capture("first", distinct_id="u")
+    client.flush()
+    assert heard == ["first"], "else it would be called for ever"
+    assert client.stats()["dropped"] == {"rejected": 2}
+
+
+class StruckLock:
+    """A lock that an interrupt strikes as soon as it is had."""
+
+    def __init__(self) -> None:
+        self.lock: Any = threading.RLock()
+        self.strikes = True
+
+    def _is_owned(self) -> bool:
+        return bool(self.lock._is_owned())
+
+    def acquire(self, timeout: float) -> bool:
+        has_it: bool = self.lock.acquire(timeout=timeout)
+        if self.strikes:
+            raise SoftTimeLimit
+        return has_it
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def free(lock: Any) -> bool:
+    """Whether another thread can have a lock."""
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(lock.acquire(timeout=0.2)))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_no_lock_stays_held() -> None:
+    lock = StruckLock()
+    with pytest.raises(SoftTimeLimit), held(lock, 1.0):
+        pass
+    assert free(lock.lock)
+    ours = threading.RLock()
+    with held(ours, 1.0) as has_it:
+        assert has_it
+        assert not free(ours)
+    assert free(ours)
+
+
+def test_a_lock_that_is_not_had_in_time_is_not_released() -> None:
+    lock = threading.RLock()
+    begun, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            begun.set()
+            over.wait(5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    begun.wait(5)
+    with held(lock, 0.01) as has_it:
+        assert not has_it
+    over.set()
+    thread.join()
+
+
+def test_idle_connections_wait_for_no_lock_of_a_queue(server: FaultServer) -> None:
+    """`Condition.__enter__` is Python code: an interrupt after it has the lock would leave it held."""
+    client = Leanbase("k", server.url)
+    client.capture("e", distinct_id="u")
+    strike = Strike(0, lambda: None, inside=queue.__file__)
+    strike.during(lambda: client.capture("e", distinct_id="u"))
+    assert not strike.struck
+    assert len(server.events) == 2

@@ -236,6 +236,20 @@ def test_w15_413_splits_in_halves_and_remembers(server: FaultServer, make: Make)
     assert client.stats()["delivered"] == 16
 
 
+def test_w15_a_half_that_is_refused_for_good_does_not_hold_up_the_other(
+    server: FaultServer, make: Make
+) -> None:
+    server.script(Behaviour(status=413), Behaviour(status=400), Behaviour())
+    client = make(server)
+    with client.delivery_scope():
+        for number in range(4):
+            client.capture("e", distinct_id=number)
+    assert [len(request.events) for request in server.requests] == [4, 2, 2]
+    assert client.stats()["delivered"] == 2
+    assert client.stats()["dropped"] == {"rejected": 2}
+    assert client.stats()["retained"] == 0
+
+
 def test_w15_413_for_one_event_is_terminal(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=413))
     client = make(server)
