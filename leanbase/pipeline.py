@@ -6,6 +6,7 @@ import logging
 import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from .delivery import factory
 from .delivery.outbox import Outbox
@@ -37,6 +38,7 @@ class Pipeline:
     """
 
     __slots__ = (
+        "__weakref__",
         "_created",
         "_describer",
         "_has_said_dropped",
@@ -66,6 +68,7 @@ class Pipeline:
         self.outbox = Outbox(
             # Without what it needs the client is disabled, and nothing will be sent.
             factory.retaining(MemoryTransport(), settings) if self.missing else factory.create(settings),
+            owner=ref(self),
             send_seconds=settings.send_deadline,
             flush_at=settings.flush_at,
             flush_interval=settings.flush_interval,

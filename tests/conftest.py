@@ -40,7 +40,8 @@ def clean_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         vars(leanbase).pop(option.name, None)
     for transport in list(_at_exit._watched):
         transport.ledger.closed = True  # what a test leaves behind is not to be told of in another one
-    breaker._breakers.clear()
+    _at_exit._watched.clear()
+    breaker._left.clear()
     default_client._latest = None
     default_client._opted_out = False
     default_client._explicitly_opted_out = None

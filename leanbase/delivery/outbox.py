@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
 from ..errors import ClosedError
@@ -40,6 +40,7 @@ class Outbox:
 
     Args:
         transport: Where events go, with its books.
+        owner: Gives what lives as long as the client; `None` when it is gone.
         send_seconds: The longest one send may take.
         flush_at: As many events collected in a scope are sent before it closes.
         flush_interval: Seconds after which collected events are sent, in a scope without a deadline.
@@ -51,6 +52,7 @@ class Outbox:
         self,
         transport: RetainingTransport,
         *,
+        owner: Callable[[], object],
         send_seconds: float,
         flush_at: int,
         flush_interval: float,
@@ -59,7 +61,8 @@ class Outbox:
     ) -> None:
         self.disabled = False
         self._transport = transport
-        self._ledger = transport.attach(self._report, lambda: self.disabled, tells=on_error is not None)
+        tells = on_error is not None
+        self._ledger = transport.attach(self._report, lambda: self.disabled, owner=owner, tells=tells)
         self._send_seconds = send_seconds
         self._flush_at = flush_at
         self._flush_interval = flush_interval

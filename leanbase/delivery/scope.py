@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
+from weakref import ref
 
 from .. import forking
 from ..transports.deadline import Deadline
@@ -82,6 +83,8 @@ class DeliveryScope:
         self.deferred = False
         self.collects = flush == "end"
         self.senders: dict[Sender, None] = {}
+        self._activated: ref[activate] | None = None
+        self._outer: DeliveryScope | None = None
         self._generation = forking.watch()
         self._recording = threading.RLock()
 
@@ -94,6 +97,11 @@ class DeliveryScope:
     def is_open(self) -> bool:
         """Whether events are captured in it: it is not closed, nor a parent process's."""
         return not self.closed and self._generation == forking.generation
+
+    def is_orphan(self) -> bool:
+        """Whether the `with` block that was to close it is gone."""
+        activated = self._activated
+        return activated is not None and activated() is None and not (self.closed or self.deferred)
 
     def send(self, *others: Sender, deadline: Deadline | None = None, take_over: bool = False) -> Receipt:
         """Send everything: what was collected, and what `others` have retained. Blocks up to the deadline.
@@ -171,13 +179,19 @@ def unfinished_scopes() -> list[DeliveryScope]:
 
 def open_scope() -> DeliveryScope | None:
     """The delivery scope that this thread or task carries, closed or not, or `None`."""
-    return _open_scope.get()
+    scope = _open_scope.get()
+    while scope is not None and scope.is_orphan():
+        # An interrupt at the first instruction of the `with` block's end: nobody will close it.
+        scope.abandon()
+        scope = scope._outer
+        _open_scope.set(scope)
+    return scope
 
 
 class activate:  # noqa: N801 - used like a function
     """Make `scope` the open one inside the `with`; closing it stays with the caller."""
 
-    __slots__ = ("_is_first", "_scope", "_token")
+    __slots__ = ("__weakref__", "_is_first", "_scope", "_token")
 
     def __init__(self, scope: DeliveryScope) -> None:
         self._scope = scope
@@ -190,6 +204,7 @@ class activate:  # noqa: N801 - used like a function
             self._token = _open_scope.set(self._scope)
             self._is_first = not self._scope.finished and self._scope not in _unfinished
             if self._is_first:
+                self._scope._outer, self._scope._activated = outer, ref(self)
                 _unfinished.add(self._scope)
             return self._scope
         except BaseException:  # an interrupt: nobody will leave what was not entered

@@ -9,7 +9,6 @@ import atexit
 import logging
 import threading
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 from .. import forking
 from . import _pool_workers
@@ -23,7 +22,10 @@ logger = logging.getLogger("leanbase")
 EXIT_SECONDS = 2.0
 """Most time that all clients together may hold up the end of the process (Q-52)."""
 
-_watched: WeakSet[RetainingTransport] = WeakSet()
+MOST_ORPHANS = 100
+"""So many transports are kept whose clients were let go with what they could not deliver."""
+
+_watched: dict[RetainingTransport, None] = {}
 _registered_in: int | None = None
 _deadline: Deadline | None = None
 _is_ending = False
@@ -39,18 +41,27 @@ def deadline() -> Deadline | None:
 
 
 def watch(transport: RetainingTransport) -> None:
-    """Give a transport its turn at the end of the process, also in children of multiprocessing."""
+    """Give a transport that has something its turn at the end of the process, also if its client is gone."""
     global _registered_in, _watched
     if _registered_in != forking.generation:
-        _registered_in, _watched = forking.generation, WeakSet()  # a parent's transports are the parent's
+        _registered_in, _watched = forking.generation, {}  # a parent's transports are the parent's
         atexit.register(_end)
         _pool_workers.register(_end)
-    _watched.add(transport)
+    _watched[transport] = None
+    if len(_watched) > MOST_ORPHANS:
+        orphan = next((each for each in list(_watched) if each.is_orphan()), None)
+        if orphan is not None:
+            _lose(orphan)
+
+
+def _lose(orphan: RetainingTransport) -> None:
+    count = len(orphan.abandon(deadline=Deadline.after(0)).undelivered)
+    logger.error("%d event(s) are lost: their client is gone; keep it, or shut it down", count)
 
 
 def forget(transport: RetainingTransport) -> None:
-    """Take back `watch`."""
-    _watched.discard(transport)
+    """Take back `watch`: it has nothing any more."""
+    _watched.pop(transport, None)
 
 
 def _end() -> bool:

@@ -101,6 +101,7 @@ class RetainingTransport(BaseTransport):
         self._inner = inner
         self._is_attached = False
         self._is_watched = False
+        self._owner: Callable[[], object] | None = None
         self._repeated = RepeatedLog()
         self._scopes: set[Any] = set()  # open ones, of which events are retained
         reset_in_child(self)
@@ -110,12 +111,15 @@ class RetainingTransport(BaseTransport):
         self._is_watched = False
         self._scopes = set()
 
-    def attach(self, report: Report, is_disabled: Callable[[], bool], *, tells: bool) -> Ledger:
+    def attach(
+        self, report: Report, is_disabled: Callable[[], bool], *, owner: Callable[[], object], tells: bool
+    ) -> Ledger:
         """Attach this transport to the client that owns it. Reopens a closed transport, with new books.
 
         Args:
             report: See the attribute.
             is_disabled: Whether nothing may be sent for now.
+            owner: Gives the client, or something that lives as long; `None` when it is gone.
             tells: Whether the client wants to be told of what is dropped.
 
         Returns:
@@ -132,6 +136,7 @@ class RetainingTransport(BaseTransport):
             )
             self._is_watched = False
         self._is_attached = True
+        self._owner = owner
         self.ledger.tells = tells
         self.report = report
         self.is_disabled = is_disabled
@@ -350,6 +355,8 @@ class RetainingTransport(BaseTransport):
         events, booked = ledger.land(flight, receipt)
         if flight.scope is not None or self._scopes:
             self._record(flight, events, booked)
+        if self._is_watched and not ledger.kept:
+            self._forget()
         if booked.groups:
             if booked is not receipt:
                 for group in booked.groups:
@@ -427,7 +434,7 @@ class RetainingTransport(BaseTransport):
         receipt = self._ask("close", deadline)
         self.join(deadline)
         self.ledger.closed = True
-        _at_exit.forget(self)
+        self._forget()
         # This signal handler may have interrupted the thread's own send, which may never go on.
         own = self._own_flights()
         if last_try:
@@ -458,16 +465,14 @@ class RetainingTransport(BaseTransport):
             self.ledger.closed = True
             self._give_up(())
 
-    def __del__(self) -> None:
-        # The client is gone, and with it what it could not deliver.
-        try:
-            lost = () if self.ledger.closed else self.ledger.pending(())
-            if lost:
-                text = f"{len(lost)} event(s) are lost: their client is gone; keep it, or shut it down"
-                logger.error("%s", text)
-                self.report(Receipt.dropping(lost, "shutdown", DroppedError("shutdown", text)).groups)
-        except Exception:  # at the very end of the interpreter nothing can be relied on
-            pass
+    def _forget(self) -> None:
+        """Undo `_watch`: there is nothing to lose any more."""
+        self._is_watched = False
+        _at_exit.forget(self)
+
+    def is_orphan(self) -> bool:
+        """Whether the client that owns it is gone."""
+        return self._owner is not None and self._owner() is None
 
     def warm_up(self, *, deadline: Deadline) -> None:
         """Warm up the transport inside."""

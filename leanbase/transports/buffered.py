@@ -80,7 +80,6 @@ class BufferedTransport(RetainingTransport):
         self._begin()
 
     def _begin(self) -> None:
-        _busy.discard(self)
         self._changed = threading.Condition(self.ledger.lock)
         self._worker: threading.Thread | None = None
         self._stopping = self.ledger.closed
@@ -117,11 +116,10 @@ class BufferedTransport(RetainingTransport):
             with self.ledger.lock:
                 buffered = not self._stopping
                 if buffered:
-                    _busy.add(self)
                     admitted = self.ledger.keep(event)
                     self._note_new()
+                    self._watch()
             if buffered:
-                self._watch()
                 return admitted or self._refuse(event)
         # Nobody would empty the buffer any more.
         return super().put(event, deadline.earlier(_at_exit.deadline()), scope)
@@ -257,9 +255,11 @@ class BufferedTransport(RetainingTransport):
             with self.ledger.lock:
                 self._changed.notify_all()
 
-    def attach(self, report: Report, is_disabled: Callable[[], bool], *, tells: bool) -> Ledger:
+    def attach(
+        self, report: Report, is_disabled: Callable[[], bool], *, owner: Callable[[], object], tells: bool
+    ) -> Ledger:
         """Attach this transport to the client that owns it. Reopens a closed transport, with new books."""
-        ledger = super().attach(report, is_disabled, tells=tells)
+        ledger = super().attach(report, is_disabled, owner=owner, tells=tells)
         self._begin()
         return ledger
 
@@ -267,12 +267,7 @@ class BufferedTransport(RetainingTransport):
         with self.ledger.lock:
             self._stopping = True
             self._changed.notify_all()
-            _busy.discard(self)
         return super()._end(deadline, last_try=last_try)
-
-
-_busy: set[BufferedTransport] = set()
-"""Those with events in them: these are not to go with a client that was let go. The threads hold none."""
 
 
 def _empty(reference: ref[BufferedTransport], changed: threading.Condition) -> None:
@@ -285,7 +280,7 @@ def _empty(reference: ref[BufferedTransport], changed: threading.Condition) -> N
                 return
             if seconds > 0:
                 if not transport.ledger.kept:
-                    _busy.discard(transport)
+                    transport._forget()  # so that it can go with its client
                 transport = None
                 changed.wait(min(seconds, LONGEST_WAIT_SECONDS))
                 continue

@@ -133,7 +133,7 @@ class HttpTransport(BaseTransport):
 
     def close(self, *, deadline: Deadline) -> Receipt:
         """End waits between retries and close idle connections."""
-        self._sender.close()
+        self._sender.close(deadline)
         return Receipt()
 
     def _cut(self, events: Sequence[EncodedEvent], start: int) -> Sequence[EncodedEvent]:

@@ -58,8 +58,8 @@ DROPPED_REASONS = {
     "before_send": "a hook returned `None`, raised, or returned something else than a dict",
     "too_large": "above 900 KiB, or above what a queue or a log line takes",
     "rejected": "the server refused it for good: 4xx but 407, 408 and 429; a redirect that is not followed",
-    "overflow": "more than `max_queue_size`, or `max_queue_bytes`, were pending: the oldest went, or a new one "
-    "found no room in a full buffer or an import",
+    "overflow": "more than `max_queue_size` or `max_queue_bytes` were pending: the oldest went, or a new one "
+    "found no room in a buffer or an import",
     "shutdown": "it could not be delivered before shutdown or the end of the process, or came after that",
     "send_off": "the option `send` is `False`",
     "internal": "a defect of this package; it is logged",

@@ -141,7 +141,7 @@ class SqsTransport(BaseTransport):
 
     def close(self, *, deadline: Deadline) -> Receipt:
         """End waits between retries and close idle connections."""
-        self._sender.close()
+        self._sender.close(deadline)
         return Receipt()
 
     def _send_batch(self, work: _Work, limit: Deadline) -> None:

@@ -160,11 +160,30 @@ def test_what_is_captured_after_it_by_another_client_is_said_as_well() -> None:
     assert "told late DroppedError" in done.said
 
 
-def test_a_client_that_is_gone_with_what_it_retained_says_so() -> None:
-    done = ended(FIVE + "del client; import gc; gc.collect(); print('collected')")
-    assert done.errors == ["ERROR 5 event(s) are lost: their client is gone; keep it, or shut it down"]
-    assert done.said[-1] == "collected"
-    assert sum("DroppedError" in line for line in done.said) == 5
+def test_what_a_client_retained_that_is_gone_has_its_turn_as_well(server: FaultServer) -> None:
+    server.script(*[Behaviour(status=503)] * 3)
+    done = ended(FIVE + "del client; import gc; gc.collect()", server.url)
+    assert done.errors == []
+    assert names(server)[-5:] == [f"e{number}" for number in range(5)]
+    assert ended(FIVE + "del client; import gc; gc.collect()").errors == [LOST % 5]
+
+
+def test_clients_without_end_that_are_gone_do_not_fill_the_memory() -> None:
+    done = ended(
+        """
+        from leanbase.transports import _at_exit
+        kept = [Leanbase("k", url, max_retries=0) for _ in range(5)]
+        for client in kept: client.capture("kept", distinct_id="u")
+        for number in range(150):
+            Leanbase("k", url, max_retries=0, on_error=told).capture(f"e{number}", distinct_id="u")
+        print(len(_at_exit._watched), flush=True)
+        """
+    )
+    assert "100" in done.said
+    gone = [line for line in done.errors if "their client is gone; keep it, or shut it down" in line]
+    assert len(gone) == 55
+    assert "told e0 DroppedError" in done.said
+    assert done.errors[-1] == LOST % 100
 
 
 def test_a_client_that_is_gone_with_nothing_says_nothing(

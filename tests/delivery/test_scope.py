@@ -14,7 +14,7 @@ import pytest
 import leanbase
 from leanbase import Leanbase
 from leanbase.delivery import scope as delivery
-from leanbase.delivery.scope import DeliveryScope, activate, send_deadline
+from leanbase.delivery.scope import DeliveryScope, activate, open_scope, send_deadline, unfinished_scopes
 from leanbase.events.encoding import EncodedEvent
 from leanbase.transports import BaseTransport, MemoryTransport
 from leanbase.transports.deadline import Deadline, Stopwatch
@@ -334,3 +334,18 @@ def test_a_long_scope_sends_after_flush_interval_and_one_with_a_deadline_does_no
             assert len(batches.sizes) == sent
             client._close_scope(scope)
         assert sum(batches.sizes) == 2
+
+
+def test_a_scope_whose_with_block_is_gone_collects_no_more(client: Leanbase, memory: MemoryTransport) -> None:
+    """As after an interrupt at the first instruction of the block's end."""
+    with client.delivery_scope() as outer:
+        left_open = client.delivery_scope()
+        scope = left_open.__enter__()
+        client.capture("collected", distinct_id="u")
+        del left_open
+        client.capture("next", distinct_id="u")
+        assert scope.closed
+        assert open_scope() is outer
+    assert [event["event"] for event in memory.events] == ["collected", "next"]
+    assert open_scope() is None
+    assert not unfinished_scopes()

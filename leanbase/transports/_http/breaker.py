@@ -106,13 +106,18 @@ class CircuitBreaker:
         logger.warning("%s; the next is tried in %d s", what, self._pause)
 
 
-_breakers: dict[tuple[int, str], CircuitBreaker] = {}
+_left: dict[tuple[int, str], CircuitBreaker] = {}
 
 
-def breaker_of(endpoint: str) -> CircuitBreaker:
-    """The breaker of an endpoint: one for all clients of this process, also those that follow each other.
+def breaker_for(endpoint: str) -> CircuitBreaker:
+    """A new breaker, or the one that somebody left for the next who sends to this endpoint."""
+    return _left.pop((forking.watch(), endpoint), None) or CircuitBreaker()
 
-    A program that makes a client for each request, or shuts the default client down after each, must not wait
-    for a dead endpoint each time.
+
+def leave(endpoint: str, breaker: CircuitBreaker) -> None:
+    """Leave a breaker, with what it knows, for the next who sends to this endpoint.
+
+    A program that shuts the default client down after each request must not wait for a dead endpoint each
+    time.
     """
-    return _breakers.setdefault((forking.watch(), endpoint), CircuitBreaker())
+    _left[forking.watch(), endpoint] = breaker

@@ -12,7 +12,7 @@ from ... import forking
 from ...errors import RejectedError, TransportError
 from ...interrupts import raise_interrupt
 from ..deadline import Deadline
-from .breaker import breaker_of
+from . import breaker
 
 if TYPE_CHECKING:
     from .connection import Connections, Response
@@ -70,7 +70,7 @@ class HttpSender:
     def _reset_after_fork(self) -> None:
         self._lock = threading.RLock()
         self._connections: Connections | None = None
-        self._breaker = breaker_of(self._endpoint)
+        self._breaker = breaker.breaker_for(self._endpoint)
         self._closing = _Latch()
 
     def send_with_retries(self, attempt: Callable[[Deadline], object], deadline: Deadline) -> None:
@@ -154,8 +154,10 @@ class HttpSender:
             raise_interrupt(error)
             logger.debug("no connection ahead of the first send: %s", error)
 
-    def close(self) -> None:
+    def close(self, deadline: Deadline) -> None:
         """End waits between attempts, of all cycles under way, and close idle connections."""
+        if deadline.last_chance == "brief":  # of a client that another one follows
+            breaker.leave(self._endpoint, self._breaker)
         with self._lock:
             connections, self._connections = self._connections, None
             closing, self._closing = self._closing, _Latch()
