@@ -315,6 +315,8 @@ class RetainingTransport(BaseTransport):
 
     def flush(self, *, deadline: Deadline) -> Receipt:
         """Send what was kept, flush the transport inside, and wait for sends that are in flight."""
+        if not self.ledger.kept and not self.ledger.has_flights():
+            return self._ask("flush", deadline)
         others = self._others()
         receipt = self.send_pending(deadline) + self._ask("flush", deadline)
         return receipt + self._joined(others, deadline).without(receipt.retained_events())
