@@ -15,7 +15,7 @@ from .errors import ConfigError
 from .events.event import pinned
 from .forking import reset_in_child
 from .guard import event_call
-from .interrupts import held
+from .interrupts import acquired
 from .transports._repeated import RepeatedLog
 from .transports.receipt import Receipt, no_stats
 
@@ -175,8 +175,9 @@ class DefaultClient(Leanbase):
                 if self._ending is None:
                     raise
                 # Another thread's shutdown still has the transport, if that is an instance.
-                with held(self._end_lock, END_SECONDS):
-                    pass
+                if acquired(self._end_lock, END_SECONDS):
+                    with self._end_lock:
+                        self._end_lock.release()
                 pipeline = Pipeline(Settings.resolve({}))
         except Exception as error:
             text = str(error) if isinstance(error, ConfigError) else type(error).__name__

@@ -27,33 +27,25 @@ def raise_interrupt(error: BaseException) -> None:
         raise interrupt
 
 
-class held:  # noqa: N801 - used like a function
-    """Hold a lock inside the `with`, which gives whether it could be had in time.
+def acquired(lock: Any, seconds: float) -> bool:
+    """Acquire a reentrant lock in a limited time. An interrupt does not leave it held.
 
-    `acquire` and a `try` after it would leave the lock held by an interrupt that strikes between the two, and
-    every other thread waiting. (`with lock:` is safe, but takes no time limit.)
+    `lock.acquire(timeout=...)` would, if it strikes before the `try` that follows, and all other threads wait
+    for ever. The last release must be that of a `with`, as no interrupt comes in between:
+
+        if acquired(lock, 1.0):
+            with lock:
+                lock.release()
+                ...
     """
-
-    __slots__ = ("_has_it", "_lock", "_seconds")
-
-    def __init__(self, lock: Any, seconds: float) -> None:
-        self._lock = lock
-        self._seconds = seconds
-        self._has_it = False
-
-    def __enter__(self) -> bool:
-        had_it = self._lock._is_owned()
-        try:
-            self._has_it = self._lock.acquire(timeout=self._seconds)
-            return self._has_it
-        except BaseException:
-            if self._lock._is_owned() and not had_it:
-                self._lock.release()
-            raise
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._has_it:
-            self._lock.release()
+    had_it = lock._is_owned()
+    try:
+        has_it: bool = lock.acquire(timeout=seconds)
+        return has_it
+    except BaseException:
+        if lock._is_owned() and not had_it:
+            lock.release()
+        raise
 
 
 def is_in_signal_handler() -> bool:

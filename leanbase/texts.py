@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MAX_PARTS = 100_000
 """A text of more parts is not made."""
 
+CHARACTERS_OF_A_PART = 64
+
 _LEAVES = frozenset({str, int, float, bool, bytes, type(None), type})
 
 # Classes whose own `__repr__` is that of what they hold.
@@ -58,6 +60,8 @@ class _Parts:
 
     def of(self, value: Any) -> int:
         kind = type(value)
+        if kind is str or kind is bytes:
+            return 1 + len(value) // CHARACTERS_OF_A_PART
         if kind in _LEAVES:
             return 1
         identity = id(value)
@@ -77,8 +81,9 @@ class _Parts:
 def _parts(value: Any, kind: type) -> Sequence[Any]:
     """What the text of a value is made of, as far as that is known without running it."""
     if issubclass(kind, BaseException):
-        own = introspection.definer(kind, "__str__")
-        return introspection.exception_args(value) if introspection.class_module(own) is None else ()
+        own, arguments = introspection.definer(kind, "__str__"), introspection.exception_args(value)
+        is_a_text = len(arguments) == 1 and type(arguments[0]) is str
+        return () if is_a_text or introspection.class_module(own) is not None else arguments
     own = introspection.definer(kind, "__repr__")
     names = introspection.class_attributes(own)
     if own in _CONTAINERS or any(mark in names for mark in _MARKS_OF_MADE_REPRS):

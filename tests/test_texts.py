@@ -119,6 +119,13 @@ def test_every_other_text_is_what_str_makes_of_it(thing: object) -> None:
     assert text_of(thing) == str(thing)
 
 
+def test_long_texts_in_a_text_count_by_their_length() -> None:
+    long = "x" * 1_000_000
+    assert text_of(ValueError(*[long] * 5000)) == "<ValueError>"
+    assert text_of(ValueError(long * 10)) == long * 10
+    assert text_of([long]) == f"['{long}']"
+
+
 def test_what_holds_itself_has_an_end() -> None:
     circle: list[Any] = [1]
     circle.append(circle)

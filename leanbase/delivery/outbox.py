@@ -32,7 +32,8 @@ logger = logging.getLogger("leanbase")
 # Nothing was tried for these, so there is nothing to tell `on_error` that it has not heard.
 _UNTRIED = frozenset({PAUSED, WAITING})
 
-_in_on_error: ContextVar[bool] = ContextVar("leanbase_in_on_error", default=False)
+_telling: ContextVar[tuple[object, ...]] = ContextVar("leanbase_telling", default=())
+"""The outboxes whose `on_error` is running, one inside the other."""
 
 
 class Outbox:
@@ -92,7 +93,7 @@ class Outbox:
                 raise ClosedError(event)
             self._ledger.drop("send_off")
             return True
-        if self._on_error is not None and _in_on_error.get():
+        if self._on_error is not None and self._is_telling():
             event.is_quiet = not is_in_signal_handler()
         scope = open_scope()
         if self._transport.waits_for_room and not self.disabled:
@@ -149,6 +150,8 @@ class Outbox:
             return self._transport.keep_collected(scope)
         if deadline is None:
             deadline = send_deadline(self._send_seconds, scope.last_chance if scope.closed else None)
+        if self._ledger.has_untold():
+            self._report(())
         over = self._ledger.flights(lambda flight: flight.scope is scope) if take_over else None
         return self._transport.send_pending(deadline, scope=scope, over=over)
 
@@ -158,7 +161,7 @@ class Outbox:
 
     def join(self, scope: DeliveryScope | None, deadline: Deadline | None = None) -> None:
         """Wait for the sends of other threads for a scope; with `None`, for those outside of scopes."""
-        if _in_on_error.get() or not self._ledger.has_flights():
+        if self._is_telling() or not self._ledger.has_flights():
             return
         if deadline is None:
             deadline = send_deadline(self._send_seconds)
@@ -192,7 +195,7 @@ class Outbox:
             deadline: When the caller must have its thread back, in place of a timeout.
             last_chance: Whether one attempt is made even while sends pause; without a deadline that says it.
         """
-        if self.disabled or _in_on_error.get():
+        if self.disabled or self._is_telling():
             return self.waiting()
         if deadline is None:
             deadline = send_deadline(self._send_seconds if timeout is None else timeout, last_chance)
@@ -207,7 +210,7 @@ class Outbox:
         """Refuse new events, send what is pending, and release what the transport holds."""
         self._ledger.seal()
         deadline = send_deadline(timeout, last_chance)
-        if self.disabled or _in_on_error.get():
+        if self.disabled or self._is_telling():
             return self._transport.abandon(deadline=deadline)
         if self._ledger.has_untold():
             self._report(())
@@ -244,7 +247,7 @@ class Outbox:
         Args:
             groups: What a send has retained, or a call refused.
         """
-        if self._on_error is None or _in_on_error.get():
+        if self._on_error is None or self._is_telling():
             return  # it is told of what was dropped as soon as it returns
         by_cause: dict[int, OutcomeGroup] = {}
         for group in groups:
@@ -252,13 +255,18 @@ class Outbox:
                 known = by_cause.setdefault(id(group.error), group)
                 if known is not group:
                     by_cause[id(group.error)] = known.with_events(group.events)
+        others = _telling.get()
         try:
-            _in_on_error.set(True)  # inside, as an interrupt may strike right after it
+            _telling.set((*others, self))  # inside, as an interrupt may strike right after it
             for group in by_cause.values():
                 self._tell(group)
             self._ledger.tell(self._tell)
         finally:
-            _in_on_error.set(False)
+            _telling.set(others)
+
+    def _is_telling(self) -> bool:
+        """Whether this is a call inside `on_error`."""
+        return self in _telling.get()
 
     def _tell(self, group: OutcomeGroup) -> None:
         events = [event.decode() for event in group.events if not event.is_quiet]

@@ -144,8 +144,7 @@ class DeliveryScope:
                 if sender in others:
                     sender.join(None)
         finally:
-            self.finished = True
-            _unfinished.discard(self)
+            self._finish()
         return receipt
 
     def abandon(self) -> None:
@@ -154,7 +153,11 @@ class DeliveryScope:
         self.deferred = False
         for sender in list(self.senders):
             sender.keep_collected(self)
+        self._finish()
+
+    def _finish(self) -> None:
         self.finished = True
+        self._outer = None  # or scopes opened in contexts of earlier ones would be an endless chain
         _unfinished.discard(self)
 
     def record(self, events: Sequence[EncodedEvent], receipt: Receipt) -> None:
@@ -182,9 +185,10 @@ def open_scope() -> DeliveryScope | None:
     scope = _open_scope.get()
     while scope is not None and scope.is_orphan():
         # An interrupt at the first instruction of the `with` block's end: nobody will close it.
+        outer = scope._outer
         scope.abandon()
-        scope = scope._outer
-        _open_scope.set(scope)
+        _open_scope.set(outer)
+        scope = outer
     return scope
 
 
@@ -204,7 +208,9 @@ class activate:  # noqa: N801 - used like a function
             self._token = _open_scope.set(self._scope)
             self._is_first = not self._scope.finished and self._scope not in _unfinished
             if self._is_first:
-                self._scope._outer, self._scope._activated = outer, ref(self)
+                if outer is not None and not outer.closed:
+                    self._scope._outer = outer
+                self._scope._activated = ref(self)
                 _unfinished.add(self._scope)
             return self._scope
         except BaseException:  # an interrupt: nobody will leave what was not entered

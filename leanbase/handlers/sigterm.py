@@ -15,6 +15,7 @@ from ..default import default_client
 from ..delivery.scope import DeliveryScope, unfinished_scopes
 from ..transports.deadline import Deadline
 from ..transports.receipt import Receipt
+from ..waking import Waker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Termination:
         self._previous: list[Any] = []  # oldest first; more than one if somebody has wrapped ours
         self._passing = 0
         self._waits_at_exit = False
+        self._waker: Waker | None = None
         # Not the generation: the signal may come before a forked child has counted itself.
         self._process = os.getpid()
         self._flushing: threading.Thread | None = None
@@ -88,6 +90,9 @@ class Termination:
         if current != self._handle:
             self._previous.append(current)
             signal.signal(signal.SIGTERM, self._handle)
+        if self._waker is None:
+            self._waker = Waker(signal.SIGTERM)
+            self._waker.start()
         if not self._waits_at_exit:
             self._waits_at_exit = True
             atexit.register(self.wait)

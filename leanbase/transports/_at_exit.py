@@ -72,8 +72,11 @@ def _end() -> bool:
     _is_ending, lost = True, 0
     _deadline = Deadline.after(EXIT_SECONDS, "full")
     try:
-        for transport in list(_watched):
-            lost += _close(transport, _deadline)
+        transports = list(_watched)
+        for number, transport in enumerate(transports):
+            # One that hangs is not to take the time of all.
+            share = _deadline.remaining() / (len(transports) - number)
+            lost += _close(transport, _deadline.at_most(share))
     finally:
         _is_ending = False
     if lost:

@@ -53,6 +53,7 @@ class Flight:
         tried: When another send was last tried in its place, and failed.
         receipt: What became of its events, once it has landed.
         failed: Whether the transport retained some.
+        is_recorded: Whether its delivery scope has taken down what became of it.
         is_followed: Whether events were captured during the send, by a signal handler, that wait for its end.
         admitted: Whether the event that it was made for is in the books.
     """
@@ -64,6 +65,7 @@ class Flight:
         "has_backlog",
         "interrupted",
         "is_followed",
+        "is_recorded",
         "receipt",
         "scope",
         "sent",
@@ -82,6 +84,7 @@ class Flight:
         self.receipt: Receipt | None = None
         self.failed = False
         self.is_followed = False
+        self.is_recorded = False
         self.admitted = False
 
     def may_be_replaced(self) -> bool:
@@ -434,6 +437,16 @@ class Ledger:
     def kept(self) -> int:
         """How many events are kept for the next send."""
         return len(self._kept)
+
+    @property
+    def settled(self) -> int:
+        """How many events have an outcome."""
+        return self._delivered + self._handed_off + self._spooled + sum(list(self._dropped.values()))
+
+    def collecting(self) -> list[Any]:
+        """The delivery scopes that have collected events."""
+        with self.lock:
+            return list(self._collected)
 
     def has_room(self, size: int) -> bool:
         """Whether one more event of this size may be admitted."""

@@ -13,13 +13,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from .. import forking
+from ..waking import Waker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-WAKE_UP_SECONDS = 0.05
+LOOK_SECONDS = 0.01
+SECONDS_TO_DIE = 0.2
+"""So long the main thread has to run the handler, once everything is sent."""
 
 
 def register(end: Callable[[], bool]) -> None:
@@ -59,63 +61,29 @@ def _register_in_worker(worker: Any, end: Callable[[], bool]) -> None:
 class _Sigterm:
     """Handles SIGTERM: calls `end`, then dies of the signal.
 
-    Python runs handlers between two instructions of the main thread. A signal that comes in the moment before
-    this thread blocks in a lock would wait with it, and the pool for both. So a thread of its own hears of
-    the signal as well, by a pipe, and wakes the main thread.
+    The work is done in a thread that hears of the signal at once: the main thread may be in the middle of a
+    long call of C, and runs the handler only after it.
     """
 
     def __init__(self, end: Callable[[], bool]) -> None:
         self._end = end
         self._process = os.getpid()  # the signal may come before a forked child has counted itself
-        self._has_begun = False
-        self._is_muted = False
-        self._reading = self._writing = -1
 
     def install(self) -> None:
         signal.signal(signal.SIGTERM, self._handle)
-        if not hasattr(signal, "pthread_kill"):
-            return
-        others = signal.set_wakeup_fd(-1)
-        if others != -1:
-            signal.set_wakeup_fd(others)
-            return
-        self._reading, self._writing = os.pipe()
-        os.set_blocking(self._writing, False)
-        signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        # What a child hears is not for its parent.
-        os.register_at_fork(before=self._mute, after_in_parent=self._unmute)
-        forking.reset_in_child(self)
-        threading.Thread(target=self._wake_up, name="leanbase-sigterm", daemon=True).start()
+        Waker(signal.SIGTERM, self._heard).start()
 
     def _handle(self, signum: int, _: object) -> None:
-        self._has_begun = True
         if self._process == os.getpid() and not self._end():
-            return  # a pool signals twice, also workers that are about to end
+            return  # it is under way: in the thread, or because this process ends anyway
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
 
-    def _wake_up(self) -> None:
-        main = threading.main_thread().ident or 0
-        while signal.SIGTERM not in os.read(self._reading, 512):
-            pass
-        while not self._has_begun:
-            time.sleep(WAKE_UP_SECONDS)
-            signal.pthread_kill(main, signal.SIGTERM)
-
-    def _mute(self) -> None:
-        """Stop listening, unless somebody else listens by now."""
-        try:
-            current = signal.set_wakeup_fd(-1)
-            self._is_muted = current == self._writing
-            if not self._is_muted:
-                signal.set_wakeup_fd(current)
-        except ValueError:  # only the main thread can
-            pass
-
-    def _unmute(self) -> None:
-        if self._is_muted:
-            self._is_muted = False
-            signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-
-    def _reset_after_fork(self) -> None:
-        self._mute()
+    def _heard(self) -> None:
+        if signal.getsignal(signal.SIGTERM) != self._handle:
+            return
+        while not self._end():
+            time.sleep(LOOK_SECONDS)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        time.sleep(SECONDS_TO_DIE)
+        os.kill(os.getpid(), signal.SIGKILL)

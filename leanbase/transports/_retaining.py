@@ -193,11 +193,14 @@ class RetainingTransport(BaseTransport):
             if deadline.expired or self.ledger.sealed:
                 self.ledger.drop("overflow")
                 return self._refuse(event)
-            others = self._others()
-            if not self.send_pending(deadline, scope=scope):
-                time.sleep(min(REST_SECONDS, deadline.remaining()))
-            elif not self.ledger.has_room(size):
+            others, before = self._others(), self.ledger.settled
+            receipt = self.send_pending(deadline, scope=scope)
+            for other in self.ledger.collecting():
+                receipt += self.send_pending(deadline, scope=other)
+            if others and not receipt.has_retained:
                 self.ledger.wait_for(others, deadline.remaining())
+            elif self.ledger.settled == before:
+                time.sleep(min(REST_SECONDS, deadline.remaining()))
         return True
 
     def _refuse(self, event: EncodedEvent) -> Literal[False]:
@@ -350,13 +353,17 @@ class RetainingTransport(BaseTransport):
             if receipt is None:
                 cut_off = DroppedError("interrupted", f"{type(error).__name__} ended the send")
                 receipt = Receipt.retaining(flight.events, "interrupted", cut_off)
+            if flight.receipt is not None and not flight.is_recorded:
+                self._record(flight, flight.events, flight.receipt)  # it was booked, and no more
             self._land(ledger, flight, receipt)
+            self._watch()
             raise
 
     def _land(self, ledger: Ledger, flight: Flight, receipt: Receipt) -> Receipt:
         events, booked = ledger.land(flight, receipt)
         if flight.scope is not None or self._scopes:
             self._record(flight, events, booked)
+            flight.is_recorded = True
         if self._is_watched and not ledger.kept:
             self._forget()
         if booked.groups:
@@ -432,20 +439,21 @@ class RetainingTransport(BaseTransport):
         return self._end(deadline, last_try=False)
 
     def _end(self, deadline: Deadline, *, last_try: bool) -> Receipt:
-        # Close the inner transport first: this ends retry back-offs, whose events then come back as retained.
-        receipt = self._ask("close", deadline)
-        self.join(deadline)
-        self.ledger.closed = True
-        self._forget()
-        # This signal handler may have interrupted the thread's own send, which may never go on.
-        own = self._own_flights()
-        if last_try:
-            receipt += self.send_pending(deadline, over=own) + self._ask("close", deadline)
-        else:
-            receipt += self._give_up(own)
-        receipt += self.waiting()
-        self._is_attached = False
-        return receipt
+        try:
+            # The inner transport first: this ends retry back-offs, whose events then come back as retained.
+            receipt = self._ask("close", deadline)
+            self.join(deadline)
+            self.ledger.closed = True
+            self._forget()
+            # This signal handler may have interrupted the thread's own send, which may never go on.
+            own = self._own_flights()
+            if last_try:
+                receipt += self.send_pending(deadline, over=own) + self._ask("close", deadline)
+            else:
+                receipt += self._give_up(own)
+            return receipt + self.waiting()
+        finally:
+            self._is_attached = False
 
     def _give_up(self, over: Sequence[Flight], scope: Any = None) -> Receipt:
         """Drop what is pending: the books are closed."""
@@ -471,6 +479,8 @@ class RetainingTransport(BaseTransport):
         """Undo `_watch`: there is nothing to lose any more."""
         self._is_watched = False
         _at_exit.forget(self)
+        if not self.ledger.closed:
+            self._watch()  # a signal handler may have captured just now
 
     def is_orphan(self) -> bool:
         """Whether the client that owns it is gone."""

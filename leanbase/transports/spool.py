@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import ConfigError, TransportError
 from ..events.encoding import EncodedEvent
 from ..forking import reset_in_child
-from ..interrupts import held, raise_interrupt
+from ..interrupts import acquired, raise_interrupt
 from ._retaining import must_not_retain
 from ._spool_file import SUFFIX, AbandonedFile, OwnFile, SpoolFile, project_in
 from .base import BaseTransport
@@ -194,9 +194,10 @@ class SpoolTransport(BaseTransport):
 
     def _close_retired(self) -> None:
         """Close the files that `close` took away, unless a send is under way, which does it at its end."""
-        while self._retired:
-            with held(self._sending, 0.0) as has_it:
-                if not has_it or self._is_sending or not self._retired:
+        while self._retired and acquired(self._sending, 0.0):
+            with self._sending:
+                self._sending.release()
+                if self._is_sending or not self._retired:
                     return
                 with self._file_lock:
                     self._retired.pop().close()
@@ -210,8 +211,12 @@ class SpoolTransport(BaseTransport):
     def _turn(self, deadline: Deadline) -> Iterator[bool]:
         """Wait for the turn to send; false when there is no time left, or a send of this thread is open."""
         try:
-            with held(self._sending, deadline.remaining()) as has_it:
-                if not has_it or self._is_sending:  # or this is a signal handler, in the middle of it
+            if not acquired(self._sending, deadline.remaining()):
+                yield False
+                return
+            with self._sending:
+                self._sending.release()
+                if self._is_sending:  # this is a signal handler, in the middle of it
                     yield False
                     return
                 self._is_sending = True

@@ -14,9 +14,18 @@ from typing import Any
 
 import pytest
 
+import leanbase
 from leanbase import Leanbase, Receipt
-from leanbase.interrupts import held, of_signal_handler
-from leanbase.transports import BaseTransport, FallbackTransport, MemoryTransport, SpoolTransport
+from leanbase.interrupts import acquired, of_signal_handler
+from leanbase.transports import (
+    BaseTransport,
+    BufferedTransport,
+    FallbackTransport,
+    MemoryTransport,
+    SpoolTransport,
+    _at_exit,
+)
+from leanbase.transports._retaining import RetainingTransport
 from tests.conftest import balanced
 from tests.delivery.strikes import Strike
 from tests.fault_server import Behaviour, FaultServer
@@ -291,18 +300,19 @@ def free(lock: Any) -> bool:
 
 
 def test_no_lock_stays_held() -> None:
-    lock = StruckLock()
-    with pytest.raises(SoftTimeLimit), held(lock, 1.0):
-        pass
-    assert free(lock.lock)
+    struck = StruckLock()
+    with pytest.raises(SoftTimeLimit):
+        acquired(struck, 1.0)
+    assert free(struck.lock)
     ours = threading.RLock()
-    with held(ours, 1.0) as has_it:
-        assert has_it
+    assert acquired(ours, 1.0)
+    with ours:
+        ours.release()
         assert not free(ours)
     assert free(ours)
 
 
-def test_a_lock_that_is_not_had_in_time_is_not_released() -> None:
+def test_a_lock_that_is_not_had_in_time_stays_with_its_owner() -> None:
     lock = threading.RLock()
     begun, over = threading.Event(), threading.Event()
 
@@ -314,8 +324,7 @@ def test_a_lock_that_is_not_had_in_time_is_not_released() -> None:
     thread = threading.Thread(target=hold)
     thread.start()
     begun.wait(5)
-    with held(lock, 0.01) as has_it:
-        assert not has_it
+    assert not acquired(lock, 0.01)
     over.set()
     thread.join()
 
@@ -328,3 +337,100 @@ def test_idle_connections_wait_for_no_lock_of_a_queue(server: FaultServer) -> No
     strike.during(lambda: client.capture("e", distinct_id="u"))
     assert not strike.struck
     assert len(server.events) == 2
+
+
+def at_entry_of(function: Callable[..., object], call: Callable[[], object]) -> None:
+    """Raise SIGALRM when a function of the package is entered during a call, once."""
+    code = function.__code__
+
+    def trace(frame: Any, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code is code:
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGALRM)
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+
+
+def test_what_a_handler_captures_as_the_last_event_leaves_has_its_turn_at_the_end(
+    server: FaultServer,
+) -> None:
+    server.script(Behaviour(status=503), Behaviour(), Behaviour(status=503))
+    client = Leanbase("k", server.url, max_retries=0)
+    previous = signal.signal(
+        signal.SIGALRM, lambda *_: bool(client.capture("of the handler", distinct_id="u"))
+    )
+    client.capture("retained", distinct_id="u")
+    at_entry_of(RetainingTransport._forget, lambda: client.capture("second", distinct_id="u"))
+    signal.signal(signal.SIGALRM, previous)
+    assert client.stats()["retained"] == 1
+    assert len(_at_exit._watched) == 1
+
+
+def test_an_interrupt_after_the_booking_leaves_receipt_and_on_error_true(server: FaultServer) -> None:
+    heard: list[int] = []
+    server.always(Behaviour(status=400))
+    client = Leanbase("k", server.url, on_error=lambda error, events: heard.append(len(events)))
+    undo = raising(SoftTimeLimit)
+    with client.delivery_scope(flush="each") as scope, pytest.raises(SoftTimeLimit):
+        at_entry_of(RetainingTransport._record, lambda: client.capture("e", distinct_id="u"))
+    undo()
+    assert not scope.receipt
+    assert scope.receipt.dropped == {"rejected": 1}
+    assert heard == [1]
+
+
+def test_an_interrupt_after_the_booking_counts_what_was_delivered_once(server: FaultServer) -> None:
+    server.script(Behaviour(), Behaviour(status=503))
+    client = Leanbase("k", server.url, max_retries=0, on_error=lambda error, events: None)
+    undo = raising(SoftTimeLimit)
+    with client.delivery_scope(flush="each") as scope:
+        client.capture("delivered", distinct_id="u")
+        with pytest.raises(SoftTimeLimit):
+            at_entry_of(client._pipeline.outbox._report, lambda: client.capture("e", distinct_id="u"))
+    undo()
+    assert scope.receipt.delivered == 1 + client.stats()["delivered"] - 1
+    assert scope.receipt.delivered + scope.receipt.retained == 2
+
+
+class SlowAtFirst(BaseTransport):
+    is_slow = True
+
+    def send(self, events: Any, *, deadline: Any) -> Receipt:
+        if self.is_slow:
+            time.sleep(2)
+        return Receipt(delivered=len(events))
+
+
+def test_after_an_interrupted_shutdown_the_default_client_works(limit: Limit) -> None:
+    leanbase.api_key, leanbase.host = "k", "https://leanbase.example.com"
+    inner = SlowAtFirst()
+    leanbase.transport = BufferedTransport(inner)
+    leanbase.capture("one", distinct_id="u")
+    kind = limit(0.3)
+    with pytest.raises(kind):
+        leanbase.shutdown()
+    inner.is_slow = False
+    time.sleep(2)
+    assert leanbase.capture("two", distinct_id="u")
+    assert not leanbase.setup().disabled
+    leanbase.shutdown()
+
+
+def test_an_on_error_that_reports_to_another_client_keeps_nothing_from_it(server: FaultServer) -> None:
+    heard: list[str] = []
+    server.always(Behaviour(status=401))
+    other = Leanbase(
+        "k", server.url, on_error=lambda error, events: heard.extend(event["event"] for event in events)
+    )
+    client = Leanbase(
+        "k", server.url, on_error=lambda error, events: bool(other.capture("an error", distinct_id="ops"))
+    )
+    for _ in range(5):
+        client.capture("e", distinct_id="u")
+    assert heard == ["an error"] * 5
+    assert not other._pipeline.outbox._ledger.has_untold()

@@ -124,6 +124,23 @@ def test_it_takes_two_seconds_at_most() -> None:
     hole.close()
 
 
+@pytest.mark.slow
+def test_a_client_whose_endpoint_hangs_does_not_take_the_time_of_the_others(server: FaultServer) -> None:
+    hole = black_hole()
+    done = ended(
+        f"""
+        hangs = Leanbase("k", "http://127.0.0.1:{hole.getsockname()[1]}", sync_mode=False)
+        works = Leanbase("k", url, sync_mode=False)
+        hangs.capture("lost", distinct_id="u")
+        works.capture("delivered", distinct_id="u")
+        """,
+        server.url,
+    )
+    assert names(server) == ["delivered"]
+    assert done.errors == [LOST % 1]
+    hole.close()
+
+
 def test_a_client_that_is_switched_off_sends_nothing_and_says_what_is_lost(server: FaultServer) -> None:
     server.always(Behaviour(status=503))
     done = ended(FIVE + "client.disabled = True", server.url)
@@ -352,9 +369,13 @@ def test_a_childs_wake_up_is_not_its_childs(program: Any, server: FaultServer) -
         "import signal, child\n"
         "    def forks():\n"
         "        child.buffered()\n"
+        "        reading, writing = os.pipe()\n"
         "        pid = os.fork()\n"
         "        if not pid:\n"
-        "            time.sleep(60)\n"
+        "            os.write(writing, b'.')\n"
+        "            time.sleep(30)\n"
+        "            os._exit(0)\n"
+        "        os.read(reading, 1)\n"
         "        os.kill(pid, signal.SIGTERM)\n"
         "        print(os.waitpid(pid, 0)[1], flush=True)\n"
         "        time.sleep(0.3)\n"
@@ -362,6 +383,40 @@ def test_a_childs_wake_up_is_not_its_childs(program: Any, server: FaultServer) -
         "    print(process.exitcode)"
     )
     assert program(body, server.url).said == ["15", "0"]
+    assert names(server) == ["buffered 0"]
+
+
+@pytest.mark.slow
+def test_a_child_in_the_middle_of_a_long_call_of_c_ends_as_well(program: Any, server: FaultServer) -> None:
+    body = (
+        "import child, hashlib\n"
+        "    def works(queue):\n"
+        "        child.buffered()\n"
+        "        queue.put(1)\n"
+        "        hashlib.pbkdf2_hmac('sha256', b'a', b'b', 100_000_000)\n"
+        "    queue = context.Queue()\n"
+        "    process = context.Process(target=works, args=(queue,)); process.start(); queue.get()\n"
+        "    time.sleep(0.2); process.terminate(); process.join(5)\n"
+        "    print(process.exitcode is not None)\n"
+        "    process.kill()"
+    )
+    assert program(body, server.url).said == ["True"]
+    assert names(server) == ["buffered 0"]
+
+
+def test_a_handler_that_the_child_installs_later_is_called_once_for_a_signal(
+    program: Any, server: FaultServer
+) -> None:
+    body = (
+        "import signal, child\n"
+        "    def works():\n"
+        "        child.buffered()\n"
+        "        signal.signal(signal.SIGTERM, lambda *_: print('mine', flush=True))\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(1)\n"
+        "    process = context.Process(target=works); process.start(); process.join(20)"
+    )
+    assert program(body, server.url).said == ["mine"]
     assert names(server) == ["buffered 0"]
 
 

@@ -222,6 +222,20 @@ def test_a_capture_inside_on_error_does_not_wait_for_its_own_send(make: Make, se
     assert balanced(client)
 
 
+@pytest.mark.parametrize("room", [50, 51])
+def test_what_outer_scopes_have_collected_makes_room(room: int) -> None:
+    memory = MemoryTransport()
+    client = Leanbase("k", transport=memory, historical_migration=True, max_queue_size=room, send_deadline=2)
+    with client.delivery_scope():
+        for number in range(50):
+            client.capture("outer", distinct_id=number)
+        with client.delivery_scope():
+            started = time.process_time()
+            assert client.capture("inner", distinct_id="u")
+            assert time.process_time() - started < 0.5
+    assert len(memory.events) == 51
+
+
 def test_elsewhere_nobody_waits(make: Make, server: FaultServer) -> None:
     server.always(AWAY)
     client = make(server, max_queue_size=5, max_retries=0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -334,6 +336,30 @@ def test_a_long_scope_sends_after_flush_interval_and_one_with_a_deadline_does_no
             assert len(batches.sizes) == sent
             client._close_scope(scope)
         assert sum(batches.sizes) == 2
+
+
+def test_scopes_that_are_opened_in_contexts_of_earlier_ones_do_not_stay(client: Leanbase) -> None:
+    """As by a ticker of an event loop that starts itself anew."""
+    scopes: list[weakref.ref[DeliveryScope]] = []
+
+    async def run() -> None:
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def tick(number: int) -> None:
+            with client.delivery_scope() as scope:
+                scopes.append(weakref.ref(scope))
+                client.capture("tick", distinct_id="u")
+                if number:
+                    loop.call_soon(tick, number - 1)
+                else:
+                    gc.collect()
+                    done.set()
+
+        tick(200)
+        await done.wait()
+        assert sum(scope() is not None for scope in scopes) < 5
+
+    asyncio.run(run())
 
 
 def test_a_scope_whose_with_block_is_gone_collects_no_more(client: Leanbase, memory: MemoryTransport) -> None:
