@@ -118,8 +118,8 @@ class BufferedTransport(RetainingTransport):
                 if buffered:
                     admitted = self.ledger.keep(event)
                     self._note_new()
-                    self._watch()
             if buffered:
+                self._watch()  # not under the lock: under gevent another greenlet may have its turn in this
                 return admitted or self._refuse(event)
         # Nobody would empty the buffer any more.
         return super().put(event, deadline.earlier(_at_exit.deadline()), scope)
@@ -175,8 +175,8 @@ class BufferedTransport(RetainingTransport):
         with self.ledger.lock:
             if self._stopping or _at_exit.deadline() is not None:
                 return False
-            worker = self._worker
-            if worker is not None and (worker.is_alive() or worker.ident is None):
+            # Not `is_alive()`: an interrupt in it marks a running thread as stopped (python/cpython#90882).
+            if self._worker is not None:
                 return True
             try:
                 worker = self._worker = self._made_thread()
@@ -272,17 +272,22 @@ class BufferedTransport(RetainingTransport):
 
 def _empty(reference: ref[BufferedTransport], changed: threading.Condition) -> None:
     """Send what is due, until the buffer is closed, or gone with its client. Runs in the thread."""
-    while True:
-        with changed:
-            transport = reference()
-            seconds = None if transport is None else transport._seconds_until_due(changed)
-            if transport is None or seconds is None:
-                return
-            if seconds > 0:
-                if not transport.ledger.kept:
-                    transport._forget()  # so that it can go with its client
-                transport = None
-                changed.wait(min(seconds, LONGEST_WAIT_SECONDS))
-                continue
-        transport._send_due()
-        transport = None  # or it would be kept alive until the loop comes round
+    try:
+        while True:
+            with changed:
+                transport = reference()
+                seconds = None if transport is None else transport._seconds_until_due(changed)
+                if transport is None or seconds is None:
+                    return
+                if seconds > 0:
+                    if not transport.ledger.kept:
+                        transport._forget()  # so that it can go with its client
+                    transport = None
+                    changed.wait(min(seconds, LONGEST_WAIT_SECONDS))
+                    continue
+            transport._send_due()
+            transport = None  # or it would be kept alive until the loop comes round
+    finally:
+        transport = reference()
+        if transport is not None and transport._changed is changed:
+            transport._worker = None
