@@ -26,6 +26,7 @@ LEFT_OUT = [
     "tests/relay",
     "tests/test_distributions.py",
     "tests/test_names.py",
+    "tests/test_soak.py",
     "tests/transports/test_buffered_servers.py",
     "tests/transports/test_sigv4.py",
 ]

@@ -96,11 +96,13 @@ class Outbox:
         if self._on_error is not None and self._is_telling():
             event.is_quiet = not is_in_signal_handler()
         scope = open_scope()
+        if scope is not None and not scope.is_open:
+            scope = None
         if self._transport.waits_for_room and not self.disabled:
             deadline = send_deadline(self._send_seconds)
             if not self._transport.wait_for_room(event, deadline, scope):
                 return False
-        if scope is not None and scope.is_open:
+        if scope is not None:
             event.scope = scope
             scope.senders[self] = None  # before the ledger looks whether it is closed
             if scope.collects:
@@ -109,8 +111,6 @@ class Outbox:
                     if self._is_due(collected, scope) and not self._transport.is_sending():
                         self._send_early(scope)
                     return True
-        else:
-            scope = None
         if self.disabled:
             return self._transport.keep(event)
         return self._transport.put(event, send_deadline(self._send_seconds), scope)

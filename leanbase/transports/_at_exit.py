@@ -34,10 +34,20 @@ _is_ending = False
 def deadline() -> Deadline | None:
     """When the end of the process has begun: the time by which all are to be through with it."""
     global _deadline
-    if _deadline is None and _registered_in != forking.generation and not threading.main_thread().is_alive():
+    if _deadline is None and _registered_in != forking.generation and _main_thread_is_over():
         # Python calls no hook that is registered now: this is called by one.
         _deadline = Deadline.after(EXIT_SECONDS, "full")
     return _deadline
+
+
+def _main_thread_is_over() -> bool:
+    """Whether Python has ended its main thread, as it does before it calls the hooks of `atexit`."""
+    main = threading.main_thread()
+    try:
+        # Not `is_alive()`: before Python 3.13 an interrupt in it ends a running thread (python/cpython#90882).
+        return main._tstate_lock is None  # type: ignore[attr-defined]
+    except AttributeError:
+        return not main.is_alive()
 
 
 def watch(transport: RetainingTransport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -220,6 +221,18 @@ def test_a_capture_inside_on_error_does_not_wait_for_its_own_send(make: Make, se
     for number in range(49):
         client.capture("row", distinct_id=number)
     assert balanced(client)
+
+
+def test_in_the_context_of_a_scope_that_is_closed_an_import_stays_in_order(
+    make: Make, server: FaultServer
+) -> None:
+    server.always(Behaviour(delay=0.01))
+    client = make(server, **{**IMPORT, "max_queue_size": 20}, **WAYS["buffered"])
+    with client.delivery_scope():
+        context = contextvars.copy_context()
+    context.run(lambda: [client.capture("row", distinct_id=number) for number in range(100)])
+    client.flush()
+    assert [event["distinct_id"] for event in server.events] == [str(number) for number in range(100)]
 
 
 @pytest.mark.parametrize("room", [50, 51])

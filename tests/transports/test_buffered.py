@@ -118,7 +118,10 @@ def test_q3_an_import_waits_for_room(buffered: Make, server: FaultServer) -> Non
     uuids = [client.capture(f"e{number}", distinct_id="u") for number in range(300)]
     assert all(uuids)
     client.flush()
-    assert [event["uuid"] for event in server.events] == uuids
+    batches = [
+        (request.connection, [event["event"] for event in request.events]) for request in server.requests
+    ]
+    assert [event["uuid"] for event in server.events] == uuids, batches
     assert all(request.envelope["historical_migration"] for request in server.requests)
 
 
