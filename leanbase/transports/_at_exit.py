@@ -44,7 +44,7 @@ def _main_thread_is_over() -> bool:
     """Whether Python has ended its main thread, as it does before it calls the hooks of `atexit`."""
     main = threading.main_thread()
     try:
-        # Not `is_alive()`: before Python 3.13 an interrupt in it ends a running thread (python/cpython#90882).
+        # Not `is_alive()`: before 3.13 an interrupt in it marks the thread as stopped (python/cpython#90882).
         return main._tstate_lock is None  # type: ignore[attr-defined]
     except AttributeError:
         return not main.is_alive()
