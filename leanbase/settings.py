@@ -152,7 +152,7 @@ class Settings:
         least=0,
     )
     timeout: float = _option(
-        15.0,
+        10.0,
         "The most seconds for one attempt. It never exceeds what is left of `send_deadline`.",
         least=0.1,
     )

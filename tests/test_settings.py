@@ -15,7 +15,7 @@ from leanbase.settings import Settings
 
 
 def test_keyword_beats_attribute_beats_environment_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Settings.resolve({}).timeout == 15.0
+    assert Settings.resolve({}).timeout == 10.0
     monkeypatch.setenv("LEANBASE_TIMEOUT", "4")
     assert Settings.resolve({}).timeout == 4.0
     leanbase.timeout = 3.0
@@ -83,8 +83,8 @@ def test_unusable_environment_variables_are_ignored_with_a_warning(
         ({"timeout": float("inf")}, 86_400.0),
         ({"disabled": "perhaps"}, False),
         ({"max_queue_size": -5}, 1),
-        ({"timeout": "soon"}, 15.0),
-        ({"timeout": float("nan")}, 15.0),
+        ({"timeout": "soon"}, 10.0),
+        ({"timeout": float("nan")}, 10.0),
         ({"max_retries": True}, 3),
         ({"on_error": "print"}, None),
         ({"super_properties": [1]}, None),

@@ -87,7 +87,7 @@ class HttpTransport(BaseTransport):
         api_key: str,
         host: str,
         *,
-        timeout: float = 15.0,
+        timeout: float = 10.0,
         max_retries: int = 3,
         gzip: bool | None = None,
         flush_at: int = 100,

@@ -96,7 +96,7 @@ class SqsTransport(BaseTransport):
         """Make one with the client's queue and limits."""
         return cls(settings.queue_url or "", timeout=settings.timeout, max_retries=settings.max_retries)
 
-    def __init__(self, queue_url: str, *, timeout: float = 15.0, max_retries: int = 3) -> None:
+    def __init__(self, queue_url: str, *, timeout: float = 10.0, max_retries: int = 3) -> None:
         self._queue_url = queue_url.strip()
         self._endpoint, self._name, self._region = _parsed(self._queue_url)
         self._is_fifo = self._name.endswith(".fifo")
