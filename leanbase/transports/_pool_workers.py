@@ -40,7 +40,10 @@ def register(end: Callable[[], bool]) -> None:
     _register_in_worker(getattr(current, "_target", None), end)
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        _Sigterm(end).install()
+        try:
+            _Sigterm(end).install()
+        except ValueError:
+            pass  # a sub-interpreter's main thread, which has no signals
 
 
 def _register_in_worker(worker: Any, end: Callable[[], bool]) -> None:
