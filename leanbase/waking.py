@@ -38,7 +38,9 @@ class Waker:
 
     def start(self) -> None:
         """Begin to listen."""
-        if not hasattr(signal, "pthread_kill") or signal.getsignal(signal.SIGURG) != signal.SIG_DFL:
+        if not hasattr(signal, "pthread_kill"):
+            return
+        if signal.getsignal(signal.SIGURG) not in (signal.SIG_DFL, _do_nothing):  # or inherited
             return
         others = signal.set_wakeup_fd(-1)
         if others != -1:

@@ -28,5 +28,6 @@ class RepeatedLog:
             return
         if len(self._said) >= MAX_KINDS:
             self._said.clear()
+            self._unsaid.clear()
         self._said[kind] = Stopwatch()
         logger.log(level, "%d event(s) %s", events + self._unsaid.pop(kind, 0), what)
