@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ from weakref import WeakSet
 from ..client import Leanbase
 from ..default import default_client
 from ..delivery.scope import DeliveryScope, unfinished_scopes
+from ..forking import reset_in_child
 from ..transports.deadline import Deadline
 from ..transports.receipt import Receipt
 from ..waking import Waker
@@ -91,6 +93,7 @@ class Termination:
             self._previous.append(current)
             signal.signal(signal.SIGTERM, self._handle)
         if self._waker is None:
+            reset_in_child(self)
             self._waker = Waker(signal.SIGTERM)
             self._waker.start()
         if not self._waits_at_exit:
@@ -103,6 +106,12 @@ class Termination:
         self._holders -= 1
         if not self._holders and signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, self._previous.pop())
+
+    def _reset_after_fork(self) -> None:
+        """Give the signal back in a forked child: what that inherits is not for it to send."""
+        if self._previous and signal.getsignal(signal.SIGTERM) == self._handle:
+            with contextlib.suppress(ValueError):  # only the main thread can
+                signal.signal(signal.SIGTERM, self._previous[-1])
 
     def wait(self) -> None:
         """Wait for a flush that is under way; the signal that ends the process comes during it."""

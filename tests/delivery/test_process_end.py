@@ -310,6 +310,19 @@ def test_a_pool_that_is_left_loses_no_buffer(method: str, program: Any, server: 
     assert done.seconds < 15
 
 
+def test_a_pool_inside_a_job_loses_no_buffer(program: Any, server: FaultServer) -> None:
+    """The job handles SIGTERM; that is not for its children."""
+    body = (
+        "leanbase.api_key, leanbase.host = 'k', url\n"
+        "    @leanbase.job\n"
+        "    def nightly():\n"
+        f"        {POOL}\n"
+        "    nightly()"
+    )
+    program(body, server.url)
+    assert sorted(names(server)) == [f"buffered {number}" for number in range(6)]
+
+
 @pytest.mark.slow
 def test_a_pool_that_is_left_says_what_is_lost(program: Any) -> None:
     done = program(POOL, NOBODY)
