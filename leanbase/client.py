@@ -21,8 +21,10 @@ from .transports.receipt import Receipt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import TracebackType
     from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
+    from .delivery.outbox import Outbox
     from .delivery.scope import FlushPolicy
     from .error_tracking.frames import Call
     from .error_tracking.metadata import Metadata
@@ -580,17 +582,26 @@ class Leanbase:
     def _leaves_context(self, error: BaseException | None) -> None:
         self._capture_escaping(error, "CONTEXT")
 
-    def _capture_escaping(self, error: BaseException | None, boundary: str) -> None:
+    def _capture_escaping(
+        self,
+        error: BaseException | None,
+        boundary: str,
+        properties: Mapping[str, Any] | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
         """Capture an exception that leaves a boundary; those that only end a program are let through.
 
         Args:
             error: What leaves, if anything.
             boundary: The boundary's name in `leanbase.error_tracking.metadata`.
+            properties: What the boundary knows besides.
+            traceback: In place of the exception's own, if there is one.
         """
         if issubclass(type(error), Exception):
             from .error_tracking import metadata
 
-            self.report_exception(error, getattr(metadata, boundary))
+            subject = error if traceback is None else (type(error), error, traceback)
+            self.report_exception(subject, getattr(metadata, boundary), properties=properties)
 
     def _is_configured(self) -> bool:
         """Whether there is a client to capture what nobody asked to have captured."""
@@ -630,17 +641,18 @@ class Leanbase:
     def delivery_scope(self, client: Leanbase | None = None, flush: FlushPolicy = "end") -> _ClientScope:
         """Collect the events captured inside the `with` and send them together when it ends.
 
-        Events of any client are collected, in every thread and task that carries the context; what
-        has gathered leaves earlier when it is `flush_at` events or 1 MiB, or has waited `flush_interval`.
+        Events of any client are collected, in every thread and task that carries the context; what has
+        gathered leaves earlier when it is `flush_at` events or 1 MiB, or has waited `flush_interval`. In
+        `async def` code use `async with`: a thread sends, and the event loop goes on meanwhile.
 
         Args:
             client: Also send what this client has retained. Default: this client.
             flush: `"end"`, or `"each"` to let every capture send for itself.
 
         Returns:
-            A context manager that gives a `DeliveryScope`, whose `receipt` says afterwards what became
-            of the events. Leaving it blocks for the send, at most `send_deadline` seconds, also when
-            the body raised.
+            A context manager, also an asynchronous one, that gives a `DeliveryScope`, whose `receipt` says
+            afterwards what became of the events. Leaving it takes as long as the send, at most
+            `send_deadline` seconds, also when the body raised.
 
         Raises:
             ValueError: `flush` is neither.
@@ -659,14 +671,34 @@ class Leanbase:
     def __exit__(self, *exc_info: object) -> None:
         self.shutdown()
 
+    def _outboxes(self) -> list[Outbox]:
+        """Whose retained events leave with a scope of this client."""
+        return [self._current().outbox]
+
     def _close_scope(self, scope: DeliveryScope) -> Receipt:
         """Send what a delivery scope collected, and what this client has retained. Never raises."""
         try:
-            return scope.close(self._current().outbox)
+            return scope.close(*self._outboxes())
         except Exception as error:
             log_internal("delivery_scope", error)
             scope.abandon()
             return Receipt()
+
+    def _close_scope_later(self, scope: DeliveryScope) -> None:
+        """Let a thread do what `_close_scope` does. Does not block. Never raises."""
+        try:
+            scope.close_later(*self._outboxes())
+        except Exception as error:
+            log_internal("delivery_scope", error)
+            scope.abandon()
+
+    async def _close_scope_in_thread(self, scope: DeliveryScope) -> None:
+        """Do what `_close_scope` does while the event loop goes on. Never raises."""
+        try:
+            await scope.close_in_thread(*self._outboxes())
+        except Exception as error:
+            log_internal("delivery_scope", error)
+            scope.abandon()
 
     def _send_scope(self, scope: DeliveryScope, deadline: Deadline) -> Receipt:
         """Send everything that a delivery scope and this client have: the process is about to be killed.
@@ -674,7 +706,7 @@ class Leanbase:
         What other threads have in flight for the scope is sent again.
         """
         try:
-            return scope.send(self._current().outbox, deadline=deadline, take_over=True)
+            return scope.send(*self._outboxes(), deadline=deadline, take_over=True)
         except Exception as error:
             log_internal("delivery_scope", error)
             return Receipt()
@@ -829,6 +861,19 @@ class _ClientScope:
     def __exit__(self, *exc_info: object) -> None:
         try:
             self._client._close_scope(self.scope)
+        except BaseException:
+            self.scope.abandon()
+            raise
+        finally:
+            self._activated.__exit__()
+
+    async def __aenter__(self) -> DeliveryScope:
+        self.scope.is_async = True
+        return self.__enter__()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        try:
+            await self._client._close_scope_in_thread(self.scope)
         except BaseException:
             self.scope.abandon()
             raise

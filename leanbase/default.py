@@ -10,7 +10,6 @@ from contextvars import Context, copy_context
 from functools import partial
 
 from .client import Leanbase
-from .delivery.scope import DeliveryScope
 from .errors import ConfigError
 from .events.event import pinned
 from .forking import reset_in_child
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .delivery.outbox import Outbox
     from .events.event import Draft
     from .pipeline import Pipeline
-    from .transports.deadline import Deadline
     from .transports.receipt import Stats
 
 logger = logging.getLogger("leanbase")
@@ -115,15 +114,9 @@ class DefaultClient(Leanbase):
         except ConfigError:
             return False
 
-    def _close_scope(self, scope: DeliveryScope) -> Receipt:
-        """Send what a delivery scope collected, and what this client, if it is used, has retained."""
-        return scope.close() if self._latest is None else super()._close_scope(scope)
-
-    def _send_scope(self, scope: DeliveryScope, deadline: Deadline) -> Receipt:
-        """Send everything before the process is killed, also this client's, if it is used."""
-        if self._latest is None:
-            return scope.send(deadline=deadline, take_over=True)
-        return super()._send_scope(scope, deadline)
+    def _outboxes(self) -> list[Outbox]:
+        """Its outbox, if it is used."""
+        return [] if self._latest is None else super()._outboxes()
 
     def _current(self) -> Pipeline:
         attributes = vars(sys.modules[__package__])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
+from .. import event_loop
 from ..errors import ClosedError
 from ..events.encoding import EncodedEvent
 from ..interrupts import is_in_signal_handler, raise_interrupt
@@ -18,6 +19,7 @@ from ..settings import OnError
 from ..transports._http.sender import PAUSED
 from ..transports.deadline import Deadline
 from ..transports.receipt import WAITING, Receipt
+from .background import background
 from .scope import FULL_BYTES, DeliveryScope, open_scope, send_deadline
 
 TYPE_CHECKING = False
@@ -64,7 +66,8 @@ class Outbox:
         self._transport = transport
         tells = on_error is not None
         self._ledger = transport.attach(self._report, lambda: self.disabled, owner=owner, tells=tells)
-        self._send_seconds = send_seconds
+        self.send_seconds = send_seconds
+        self.is_buffered = transport.is_buffer
         self._flush_at = flush_at
         self._flush_interval = flush_interval
         self._transmits = transmits
@@ -80,7 +83,8 @@ class Outbox:
     def put(self, event: EncodedEvent) -> bool:
         """Admit an event: into the open delivery scope, else to the transport.
 
-        Blocks for the time of a send, at most the deadline; not at all when a scope collects.
+        Blocks for the time of a send, at most the deadline; not at all when a scope collects, nor on an
+        event loop whose scope is `is_async`.
 
         Returns:
             Whether it was admitted; a full buffer does not.
@@ -95,11 +99,11 @@ class Outbox:
             return True
         if self._on_error is not None and self._is_telling():
             event.is_quiet = not is_in_signal_handler()
-        scope = open_scope()
-        if scope is not None and not scope.is_open:
+        carried = scope = open_scope()
+        if scope is not None and (not scope.is_open or (self.is_buffered and not scope.past_buffers)):
             scope = None
         if self._transport.waits_for_room and not self.disabled:
-            deadline = send_deadline(self._send_seconds)
+            deadline = send_deadline(self.send_seconds)
             if not self._transport.wait_for_room(event, deadline, scope):
                 return False
         if scope is not None:
@@ -113,21 +117,27 @@ class Outbox:
                     return True
         if self.disabled:
             return self._transport.keep(event)
-        return self._transport.put(event, send_deadline(self._send_seconds), scope)
+        if carried is not None and carried.is_async and not self.is_buffered and event_loop.is_running():
+            admitted = self._transport.keep(event)
+            self.send_later()
+            return admitted
+        return self._transport.put(event, send_deadline(self.send_seconds), scope)
 
     def _is_due(self, collected: Collected, scope: DeliveryScope) -> bool:
         """Whether what a scope has collected leaves before it closes."""
         if len(collected.events) >= self._flush_at or collected.bytes >= FULL_BYTES:
             return True
-        return scope.deadline is None and time.monotonic() - collected.since >= self._flush_interval
+        return scope.sends_at_intervals and time.monotonic() - collected.since >= self._flush_interval
 
     def _send_early(self, scope: DeliveryScope) -> None:
         try:
-            self.send_collected(scope)
+            if scope.is_async and event_loop.is_running():
+                self.send_later(scope)
+            else:
+                self.send_collected(scope)
         except Exception as error:
             raise_interrupt(error)
-            logger.error("internal error %s; please report it", type(error).__name__)
-            logger.debug("it happened here:", exc_info=error)
+            _log_internal(error)
 
     def drop(self, reason: str) -> None:
         """Account for an event that was captured but not admitted."""
@@ -149,7 +159,7 @@ class Outbox:
         if self.disabled:
             return self._transport.keep_collected(scope)
         if deadline is None:
-            deadline = send_deadline(self._send_seconds, scope.last_chance if scope.closed else None)
+            deadline = send_deadline(self.send_seconds, scope.last_chance if scope.closed else None)
         if self._ledger.has_untold():
             self._report(())
         over = self._ledger.flights(lambda flight: flight.scope is scope) if take_over else None
@@ -159,12 +169,47 @@ class Outbox:
         """Leave what a scope has collected to the next send."""
         self._transport.keep_collected(scope)
 
+    def send_later(
+        self, scope: DeliveryScope | None = None, done: Callable[[], object] | None = None
+    ) -> None:
+        """Let a thread send what is kept, and what a scope has collected. Does not block.
+
+        Args:
+            scope: The scope.
+            done: Called, in any thread, when that has been tried.
+        """
+        if scope is not None:
+            self._transport.keep_collected(scope)
+        is_pending = self._ledger.kept > 0 if done is None else self.has_pending()
+        if is_pending and not self.disabled:
+            background.send(self, done)
+        elif done is not None:
+            done()
+
+    def send_kept(self, *, waits: bool) -> bool:
+        """Send what is kept; whether that went well. For the thread of `send_later`. Never raises.
+
+        Args:
+            waits: Whether to wait for what other threads are sending as well.
+        """
+        try:
+            if self.disabled:
+                return True
+            deadline = send_deadline(self.send_seconds)
+            if self._ledger.has_untold():
+                self._report(())
+            passed_on = not self._transport.send_pending(deadline).has_retained
+            return passed_on and (not waits or self._transport.join(deadline))
+        except Exception as error:
+            _log_internal(error)
+            return False
+
     def join(self, scope: DeliveryScope | None, deadline: Deadline | None = None) -> None:
         """Wait for the sends of other threads for a scope; with `None`, for those outside of scopes."""
         if self._is_telling() or not self._ledger.has_flights():
             return
         if deadline is None:
-            deadline = send_deadline(self._send_seconds)
+            deadline = send_deadline(self.send_seconds)
         self._transport.join(deadline, lambda flight: flight.scope is scope)
 
     # --- everything ------------------------------------------------------------------------------------
@@ -198,7 +243,7 @@ class Outbox:
         if self.disabled or self._is_telling():
             return self.waiting()
         if deadline is None:
-            deadline = send_deadline(self._send_seconds if timeout is None else timeout, last_chance)
+            deadline = send_deadline(self.send_seconds if timeout is None else timeout, last_chance)
         if self._ledger.has_untold():
             self._report(())
         receipt = self._send_open_scope(deadline)
@@ -276,3 +321,8 @@ class Outbox:
             except Exception as error:
                 raise_interrupt(error)
                 logger.error("on_error raised %s", type(error).__name__)
+
+
+def _log_internal(error: Exception) -> None:
+    logger.error("internal error %s; please report it", type(error).__name__)
+    logger.debug("it happened here:", exc_info=error)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
+from functools import partial
 from weakref import ref
 
-from .. import forking
+from .. import event_loop, forking
 from ..transports.deadline import Deadline
 from ..transports.receipt import Receipt
 
@@ -23,11 +24,19 @@ if TYPE_CHECKING:
     class Sender(Protocol):
         """What collects for a scope and sends: the outbox of a client that captured inside it."""
 
+        @property
+        def is_buffered(self) -> bool: ...
+
+        @property
+        def send_seconds(self) -> float: ...
+
         def send_collected(
             self, scope: DeliveryScope, deadline: Deadline | None, *, take_over: bool = False
         ) -> Receipt: ...
 
         def keep_collected(self, scope: DeliveryScope) -> None: ...
+
+        def send_later(self, scope: DeliveryScope, done: Callable[[], object] | None = None) -> None: ...
 
         def flush(self, *, deadline: Deadline | None, last_chance: LastChance | None) -> Receipt: ...
 
@@ -54,6 +63,7 @@ class DeliveryScope:
             deadline may be a long one: there events leave with the first capture after the oldest of them
             has waited `flush_interval`, too.
         last_chance: Whether its close is one, because the process may end after it; see `Deadline`.
+        is_handlers: Whether it is that of a handler, job or task, whose context a request inside shares.
 
     Attributes:
         receipt: What became of the events captured inside, each once with its last outcome. Complete when
@@ -62,16 +72,23 @@ class DeliveryScope:
         finished: Whether it is closed, and everything in it has an outcome.
         deferred: Whether it is closed later than it is left, by somebody else.
         senders: Whose events it has.
+        is_async: Whether a thread sends for it what is captured on an event loop.
 
     Raises:
         ValueError: `flush` is neither.
     """
+
+    is_request = False
+    past_buffers = True
+    """Whether the events of clients with a buffer are collected as well."""
 
     def __init__(
         self,
         flush: FlushPolicy = "end",
         deadline: Deadline | None = None,
         last_chance: LastChance | None = None,
+        *,
+        is_handlers: bool = False,
     ) -> None:
         if flush not in ("end", "each"):
             raise ValueError(f"flush must be 'end' or 'each', not {flush!r}")
@@ -81,6 +98,8 @@ class DeliveryScope:
         self.closed = False
         self.finished = False
         self.deferred = False
+        self.is_handlers = is_handlers
+        self.is_async = False
         self.collects = flush == "end"
         self.senders: dict[Sender, None] = {}
         self._activated: ref[activate] | None = None
@@ -97,6 +116,11 @@ class DeliveryScope:
     def is_open(self) -> bool:
         """Whether events are captured in it: it is not closed, nor a parent process's."""
         return not self.closed and self._generation == forking.generation
+
+    @property
+    def sends_at_intervals(self) -> bool:
+        """Whether it may be open for long, so that its events do not wait for its close."""
+        return self.deadline is None
 
     def is_orphan(self) -> bool:
         """Whether the `with` block that was to close it is gone."""
@@ -119,7 +143,7 @@ class DeliveryScope:
         senders = list(self.senders)
         for sender in senders:
             receipt += sender.send_collected(self, deadline, take_over=take_over)
-        for sender in others:
+        for sender in self._of(others):
             if sender not in senders:
                 receipt += sender.flush(deadline=deadline, last_chance=self.last_chance)
         if take_over and deadline is not None:
@@ -147,16 +171,62 @@ class DeliveryScope:
             self._finish()
         return receipt
 
+    def _of(self, others: Sequence[Sender]) -> list[Sender]:
+        """Those that do not have a buffer, which sends for itself."""
+        return [sender for sender in others if self.past_buffers or not sender.is_buffered]
+
+    def send_later(self, *others: Sender) -> None:
+        """Let a thread send everything, soon. Does not block."""
+        if self.is_of_this_process:
+            for sender in {**self.senders, **dict.fromkeys(self._of(others))}:
+                sender.send_later(self)
+
+    def close_later(self, *others: Sender) -> None:
+        """Close, and let a thread send everything, soon. Does not block."""
+        if not self.finished and self.is_of_this_process:
+            self.closed = True
+            try:
+                self.send_later(*others)
+            finally:
+                self._finish()
+
+    async def send_in_thread(self, *others: Sender) -> None:
+        """Send everything as `send` does, while the event loop goes on; where there is none, it blocks.
+
+        If it takes longer than the deadline of a send, the rest is left to the thread.
+        """
+        if not event_loop.is_running():
+            self.send(*others)
+        elif self.is_of_this_process:
+            senders = {**self.senders, **dict.fromkeys(self._of(others))}
+            await event_loop.all_called(
+                [partial(sender.send_later, self) for sender in senders],
+                timeout=send_deadline(
+                    max([sender.send_seconds for sender in senders], default=0)
+                ).remaining(),
+            )
+
+    async def close_in_thread(self, *others: Sender) -> None:
+        """Close as `close` does, while the event loop goes on."""
+        if not event_loop.is_running():
+            self.close(*others)
+        elif not self.finished and self.is_of_this_process:
+            self.closed = True
+            try:
+                await self.send_in_thread(*others)
+            finally:
+                self._finish()
+
     def abandon(self) -> None:
         """Leave what was collected to the next send of each client: an interrupt has ended the close."""
         self.closed = True
-        self.deferred = False
         for sender in list(self.senders):
             sender.keep_collected(self)
         self._finish()
 
     def _finish(self) -> None:
         self.finished = True
+        self.deferred = False
         self._outer = None  # or scopes opened in contexts of earlier ones would be an endless chain
         _unfinished.discard(self)
 
@@ -169,6 +239,40 @@ class DeliveryScope:
                 if self.receipt is before:  # else a signal handler has sent something just now
                     self.receipt = after
                     return
+
+
+class RequestScope(DeliveryScope):
+    """The scope of a request of a web application.
+
+    Args:
+        flush: As for `DeliveryScope`.
+        deadline: As for `DeliveryScope`.
+        is_async: As for `DeliveryScope`.
+        is_long: Whether its events do not wait for its close, as in a WebSocket's.
+        past_buffers: Whether the events of clients with a buffer are collected as well. Elsewhere the buffer
+            does the batching, and a request costs no send.
+    """
+
+    is_request = True
+
+    def __init__(
+        self,
+        flush: FlushPolicy,
+        deadline: Deadline | None,
+        *,
+        is_async: bool,
+        is_long: bool,
+        past_buffers: bool,
+    ) -> None:
+        super().__init__(flush, deadline)
+        self.is_async = is_async
+        self.past_buffers = past_buffers
+        self._is_long = is_long
+
+    @property
+    def sends_at_intervals(self) -> bool:
+        """Whether it may be open for long, so that its events do not wait for its close."""
+        return self._is_long
 
 
 _open_scope: ContextVar[DeliveryScope | None] = ContextVar("leanbase_delivery", default=None)

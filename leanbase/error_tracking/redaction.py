@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote_plus
 
 from .secrets import looks_random, mask_credentials, mask_known
 
@@ -121,6 +121,22 @@ class Redaction:
 
     def _parameter(self, found: re.Match[str]) -> str:
         return f"{found[1]}{REDACTED}" if self.is_masked(found[1]) else found[0]
+
+
+def redacted_url(url: str) -> str:
+    """A URL without the values of query parameters that have a secret's name.
+
+    >>> redacted_url("https://example.com/reset?page=2&token=abc")
+    'https://example.com/reset?page=2&token=$$_leanbase_redacted_based_on_masking_rules_$$'
+    """
+    path, mark, query = url.partition("?")
+    if not mark:
+        return url
+    shown = []
+    for part in query.split("&"):
+        name, equals, _ = part.partition("=")
+        shown.append(f"{name}={REDACTED}" if equals and _is_secret_name(unquote_plus(name)) else part)
+    return f"{path}?{'&'.join(shown)}"
 
 
 def _secrets_of(environment: Mapping[str, str], mask: Matcher) -> Sequence[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from functools import cache
@@ -45,6 +46,53 @@ class Layer:
         self.number = 0  # as long as nobody has asked for it
 
 
+class Found:
+    """Identity and tags that were looked up for a context."""
+
+    __slots__ = ("device_id", "distinct_id", "session_id", "tags")
+
+    def __init__(
+        self,
+        distinct_id: str | None = None,
+        session_id: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.distinct_id = distinct_id
+        self.session_id = session_id
+        self.device_id: str | None = None
+        self.tags = tags or {}
+
+
+class Lookup:
+    """Identity and tags of a context that are looked up when they are first asked for, once.
+
+    What the application has set itself wins over them.
+
+    Args:
+        find: Looks them up. It may be called in any thread that carries the context.
+    """
+
+    __slots__ = ("_find", "_found", "_lock")
+
+    def __init__(self, find: Callable[[], Found]) -> None:
+        self._find: Callable[[], Found] | None = find
+        self._found = Found()
+        self._lock = threading.RLock()
+
+    def found(self) -> Found:
+        """What was looked up; inside the look-up itself nothing is known yet."""
+        if self._find is not None:
+            with self._lock:
+                find, self._find = self._find, None
+                if find is not None:
+                    try:
+                        self._found = find()
+                    except Exception as error:
+                        raise_interrupt(error)
+                        logger.warning("identity and tags could not be read: %s", type(error).__name__)
+        return self._found
+
+
 class Context:
     """What a task or thread has set in one layer, and the context around it. Never changed once it is made.
 
@@ -57,16 +105,20 @@ class Context:
         "fresh",
         "generation",
         "layer",
+        "lookup",
         "overrides",
         "parent",
         "session_id",
         "tags",
     )
 
-    def __init__(self, parent: Context | None, fresh: bool, layer: Layer) -> None:
+    def __init__(
+        self, parent: Context | None, fresh: bool, layer: Layer, lookup: Lookup | None = None
+    ) -> None:
         self.parent = parent
         self.fresh = fresh
         self.layer = layer
+        self.lookup = lookup
         self.tags: dict[str, Any] = {}
         self.distinct_id: str | None = None
         self.session_id: str | None = None
@@ -76,7 +128,7 @@ class Context:
 
     def replaced(self, **values: Any) -> Context:
         """The same with other values."""
-        copy = Context(self.parent, self.fresh, self.layer)
+        copy = Context(self.parent, self.fresh, self.layer, self.lookup)
         copy.tags = self.tags
         copy.distinct_id = self.distinct_id
         copy.session_id = self.session_id
@@ -98,6 +150,8 @@ class Context:
         """A copy of all tags, inner values over outer ones."""
         tags: dict[str, Any] = {}
         for context in reversed(self.outwards()):
+            if context.lookup is not None:
+                tags.update(context.lookup.found().tags)
             tags.update(context.tags)
         return tags
 
@@ -106,6 +160,10 @@ class Context:
         for context in self.outwards():
             if (value := getattr(context, attribute)) is not None:
                 return value
+            if context.lookup is not None:
+                value = getattr(context.lookup.found(), attribute)
+                if value is not None:
+                    return value
         return None
 
 
@@ -144,6 +202,9 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         fresh: `True` starts empty; by default everything that is not set here is inherited from
             the context around it.
         on_exception: Called, with the context still active, with an `Exception` that leaves it.
+        lookup: Identity and tags that the context begins with.
+        detached: Whether it has no context around it at all: it is that of a request, and what is open
+            here belongs to another one.
 
     Does not block and never raises. Works in `async def` code with the plain `with`.
 
@@ -154,15 +215,25 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         {'plan': 'pro'}
     """
 
-    __slots__ = ("_entered", "_fresh", "_on_exception")
+    __slots__ = ("_detached", "_entered", "_fresh", "_lookup", "_on_exception")
 
-    def __init__(self, fresh: bool = False, on_exception: OnException | None = None) -> None:
+    def __init__(
+        self,
+        fresh: bool = False,
+        on_exception: OnException | None = None,
+        *,
+        lookup: Lookup | None = None,
+        detached: bool = False,
+    ) -> None:
         self._fresh = False if fresh is False else _is_true(fresh) or False
         self._on_exception = on_exception
+        self._lookup = lookup
+        self._detached = detached
         self._entered: list[tuple[Context, Token[Context | None]]] = []
 
     def __enter__(self) -> None:
-        context, outer = Context(active(), self._fresh, Layer()), innermost.get()
+        parent, outer = None if self._detached else active(), innermost.get()
+        context = Context(parent, self._fresh, Layer(), self._lookup)
         try:
             self._entered.append((context, innermost.set(context)))
         except BaseException:  # an interrupt: nobody will leave what was not entered
@@ -191,7 +262,9 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
             try:
                 if here is not None and is_innermost:
                     innermost.reset(token)
-                    innermost.set(here.parent)  # not what it was: a generator's consumer may be another now
+                    if not self._detached:
+                        # Not what it was: a generator's consumer may be another now.
+                        innermost.set(here.parent)
             except ValueError:
                 is_innermost = False  # this is a copy of the `contextvars.Context` that it was entered in
                 innermost.set(context.parent)

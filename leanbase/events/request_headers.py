@@ -68,7 +68,7 @@ class Headers:
 
 
 def request_tags(
-    headers: Headers, *, url: str | None, method: str | None, path: str | None
+    headers: Headers, *, url: str | None, method: str | None, path: str | None, ip: str | None
 ) -> dict[str, str]:
     """The tags of a request (§5.2); what is missing is left out.
 
@@ -77,18 +77,35 @@ def request_tags(
         url: Its absolute URL.
         method: Its method.
         path: Its path, without the query.
+        ip: The address of who asks.
     """
     agent = headers.get("user-agent")
-    forwarded = (headers.get("x-forwarded-for") or "").partition(",")[0].strip()
     tags = {
         "$current_url": url,
         "$request_method": method,
         "$request_path": path,
-        "$ip": forwarded,
+        "$ip": ip,
         "$user_agent": agent,
         "$raw_user_agent": agent,
     }
     return {name: value for name, value in tags.items() if value}
+
+
+def forwarded_for(headers: Headers, *, last: bool = False) -> str | None:
+    """The client's address as the proxies have it.
+
+    Args:
+        headers: The headers of a request.
+        last: Whether the last proxy alone is believed, which appends what it has seen itself.
+    """
+    addresses = (headers.get("x-forwarded-for") or "").split(",")
+    return addresses[-1 if last else 0].strip() or None
+
+
+def forwarded_scheme(headers: Headers) -> str | None:
+    """The scheme that the client used, as the proxy in front has it."""
+    scheme = (headers.get("x-forwarded-proto") or "").partition(",")[0].strip().lower()
+    return scheme if scheme in ("http", "https") else None
 
 
 def sanitize_header(value: object) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..delivery.scope import activate
-from ..events.contexts import new_context
+from ..events.contexts import innermost, new_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,33 +11,46 @@ if TYPE_CHECKING:
 
     from ..client import Leanbase
     from ..delivery.scope import DeliveryScope
+    from ..events.contexts import Context
 
 
 class Boundary:
-    """Around some work: a fresh context and a delivery scope, which is closed however the work ends.
+    """Around some work: a context and a delivery scope, which is closed however the work ends.
 
     Subclasses say what is special about their work: `begin` after the context and the scope are entered,
-    `close` in place of closing the scope at once, `end` after it.
+    `capture` an exception that escapes, `close` in place of closing the scope at once, `end` after it.
 
     Args:
         client: Captures exceptions that escape, and sends what it has retained with the scope.
         scope: Collects the events of the work.
         name: The boundary's name in `leanbase.error_tracking.metadata`.
         capture_exceptions: Whether an exception that escapes is captured.
+        context: The context of the work. Default: a fresh one.
     """
 
     def __init__(
-        self, client: Leanbase, scope: DeliveryScope, name: str, *, capture_exceptions: bool
+        self,
+        client: Leanbase,
+        scope: DeliveryScope,
+        name: str,
+        *,
+        capture_exceptions: bool,
+        context: new_context | None = None,
     ) -> None:
         self.client = client
         self.scope = scope
         self._name = name
         self._capture_exceptions = capture_exceptions
         self._activated = activate(scope)
-        self._context = new_context(fresh=True)
+        self._context = context or new_context(fresh=True)
+        self._context_left: Context | None = None
 
     def begin(self) -> None:
         """Begin the work: what is captured from here on belongs to it. Must not raise."""
+
+    def capture(self, error: BaseException | None) -> None:
+        """Capture what escapes, if anything does."""
+        self.client._capture_escaping(error, self._name)
 
     def close(self, error: BaseException | None) -> None:
         """Close the scope, in which all events of the work are now."""
@@ -57,6 +70,7 @@ class Boundary:
 
     def _leave(self) -> None:
         self.end()
+        self._context_left = innermost.get()
         self._activated.__exit__()
         self._context.__exit__(None, None, None)
 
@@ -64,7 +78,7 @@ class Boundary:
         # Each step is followed by the next, also when a signal handler raises in it.
         try:
             if self._capture_exceptions:
-                self.client._capture_escaping(exc, self._name)
+                self.capture(exc)
         finally:
             try:
                 self.close(exc)
@@ -72,6 +86,33 @@ class Boundary:
                 self.scope.abandon()
                 raise
             finally:
-                self.end()
-                self._activated.__exit__()
-                self._context.__exit__(exc_type, exc, traceback)
+                self._leave()
+
+    def resumed(self) -> Resumed:
+        """Enter the context and the scope once more, by `with`, after they were left: the work goes on."""
+        return Resumed(self)
+
+
+class Resumed:
+    """What `Boundary.resumed` returns."""
+
+    __slots__ = ("_activated", "_boundary", "_outer")
+
+    def __init__(self, boundary: Boundary) -> None:
+        self._boundary = boundary
+        self._activated = activate(boundary.scope)
+        self._outer: Context | None = None
+
+    def __enter__(self) -> None:
+        self._outer = innermost.get()
+        try:
+            innermost.set(self._boundary._context_left)
+            self._activated.__enter__()
+        except BaseException:  # an interrupt: nobody will leave what was not entered
+            innermost.set(self._outer)
+            raise
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._boundary._context_left = innermost.get()
+        self._activated.__exit__()
+        innermost.set(self._outer)

@@ -97,7 +97,7 @@ class _Run(Boundary):
     """One run of a job, which SIGTERM may end."""
 
     def __init__(self, client: Leanbase, flush: FlushPolicy, capture_exceptions: bool) -> None:
-        scope = DeliveryScope(flush, last_chance="full")
+        scope = DeliveryScope(flush, last_chance="full", is_handlers=True)
         super().__init__(client, scope, "JOB", capture_exceptions=capture_exceptions)
         self._termination = termination()
         self._installed = False

@@ -20,7 +20,7 @@ class RepeatedLog:
         self._said: dict[Hashable, Stopwatch] = {}
         self._unsaid: dict[Hashable, int] = {}
 
-    def log(self, level: int, kind: Hashable, events: int, what: str) -> None:
+    def log(self, level: int, kind: Hashable, events: int, what: str, things: str = "event(s)") -> None:
         """Log `N event(s) what`, where N includes those of the times when it was not said."""
         said = self._said.get(kind)
         if said is not None and said.seconds() < SILENT_SECONDS:
@@ -30,4 +30,4 @@ class RepeatedLog:
             self._said.clear()
             self._unsaid.clear()
         self._said[kind] = Stopwatch()
-        logger.log(level, "%d event(s) %s", events + self._unsaid.pop(kind, 0), what)
+        logger.log(level, "%d %s %s", events + self._unsaid.pop(kind, 0), things, what)

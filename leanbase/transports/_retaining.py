@@ -85,10 +85,13 @@ class RetainingTransport(BaseTransport):
         ledger: Where each event is, and the one list of sends in flight.
         report: Receives what a send has retained, or a call refused; tells what the ledger has not told.
         is_disabled: Whether nothing may be sent for now.
+        is_buffer: Whether it sends by itself what it keeps.
 
     Raises:
         ConfigError: `inner` retains as well; two would keep each event twice.
     """
+
+    is_buffer = False
 
     def __init__(
         self, inner: BaseTransport, *, limit: int, limit_bytes: int, waits_for_room: bool = False

@@ -54,6 +54,7 @@ class BufferedTransport(RetainingTransport):
     """
 
     requires = ("api_key", "host")
+    is_buffer = True
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leanbase.events.request_headers import Headers, request_tags, sanitize_header
+from leanbase.events.request_headers import Headers, forwarded_for, request_tags, sanitize_header
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,8 @@ def test_m4_what_cannot_be_read_counts_as_missing() -> None:
 
 def test_5_2_request_tags() -> None:
     headers = Headers.of({"User-Agent": "curl/8", "X-Forwarded-For": " 203.0.113.7 , 10.0.0.1"})
-    assert request_tags(headers, url="https://e.com/a?b=1", method="GET", path="/a") == {
+    ip = forwarded_for(headers)
+    assert request_tags(headers, url="https://e.com/a?b=1", method="GET", path="/a", ip=ip) == {
         "$current_url": "https://e.com/a?b=1",
         "$request_method": "GET",
         "$request_path": "/a",
@@ -65,7 +66,9 @@ def test_5_2_request_tags() -> None:
         "$user_agent": "curl/8",
         "$raw_user_agent": "curl/8",
     }
-    assert request_tags(Headers.of({}), url=None, method="", path=None) == {}
+    assert request_tags(Headers.of({}), url=None, method="", path=None, ip=None) == {}
+    assert forwarded_for(headers, last=True) == "10.0.0.1"
+    assert forwarded_for(Headers.of({})) is None
 
 
 @given(st.recursive(st.text() | st.binary() | st.none() | st.integers(), st.lists, max_leaves=8))

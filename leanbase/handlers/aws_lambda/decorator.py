@@ -117,7 +117,8 @@ def lambda_handler(
         def invocation(event: Any, context: Any, others: tuple[Any, ...]) -> Invocation:
             if others and _is_context(others[0]) and not _is_context(context):
                 event, context = context, others[0]  # the handler is a method
-            scope = DeliveryScope("each" if flush == "each" else "end", time_limit(context))
+            policy: FlushPolicy = "each" if flush == "each" else "end"
+            scope = DeliveryScope(policy, time_limit(context), is_handlers=True)
             return Invocation(
                 event, context, client or default_client, scope, extension, capture_exceptions, idempotent
             )

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from ...events.contexts import identify_context, set_context_session, tag_all
-from ...events.request_headers import Headers, request_tags
+from ...events.request_headers import Headers, forwarded_for, forwarded_scheme, request_tags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,22 @@ def tag_request(event: object) -> None:
     if request is not None:
         method, path, url_path, query = request
         url = _url(event, headers, url_path, query)
-        tag_all(request_tags(headers, url=url, method=method, path=path))
+        ip = source_ip(event, headers)
+        tag_all(request_tags(headers, url=url, method=method, path=path, ip=ip))
+
+
+def source_ip(event: object, headers: Headers) -> str | None:
+    """The address of who asks: what the platform says, which nobody else can.
+
+    Args:
+        event: An HTTP event.
+        headers: Its headers. Those that a client may have sent itself count only where there is no more.
+    """
+    context = _mapping(raw(event).get("requestContext"))
+    if "elb" in context:
+        return forwarded_for(headers, last=True)
+    seen = [_text(_mapping(context.get(part)).get("sourceIp")) for part in ("http", "identity")]
+    return next(filter(None, seen), None) or forwarded_for(headers)
 
 
 def _request_line(event: Mapping[str, Any]) -> tuple[str | None, str | None, str | None, str] | None:
@@ -79,8 +94,12 @@ def _url(event: Mapping[str, Any], headers: Headers, path: str | None, query: st
     host = headers.get("host") or _text(domain)
     if not host or not path:
         return None
-    scheme = headers.get("x-forwarded-proto") or "https"
-    return f"{scheme}://{host}{path}{'?' + query if query else ''}"
+    url = f"{forwarded_scheme(headers) or 'https'}://{host}{path}"
+    if not query:
+        return url
+    from ...error_tracking.redaction import redacted_url
+
+    return redacted_url(f"{url}?{query}")
 
 
 # --- when it came to be ------------------------------------------------------------------------------

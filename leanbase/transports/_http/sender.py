@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from ... import forking
+from ... import event_loop, forking
 from ...errors import RejectedError, TransportError
 from ...interrupts import raise_interrupt
 from ..deadline import Deadline
@@ -85,6 +85,8 @@ class HttpSender:
         if deadline.expired:
             # Says nothing about the peer, so the breaker does not hear of it.
             raise TransportError("there was no time left to send", reason=DEADLINE)
+        if deadline.last_chance != "full" and event_loop.is_running():  # at an end it may
+            event_loop.warn_of_blocking()
         given = deadline.remaining()
         ticket = self._breaker.try_acquire()
         retries = self._max_retries

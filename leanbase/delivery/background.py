@@ -1,0 +1,140 @@
+"""Sends in threads of their own, for callers that must not wait: event loops and threaded servers.
+
+What a client is to send is in the ledger of its transport already. So one send of it takes everything that
+has gathered: scopes that close while all threads are busy are merged into the next one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from ..forking import reset_in_child
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Sender(Protocol):
+        """A client's outbox."""
+
+        def send_kept(self, *, waits: bool) -> bool: ...
+
+
+MOST_THREADS = 4
+"""So many clients send at a time. The sends of one client follow one another."""
+
+IDLE_SECONDS = 10.0
+"""So long a thread waits for more to do."""
+
+REST_SECONDS = 0.5
+"""So long a client that has just failed is left alone, unless somebody waits for it."""
+
+
+class _Task:
+    """What is to be done for one client."""
+
+    __slots__ = ("callbacks", "is_running", "is_wanted", "not_before")
+
+    def __init__(self) -> None:
+        self.callbacks: list[Callable[[], object]] = []
+        self.is_wanted = False
+        self.is_running = False
+        self.not_before = 0.0
+
+    def seconds_until_due(self, now: float) -> float | None:
+        """When to begin; `None` if there is nothing to begin."""
+        if self.is_running or not self.is_wanted:
+            return None
+        return 0.0 if self.callbacks else max(0.0, self.not_before - now)
+
+
+class BackgroundSender:
+    """A few threads, started when there is something to send. They end with the process, or when idle."""
+
+    def __init__(self) -> None:
+        self._reset_after_fork()
+
+    def _reset_after_fork(self) -> None:
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._tasks: dict[Sender, _Task] = {}
+        self._threads = 0
+        self._idle = 0
+
+    def send(self, sender: Sender, done: Callable[[], object] | None = None) -> None:
+        """Let a client send soon what it keeps. Does not block.
+
+        Args:
+            sender: The client's outbox.
+            done: Called in a thread when everything has been tried that was kept by now. Somebody waits for
+                it, so a client that has just failed is not left alone.
+        """
+        with self._lock:
+            task = self._tasks.setdefault(sender, _Task())
+            task.is_wanted = True
+            if done is not None:
+                task.callbacks.append(done)
+            starts = not self._idle and self._threads < MOST_THREADS
+            self._threads += starts
+            self._changed.notify()
+        if starts:
+            self._start()
+
+    def _start(self) -> None:
+        reset_in_child(self)
+        try:
+            threading.Thread(target=self._work, name="leanbase-sender", daemon=True).start()
+        except RuntimeError:  # at the end of the process, or in a sub-interpreter
+            with self._lock:
+                self._threads -= 1
+                tasks = list(self._tasks.values())
+                self._tasks.clear()
+            for task in tasks:  # what is kept has its turn with the next send, or at the exit
+                for done in task.callbacks:
+                    done()
+
+    def _work(self) -> None:
+        while (chosen := self._next()) is not None:
+            sender, task, callbacks = chosen
+            failed = True
+            try:
+                failed = not sender.send_kept(waits=bool(callbacks))
+            finally:
+                with self._lock:
+                    task.is_running = False
+                    task.not_before = time.monotonic() + REST_SECONDS if failed else 0.0
+                    self._changed.notify()
+                for done in callbacks:
+                    done()
+
+    def _next(self) -> tuple[Sender, _Task, list[Callable[[], object]]] | None:
+        """Take what is due next, and wait for it; `None` when the thread is to end."""
+        with self._lock:
+            until = time.monotonic() + IDLE_SECONDS
+            while True:
+                now = time.monotonic()
+                soonest = until - now
+                for sender, task in list(self._tasks.items()):
+                    seconds = task.seconds_until_due(now)
+                    if seconds == 0.0:
+                        callbacks, task.callbacks = task.callbacks, []
+                        task.is_wanted, task.is_running = False, True
+                        return sender, task, callbacks
+                    if seconds is not None:
+                        soonest = min(soonest, seconds)
+                        until = max(until, now + seconds)
+                    elif not task.is_running and now >= task.not_before:
+                        del self._tasks[sender]
+                if soonest <= 0:
+                    self._threads -= 1
+                    return None
+                self._idle += 1
+                try:
+                    self._changed.wait(soonest)
+                finally:
+                    self._idle -= 1
+
+
+background = BackgroundSender()

@@ -1,0 +1,363 @@
+"""One request of a web application: identity and tags, failures, and when its events leave."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from ..client import Leanbase
+from ..default import default_client
+from ..delivery.scope import DeliveryScope, RequestScope, open_scope
+from ..errors import ConfigError
+from ..events.contexts import Found, Lookup, new_context
+from ..guard import log_internal
+from ..interrupts import raise_interrupt
+from ..transports._repeated import RepeatedLog
+from .boundary import Boundary
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator
+    from types import TracebackType
+    from typing import Any, Literal, TypeAlias
+
+    from ..events.request_headers import Headers
+    from ..transports.deadline import Deadline
+
+    RequestFlushPolicy: TypeAlias = Literal["auto", "before_response", "after_response", "each"]
+
+    Description: TypeAlias = tuple[Headers, dict[str, Any], str | None]
+    """The headers of a request, its tags, and the id of a user that the framework knows."""
+
+logger = logging.getLogger("leanbase")
+
+FLUSH_POLICIES = ("auto", "before_response", "after_response", "each")
+
+FREEZING = ("AWS_LAMBDA_FUNCTION_NAME", "K_SERVICE", "FUNCTION_TARGET", "VERCEL")
+"""Variables of platforms that may freeze a process as soon as its response is out."""
+
+REQUEST_KEY = "leanbase.request"
+"""Where a WSGI environ and an ASGI scope have the request that they belong to."""
+
+FAILED_STATUS = 500
+"""From this status on a response says that the application has failed."""
+
+
+class RequestOptions:
+    """How an application's requests are tracked: the keywords that all middlewares have.
+
+    Args:
+        client: Captures the exceptions of requests, and sends what it has retained with their events.
+            Default: the default client.
+        flush: When the events of a request leave: `"before_response"`, `"after_response"`, `"each"` inside
+            every capture, or `"auto"`: before the response where the platform may freeze the process
+            afterwards (AWS Lambda, Cloud Run, Cloud Functions, Vercel), after it everywhere else.
+        capture_exceptions: Whether the exceptions of requests are captured.
+        request_filter: Gets what the framework has for a request; false leaves this one alone.
+        extra_tags: Gets the same; returns more tags, or `None`.
+        tag_map: Gets the dict of all tags and returns the one to use. If it raises, there are no tags: it may
+            be a filter for privacy.
+
+    Raises:
+        ConfigError: `flush` is something else.
+        TypeError: `client` is not a client.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: Leanbase | None = None,
+        flush: RequestFlushPolicy = "auto",
+        capture_exceptions: bool = True,
+        request_filter: Callable[[Any], object] | None = None,
+        extra_tags: Callable[[Any], Mapping[str, Any] | None] | None = None,
+        tag_map: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
+    ) -> None:
+        if flush not in FLUSH_POLICIES:
+            raise ConfigError(f"flush must be {', '.join(map(repr, FLUSH_POLICIES))}, not {flush!r}")
+        if client is not None and not isinstance(client, Leanbase):
+            raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
+        freezes = any(name in os.environ for name in FREEZING)
+        self.flush = flush if flush != "auto" else "before_response" if freezes else "after_response"
+        self.client = client or default_client
+        self.capture_exceptions = capture_exceptions
+        self._request_filter = _callable(request_filter, "request_filter")
+        self._extra_tags = _callable(extra_tags, "extra_tags")
+        self._tag_map = _callable(tag_map, "tag_map")
+
+    def track(self, request: Any) -> bool:
+        """Whether a request is tracked."""
+        if self._request_filter is None:
+            return True
+        try:
+            return bool(self._request_filter(request))
+        except Exception as error:
+            raise_interrupt(error)
+            _warn("request_filter", error, "the request is tracked")
+            return True
+
+    def look_up(self, describe: Callable[[], Description], request: Any) -> Found:
+        """The identity and the tags of a request.
+
+        Args:
+            describe: Reads the request.
+            request: What the framework has for it.
+        """
+        headers, tags, user_id = describe()
+        if self._extra_tags is not None:
+            try:
+                tags.update(self._extra_tags(request) or {})
+            except Exception as error:
+                raise_interrupt(error)
+                _warn("extra_tags", error, "they are left out")
+        if self._tag_map is not None:
+            try:
+                tags = dict(self._tag_map(tags))
+            except Exception as error:
+                raise_interrupt(error)
+                tags = {}
+                _warn("tag_map", error, "the events of the request carry no tags")
+        return Found(headers.distinct_id or user_id, headers.session_id, tags)
+
+
+def _callable(given: Any, option: str) -> Any:
+    if given is None or callable(given):
+        return given
+    logger.warning("%s must be callable, not %s; it is ignored", option, type(given).__name__)
+    return None
+
+
+def attempt(what: str, read: Callable[[], Any]) -> Any:
+    """What a part of a request's description reads; `None`, and a log record, if it raises."""
+    try:
+        return read()
+    except Exception as error:
+        raise_interrupt(error)
+        _warn(what, error, "it is left out")
+        return None
+
+
+def _warn(what: str, error: Exception, consequence: str) -> None:
+    text = f"whose {what} failed with {type(error).__name__}; {consequence}"
+    _repeated.log(logging.WARNING, what, 1, text, "request(s)")
+
+
+class WebRequest(Boundary):
+    """One request, from its arrival to the end of its response.
+
+    Its context and its scope are entered by `with`, for as long as the application handles it, and resumed
+    for what it does later. `finish`, or `finish_in_thread`, closes the scope.
+
+    Inside another boundary, a handler's or a job's, it has a context alone: the outermost one sends.
+
+    Args:
+        options: How requests are tracked.
+        name: The boundary's name in `leanbase.error_tracking.metadata`.
+        describe: Reads the request, when its identity or tags are asked for.
+        request: What the framework has for the request.
+        outer: The boundary that the same request is inside of already.
+        is_concurrent: Whether other requests are handled meanwhile, by other threads or on an event loop,
+            so that this one must not make them wait.
+        is_async: Whether it is handled on an event loop.
+        is_long: Whether it may last, as a WebSocket does.
+        deadline: No send may outlast it.
+
+    Attributes:
+        status: That of its response, as soon as it is known.
+        error: An exception that the application may still turn into a response.
+        is_nested: Whether it is inside another boundary.
+    """
+
+    is_nested = True  # as long as it is not made
+
+    def __init__(
+        self,
+        options: RequestOptions,
+        name: str,
+        describe: Callable[[], Description],
+        request: Any,
+        *,
+        outer: object = None,
+        is_concurrent: bool = True,
+        is_async: bool = False,
+        is_long: bool = False,
+        deadline: Deadline | None = None,
+    ) -> None:
+        around: DeliveryScope | None = outer.scope if isinstance(outer, WebRequest) else _scope_around()
+        self.is_nested = around is not None
+        self.sends_before_response = options.flush == "before_response" and not self.is_nested
+        scope = around or RequestScope(
+            "each" if options.flush == "each" else "end",
+            deadline,
+            is_async=is_async,
+            is_long=is_long,
+            past_buffers=self.sends_before_response,
+        )
+        inherits = isinstance(outer, WebRequest) or scope.is_handlers
+        super().__init__(
+            options.client,
+            scope,
+            name,
+            capture_exceptions=options.capture_exceptions,
+            context=new_context(
+                fresh=not inherits,
+                detached=not inherits,
+                lookup=Lookup(lambda: options.look_up(describe, request)),
+            ),
+        )
+        self._blocks = self.sends_before_response or not is_concurrent
+        self.is_inside = False
+        self.status: int | None = None
+        self.error: BaseException | None = None
+        self._unsent_bytes: int | None = None
+        while _unclosed:
+            client, forgotten = _unclosed.popleft()
+            client._close_scope_later(forgotten)
+
+    def begin(self) -> None:
+        self.is_inside = True
+
+    def end(self) -> None:
+        self.is_inside = False
+
+    def capture(
+        self,
+        error: BaseException | None,
+        name: str | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """Capture an exception of the application.
+
+        Args:
+            error: The exception.
+            name: The boundary that saw it. Default: this one.
+            traceback: That of the exception, where the framework has taken it away since.
+        """
+        if self._capture_exceptions and error is not None:
+            properties = None if self.status is None else {"$response_status_code": self.status}
+            self.client._capture_escaping(error, name or self._name, properties, traceback)
+
+    def close(self, error: BaseException | None) -> None:
+        """Leave the scope to `finish`: the response is still to come."""
+        if not self.is_nested:
+            self.scope.deferred = not self.scope.finished
+
+    def finish(self) -> None:
+        """Close the scope. Blocks for the send where it has to be done by now, or no other request waits."""
+        if not self.is_nested and not self.scope.finished:
+            if self._blocks:
+                self.client._close_scope(self.scope)
+            else:
+                self.client._close_scope_later(self.scope)
+
+    def finish_later(self) -> None:
+        """Close the scope; a thread sends."""
+        if not self.is_nested:
+            self.client._close_scope_later(self.scope)
+
+    def send_later(self) -> None:
+        """Let a thread send what was captured so far; more may come."""
+        if not self.is_nested:
+            try:
+                self.scope.send_later(*self.client._outboxes())
+            except Exception as error:
+                log_internal("delivery_scope", error)
+
+    async def send_in_thread(self) -> None:
+        """Send what was captured so far, on an event loop; more may come."""
+        if not self.is_nested:
+            try:
+                await self.scope.send_in_thread(*self.client._outboxes())
+            except Exception as error:
+                log_internal("delivery_scope", error)
+
+    async def finish_in_thread(self) -> None:
+        """Close the scope, on an event loop."""
+        if self.sends_before_response:
+            await self.client._close_scope_in_thread(self.scope)
+        else:
+            self.finish_later()
+
+    def __del__(self) -> None:
+        # A response that was thrown away is never closed. Nothing is done here: this may be anywhere.
+        if not self.is_nested and self.scope.deferred and not self.scope.finished:
+            _unclosed.append((self.client, self.scope))
+
+    # --- the body --------------------------------------------------------------------------------------
+
+    def expect_bytes(self, content_length: Any) -> None:
+        """Note how long the body will be, to know which part of it is the last."""
+        try:
+            self._unsent_bytes = int(content_length)
+        except (TypeError, ValueError):
+            self._unsent_bytes = None
+
+    def is_last(self, part: Any) -> bool:
+        """Whether nothing follows this part of the body, as far as that can be known."""
+        if self._unsent_bytes is None or not isinstance(part, (bytes, bytearray, memoryview)):
+            return False
+        self._unsent_bytes -= len(part)
+        return self._unsent_bytes <= 0
+
+    def parts(self, body: Iterable[Any]) -> Iterator[Any]:
+        """The parts of a body, each produced inside of the request."""
+        __tracebackhide__ = True
+        try:
+            with self.resumed():
+                iterator = iter(body)
+            while True:
+                with self.resumed():
+                    part = next(iterator, _END)
+                if part is _END:
+                    break
+                if self.sends_before_response and self.is_last(part):
+                    self.finish()
+                yield part
+        except Exception as error:
+            self._capture_resumed(error)
+            raise
+        if self.sends_before_response:
+            self.finish()
+
+    async def async_parts(self, body: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """The parts of an asynchronous body, each produced inside of the request."""
+        __tracebackhide__ = True
+        try:
+            while True:
+                with self.resumed():
+                    try:
+                        part = await body.__anext__()
+                    except StopAsyncIteration:
+                        break
+                if self.sends_before_response and self.is_last(part):
+                    await self.finish_in_thread()
+                yield part
+            if self.sends_before_response:
+                await self.finish_in_thread()
+        except Exception as error:
+            self._capture_resumed(error)
+            raise
+        finally:
+            self.finish_later()  # Django does not close a response whose body raised
+
+    def _capture_resumed(self, error: BaseException) -> None:
+        with self.resumed():
+            self.capture(error)
+
+
+_END = object()
+_repeated = RepeatedLog()
+
+_unclosed: deque[tuple[Leanbase, DeliveryScope]] = deque()
+"""Scopes of requests whose responses were thrown away; the next request closes them."""
+
+
+def _scope_around() -> DeliveryScope | None:
+    """The open scope that is not a request's.
+
+    On a kept-alive connection a request may begin inside the context of the one before.
+    """
+    scope = open_scope()
+    return None if scope is None or scope.is_request or not scope.is_open else scope

@@ -1,0 +1,244 @@
+"""ASGI: a middleware for FastAPI, Starlette, Quart, and any other application.
+
+app.add_middleware(LeanbaseMiddleware)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import quote
+
+from ..events.request_headers import Headers, forwarded_for, forwarded_scheme, request_tags
+from ..handlers.aws_lambda.events import source_ip
+from ..handlers.aws_lambda.invocation import time_limit
+from ..handlers.web_request import FAILED_STATUS, REQUEST_KEY, RequestOptions, WebRequest, attempt
+from .wsgi import SAFE_IN_PATH, redacted
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ..client import Leanbase
+    from ..handlers.web_request import Description, RequestFlushPolicy
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+HANG_UPS = frozenset({"ClientDisconnect", "ClientDisconnected", "WebSocketDisconnect", "RequestAborted"})
+"""Exceptions of Starlette, Quart and Django that say that the client is gone."""
+
+DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+
+class LeanbaseMiddleware:
+    """Gives each request a context with its identity and tags, and sends its events together.
+
+    A thread sends; the event loop is never blocked. Exceptions that leave the application are captured, and
+    go on unchanged; those that an exception handler of Starlette or FastAPI turned into a response of 500 or
+    above are captured as well. What background tasks capture belongs to the request. A WebSocket has a
+    context and a scope of its own: its events leave when it closes, and during a long one at intervals.
+
+    Args:
+        app: The application.
+        client: Captures exceptions, and sends what it has retained. Default: the default client.
+        flush: `"before_response"`, `"after_response"`, `"each"` with every capture, or `"auto"`: before the
+            last part of the response where the platform may freeze the process afterwards, after it
+            everywhere else.
+        capture_exceptions: Whether exceptions that leave the application are captured.
+        request_filter: Gets the ASGI scope; false leaves a request alone.
+        extra_tags: Gets the ASGI scope; returns more tags, or `None`.
+        tag_map: Gets the dict of tags and returns the one to use.
+
+    Raises:
+        ConfigError: `flush` is something else.
+
+    Example:
+        >>> async def app(scope, receive, send): ...
+        >>> app = LeanbaseMiddleware(app, flush="after_response")
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        client: Leanbase | None = None,
+        flush: RequestFlushPolicy = "auto",
+        capture_exceptions: bool = True,
+        request_filter: Callable[[Scope], object] | None = None,
+        extra_tags: Callable[[Scope], dict[str, Any] | None] | None = None,
+        tag_map: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self._app = app
+        self._options = RequestOptions(
+            client=client,
+            flush=flush,
+            capture_exceptions=capture_exceptions,
+            request_filter=request_filter,
+            extra_tags=extra_tags,
+            tag_map=tag_map,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application."""
+        __tracebackhide__ = True
+        if scope["type"] not in ("http", "websocket") or not self._options.track(scope):
+            return await self._app(scope, receive, send)
+        outer = scope.get(REQUEST_KEY)
+        tracked = _Request(self._options, scope, outer)
+        scope[REQUEST_KEY] = tracked
+        response = _Response(tracked, scope, send)
+        try:
+            with tracked:
+                await self._app(scope, receive, response.send if scope["type"] == "http" else send)
+                response.capture_handled()
+        finally:
+            if outer is None:
+                del scope[REQUEST_KEY]  # or they would be a circle
+            else:
+                scope[REQUEST_KEY] = outer
+            await tracked.finish_in_thread()
+            await response.release()
+
+
+class _Request(WebRequest):
+    """A request, or a WebSocket."""
+
+    def __init__(self, options: RequestOptions, scope: Scope, outer: object) -> None:
+        super().__init__(
+            options,
+            "ASGI",
+            # What is read now is what the client asked for; frameworks change the scope.
+            partial(
+                _describe, scope, scope.get("raw_path"), scope.get("path", ""), scope.get("root_path", "")
+            ),
+            scope,
+            outer=outer,
+            is_async=True,
+            is_long=scope["type"] == "websocket",
+            deadline=time_limit(scope["aws.context"]) if "aws.context" in scope else None,
+        )
+        self.hang_up: BaseException | None = None
+
+    def capture(
+        self,
+        error: BaseException | None,
+        name: str | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """Capture an exception of the application, unless it is about a client that is gone."""
+        if error is not None and not self._is_hang_up(error):
+            super().capture(error, name, traceback)
+
+    def _is_hang_up(self, error: BaseException) -> bool:
+        if any(each.__name__ in HANG_UPS for each in type(error).__mro__):
+            return True
+        return self.hang_up is not None and self.hang_up in (error, error.__context__, error.__cause__)
+
+
+class _Response:
+    """The messages of a response on their way to the server."""
+
+    def __init__(self, tracked: _Request, scope: Scope, send: Send) -> None:
+        self._tracked = tracked
+        self._scope = scope
+        self._send = send
+        self._has_trailers = False
+        self._held: Message | None = None
+        self._traceback: TracebackType | None = None
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, with the request's events before or after the last one."""
+        tracked, kind = self._tracked, message["type"]
+        if kind == "http.response.start":
+            tracked.status = message["status"]
+            self._has_trailers = bool(message.get("trailers"))
+            if message["status"] >= FAILED_STATUS:
+                _, tracked.error, self._traceback = sys.exc_info()  # an exception handler answers it now
+        is_last = self._is_last(kind, message)
+        if is_last and tracked.sends_before_response:
+            if tracked.error is not None:
+                # Whether the exception is handled is known when the application ends.
+                self._held = message
+                return
+            await tracked.send_in_thread()
+        try:
+            await self._send(message)
+        except OSError as error:
+            tracked.hang_up = error
+            raise
+        if is_last and not tracked.sends_before_response:
+            tracked.send_later()
+
+    def _is_last(self, kind: str, message: Message) -> bool:
+        if kind == "http.response.trailers":
+            return not message.get("more_trailers")
+        if kind == "http.response.body":
+            return not message.get("more_body") and not self._has_trailers
+        return kind == "http.response.pathsend"
+
+    def capture_handled(self) -> None:
+        """Capture the exception that an exception handler turned into a response."""
+        error, self._tracked.error = self._tracked.error, None
+        traceback, self._traceback = self._traceback, None
+        if error is not None:
+            app = type(self._scope.get("app"))
+            is_fastapi = any(each.__module__.startswith("fastapi") for each in app.__mro__)
+            handler = "FASTAPI_EXCEPTION_HANDLER" if is_fastapi else "ASGI_EXCEPTION_HANDLER"
+            self._tracked.capture(error, handler, traceback)
+
+    async def release(self) -> None:
+        """Send what was held back."""
+        held, self._held = self._held, None
+        if held is not None:
+            await self._send(held)
+
+
+def _describe(scope: Scope, raw_path: bytes | None, path: str, root_path: str) -> Description:
+    headers = Headers(scope.get("headers", ()))
+    event, client = scope.get("aws.event"), scope.get("client")
+    if isinstance(event, Mapping):
+        ip = source_ip(event, headers)
+    else:
+        ip = forwarded_for(headers) or (client[0] if client else None)
+    tags: dict[str, Any] = dict(
+        request_tags(
+            headers,
+            url=attempt("the URL", lambda: _url(scope, headers, raw_path, path)),
+            method=scope.get("method"),
+            path=path,
+            ip=ip,
+        )
+    )
+    route = attempt("the route", lambda: _route(scope, root_path))
+    if route:
+        tags["$request_route"] = route
+    return headers, tags, None
+
+
+def _url(scope: Scope, headers: Headers, raw_path: bytes | None, path: str) -> str | None:
+    scheme = forwarded_scheme(headers) or scope.get("scheme", "http")
+    host = headers.get("host")
+    if host is None:
+        server = scope.get("server")
+        if not server:
+            return None
+        name, port = server
+        host = name if port in (None, DEFAULT_PORTS.get(scheme)) else f"{name}:{port}"
+    # Some servers have the query in the raw path as well.
+    quoted = raw_path.partition(b"?")[0].decode("latin-1") if raw_path else quote(path, safe=SAFE_IN_PATH)
+    return redacted(f"{scheme}://{host}{quoted}", scope.get("query_string", b"").decode("latin-1"))
+
+
+def _route(scope: Scope, root_path: str) -> str | None:
+    """The template of the route, as Starlette and FastAPI leave it in the scope."""
+    route = scope.get("route")
+    template = getattr(route, "path_format", None) or getattr(route, "path", None)
+    if not isinstance(template, str):
+        return None
+    mounted = str(scope.get("root_path", "")).removeprefix(root_path)
+    return template if mounted.startswith(template) else mounted + template

@@ -1,0 +1,250 @@
+"""Celery: a context and a delivery scope for each task, and who asked for it.
+
+install()
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+from celery.exceptions import Ignore, Reject, Retry
+
+from ..client import Leanbase
+from ..default import default_client
+from ..delivery.scope import DeliveryScope, open_scope
+from ..events.contexts import active, identify_context, new_context, set_context_session, tag_all
+from ..events.encoding import sanitize
+from ..guard import log_internal
+from ..handlers.boundary import Boundary
+
+if TYPE_CHECKING:
+    from celery import Celery, Task
+
+logger = logging.getLogger("leanbase")
+
+HEADER = "leanbase"
+"""The header of a message that has the producer's identity and tags, as JSON."""
+
+MAX_HEADER_CHARACTERS = 32 * 1024
+"""Brokers bound what all headers of a message may have; RabbitMQ's clients at 128 KiB."""
+
+SAME_FAILURE_SECONDS = 60.0
+"""So long after a task was lost another report of it is of the same loss."""
+
+NO_FAILURES = (Ignore, Reject, Retry)
+
+_runs: ContextVar[tuple[_TaskRun, ...]] = ContextVar("leanbase_celery_tasks", default=())
+"""The tasks that run in this thread, one inside the other where tasks are eager."""
+
+
+def install(app: Celery | None = None, *, client: Leanbase | None = None, propagate: bool = True) -> None:
+    """Track the tasks of this process: those that it publishes, and those that it runs.
+
+    Each task runs in a context of its own, with the identity, the session and the tags that were in effect
+    where it was published, and with the tags `celery.task_name` and `celery.task_id`. Its events leave when
+    it ends, in every kind of pool. An exception that fails it is captured, and so are a time limit and a lost
+    worker; `Retry`, `Ignore`, `Reject` and what the task lists as `throws` are not.
+
+    Call it where the application is made: producers and workers both need it. A second call replaces the
+    first.
+
+    Args:
+        app: The application whose tasks are tracked when they run. Default: all.
+        client: Captures exceptions, and sends what it has retained. Default: the default client.
+        propagate: Whether messages carry identity, session and tags from producers to workers.
+
+    The end of a task blocks until its events have an outcome, at most `send_deadline` seconds.
+
+    Raises:
+        TypeError: `client` is not a client.
+
+    Example:
+        >>> from celery import Celery
+        >>> app = Celery("shop", broker="memory://")
+        >>> install(app)
+    """
+    if client is not None and not isinstance(client, Leanbase):
+        raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
+    tracker = _Tracker(app, client or default_client, propagate)
+    for signal, receiver in (
+        (signals.before_task_publish, tracker.publish),
+        (signals.task_prerun, tracker.begin),
+        (signals.task_failure, tracker.fail),
+        (signals.task_postrun, tracker.end),
+    ):
+        uid = f"{__name__} {'' if app is None else id(app)}"
+        signal.disconnect(dispatch_uid=uid)
+        signal.connect(receiver, dispatch_uid=uid, weak=False)
+
+
+class _Tracker:
+    """What Celery's signals call. Nothing in it raises; Celery would only log it."""
+
+    def __init__(self, app: Celery | None, client: Leanbase, propagate: bool) -> None:
+        self._app = app
+        self._client = client
+        self._propagate = propagate
+        self._lost: dict[str, float] = {}
+
+    def publish(self, headers: dict[str, Any] | None = None, **_: Any) -> None:
+        """Let a message carry what is in effect here."""
+        if self._propagate and isinstance(headers, dict):
+            try:
+                carried = _carried()
+                if carried is not None:
+                    headers[HEADER] = carried
+            except Exception as error:
+                log_internal("celery", error)
+
+    def begin(self, task_id: str, task: Task, **_: Any) -> None:
+        """Enter a task's context and scope."""
+        if self._app is not None and task.app is not self._app:
+            return
+        running = _runs.get()
+        if not task.request.is_eager:
+            while running:  # one whose end Celery did not tell of
+                running[-1].leave()
+                running = running[:-1]
+        run = _TaskRun(self._client, task, task_id, self._message(task.request))
+        run.__enter__()
+        _runs.set((*running, run))
+
+    def fail(
+        self, sender: Task, task_id: str, exception: BaseException, traceback: Any = None, **_: Any
+    ) -> None:
+        """Capture what failed a task."""
+        if isinstance(exception, (*NO_FAILURES, *_throws(sender))):
+            return
+        run = next((run for run in _runs.get() if run.task_id == task_id), None)
+        if run is not None:
+            run.capture(exception)
+        elif (self._app is None or sender.app is self._app) and not self._is_known(task_id):
+            # In the main process of a worker: the one that ran the task is gone.
+            request = _request_of(sender, task_id, traceback)
+            with _LostTask(self._client, sender, task_id, self._message(request)) as lost:
+                lost.capture(exception)
+
+    def end(self, task_id: str, **_: Any) -> None:
+        """Send a task's events, and leave its context."""
+        running = _runs.get()
+        if any(run.task_id == task_id for run in running):
+            while running:
+                run, running = running[-1], running[:-1]
+                _runs.set(running)
+                run.leave()
+                if run.task_id == task_id:
+                    return
+
+    def _message(self, request: Any) -> Any:
+        return request.get(HEADER) if self._propagate and request is not None else None
+
+    def _is_known(self, task_id: str) -> bool:
+        """Whether this loss was reported before: Celery reports a hard time limit twice."""
+        now = time.monotonic()
+        self._lost = {each: at for each, at in self._lost.items() if now - at < SAME_FAILURE_SECONDS}
+        known = task_id in self._lost
+        self._lost[task_id] = now
+        return known
+
+
+class _TaskRun(Boundary):
+    """One run of a task. Inside a scope, where tasks are eager, the outermost one sends."""
+
+    def __init__(self, client: Leanbase, task: Task, task_id: str, carried: Any) -> None:
+        around = open_scope()
+        self._is_nested = around is not None and around.is_open
+        scope = around if around is not None and around.is_open else DeliveryScope(is_handlers=True)
+        eager = bool(task.request.is_eager)
+        super().__init__(
+            client, scope, "CELERY", capture_exceptions=True, context=new_context(fresh=not eager)
+        )
+        self.task_id = task_id
+        self._task = task
+        self._carried = carried
+
+    def begin(self) -> None:
+        try:
+            _restore(self._carried)
+            tag_all({"celery.task_name": self._task.name, "celery.task_id": self.task_id})
+        except Exception as error:
+            log_internal("celery", error)
+
+    def close(self, error: BaseException | None) -> None:
+        if not self._is_nested:
+            super().close(error)
+
+    def leave(self) -> None:
+        """Send the events and leave the context."""
+        self.__exit__(None, None, None)
+
+
+class _LostTask(_TaskRun):
+    """A task whose process is gone. It is told of in the main process, which must not wait."""
+
+    def __enter__(self) -> _LostTask:  # type: ignore[override]
+        super().__enter__()
+        return self
+
+    def close(self, error: BaseException | None) -> None:
+        self.client._close_scope_later(self.scope)
+
+
+def _throws(task: Task) -> tuple[type[BaseException], ...]:
+    """The exceptions that a task is expected to raise."""
+    throws = getattr(task, "throws", None) or ()
+    return throws if isinstance(throws, tuple) else (throws,)
+
+
+def _request_of(task: Task, task_id: str, traceback: Any) -> Any:
+    """The request of a task that another process had; `None` where it cannot be found."""
+    if task.request.id == task_id:
+        return task.request
+    # For a hard time limit Celery raises the exception itself, in a method of the request.
+    frame = getattr(traceback, "tb_frame", None)
+    request = frame.f_locals.get("self") if frame is not None else None
+    message = getattr(request, "request_dict", None)
+    return message if isinstance(message, dict) and message.get("id") == task_id else None
+
+
+# --- what messages carry ------------------------------------------------------------------------------
+
+
+def _carried() -> str | None:
+    """Identity, session and tags that are in effect, as JSON; `None` if there are none."""
+    context = active()
+    if context is None:
+        return None
+    tags = {name: value for name, value in context.tags_in_effect().items() if not name.startswith("celery.")}
+    found = {
+        "distinct_id": context.nearest("distinct_id"),
+        "session_id": context.nearest("session_id"),
+        "tags": sanitize(tags),
+    }
+    text = json.dumps({name: value for name, value in found.items() if value})
+    if len(text) > MAX_HEADER_CHARACTERS:
+        logger.warning("tags of %d characters are not carried to a task; identity is", len(text))
+        text = json.dumps({name: value for name, value in found.items() if value and name != "tags"})
+    return text if text != "{}" else None
+
+
+def _restore(carried: Any) -> None:
+    """Let the active context have what a message carries. What it cannot carry counts as missing."""
+    if not isinstance(carried, str) or len(carried) > MAX_HEADER_CHARACTERS:
+        return
+    try:
+        found = json.loads(carried)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(found, dict):
+        return
+    if isinstance(found.get("tags"), dict):
+        tag_all(found["tags"])
+    if isinstance(found.get("distinct_id"), str):
+        identify_context(found["distinct_id"])
+    if isinstance(found.get("session_id"), str):
+        set_context_session(found["session_id"])

@@ -1,0 +1,310 @@
+"""Django: a middleware, synchronous and asynchronous.
+
+MIDDLEWARE = [
+...,
+"django.contrib.auth.middleware.AuthenticationMiddleware",
+"leanbase.integrations.django.LeanbaseContextMiddleware",
+]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings
+from django.core.signals import got_request_exception
+from django.utils.functional import empty
+
+from ..client import Leanbase
+from ..events.request_headers import Headers, forwarded_for, request_tags
+from ..handlers.web_request import FAILED_STATUS, REQUEST_KEY, RequestOptions, WebRequest, attempt
+from .wsgi import redacted
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ..handlers.web_request import Description
+
+ATTRIBUTE = "_leanbase_request"
+"""Where an `HttpRequest` has the boundary that it belongs to."""
+
+HANG_UPS = ("UnreadablePostError", "RequestAborted")
+"""Exceptions that say that the client is gone."""
+
+_latest: LeanbaseContextMiddleware | None = None
+"""Tracks requests that never reached a middleware, as the one before it raised."""
+
+
+class LeanbaseContextMiddleware:
+    """Gives each request a context with its identity and tags, and sends its events together.
+
+    The identity is the id that the web SDK sent along, else the primary key of the authenticated user. The
+    user is read when the first event of a request needs it; in the asynchronous mode at the start, if the
+    request has a session cookie or an `Authorization` header. Neither makes a page vary by cookie.
+
+    Captured is what Django answers with a 500, each exception once, and, as handled, an exception that the
+    application itself turned into a response of 500 or above. Put the middleware after Django's
+    authentication. Its settings are read once, when Django starts:
+
+    * `LEANBASE_MW_CAPTURE_EXCEPTIONS` (`True`): whether exceptions are captured.
+    * `LEANBASE_MW_CLIENT`: captures them, and sends what it has retained. Default: the default client.
+    * `LEANBASE_MW_REQUEST_FILTER`: gets the request; false leaves it alone.
+    * `LEANBASE_MW_EXTRA_TAGS`: gets the request; returns more tags, or `None`.
+    * `LEANBASE_MW_TAG_MAP`: gets the dict of tags and returns the one to use.
+    * `LEANBASE_MW_FLUSH` (`"auto"`): `"before_response"`, `"after_response"`, `"each"` inside every capture,
+      or `"auto"`: before the response where the platform may freeze the process afterwards, else after it.
+
+    Raises:
+        ConfigError: `LEANBASE_MW_FLUSH` is something else.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        global _latest
+        self.get_response = get_response
+        self.options = _options()
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+        else:
+            # Only here: in asynchronous mode Django would call it in a thread for each request.
+            self.process_view = self._process_view
+        got_request_exception.connect(_on_exception, dispatch_uid=__name__)
+        _latest = self
+
+    def __call__(self, request: Any) -> Any:
+        """Answer a request."""
+        __tracebackhide__ = True
+        if self._is_async:
+            return self._answer_async(request)
+        if not self.options.track(request):
+            return self.get_response(request)
+        tracked = DjangoRequest(self.options, request)
+        try:
+            with tracked:
+                response = self.get_response(request)
+                tracked.answered(response)
+        except BaseException:
+            tracked.finish()
+            raise
+        if tracked.sends_before_response and not tracked.streams(response):
+            tracked.finish()
+        else:
+            tracked.follow(response)
+        return response
+
+    async def _answer_async(self, request: Any) -> Any:
+        __tracebackhide__ = True
+        if not self.options.track(request):
+            return await self.get_response(request)
+        tracked = DjangoRequest(self.options, request, is_async=True)
+        if _has_credentials(request):
+            tracked.user = await _authenticated(request)
+        try:
+            with tracked:
+                response = await self.get_response(request)
+                tracked.answered(response)
+        except BaseException:
+            await tracked.finish_in_thread()
+            raise
+        if tracked.sends_before_response and not tracked.streams(response):
+            await tracked.finish_in_thread()
+        else:
+            tracked.follow(response)
+        return response
+
+    def process_exception(self, request: Any, exception: BaseException) -> None:
+        """Remember what a view raised: the application may still answer it."""
+        tracked = getattr(request, ATTRIBUTE, None)
+        if tracked is not None:
+            tracked.error = exception
+
+    def _process_view(self, request: Any, view: Any, args: Any, kwargs: Any) -> None:
+        """Read the user before an asynchronous view, in which Django forbids it."""
+        tracked = getattr(request, ATTRIBUTE, None)
+        if tracked is not None and iscoroutinefunction(view) and _has_credentials(request):
+            tracked.user = _user(request)
+
+
+class DjangoRequest(WebRequest):
+    """A request that Django handles.
+
+    Attributes:
+        user: Primary key and e-mail address of the user, if that was read already.
+    """
+
+    def __init__(self, options: RequestOptions, request: Any, *, is_async: bool = False) -> None:
+        environ = getattr(request, "environ", None)
+        around = environ if environ is not None else getattr(request, "scope", {})
+        self.user: tuple[str, str | None] | None = None
+        self._is_async = is_async
+        super().__init__(
+            options,
+            "DJANGO",
+            partial(self._describe, request),
+            request,
+            outer=around.get(REQUEST_KEY),
+            is_concurrent=environ is None or bool(environ.get("wsgi.multithread")),
+            is_async=environ is None,
+        )
+        setattr(request, ATTRIBUTE, self)
+
+    def capture(
+        self,
+        error: BaseException | None,
+        name: str | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """Capture an exception of the application, unless it is about a client that is gone."""
+        if not any(each.__name__ in HANG_UPS for each in type(error).__mro__):
+            super().capture(error, name, traceback)
+
+    def answered(self, response: Any) -> None:
+        """Capture what the view raised if the application made a failure of it."""
+        self.status = response.status_code
+        error, self.error = self.error, None
+        if error is not None and response.status_code >= FAILED_STATUS:
+            self.capture(error, "DJANGO_EXCEPTION_HANDLER")
+
+    def failed(self, error: BaseException) -> None:
+        """Capture an exception that Django makes a 500 of, here or in a middleware around this one."""
+        if self.is_inside:
+            self.capture(error)
+        else:
+            with self.resumed():
+                self.capture(error)
+            self.finish_later()  # the response that was to do it is gone
+
+    def streams(self, response: Any) -> bool:
+        """Whether the application has still to produce the body of a response."""
+        return response.streaming and getattr(response, "file_to_stream", None) is None
+
+    def follow(self, response: Any) -> None:
+        """Produce the body of a response inside the request, and end the request with it."""
+        response._resource_closers.append(self.finish)
+        if self.streams(response):
+            if self.sends_before_response:
+                self.expect_bytes(response.headers.get("Content-Length"))
+            body = response.streaming_content
+            response.streaming_content = self.async_parts(body) if response.is_async else self.parts(body)
+
+    def _describe(self, request: Any) -> Description:
+        headers = Headers(request.headers.items())
+        url = attempt("the URL", request.build_absolute_uri)
+        if url:
+            path, _, query = url.partition("?")
+            url = redacted(path, query)
+        tags: dict[str, Any] = {}
+        user = self.user
+        if user is None and not self._is_async:
+            user = _user(request)
+        if user is not None and user[1]:
+            tags["email"] = user[1]
+        ip = forwarded_for(headers) or request.META.get("REMOTE_ADDR")
+        tags.update(request_tags(headers, url=url, method=request.method, path=request.path, ip=ip))
+        match = request.resolver_match
+        if match is not None and match.route:
+            tags["$request_route"] = match.route if match.route.startswith("^") else f"/{match.route}"
+        return headers, tags, None if user is None else user[0]
+
+
+def _on_exception(request: Any = None, **_: Any) -> None:
+    """Capture what Django is about to answer with a 500."""
+    error = sys.exc_info()[1]
+    if error is None or request is None:
+        return
+    tracked = getattr(request, ATTRIBUTE, None)
+    if tracked is not None:
+        tracked.failed(error)
+    elif _latest is not None and _latest.options.track(request):
+        # A middleware before ours raised.
+        tracked = DjangoRequest(_latest.options, request)
+        with tracked:
+            tracked.capture(error)
+        tracked.finish_later()
+
+
+# --- the user -----------------------------------------------------------------------------------------
+
+
+def _has_credentials(request: Any) -> bool:
+    return settings.SESSION_COOKIE_NAME in request.COOKIES or "HTTP_AUTHORIZATION" in request.META
+
+
+def _user(request: Any) -> tuple[str, str | None] | None:
+    """Primary key and e-mail address of the authenticated user; may cost the query that reads it."""
+    session: Any = getattr(request, "session", None)
+    untouched = session is not None and not session.accessed
+    try:
+        user = getattr(request, "user", None)
+        found = _identity(user)
+    except Exception:  # a backend that fails; or a view of an event loop, where Django forbids a query
+        return None
+    if untouched and session.accessed:
+        # The page does not depend on the user for our reading, but it does as soon as the view reads it.
+        session.accessed = False
+        state = vars(user)
+        if "_setupfunc" in state:
+
+            def read_again(value: Any = state["_wrapped"]) -> Any:
+                session.accessed = True
+                return value
+
+            state.update(_setupfunc=read_again, _wrapped=empty)
+        else:
+            session.accessed = True
+    return found
+
+
+async def _authenticated(request: Any) -> tuple[str, str | None] | None:
+    """The same, on an event loop."""
+    read: Any = getattr(request, "auser", None)
+    session: Any = getattr(request, "session", None)
+    untouched = session is not None and not session.accessed
+    try:
+        found = _identity(await read()) if read is not None else None
+    except Exception:
+        return None
+    if untouched and session.accessed:
+        session.accessed = False
+
+        async def read_again() -> Any:
+            session.accessed = True
+            return await read()
+
+        request.auser = read_again
+    return found
+
+
+def _identity(user: Any) -> tuple[str, str | None] | None:
+    authenticated = getattr(user, "is_authenticated", False)
+    if not (authenticated() if callable(authenticated) else authenticated) or user.pk is None:
+        return None
+    email = getattr(user, "email", None)
+    return str(user.pk), email if isinstance(email, str) and email else None
+
+
+# --- the settings -------------------------------------------------------------------------------------
+
+
+def _options() -> RequestOptions:
+    """The options that Django's settings have; those of a wrong type do not count."""
+
+    def setting(name: str, fits: Callable[[Any], bool], default: Any = None) -> Any:
+        value = getattr(settings, f"LEANBASE_MW_{name}", default)
+        return value if fits(value) else default
+
+    return RequestOptions(
+        client=setting("CLIENT", lambda value: isinstance(value, Leanbase)),
+        flush=setting("FLUSH", lambda value: isinstance(value, str), "auto"),
+        capture_exceptions=setting("CAPTURE_EXCEPTIONS", lambda value: isinstance(value, bool), True),
+        request_filter=setting("REQUEST_FILTER", callable),
+        extra_tags=setting("EXTRA_TAGS", callable),
+        tag_map=setting("TAG_MAP", callable),
+    )

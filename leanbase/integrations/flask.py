@@ -1,0 +1,103 @@
+"""Flask: an extension.
+
+LeanbaseFlask(app)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Request, got_request_exception, has_request_context, request
+
+from ..handlers.web_request import REQUEST_KEY, RequestOptions, WebRequest
+from . import wsgi
+
+if TYPE_CHECKING:
+    from ..client import Leanbase
+    from ..handlers.web_request import Description, RequestFlushPolicy
+
+
+class LeanbaseFlask:
+    """Gives each request of a Flask application a context with its identity and tags, and sends its events.
+
+    Exceptions that Flask answers with a 500 are captured, each once. It is the WSGI middleware, with what
+    Flask knows besides: the rule of the URL, and the exception behind a response.
+
+    Args:
+        app: The application; or call `init_app` later.
+        client: Captures exceptions, and sends what it has retained. Default: the default client.
+        flush: `"before_response"`, `"after_response"`, `"each"` inside every capture, or `"auto"`: before the
+            response where the platform may freeze the process afterwards, after it everywhere else.
+        capture_exceptions: Whether exceptions are captured.
+        request_filter: Gets the `flask.Request`; false leaves a request alone.
+        extra_tags: Gets the `flask.Request`; returns more tags, or `None`.
+        tag_map: Gets the dict of tags and returns the one to use.
+
+    Raises:
+        ConfigError: `flush` is something else.
+
+    Example:
+        >>> LeanbaseFlask(flush="after_response")  # doctest: +ELLIPSIS
+        <leanbase.integrations.flask.LeanbaseFlask object at ...>
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        client: Leanbase | None = None,
+        flush: RequestFlushPolicy = "auto",
+        capture_exceptions: bool = True,
+        request_filter: Callable[[Request], object] | None = None,
+        extra_tags: Callable[[Request], dict[str, Any] | None] | None = None,
+        tag_map: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self._options = RequestOptions(
+            client=client,
+            flush=flush,
+            capture_exceptions=capture_exceptions,
+            request_filter=request_filter,
+            extra_tags=extra_tags,
+            tag_map=tag_map,
+        )
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Track the requests of an application; doing it twice is doing it once."""
+        if app.extensions.setdefault("leanbase", self) is self and not isinstance(app.wsgi_app, _Tracked):
+            app.wsgi_app = _Tracked(app, self._options)  # type: ignore[method-assign]
+            got_request_exception.connect(_capture, app)
+
+
+class _Tracked:
+    """The WSGI side of an application, with its requests tracked."""
+
+    def __init__(self, app: Flask, options: RequestOptions) -> None:
+        self._app = app
+        self._wsgi_app = app.wsgi_app
+        self._options = options
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        __tracebackhide__ = True
+        made = self._app.request_class(environ)
+        if not self._options.track(made):
+            return self._wsgi_app(environ, start_response)
+        describe = partial(_describe, environ)
+        return wsgi.track(self._wsgi_app, self._options, environ, start_response, describe, made)
+
+
+def _capture(_sender: Flask, exception: BaseException, **_: Any) -> None:
+    """Capture what Flask answers with a 500."""
+    tracked = request.environ.get(REQUEST_KEY)
+    if isinstance(tracked, WebRequest):
+        tracked.capture(exception, "FLASK")
+
+
+def _describe(environ: dict[str, Any]) -> Description:
+    headers, tags, user_id = wsgi.describe(environ)
+    if has_request_context() and request.url_rule is not None:
+        tags["$request_route"] = request.url_rule.rule
+    return headers, tags, user_id

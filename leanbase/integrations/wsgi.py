@@ -1,0 +1,225 @@
+"""WSGI: a middleware around any application, and what other integrations build on.
+
+app = LeanbaseMiddleware(app)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ..events.request_headers import Headers, forwarded_for, forwarded_scheme, request_tags
+from ..handlers.web_request import FAILED_STATUS, REQUEST_KEY, RequestOptions, WebRequest, attempt
+
+if TYPE_CHECKING:
+    from ..client import Leanbase
+    from ..handlers.web_request import Description, RequestFlushPolicy
+
+SAFE_IN_PATH = "/:@!$&'()*+,;=~"
+"""What stands in the path of a URL as it is."""
+
+
+class LeanbaseMiddleware:
+    """Gives each request a context with its identity and tags, and sends its events together.
+
+    Exceptions that leave the application are captured, and go on unchanged. What is captured while the body
+    is produced belongs to the request as well. After the response means in `close()` of what the server
+    gets; a server with threads does not wait for it there.
+
+    Args:
+        app: The application.
+        client: Captures exceptions, and sends what it has retained. Default: the default client.
+        flush: `"before_response"`, `"after_response"`, `"each"` inside every capture, or `"auto"`: before the
+            response where the platform may freeze the process afterwards, after it everywhere else.
+        capture_exceptions: Whether exceptions that leave the application are captured.
+        request_filter: Gets the environ; false leaves a request alone.
+        extra_tags: Gets the environ; returns more tags, or `None`.
+        tag_map: Gets the dict of tags and returns the one to use.
+
+    Raises:
+        ConfigError: `flush` is something else.
+
+    Example:
+        >>> def app(environ, start_response):
+        ...     start_response("200 OK", [("Content-Type", "text/plain")])
+        ...     return [b"thanks"]
+        >>> app = LeanbaseMiddleware(app)
+    """
+
+    def __init__(
+        self,
+        app: Callable[..., Iterable[bytes]],
+        *,
+        client: Leanbase | None = None,
+        flush: RequestFlushPolicy = "auto",
+        capture_exceptions: bool = True,
+        request_filter: Callable[[dict[str, Any]], object] | None = None,
+        extra_tags: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
+        tag_map: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self._app = app
+        self._options = RequestOptions(
+            client=client,
+            flush=flush,
+            capture_exceptions=capture_exceptions,
+            request_filter=request_filter,
+            extra_tags=extra_tags,
+            tag_map=tag_map,
+        )
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Call the application."""
+        __tracebackhide__ = True
+        if not self._options.track(environ):
+            return self._app(environ, start_response)
+        return track(self._app, self._options, environ, start_response, partial(describe, environ), environ)
+
+
+def track(
+    app: Callable[..., Iterable[bytes]],
+    options: RequestOptions,
+    environ: dict[str, Any],
+    start_response: Callable[..., Any],
+    describe: Callable[[], Description],
+    request: Any,
+) -> Iterable[bytes]:
+    """Call a WSGI application inside the boundary of a request."""
+    __tracebackhide__ = True
+    tracked = WebRequest(
+        options,
+        "WSGI",
+        describe,
+        request,
+        outer=environ.get(REQUEST_KEY),
+        is_concurrent=bool(environ.get("wsgi.multithread")),
+    )
+    outer = environ.get(REQUEST_KEY)
+    environ[REQUEST_KEY] = tracked
+
+    def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+        tracked.status = int(status[:3]) if status[:3].isdecimal() else None
+        if tracked.sends_before_response:
+            tracked.expect_bytes(next((v for k, v in headers if k.lower() == "content-length"), None))
+        if exc_info and exc_info[0] and tracked.status is not None and tracked.status >= FAILED_STATUS:
+            tracked.capture(exc_info[0][1], "WSGI_EXCEPTION_HANDLER")
+        return start_response(status, headers, *exc_info)
+
+    try:
+        with tracked:
+            body = app(environ, start)
+    except BaseException:
+        tracked.finish()
+        raise
+    finally:
+        if outer is None:
+            del environ[REQUEST_KEY]  # or they would be a circle
+        else:
+            environ[REQUEST_KEY] = outer
+    if tracked.is_nested and isinstance(body, (list, tuple)):
+        return body
+    if tracked.sends_before_response and (isinstance(body, (list, tuple)) or _is_file(body, environ)):
+        tracked.finish()  # nothing more will be captured
+        return body
+    if _is_file(body, environ) and _finishes_on_close(body, tracked):
+        return body  # the server may have a faster way to send it, which a wrapper would hide
+    return (_SizedBody if hasattr(body, "__len__") else _Body)(tracked, body)
+
+
+class _Body:
+    """What the server gets: the application's body, produced inside the request, which it ends."""
+
+    def __init__(self, tracked: WebRequest, body: Any) -> None:
+        self._tracked = tracked
+        self._body = body
+        self._parts = tracked.parts(body)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        __tracebackhide__ = True
+        part: bytes = next(self._parts)
+        return part
+
+    def close(self) -> None:
+        """Close the application's body, and let the request's events leave."""
+        __tracebackhide__ = True
+        tracked = self._tracked
+        try:
+            if hasattr(self._body, "close"):
+                with tracked.resumed():
+                    try:
+                        self._body.close()
+                    except Exception as error:
+                        tracked.capture(error)
+                        raise
+        finally:
+            tracked.finish()
+
+
+class _SizedBody(_Body):
+    """A body that tells how many parts it has: servers derive its length from a single one."""
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+
+def _is_file(body: Any, environ: dict[str, Any]) -> bool:
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(wrapper, type) and isinstance(body, wrapper)
+
+
+def _finishes_on_close(body: Any, tracked: WebRequest) -> bool:
+    """Let the end of a file's response be that of the request; false when it will not have that."""
+    close = getattr(body, "close", None)
+
+    def finish() -> None:
+        try:
+            if close is not None:
+                close()
+        finally:
+            tracked.finish()
+
+    try:
+        body.close = finish
+        return True
+    except AttributeError:
+        return False
+
+
+def describe(environ: dict[str, Any]) -> Description:
+    """Headers and tags of a request."""
+    headers = Headers((name, value) for name, value in environ.items() if name.startswith("HTTP_"))
+    script, path = environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")
+    raw = (script + path).encode("latin-1", "replace")
+    tags = request_tags(
+        headers,
+        url=attempt("the URL", lambda: _url(environ, headers, raw)),
+        method=environ.get("REQUEST_METHOD"),
+        path=raw.decode("utf-8", "replace"),
+        ip=forwarded_for(headers) or environ.get("REMOTE_ADDR"),
+    )
+    return headers, dict(tags), None
+
+
+def _url(environ: dict[str, Any], headers: Headers, path: bytes) -> str:
+    scheme = forwarded_scheme(headers) or environ.get("wsgi.url_scheme", "http")
+    host = headers.get("host") or environ["SERVER_NAME"] + _port(scheme, environ.get("SERVER_PORT"))
+    query = environ.get("QUERY_STRING")
+    url = f"{scheme}://{host}{quote(path, safe=SAFE_IN_PATH)}"
+    return redacted(url, query.encode("latin-1", "replace").decode("utf-8", "replace") if query else "")
+
+
+def _port(scheme: str, port: Any) -> str:
+    return "" if str(port) in ("None", "", "443" if scheme == "https" else "80") else f":{port}"
+
+
+def redacted(url: str, query: str) -> str:
+    """A URL with its query, without the values of parameters that have a secret's name."""
+    if not query:
+        return url
+    from ..error_tracking.redaction import redacted_url
+
+    return redacted_url(f"{url}?{query}")
