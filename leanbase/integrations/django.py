@@ -9,14 +9,16 @@ MIDDLEWARE = [
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
-from django.core.signals import got_request_exception
+from django.core.signals import got_request_exception, request_finished
 from django.utils.functional import empty
 
 from ..client import Leanbase
@@ -34,6 +36,9 @@ ATTRIBUTE = "_leanbase_request"
 
 HANG_UPS = ("UnreadablePostError", "RequestAborted")
 """Exceptions that say that the client is gone."""
+
+_current: ContextVar[DjangoRequest | None] = ContextVar("leanbase_django_request", default=None)
+"""The request that this thread handles."""
 
 _latest: LeanbaseContextMiddleware | None = None
 """Tracks requests that never reached a middleware, as the one before it raised."""
@@ -76,6 +81,7 @@ class LeanbaseContextMiddleware:
             # Only here: in asynchronous mode Django would call it in a thread for each request.
             self.process_view = self._process_view
         got_request_exception.connect(_on_exception, dispatch_uid=__name__)
+        request_finished.connect(_on_finish, dispatch_uid=__name__)
         _latest = self
 
     def __call__(self, request: Any) -> Any:
@@ -86,6 +92,7 @@ class LeanbaseContextMiddleware:
         if not self.options.track(request):
             return self.get_response(request)
         tracked = DjangoRequest(self.options, request)
+        _current.set(tracked)
         try:
             with tracked:
                 response = self.get_response(request)
@@ -104,6 +111,10 @@ class LeanbaseContextMiddleware:
         if not self.options.track(request):
             return await self.get_response(request)
         tracked = DjangoRequest(self.options, request, is_async=True)
+        task = asyncio.current_task()
+        if task is not None:
+            # Where a middleware around this one answers in its own way, nobody closes our response.
+            task.add_done_callback(lambda _: tracked.finish_later())
         if _has_credentials(request):
             tracked.user = await _authenticated(request)
         try:
@@ -177,6 +188,7 @@ class DjangoRequest(WebRequest):
         if self.is_inside:
             self.capture(error)
         else:
+            self.status = None
             with self.resumed():
                 self.capture(error)
             self.finish_later()  # the response that was to do it is gone
@@ -209,7 +221,7 @@ class DjangoRequest(WebRequest):
         ip = forwarded_for(headers) or request.META.get("REMOTE_ADDR")
         tags.update(request_tags(headers, url=url, method=request.method, path=request.path, ip=ip))
         match = request.resolver_match
-        if match is not None and match.route:
+        if match is not None and isinstance(match.route, str):
             tags["$request_route"] = match.route if match.route.startswith("^") else f"/{match.route}"
         return headers, tags, None if user is None else user[0]
 
@@ -228,6 +240,14 @@ def _on_exception(request: Any = None, **_: Any) -> None:
         with tracked:
             tracked.capture(error)
         tracked.finish_later()
+
+
+def _on_finish(**_: Any) -> None:
+    """End the request of this thread, if its response was thrown away."""
+    tracked = _current.get()
+    if tracked is not None:
+        _current.set(None)
+        tracked.finish()
 
 
 # --- the user -----------------------------------------------------------------------------------------

@@ -108,7 +108,11 @@ def track(
 
     try:
         with tracked:
-            body = app(environ, start)
+            try:
+                body = app(environ, start)
+            except Exception:
+                tracked.status = None  # another response comes in its place
+                raise
     except BaseException:
         tracked.finish()
         raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,10 +11,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 
 import leanbase
 from leanbase.integrations.asgi import LeanbaseMiddleware
+from tests.integrations.apps import BARE, FLUSH, configure
 
-leanbase.api_key = "phc_test"
-leanbase.host = os.environ["INGESTION"]
-leanbase.sync_mode = os.environ.get("SYNC_MODE", "true") == "true"
+configure()
 
 
 class OutOfStock(Exception):
@@ -27,8 +25,8 @@ class Missing(Exception):
 
 
 app = FastAPI()
-if not os.environ.get("BARE"):
-    app.add_middleware(LeanbaseMiddleware, flush=os.environ.get("FLUSH", "auto"))
+if not BARE:
+    app.add_middleware(LeanbaseMiddleware, flush=FLUSH)
 router = APIRouter(prefix="/shop")
 
 
@@ -49,7 +47,7 @@ async def index() -> dict[str, str]:
 
 @app.get("/orders/{number}")
 async def order(number: int) -> dict[str, int]:
-    if os.environ.get("BARE"):
+    if BARE:
         return {"number": number}
     leanbase.tag("order", number)
     leanbase.capture("order viewed")
