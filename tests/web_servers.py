@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,13 @@ from typing import Any
 
 import urllib3
 
+from leanbase.local.server import LocalServer
+
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
+ARRIVAL_SECONDS = 10.0
+MOMENT_SECONDS = 0.3
 
 
 def free_port() -> int:
@@ -105,3 +110,47 @@ def uvicorn(app: str, *options: str) -> list[str]:
 
 def gunicorn(app: str, *options: str) -> list[str]:
     return ["gunicorn", "--bind", "127.0.0.1:{port}", *options, app]
+
+
+@dataclass
+class Application:
+    """An application on a web server, whose events go to the local ingestion server."""
+
+    server: WebServer
+    local: LocalServer
+
+    def ask(
+        self, path: str, *, count: int | None = None, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> tuple[urllib3.BaseHTTPResponse, list[dict[str, Any]]]:
+        """Ask for something as somebody new; the response, and the events of that person.
+
+        Args:
+            path: The path.
+            count: So many events are waited for; a moment longer, so that more would show. Without it, those
+                that are there when the response is.
+            headers: Request headers.
+            options: Of `WebServer.get`.
+        """
+        who = str(uuid.uuid4())
+        given = {"X-LEANBASE-DISTINCT-ID": who, **(headers or {})}
+        response = self.server.get(path, headers=given, **options)
+        return response, self.events_of(who, count)
+
+    def events_of(self, who: str, count: int | None = None) -> list[dict[str, Any]]:
+        """The events of a person."""
+        end = time.monotonic() + ARRIVAL_SECONDS
+        while True:
+            found = [event for event in self.local.store.events() if event["distinct_id"] == who]
+            if count is None or (len(found) >= count and count > 0) or time.monotonic() > end:
+                break
+            if count == 0 and time.monotonic() > end - ARRIVAL_SECONDS + MOMENT_SECONDS:
+                break
+            time.sleep(0.01)
+        return found
+
+
+@contextmanager
+def application(command: Sequence[str], **options: Any) -> Iterator[Application]:
+    """An application on a web server, with a local ingestion server of its own. For options see `serving`."""
+    with LocalServer() as local, serving(command, **{"INGESTION": local.url, **options}) as server:
+        yield Application(server, local)

@@ -16,8 +16,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from ..transports.deadline import LastChance
+    from ..transports.receipt import Receipt
+
     class Sender(Protocol):
         """A client's outbox."""
+
+        def flush(self, *, timeout: float, last_chance: LastChance) -> Receipt: ...
 
         def send_kept(self, *, waits: bool) -> bool: ...
 
@@ -81,6 +86,11 @@ class BackgroundSender:
             self._changed.notify()
         if starts:
             self._start()
+
+    def pending(self) -> list[Sender]:
+        """The outboxes of clients that are to send, or are sending."""
+        with self._lock:
+            return [sender for sender, task in self._tasks.items() if task.is_wanted or task.is_running]
 
     def _start(self) -> None:
         reset_in_child(self)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from ..client import Leanbase
 from ..default import default_client
+from ..delivery.background import background
 from ..delivery.scope import DeliveryScope, RequestScope, open_scope
 from ..errors import ConfigError
+from ..event_loop import all_called
 from ..events.contexts import Found, Lookup, new_context
 from ..guard import log_internal
 from ..interrupts import raise_interrupt
 from ..transports._repeated import RepeatedLog
 from .boundary import Boundary
+from .sigterm import grace_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, TypeAlias
 
+    from ..delivery.background import Sender
     from ..events.request_headers import Headers
     from ..transports.deadline import Deadline
 
@@ -345,6 +351,35 @@ class WebRequest(Boundary):
     def _capture_resumed(self, error: BaseException) -> None:
         with self.resumed():
             self.capture(error)
+
+
+async def send_everything(client: Leanbase) -> None:
+    """Send all that is pending, of every client that sends for requests: the server is about to end.
+
+    Takes no longer than a send, and than a platform leaves a process after SIGTERM.
+    """
+    try:
+        senders = {*client._outboxes(), *background.pending()}
+        seconds = grace_seconds()
+        await all_called([partial(_flush, sender, seconds) for sender in senders], timeout=seconds)
+    except Exception as error:
+        log_internal("flush", error)
+
+
+def _flush(sender: Sender, seconds: float, done: Callable[[], object]) -> None:
+    """Send what a client has pending, in a thread, also where sends pause: no later one may come."""
+
+    def flush() -> None:
+        try:
+            receipt = sender.flush(timeout=seconds, last_chance="full")
+            if receipt.has_retained:
+                logger.error("%d event(s) are not delivered as the server ends", receipt.retained)
+        except Exception as error:
+            log_internal("flush", error)
+        finally:
+            done()
+
+    threading.Thread(target=flush, name="leanbase-last-flush", daemon=True).start()
 
 
 _END = object()

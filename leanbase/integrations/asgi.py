@@ -14,7 +14,14 @@ from urllib.parse import quote
 from ..events.request_headers import Headers, forwarded_for, forwarded_scheme, request_tags
 from ..handlers.aws_lambda.events import source_ip
 from ..handlers.aws_lambda.invocation import time_limit
-from ..handlers.web_request import FAILED_STATUS, REQUEST_KEY, RequestOptions, WebRequest, attempt
+from ..handlers.web_request import (
+    FAILED_STATUS,
+    REQUEST_KEY,
+    RequestOptions,
+    WebRequest,
+    attempt,
+    send_everything,
+)
 from .wsgi import SAFE_IN_PATH, redacted
 
 if TYPE_CHECKING:
@@ -41,7 +48,8 @@ class LeanbaseMiddleware:
     A thread sends; the event loop is never blocked. Exceptions that leave the application are captured, and
     go on unchanged; those that an exception handler of Starlette or FastAPI turned into a response of 500 or
     above are captured as well. What background tasks capture belongs to the request. A WebSocket has a
-    context and a scope of its own: its events leave when it closes, and during a long one at intervals.
+    context and a scope of its own: its events leave when it closes, and during a long one at intervals. When
+    the server shuts the application down, everything is sent first.
 
     Args:
         app: The application.
@@ -86,6 +94,8 @@ class LeanbaseMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application."""
         __tracebackhide__ = True
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, partial(self._send_of_lifespan, send))
         if scope["type"] not in ("http", "websocket") or not self._options.track(scope):
             return await self._app(scope, receive, send)
         outer = scope.get(REQUEST_KEY)
@@ -103,6 +113,15 @@ class LeanbaseMiddleware:
                 scope[REQUEST_KEY] = outer
             await tracked.finish_in_thread()
             await response.release()
+
+    async def _send_of_lifespan(self, send: Send, message: Message) -> None:
+        """Pass a message on, after everything is sent if it says that the application has shut down.
+
+        uvicorn ends its own process by the signal that stopped it, and no exit hook runs.
+        """
+        if message["type"].startswith("lifespan.shutdown"):
+            await send_everything(self._options.client)
+        await send(message)
 
 
 class _Request(WebRequest):
@@ -208,13 +227,13 @@ def _describe(scope: Scope, raw_path: bytes | None, path: str, root_path: str) -
     tags: dict[str, Any] = dict(
         request_tags(
             headers,
-            url=attempt("the URL", lambda: _url(scope, headers, raw_path, path)),
+            url=attempt("URL", lambda: _url(scope, headers, raw_path, path)),
             method=scope.get("method"),
             path=path,
             ip=ip,
         )
     )
-    route = attempt("the route", lambda: _route(scope, root_path))
+    route = attempt("route", lambda: _route(scope, root_path))
     if route:
         tags["$request_route"] = route
     return headers, tags, None

@@ -208,7 +208,7 @@ class DjangoRequest(WebRequest):
 
     def _describe(self, request: Any) -> Description:
         headers = Headers(request.headers.items())
-        url = attempt("the URL", request.build_absolute_uri)
+        url = attempt("URL", request.build_absolute_uri)
         if url:
             path, _, query = url.partition("?")
             url = redacted(path, query)
@@ -269,7 +269,7 @@ def _user(request: Any) -> tuple[str, str | None] | None:
     if untouched and session.accessed:
         # The page does not depend on the user for our reading, but it does as soon as the view reads it.
         session.accessed = False
-        state = vars(user)
+        state = getattr(user, "__dict__", {})
         if "_setupfunc" in state:
 
             def read_again(value: Any = state["_wrapped"]) -> Any:

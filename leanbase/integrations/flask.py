@@ -59,7 +59,7 @@ class LeanbaseFlask:
             flush=flush,
             capture_exceptions=capture_exceptions,
             request_filter=request_filter,
-            extra_tags=extra_tags,
+            extra_tags=partial(_extra_tags, extra_tags) if callable(extra_tags) else extra_tags,
             tag_map=tag_map,
         )
         if app is not None:
@@ -94,6 +94,12 @@ def _capture(_sender: Flask, exception: BaseException, **_: Any) -> None:
     tracked = request.environ.get(REQUEST_KEY)
     if isinstance(tracked, WebRequest):
         tracked.capture(exception, "FLASK")
+
+
+def _extra_tags(extra_tags: Callable[[Request], Any], made: Request) -> Any:
+    """Ask with Flask's own request, which knows its endpoint, where there is one."""
+    current: Any = request
+    return extra_tags(current._get_current_object() if has_request_context() else made)
 
 
 def _describe(environ: dict[str, Any]) -> Description:

@@ -200,7 +200,7 @@ def describe(environ: dict[str, Any]) -> Description:
     raw = (script + path).encode("latin-1", "replace")
     tags = request_tags(
         headers,
-        url=attempt("the URL", lambda: _url(environ, headers, raw)),
+        url=attempt("URL", lambda: _url(environ, headers, raw)),
         method=environ.get("REQUEST_METHOD"),
         path=raw.decode("utf-8", "replace"),
         ip=forwarded_for(headers) or environ.get("REMOTE_ADDR"),

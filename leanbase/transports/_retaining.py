@@ -454,7 +454,9 @@ class RetainingTransport(BaseTransport):
                 receipt += self.send_pending(deadline, over=own) + self._ask("close", deadline)
             else:
                 receipt += self._give_up(own)
-            return receipt + self.waiting()
+            # A thread may have begun to send what was kept just before the books were closed.
+            others = self._joined(self._others(), deadline)
+            return receipt + others + self.waiting().without(others.retained_events())
         finally:
             self._is_attached = False
 

@@ -1,4 +1,5 @@
 """A Celery application on a broker of files."""
+# mypy: disable-error-code="untyped-decorator"
 
 from __future__ import annotations
 

@@ -1,0 +1,114 @@
+"""The Flask extension under gunicorn, seen from the ingestion server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import flask
+import pytest
+
+import leanbase
+from leanbase import Leanbase
+from leanbase.integrations.flask import LeanbaseFlask
+from leanbase.transports import MemoryTransport
+from tests.integrations.test_asgi import delivered, exception_of
+from tests.web_servers import Application, application, gunicorn
+
+APP = "tests.integrations.apps.web_flask:app"
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Application]:
+    with application(gunicorn(APP, "--threads", "4"), stops=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Iterator[Application]:
+    with application(gunicorn(APP), stops=False, FUNCTION_TARGET="app") as running:
+        yield running
+
+
+def test_events_carry_the_request_and_its_rule(shop: Application) -> None:
+    response, (event,) = shop.ask("/orders/7?page=2", count=1)
+    assert response.data == b"7"
+    properties = event["properties"]
+    assert properties["order"] == 7
+    assert properties["view"] == "order"
+    assert properties["$request_route"] == "/orders/<int:number>"
+    assert properties["$current_url"] == f"{shop.server.url}/orders/7?page=2"
+
+
+def test_the_body_has_the_requests_context(shop: Application) -> None:
+    response, events = shop.ask("/stream", count=3)
+    assert response.data == b"part 0 part 1 part 2 "
+    assert [event["properties"]["path"] for event in events] == ["/stream"] * 3
+
+
+@pytest.mark.parametrize("server", ["shop", "frozen"])
+@pytest.mark.parametrize(
+    ("path", "status", "expected"),
+    [
+        ("/fails", 500, ("ValueError", "error", "middleware", False, "flask.got_request_exception")),
+        ("/teardown-fails", 500, ("RuntimeError", "error", "middleware", False, "wsgi.middleware")),
+        ("/out-of-stock", 503, ("OutOfStock", "error", "generic", True, None)),
+    ],
+)
+def test_one_exception_for_each_failing_request(
+    server: str, path: str, status: int, expected: Any, request: pytest.FixtureRequest
+) -> None:
+    shop: Application = request.getfixturevalue(server)
+    response, events = shop.ask(path, count=1)
+    assert response.status == status
+    assert exception_of(events) == expected
+    assert "$response_status_code" not in events[0]["properties"]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/missing", 404), ("/teapot", 418), ("/nowhere", 404)])
+def test_what_is_answered_below_500_is_no_failure(shop: Application, path: str, status: int) -> None:
+    response, events = shop.ask(path, count=0)
+    assert (response.status, events) == (status, [])
+
+
+@pytest.mark.parametrize(("path", "count"), [("/orders/7", 1), ("/stream", 3), ("/fails", 1)])
+def test_where_the_platform_freezes_all_is_there_before_the_last_byte(
+    frozen: Application, path: str, count: int
+) -> None:
+    _, events = frozen.ask(path)
+    assert len(events) == count
+
+
+def test_a_request_that_is_filtered_out_is_left_alone(shop: Application) -> None:
+    before = len(shop.local.store.events())
+    assert shop.server.get("/health").data == b"well"
+    (event,) = shop.local.store.events()[before:]
+    assert "$request_path" not in event["properties"]
+
+
+def test_the_test_client_of_flask(client: Leanbase, memory: MemoryTransport) -> None:
+    """Also twice initialised, and with its exceptions propagated."""
+    app = flask.Flask(__name__)
+    extension = LeanbaseFlask(client=client, flush="before_response")
+    extension.init_app(app)
+    extension.init_app(app)
+
+    @app.get("/orders/<number>")
+    def order(number: str) -> str:
+        leanbase.tag("number", number)
+        client.capture("viewed")
+        return number
+
+    @app.get("/fails")
+    def fails() -> str:
+        raise ValueError("no money left")
+
+    with app.test_client() as visitor:
+        assert visitor.get("/orders/7").data == b"7"
+        assert flask.request.path == "/orders/7"
+    assert memory.events[0]["properties"]["$request_route"] == "/orders/<number>"
+    app.testing = True
+    with pytest.raises(ValueError, match="no money left"):
+        app.test_client().get("/fails")
+    delivered(client)
+    assert exception_of(memory.events[1:])[4] == "flask.got_request_exception"
