@@ -40,7 +40,7 @@ $(ENVS)/demo/ready: pyproject.toml
 
 $(ENVS)/bench/ready: pyproject.toml
 	$(PYTHON) -m venv $(ENVS)/bench
-	$(ENVS)/bench/bin/pip install --quiet . posthog==7.91.1 segment-analytics-python awslambdaric
+	$(ENVS)/bench/bin/pip install --quiet . posthog==7.91.1 segment-analytics-python awslambdaric django sentry-sdk
 	@touch $@
 
 setup: $(VENV)/ready $(ENVS)/sam/ready

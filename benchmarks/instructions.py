@@ -233,6 +233,19 @@ def capturing_exceptions(ours: Any, directory: str) -> Callable[[], Any]:
     return lambda: ours.capture_exception(fail(), distinct_id=WHO)
 
 
+def web_row(name: str) -> Callable[[], contextlib.AbstractContextManager[Callable[[], Any]]]:
+    """What a middleware adds to a request, of which the application's own part is subtracted below."""
+
+    @contextlib.contextmanager
+    def row() -> Iterator[Callable[[], Any]]:
+        import web
+
+        make = getattr(web, name)
+        yield make(client()) if name.startswith("our_") else make()
+
+    return row
+
+
 @contextlib.contextmanager
 def imports() -> Iterator[Callable[[], Any]]:
     yield lambda: None
@@ -255,16 +268,33 @@ ROWS: dict[str, Callable[[], contextlib.AbstractContextManager[Callable[[], Any]
     "the same with variables": exception_with_variables,
     "posthog, an exception": posthog_exception,
 }
+BARE = {"WSGI": web_row("bare_wsgi"), "ASGI": web_row("bare_asgi"), "Django": web_row("bare_django")}
+"""Requests without a middleware."""
+
+MIDDLEWARES = {
+    "an empty request, WSGI": web_row("our_wsgi"),
+    "sentry, WSGI": web_row("sentry_wsgi"),
+    "an empty request, ASGI": web_row("our_asgi"),
+    "posthog, ASGI": web_row("posthog_asgi"),
+    "sentry, ASGI": web_row("sentry_asgi"),
+    "an empty request, Django": web_row("our_django"),
+    "posthog, Django": web_row("posthog_django"),
+}
+"""What a middleware adds to a request."""
+
 IMPORTS = {
     "a process that imports leanbase": "import leanbase",
     "a process that imports posthog": "import posthog",
 }
 
 
+ALL = {**ROWS, **BARE, **MIDDLEWARES}
+
+
 def run(row: str, repetitions: int) -> None:
     """What callgrind looks at: one row, so many times."""
     gc.disable()
-    with ROWS[row]() as call:
+    with ALL[row]() as call:
         for _ in range(WARM + repetitions):
             call()
 
@@ -319,6 +349,9 @@ def figures(words: list[str]) -> dict[str, float]:
     for row in filter(wanted, ROWS):
         found[row] = of_row(row)
         print(f"{row}: {found[row]:,.0f}", file=sys.stderr, flush=True)
+    for row in filter(wanted, MIDDLEWARES):
+        found[row] = of_row(row) - of_row(row.rpartition(" ")[2])
+        print(f"{row}: {found[row]:,.0f}", file=sys.stderr, flush=True)
     for row in filter(wanted, IMPORTS):
         found[row] = float(counted(["-c", IMPORTS[row]]) - bare)
         print(f"{row}: {found[row]:,.0f}", file=sys.stderr, flush=True)
@@ -332,7 +365,7 @@ def table(words: list[str]) -> str:
 
 
 def main() -> None:
-    if len(sys.argv) == 3 and sys.argv[1] in ROWS and sys.argv[2].isdecimal():
+    if len(sys.argv) == 3 and sys.argv[1] in ALL and sys.argv[2].isdecimal():
         return run(sys.argv[1], int(sys.argv[2]))
     if not available():
         sys.exit("valgrind is not installed")

@@ -18,9 +18,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OLDEST = (3, 10)
 NEWEST = (3, 20)
-# What needs more than the core's own test tools: Powertools, Mangum, awslambdaric, gunicorn, gevent, botocore;
+# What needs more than the core's own test tools: web frameworks and servers, Powertools, awslambdaric, botocore;
 # and what is about the repository.
 LEFT_OUT = [
+    "tests/integrations/apps",
+    *(
+        f"tests/integrations/test_{name}.py"
+        for name in ("asgi", "celery", "django", "flask", "mangum", "pages")
+    ),
+    *(f"tests/integrations/test_{name}.py" for name in ("servers", "wsgi")),
     "tests/lambda_runtime",
     "tests/handlers/test_aws_lambda.py",
     "tests/relay",

@@ -24,6 +24,8 @@ MODULES = [
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str) -> None:
     """Every `>>>` of the package does what it says, with no endpoint configured."""
+    if name.startswith("leanbase.integrations."):
+        pytest.importorskip(name)  # its library may not be here
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
 

@@ -152,5 +152,10 @@ class Application:
 @contextmanager
 def application(command: Sequence[str], **options: Any) -> Iterator[Application]:
     """An application on a web server, with a local ingestion server of its own. For options see `serving`."""
-    with LocalServer() as local, serving(command, **{"INGESTION": local.url, **options}) as server:
+    with LocalServer() as local, serving(command, **{**configuration(local.url), **options}) as server:
         yield Application(server, local)
+
+
+def configuration(host: str) -> dict[str, str]:
+    """The variables that set the default client of an application up."""
+    return {"INGESTION": host, "LEANBASE_API_KEY": "phc_test", "LEANBASE_HOST": host}

@@ -178,7 +178,7 @@ class Outbox:
             scope: The scope.
             done: Called, in any thread, when that has been tried.
         """
-        if scope is not None:
+        if scope is not None and self in scope.senders:
             self._transport.keep_collected(scope)
         is_pending = self._ledger.kept > 0 if done is None else self.has_pending()
         if is_pending and not self.disabled:

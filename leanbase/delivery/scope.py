@@ -79,6 +79,7 @@ class DeliveryScope:
     """
 
     is_request = False
+    is_async = False
     past_buffers = True
     """Whether the events of clients with a buffer are collected as well."""
 
@@ -99,7 +100,6 @@ class DeliveryScope:
         self.finished = False
         self.deferred = False
         self.is_handlers = is_handlers
-        self.is_async = False
         self.collects = flush == "end"
         self.senders: dict[Sender, None] = {}
         self._activated: ref[activate] | None = None
@@ -171,9 +171,9 @@ class DeliveryScope:
             self._finish()
         return receipt
 
-    def _of(self, others: Sequence[Sender]) -> list[Sender]:
+    def _of(self, others: Sequence[Sender]) -> Sequence[Sender]:
         """Those that do not have a buffer, which sends for itself."""
-        return [sender for sender in others if self.past_buffers or not sender.is_buffered]
+        return others if self.past_buffers else [sender for sender in others if not sender.is_buffered]
 
     def send_later(self, *others: Sender) -> None:
         """Let a thread send everything, soon. Does not block."""

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.conf import settings
+from django import conf
 from django.core.signals import got_request_exception, request_finished
 from django.utils.functional import empty
 
 from ..client import Leanbase
 from ..events.request_headers import Headers, forwarded_for, request_tags
+from ..handlers.sigterm import install_sigterm_handler
 from ..handlers.web_request import FAILED_STATUS, REQUEST_KEY, RequestOptions, WebRequest, attempt
 from .wsgi import redacted
 
@@ -52,8 +54,10 @@ class LeanbaseContextMiddleware:
     request has a session cookie or an `Authorization` header. Neither makes a page vary by cookie.
 
     Captured is what Django answers with a 500, each exception once, and, as handled, an exception that the
-    application itself turned into a response of 500 or above. Put the middleware after Django's
-    authentication. Its settings are read once, when Django starts:
+    application itself turned into a response of 500 or above. Under uvicorn, which ends without exit hooks,
+    SIGTERM is handled: everything is sent first.
+
+    Put the middleware after Django's authentication. Its settings are read once, when Django starts:
 
     * `LEANBASE_MW_CAPTURE_EXCEPTIONS` (`True`): whether exceptions are captured.
     * `LEANBASE_MW_CLIENT`: captures them, and sends what it has retained. Default: the default client.
@@ -77,6 +81,10 @@ class LeanbaseContextMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
+            if "uvicorn" in sys.modules and threading.current_thread() is threading.main_thread():
+                # It ends its process by the signal that stopped it, so that no exit hook runs, and Django
+                # does not hear of the lifespan of a server.
+                install_sigterm_handler(self.options.client)
         else:
             # Only here: in asynchronous mode Django would call it in a thread for each request.
             self.process_view = self._process_view
@@ -254,7 +262,7 @@ def _on_finish(**_: Any) -> None:
 
 
 def _has_credentials(request: Any) -> bool:
-    return settings.SESSION_COOKIE_NAME in request.COOKIES or "HTTP_AUTHORIZATION" in request.META
+    return conf.settings.SESSION_COOKIE_NAME in request.COOKIES or "HTTP_AUTHORIZATION" in request.META
 
 
 def _user(request: Any) -> tuple[str, str | None] | None:
@@ -317,7 +325,7 @@ def _options() -> RequestOptions:
     """The options that Django's settings have; those of a wrong type do not count."""
 
     def setting(name: str, fits: Callable[[Any], bool], default: Any = None) -> Any:
-        value = getattr(settings, f"LEANBASE_MW_{name}", default)
+        value = getattr(conf.settings, f"LEANBASE_MW_{name}", default)
         return value if fits(value) else default
 
     return RequestOptions(

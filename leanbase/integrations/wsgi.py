@@ -5,7 +5,7 @@ app = LeanbaseMiddleware(app)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -126,9 +126,29 @@ def track(
     if tracked.sends_before_response and (isinstance(body, (list, tuple)) or _is_file(body, environ)):
         tracked.finish()  # nothing more will be captured
         return body
+    if isinstance(body, (list, tuple)):
+        return _Parts(tracked, body)
     if _is_file(body, environ) and _finishes_on_close(body, tracked):
         return body  # the server may have a faster way to send it, which a wrapper would hide
-    return (_SizedBody if hasattr(body, "__len__") else _Body)(tracked, body)
+    return _Body(tracked, body)
+
+
+class _Parts:
+    """A body that was produced already. Of a single part servers derive its length."""
+
+    def __init__(self, tracked: WebRequest, body: Sequence[bytes]) -> None:
+        self._tracked = tracked
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+    def close(self) -> None:
+        """Let the request's events leave."""
+        self._tracked.finish()
 
 
 class _Body:
@@ -161,13 +181,6 @@ class _Body:
                         raise
         finally:
             tracked.finish()
-
-
-class _SizedBody(_Body):
-    """A body that tells how many parts it has: servers derive its length from a single one."""
-
-    def __len__(self) -> int:
-        return len(self._body)
 
 
 def _is_file(body: Any, environ: dict[str, Any]) -> bool:

@@ -48,6 +48,7 @@ async def index() -> dict[str, str]:
 @app.get("/orders/{number}")
 async def order(number: int) -> dict[str, int]:
     if BARE:
+        await asyncio.sleep(0.01)
         return {"number": number}
     leanbase.tag("order", number)
     leanbase.capture("order viewed")

@@ -1,0 +1,90 @@
+"""A FastAPI application in Lambda, by Mangum: alone, and under `lambda_handler`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from mangum import Mangum
+
+import leanbase
+from leanbase import Leanbase
+from leanbase.integrations.asgi import LeanbaseMiddleware
+from leanbase.local.server import LocalServer
+from leanbase.transports import MemoryTransport
+from tests.integrations.test_asgi import exception_of
+
+EVENT = {
+    "version": "2.0",
+    "rawPath": "/orders/7",
+    "rawQueryString": "page=2",
+    "headers": {
+        "host": "api.example.com",
+        "user-agent": "test/1",
+        "x-forwarded-for": "6.6.6.6, 203.0.113.9",
+        "x-leanbase-distinct-id": "user_1",
+    },
+    "requestContext": {
+        "stage": "$default",
+        "domainName": "api.example.com",
+        "http": {"method": "GET", "path": "/orders/7", "sourceIp": "203.0.113.9"},
+    },
+}
+
+
+class Context:
+    function_name = "shop"
+    function_version = "1"
+    aws_request_id = "request-1"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 3000
+
+
+@pytest.fixture(autouse=True)
+def in_lambda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "shop")
+
+
+def shop(client: Leanbase) -> FastAPI:
+    app = FastAPI()
+    app.add_middleware(LeanbaseMiddleware, client=client)
+
+    @app.get("/orders/{number}")
+    async def order(number: int) -> int:
+        client.capture("order viewed")
+        if number == 8:
+            raise ValueError("no money left")
+        return number
+
+    return app
+
+
+def test_alone_all_is_delivered_before_the_response(local: LocalServer) -> None:
+    with Leanbase("phc_test", local.url) as client:
+        handler = Mangum(shop(client), lifespan="off")
+        assert handler(EVENT, Context())["statusCode"] == 200  # type: ignore[arg-type]
+        (event,) = local.store.events()
+    properties = event["properties"]
+    assert event["distinct_id"] == "user_1"
+    assert properties["$ip"] == "203.0.113.9"
+    assert properties["$request_route"] == "/orders/{number}"
+    assert properties["$current_url"] == "https://api.example.com/orders/7?page=2"
+
+
+def test_under_lambda_handler_the_handler_sends(client: Leanbase, memory: MemoryTransport) -> None:
+    handler = leanbase.lambda_handler(client=client)(Mangum(shop(client), lifespan="off"))
+    assert handler(EVENT, Context())["statusCode"] == 200  # type: ignore[arg-type]
+    (event,) = memory.events
+    properties = event["properties"]
+    assert properties["faas.name"] == "shop"
+    assert properties["$request_route"] == "/orders/{number}"
+    assert properties["$ip"] == "203.0.113.9"
+
+
+def test_an_exception_is_captured_once(client: Leanbase, memory: MemoryTransport) -> None:
+    handler = leanbase.lambda_handler(client=client)(Mangum(shop(client), lifespan="off"))
+    event: dict[str, Any] = {**EVENT, "rawPath": "/orders/8"}
+    assert handler(event, Context())["statusCode"] == 500  # type: ignore[arg-type]
+    assert exception_of(memory.events)[4] == "asgi.middleware"
