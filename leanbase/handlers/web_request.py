@@ -371,7 +371,7 @@ def _flush(sender: Sender, seconds: float, done: Callable[[], object]) -> None:
 
     def flush() -> None:
         try:
-            receipt = sender.flush(timeout=seconds, last_chance="full")
+            receipt = sender.flush(timeout=seconds, last_chance="brief")
             if receipt.has_retained:
                 logger.error("%d event(s) are not delivered as the server ends", receipt.retained)
         except Exception as error:

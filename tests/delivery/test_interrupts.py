@@ -409,6 +409,7 @@ class SlowAtFirst(BaseTransport):
         return Receipt(delivered=len(events))
 
 
+@pytest.mark.slow
 def test_after_an_interrupted_shutdown_the_default_client_works(limit: Limit) -> None:
     leanbase.api_key, leanbase.host = "k", "https://leanbase.example.com"
     inner = SlowAtFirst()

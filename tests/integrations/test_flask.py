@@ -17,6 +17,8 @@ from tests.web_servers import Application, application, gunicorn
 
 APP = "tests.integrations.apps.web_flask:app"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shop() -> Iterator[Application]:

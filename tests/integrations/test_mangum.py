@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from leanbase import Leanbase
 from leanbase.integrations.asgi import LeanbaseMiddleware
 from leanbase.local.server import LocalServer
 from leanbase.transports import MemoryTransport
+from tests.handlers.test_aws_lambda import event_loop
 from tests.integrations.test_asgi import exception_of
 
 EVENT = {
@@ -43,8 +45,10 @@ class Context:
 
 
 @pytest.fixture(autouse=True)
-def in_lambda(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_lambda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "shop")
+    with event_loop():
+        yield
 
 
 def shop(client: Leanbase) -> FastAPI:
@@ -85,6 +89,11 @@ def test_under_lambda_handler_the_handler_sends(client: Leanbase, memory: Memory
 
 def test_an_exception_is_captured_once(client: Leanbase, memory: MemoryTransport) -> None:
     handler = leanbase.lambda_handler(client=client)(Mangum(shop(client), lifespan="off"))
-    event: dict[str, Any] = {**EVENT, "rawPath": "/orders/8"}
+    http = {"method": "GET", "path": "/orders/8", "sourceIp": "203.0.113.9"}
+    event: dict[str, Any] = {
+        **EVENT,
+        "rawPath": "/orders/8",
+        "requestContext": {"stage": "$default", "http": http},
+    }
     assert handler(event, Context())["statusCode"] == 500  # type: ignore[arg-type]
     assert exception_of(memory.events)[4] == "asgi.middleware"

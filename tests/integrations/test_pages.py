@@ -40,6 +40,7 @@ def test_the_first_lines_of_a_page_deliver(page: str, path: str, tmp_path: Path)
     assert event["properties"]["$request_path"] == path
 
 
+@pytest.mark.slow
 def test_the_first_lines_about_django_deliver(tmp_path: Path) -> None:
     settings, views, *_ = blocks("django")
     (tmp_path / "project.py").write_text(
@@ -67,6 +68,7 @@ app = get_wsgi_application()
     assert event["properties"]["$request_route"] == "/orders/<int:number>"
 
 
+@pytest.mark.slow
 def test_the_first_lines_about_celery_capture(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(blocks("celery")[0])
     program = """

@@ -112,6 +112,7 @@ def test_where_the_platform_freezes_all_is_there_before_the_last_byte(
     assert len(events) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--threads", "8"], ["--worker-class", "gevent"]])
 def test_a_silent_ingestion_server_delays_no_request(server: FaultServer, options: list[str]) -> None:
     """A send takes up to 10 s here; threads and greenlets do not wait for it."""
@@ -141,6 +142,7 @@ def test_a_synchronous_worker_is_busy_once_while_the_server_is_silent(server: Fa
     assert max(took) < 6
 
 
+@pytest.mark.slow
 def test_with_a_buffer_a_silent_server_delays_no_synchronous_worker(server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
     with serving(gunicorn(APP), INGESTION=server.url, SYNC_MODE="false", LEANBASE_FLUSH_AT="5") as shop:

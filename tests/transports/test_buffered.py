@@ -768,6 +768,7 @@ def test_the_thread_ends_with_its_client(server: FaultServer) -> None:
     assert sorted(names(server)) == sorted(f"e{number}" for number in range(20))
 
 
+@pytest.mark.slow
 def test_what_a_client_has_that_is_let_go_is_sent_all_the_same(server: FaultServer) -> None:
     for number in range(20):
         Leanbase("k", server.url, sync_mode=False, flush_interval=0.1).capture(f"e{number}", distinct_id="u")

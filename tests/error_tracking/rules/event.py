@@ -436,7 +436,7 @@ def what_is_left(properties: dict[str, Any]) -> list[bool]:
     ]
 
 
-@row("X-60")
+@row("X-60", slow=True)
 def an_event_that_is_too_large_loses_what_matters_least_first(wire: Wire) -> None:
     def deep(level: int, payload: str) -> None:
         if level == 0:

@@ -13,11 +13,12 @@ ROWS: list[Any] = []
 Check = TypeVar("Check", bound=Callable[..., None])
 
 
-def row(*ids: str) -> Callable[[Check], Check]:
+def row(*ids: str, slow: bool = False) -> Callable[[Check], Check]:
     """Add a function to the table under the ids of the rules that it tells."""
 
     def add(check: Check) -> Check:
-        ROWS.append(pytest.param(check, id="-".join([*ids, check.__name__])))
+        marks = pytest.mark.slow if slow else ()
+        ROWS.append(pytest.param(check, id="-".join([*ids, check.__name__]), marks=marks))
         return check
 
     return add
