@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
-from .. import event_loop
 from ..errors import ClosedError
 from ..events.encoding import EncodedEvent
 from ..interrupts import is_in_signal_handler, raise_interrupt
@@ -83,8 +82,8 @@ class Outbox:
     def put(self, event: EncodedEvent) -> bool:
         """Admit an event: into the open delivery scope, else to the transport.
 
-        Blocks for the time of a send, at most the deadline; not at all when a scope collects, nor on an
-        event loop whose scope is `is_async`.
+        Blocks for the time of a send, at most the deadline; not at all when a scope collects, or does not let
+        it block.
 
         Returns:
             Whether it was admitted; a full buffer does not.
@@ -117,7 +116,7 @@ class Outbox:
                     return True
         if self.disabled:
             return self._transport.keep(event)
-        if carried is not None and carried.is_async and not self.is_buffered and event_loop.is_running():
+        if carried is not None and not (self.is_buffered or carried.may_block()):
             admitted = self._transport.keep(event)
             self.send_later()
             return admitted
@@ -131,10 +130,10 @@ class Outbox:
 
     def _send_early(self, scope: DeliveryScope) -> None:
         try:
-            if scope.is_async and event_loop.is_running():
-                self.send_later(scope)
-            else:
+            if scope.may_block():
                 self.send_collected(scope)
+            else:
+                self.send_later(scope)
         except Exception as error:
             raise_interrupt(error)
             _log_internal(error)

@@ -72,7 +72,7 @@ class DeliveryScope:
         finished: Whether it is closed, and everything in it has an outcome.
         deferred: Whether it is closed later than it is left, by somebody else.
         senders: Whose events it has.
-        is_async: Whether a thread sends for it what is captured on an event loop.
+        is_async: Whether a thread sends what is captured in it on an event loop.
 
     Raises:
         ValueError: `flush` is neither.
@@ -116,6 +116,10 @@ class DeliveryScope:
     def is_open(self) -> bool:
         """Whether events are captured in it: it is not closed, nor a parent process's."""
         return not self.closed and self._generation == forking.generation
+
+    def may_block(self) -> bool:
+        """Whether a capture inside it may wait for a send here."""
+        return not (self.is_async and event_loop.is_running())
 
     @property
     def sends_at_intervals(self) -> bool:
@@ -251,6 +255,7 @@ class RequestScope(DeliveryScope):
         is_long: Whether its events do not wait for its close, as in a WebSocket's.
         past_buffers: Whether the events of clients with a buffer are collected as well. Elsewhere the buffer
             does the batching, and a request costs no send.
+        leaves_sends: Whether a thread sends what is captured in it anywhere, as other requests wait.
     """
 
     is_request = True
@@ -263,11 +268,17 @@ class RequestScope(DeliveryScope):
         is_async: bool,
         is_long: bool,
         past_buffers: bool,
+        leaves_sends: bool,
     ) -> None:
         super().__init__(flush, deadline)
         self.is_async = is_async
         self.past_buffers = past_buffers
         self._is_long = is_long
+        self._leaves_sends = leaves_sends
+
+    def may_block(self) -> bool:
+        """Whether a capture inside it may wait for a send here."""
+        return not self._leaves_sends and super().may_block()
 
     @property
     def sends_at_intervals(self) -> bool:

@@ -44,6 +44,11 @@ FLUSH_POLICIES = ("auto", "before_response", "after_response", "each")
 FREEZING = ("AWS_LAMBDA_FUNCTION_NAME", "K_SERVICE", "FUNCTION_TARGET", "VERCEL")
 """Variables of platforms that may freeze a process as soon as its response is out."""
 
+HANG_UPS = frozenset(
+    {"ClientDisconnect", "ClientDisconnected", "RequestAborted", "UnreadablePostError", "WebSocketDisconnect"}
+)
+"""Exceptions of Starlette, Werkzeug and Django that say that the client is gone."""
+
 REQUEST_KEY = "leanbase.request"
 """Where a WSGI environ and an ASGI scope have the request that they belong to."""
 
@@ -200,6 +205,7 @@ class WebRequest(Boundary):
             is_async=is_async,
             is_long=is_long,
             past_buffers=self.sends_before_response,
+            leaves_sends=is_concurrent and options.flush == "after_response",
         )
         inherits = isinstance(outer, WebRequest) or scope.is_handlers
         super().__init__(
@@ -218,9 +224,7 @@ class WebRequest(Boundary):
         self.status: int | None = None
         self.error: BaseException | None = None
         self._unsent_bytes: int | None = None
-        while _unclosed:
-            client, forgotten = _unclosed.popleft()
-            client._close_scope_later(forgotten)
+        _close_forgotten()
 
     def begin(self) -> None:
         self.is_inside = True
@@ -234,16 +238,20 @@ class WebRequest(Boundary):
         name: str | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        """Capture an exception of the application.
+        """Capture an exception of the application, unless it says that the client is gone.
 
         Args:
             error: The exception.
             name: The boundary that saw it. Default: this one.
             traceback: That of the exception, where the framework has taken it away since.
         """
-        if self._capture_exceptions and error is not None:
+        if self._capture_exceptions and error is not None and not self.is_hang_up(error):
             properties = None if self.status is None else {"$response_status_code": self.status}
             self.client._capture_escaping(error, name or self._name, properties, traceback)
+
+    def is_hang_up(self, error: BaseException) -> bool:
+        """Whether an exception says that the client is gone."""
+        return any(each.__name__ in HANG_UPS for each in type(error).__mro__)
 
     def close(self, error: BaseException | None) -> None:
         """Leave the scope to `finish`: the response is still to come."""
@@ -253,10 +261,14 @@ class WebRequest(Boundary):
     def finish(self) -> None:
         """Close the scope. Blocks for the send where it has to be done by now, or no other request waits."""
         if not self.is_nested and not self.scope.finished:
-            if self._blocks:
-                self.client._close_scope(self.scope)
-            else:
+            if not self._blocks:
                 self.client._close_scope_later(self.scope)
+                return
+            try:
+                self.client._close_scope(self.scope)
+            except BaseException:  # an interrupt, as of a server that ends a worker
+                self.scope.abandon()
+                raise
 
     def finish_later(self) -> None:
         """Close the scope; a thread sends."""
@@ -387,6 +399,15 @@ _repeated = RepeatedLog()
 
 _unclosed: deque[tuple[Leanbase, DeliveryScope]] = deque()
 """Scopes of requests whose responses were thrown away; the next request closes them."""
+
+
+def _close_forgotten() -> None:
+    while _unclosed:
+        try:
+            client, scope = _unclosed.popleft()
+        except IndexError:
+            return  # another thread has it
+        client._close_scope_later(scope)
 
 
 def _scope_around() -> DeliveryScope | None:

@@ -36,9 +36,6 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-HANG_UPS = frozenset({"ClientDisconnect", "ClientDisconnected", "WebSocketDisconnect", "RequestAborted"})
-"""Exceptions of Starlette, Quart and Django that say that the client is gone."""
-
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
@@ -108,7 +105,7 @@ class LeanbaseMiddleware:
                 response.capture_handled()
         finally:
             if outer is None:
-                del scope[REQUEST_KEY]  # or they would be a circle
+                scope.pop(REQUEST_KEY, None)  # or they would be a circle
             else:
                 scope[REQUEST_KEY] = outer
             await tracked.finish_in_thread()
@@ -143,20 +140,11 @@ class _Request(WebRequest):
         )
         self.hang_up: BaseException | None = None
 
-    def capture(
-        self,
-        error: BaseException | None,
-        name: str | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        """Capture an exception of the application, unless it is about a client that is gone."""
-        if error is not None and not self._is_hang_up(error):
-            super().capture(error, name, traceback)
-
-    def _is_hang_up(self, error: BaseException) -> bool:
-        if any(each.__name__ in HANG_UPS for each in type(error).__mro__):
+    def is_hang_up(self, error: BaseException) -> bool:
+        """Whether an exception says that the client is gone, as sending to it may."""
+        if self.hang_up is not None and self.hang_up in (error, error.__context__, error.__cause__):
             return True
-        return self.hang_up is not None and self.hang_up in (error, error.__context__, error.__cause__)
+        return super().is_hang_up(error)
 
 
 class _Response:

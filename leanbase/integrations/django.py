@@ -29,15 +29,10 @@ from ..handlers.web_request import FAILED_STATUS, REQUEST_KEY, RequestOptions, W
 from .wsgi import redacted
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from ..handlers.web_request import Description
 
 ATTRIBUTE = "_leanbase_request"
 """Where an `HttpRequest` has the boundary that it belongs to."""
-
-HANG_UPS = ("UnreadablePostError", "RequestAborted")
-"""Exceptions that say that the client is gone."""
 
 _current: ContextVar[DjangoRequest | None] = ContextVar("leanbase_django_request", default=None)
 """The request that this thread handles."""
@@ -173,16 +168,6 @@ class DjangoRequest(WebRequest):
             is_async=environ is None,
         )
         setattr(request, ATTRIBUTE, self)
-
-    def capture(
-        self,
-        error: BaseException | None,
-        name: str | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        """Capture an exception of the application, unless it is about a client that is gone."""
-        if not any(each.__name__ in HANG_UPS for each in type(error).__mro__):
-            super().capture(error, name, traceback)
 
     def answered(self, response: Any) -> None:
         """Capture what the view raised if the application made a failure of it."""

@@ -118,7 +118,7 @@ def track(
         raise
     finally:
         if outer is None:
-            del environ[REQUEST_KEY]  # or they would be a circle
+            environ.pop(REQUEST_KEY, None)  # or they would be a circle
         else:
             environ[REQUEST_KEY] = outer
     if tracked.is_nested and isinstance(body, (list, tuple)):

@@ -294,3 +294,36 @@ def test_a_child_of_a_request_sends_nothing_of_it(client: Leanbase, memory: Memo
 
     call(LeanbaseMiddleware(app, client=client, flush="before_response"))
     assert len(memory.events) == 1
+
+
+def test_a_full_scope_does_not_make_a_thread_wait(make: Any, server: FaultServer) -> None:
+    server.always(Behaviour(delay=0.5))
+    shop = make(server, flush_at=10)
+    took = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        before = time.monotonic()
+        for _ in range(30):
+            shop.capture("row", distinct_id="u")
+        took.append(time.monotonic() - before)
+        start_response("204 No Content", [])
+        return [b""]
+
+    call(LeanbaseMiddleware(app, client=shop), **{"wsgi.multithread": True})
+    deadline = time.monotonic() + 10
+    while shop.stats()["delivered"] < 30 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert shop.stats()["delivered"] == 30
+    assert took[0] < 0.4
+
+
+def test_with_each_a_thread_waits_for_every_capture(make: Any, server: FaultServer) -> None:
+    shop = make(server)
+
+    def app(environ: Any, start_response: Any) -> Any:
+        shop.capture("row", distinct_id="u")
+        assert len(server.events) == 1
+        start_response("204 No Content", [])
+        return [b""]
+
+    call(LeanbaseMiddleware(app, client=shop, flush="each"), **{"wsgi.multithread": True})
