@@ -21,7 +21,6 @@ from .transports.receipt import Receipt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
     from .delivery.outbox import Outbox
@@ -583,11 +582,7 @@ class Leanbase:
         self._capture_escaping(error, "CONTEXT")
 
     def _capture_escaping(
-        self,
-        error: BaseException | None,
-        boundary: str,
-        properties: Mapping[str, Any] | None = None,
-        traceback: TracebackType | None = None,
+        self, error: BaseException | None, boundary: str, properties: Mapping[str, Any] | None = None
     ) -> None:
         """Capture an exception that leaves a boundary; those that only end a program are let through.
 
@@ -595,13 +590,11 @@ class Leanbase:
             error: What leaves, if anything.
             boundary: The boundary's name in `leanbase.error_tracking.metadata`.
             properties: What the boundary knows besides.
-            traceback: In place of the exception's own, if there is one.
         """
         if issubclass(type(error), Exception):
             from .error_tracking import metadata
 
-            subject = error if traceback is None else (type(error), error, traceback)
-            self.report_exception(subject, getattr(metadata, boundary), properties=properties)
+            self.report_exception(error, getattr(metadata, boundary), properties=properties)
 
     def _is_configured(self) -> bool:
         """Whether there is a client to capture what nobody asked to have captured."""

@@ -6,6 +6,7 @@ has gathered: scopes that close while all threads are busy are merged into the n
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
         def send_kept(self, *, waits: bool) -> bool: ...
 
+
+logger = logging.getLogger("leanbase")
 
 MOST_THREADS = 4
 """So many clients send at a time. The sends of one client follow one another."""
@@ -108,16 +111,17 @@ class BackgroundSender:
     def _work(self) -> None:
         while (chosen := self._next()) is not None:
             sender, task, callbacks = chosen
-            failed = True
             try:
                 failed = not sender.send_kept(waits=bool(callbacks))
-            finally:
-                with self._lock:
-                    task.is_running = False
-                    task.not_before = time.monotonic() + REST_SECONDS if failed else 0.0
-                    self._changed.notify()
-                for done in callbacks:
-                    done()
+            except BaseException as error:  # a callback of the application may even raise SystemExit
+                logger.error("%s ended a send in a thread; its events are kept", type(error).__name__)
+                failed = True
+            with self._lock:
+                task.is_running = False
+                task.not_before = time.monotonic() + REST_SECONDS if failed else 0.0
+                self._changed.notify()
+            for done in callbacks:
+                done()
 
     def _next(self) -> tuple[Sender, _Task, list[Callable[[], object]]] | None:
         """Take what is due next, and wait for it; `None` when the thread is to end."""

@@ -111,6 +111,8 @@ class Outbox:
             if scope.collects:
                 collected = self._ledger.collect(event, scope)
                 if collected is not None:
+                    if scope.is_request:
+                        self._transport.watch_collected()
                     if self._is_due(collected, scope) and not self._transport.is_sending():
                         self._send_early(scope)
                     return True

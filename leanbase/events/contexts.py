@@ -72,24 +72,27 @@ class Lookup:
         find: Looks them up. It may be called in any thread that carries the context.
     """
 
-    __slots__ = ("_find", "_found", "_lock")
+    __slots__ = ("_find", "_found", "_is_looking", "_lock")
 
     def __init__(self, find: Callable[[], Found]) -> None:
         self._find: Callable[[], Found] | None = find
         self._found = Found()
+        self._is_looking = False
         self._lock = threading.RLock()
 
     def found(self) -> Found:
         """What was looked up; inside the look-up itself nothing is known yet."""
         if self._find is not None:
             with self._lock:
-                find, self._find = self._find, None
-                if find is not None:
+                if self._find is not None and not self._is_looking:
+                    self._is_looking = True
                     try:
-                        self._found = find()
+                        self._found = self._find()
                     except Exception as error:
                         raise_interrupt(error)
                         logger.warning("identity and tags could not be read: %s", type(error).__name__)
+                    finally:
+                        self._find = None
         return self._found
 
 

@@ -33,9 +33,17 @@ class Headers:
 
     def __init__(self, pairs: Iterable[tuple[Any, Any]]) -> None:
         self._values: dict[str, str] = {}
+        self._forwarded: list[str] = []
         for name, value in pairs:
-            if isinstance(name, (str, bytes)) and (text := sanitize_header(value)):
+            if not isinstance(name, (str, bytes)):
+                continue
+            if text := sanitize_header(value):
                 self._values.setdefault(_normal_name(name), text)
+            # No other spelling: the last proxy replaces the others' entries under this name alone.
+            if name in ("HTTP_X_FORWARDED_FOR", b"x-forwarded-for") or name.lower() == "x-forwarded-for":
+                for each in value if isinstance(value, (list, tuple)) else (value,):
+                    text = each.decode("latin-1") if isinstance(each, bytes) else each
+                    self._forwarded += text.split(",") if isinstance(text, str) else ()
 
     @classmethod
     def of(cls, *sources: object) -> Headers:
@@ -63,6 +71,14 @@ class Headers:
         """The distinct id that the web SDK sent along."""
         return self._first(DISTINCT_ID)
 
+    def forwarded_for(self, *, last: bool = False) -> str | None:
+        """The client's address as the proxies have it.
+
+        Args:
+            last: Whether the last proxy alone is believed, which appends what it has seen itself.
+        """
+        return sanitize_header(self._forwarded[-1 if last else 0]) if self._forwarded else None
+
     def _first(self, names: tuple[str, ...]) -> str | None:
         return next((value for name in names if (value := self.get(name))), None)
 
@@ -89,17 +105,6 @@ def request_tags(
         "$raw_user_agent": agent,
     }
     return {name: value for name, value in tags.items() if value}
-
-
-def forwarded_for(headers: Headers, *, last: bool = False) -> str | None:
-    """The client's address as the proxies have it.
-
-    Args:
-        headers: The headers of a request.
-        last: Whether the last proxy alone is believed, which appends what it has seen itself.
-    """
-    addresses = (headers.get("x-forwarded-for") or "").split(",")
-    return addresses[-1 if last else 0].strip() or None
 
 
 def forwarded_scheme(headers: Headers) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -20,12 +21,11 @@ from ..guard import log_internal
 from ..interrupts import raise_interrupt
 from ..transports._repeated import RepeatedLog
 from .boundary import Boundary
-from .sigterm import grace_seconds
+from .sigterm import grace_seconds, install_sigterm_handler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
-    from types import TracebackType
     from typing import Any, Literal, TypeAlias
 
     from ..delivery.background import Sender
@@ -97,6 +97,10 @@ class RequestOptions:
         self._request_filter = _callable(request_filter, "request_filter")
         self._extra_tags = _callable(extra_tags, "extra_tags")
         self._tag_map = _callable(tag_map, "tag_map")
+
+        if "uvicorn" in sys.modules and threading.current_thread() is threading.main_thread():
+            # It ends its process by the signal that stopped it, and no exit hook runs.
+            install_sigterm_handler(self.client)
 
     def track(self, request: Any) -> bool:
         """Whether a request is tracked."""
@@ -177,7 +181,6 @@ class WebRequest(Boundary):
 
     Attributes:
         status: That of its response, as soon as it is known.
-        error: An exception that the application may still turn into a response.
         is_nested: Whether it is inside another boundary.
     """
 
@@ -222,7 +225,6 @@ class WebRequest(Boundary):
         self._blocks = self.sends_before_response or not is_concurrent
         self.is_inside = False
         self.status: int | None = None
-        self.error: BaseException | None = None
         self._unsent_bytes: int | None = None
         _close_forgotten()
 
@@ -232,22 +234,16 @@ class WebRequest(Boundary):
     def end(self) -> None:
         self.is_inside = False
 
-    def capture(
-        self,
-        error: BaseException | None,
-        name: str | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
+    def capture(self, error: BaseException | None, name: str | None = None) -> None:
         """Capture an exception of the application, unless it says that the client is gone.
 
         Args:
             error: The exception.
             name: The boundary that saw it. Default: this one.
-            traceback: That of the exception, where the framework has taken it away since.
         """
         if self._capture_exceptions and error is not None and not self.is_hang_up(error):
             properties = None if self.status is None else {"$response_status_code": self.status}
-            self.client._capture_escaping(error, name or self._name, properties, traceback)
+            self.client._capture_escaping(error, name or self._name, properties)
 
     def is_hang_up(self, error: BaseException) -> bool:
         """Whether an exception says that the client is gone."""
@@ -335,6 +331,7 @@ class WebRequest(Boundary):
                 yield part
         except Exception as error:
             self._capture_resumed(error)
+            self.finish()  # Django's ASGI handler does not close a response whose body raised
             raise
         if self.sends_before_response:
             self.finish()
@@ -358,7 +355,17 @@ class WebRequest(Boundary):
             self._capture_resumed(error)
             raise
         finally:
-            self.finish_later()  # Django does not close a response whose body raised
+            self.finish_later()
+
+    def call_resumed(self, function: Callable[[], object]) -> None:
+        """Call what closes a body, inside the request."""
+        __tracebackhide__ = True
+        with self.resumed():
+            try:
+                function()
+            except Exception as error:
+                self.capture(error)
+                raise
 
     def _capture_resumed(self, error: BaseException) -> None:
         with self.resumed():

@@ -6,13 +6,13 @@ app.add_middleware(LeanbaseMiddleware)
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
-from ..events.request_headers import Headers, forwarded_for, forwarded_scheme, request_tags
-from ..handlers.aws_lambda.events import source_ip
+from ..events.request_headers import Headers, forwarded_scheme, request_tags
+from ..handlers.aws_lambda.events import client_ip
 from ..handlers.aws_lambda.invocation import time_limit
 from ..handlers.web_request import (
     FAILED_STATUS,
@@ -25,7 +25,7 @@ from ..handlers.web_request import (
 from .wsgi import SAFE_IN_PATH, redacted
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType
 
     from ..client import Leanbase
     from ..handlers.web_request import Description, RequestFlushPolicy
@@ -102,14 +102,12 @@ class LeanbaseMiddleware:
         try:
             with tracked:
                 await self._app(scope, receive, response.send if scope["type"] == "http" else send)
-                response.capture_handled()
         finally:
             if outer is None:
                 scope.pop(REQUEST_KEY, None)  # or they would be a circle
             else:
                 scope[REQUEST_KEY] = outer
             await tracked.finish_in_thread()
-            await response.release()
 
     async def _send_of_lifespan(self, send: Send, message: Message) -> None:
         """Pass a message on, after everything is sent if it says that the application has shut down.
@@ -155,8 +153,7 @@ class _Response:
         self._scope = scope
         self._send = send
         self._has_trailers = False
-        self._held: Message | None = None
-        self._traceback: TracebackType | None = None
+        self._outer_error = sys.exc_info()[1]  # what the caller is handling
 
     async def send(self, message: Message) -> None:
         """Pass a message on, with the request's events before or after the last one."""
@@ -165,13 +162,9 @@ class _Response:
             tracked.status = message["status"]
             self._has_trailers = bool(message.get("trailers"))
             if message["status"] >= FAILED_STATUS:
-                _, tracked.error, self._traceback = sys.exc_info()  # an exception handler answers it now
+                self._capture_answered()
         is_last = self._is_last(kind, message)
         if is_last and tracked.sends_before_response:
-            if tracked.error is not None:
-                # Whether the exception is handled is known when the application ends.
-                self._held = message
-                return
             await tracked.send_in_thread()
         try:
             await self._send(message)
@@ -188,37 +181,38 @@ class _Response:
             return not message.get("more_body") and not self._has_trailers
         return kind == "http.response.pathsend"
 
-    def capture_handled(self) -> None:
-        """Capture the exception that an exception handler turned into a response."""
-        error, self._tracked.error = self._tracked.error, None
-        traceback, self._traceback = self._traceback, None
-        if error is not None:
-            app = type(self._scope.get("app"))
-            is_fastapi = any(each.__module__.startswith("fastapi") for each in app.__mro__)
-            handler = "FASTAPI_EXCEPTION_HANDLER" if is_fastapi else "ASGI_EXCEPTION_HANDLER"
-            self._tracked.capture(error, handler, traceback)
+    def _capture_answered(self) -> None:
+        """Capture the exception that an exception handler answers just now."""
+        error = sys.exc_info()[1]
+        if error is not None and error is not self._outer_error:
+            self._tracked.capture(error, None if _is_raised_again() else self._handler())
 
-    async def release(self) -> None:
-        """Send what was held back."""
-        held, self._held = self._held, None
-        if held is not None:
-            await self._send(held)
+    def _handler(self) -> str:
+        app = type(self._scope.get("app"))
+        is_fastapi = any(each.__module__.startswith("fastapi") for each in app.__mro__)
+        return "FASTAPI_EXCEPTION_HANDLER" if is_fastapi else "ASGI_EXCEPTION_HANDLER"
+
+
+def _is_raised_again() -> bool:
+    """Whether Starlette answers for want of a handler: it raises the exception again afterwards."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not LeanbaseMiddleware.__call__.__code__:
+        if frame.f_globals.get("__name__") == "starlette.middleware.errors":
+            return frame.f_code.co_name == "__call__"  # else it passes the message of somebody else on
+        frame = frame.f_back
+    return False
 
 
 def _describe(scope: Scope, raw_path: bytes | None, path: str, root_path: str) -> Description:
     headers = Headers(scope.get("headers", ()))
-    event, client = scope.get("aws.event"), scope.get("client")
-    if isinstance(event, Mapping):
-        ip = source_ip(event, headers)
-    else:
-        ip = forwarded_for(headers) or (client[0] if client else None)
+    client = scope.get("client")
     tags: dict[str, Any] = dict(
         request_tags(
             headers,
             url=attempt("URL", lambda: _url(scope, headers, raw_path, path)),
             method=scope.get("method"),
             path=path,
-            ip=ip,
+            ip=client_ip(headers, client[0] if client else None, scope.get("aws.event")),
         )
     )
     route = attempt("route", lambda: _route(scope, root_path))

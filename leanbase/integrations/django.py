@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
@@ -23,10 +22,10 @@ from django.core.signals import got_request_exception, request_finished
 from django.utils.functional import empty
 
 from ..client import Leanbase
-from ..events.request_headers import Headers, forwarded_for, request_tags
-from ..handlers.sigterm import install_sigterm_handler
+from ..events.request_headers import Headers, request_tags
+from ..handlers.aws_lambda.events import client_ip
 from ..handlers.web_request import FAILED_STATUS, REQUEST_KEY, RequestOptions, WebRequest, attempt
-from .wsgi import redacted
+from .wsgi import lambda_event, redacted
 
 if TYPE_CHECKING:
     from ..handlers.web_request import Description
@@ -76,10 +75,6 @@ class LeanbaseContextMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-            if "uvicorn" in sys.modules and threading.current_thread() is threading.main_thread():
-                # It ends its process by the signal that stopped it, so that no exit hook runs, and Django
-                # does not hear of the lifespan of a server.
-                install_sigterm_handler(self.options.client)
         else:
             # Only here: in asynchronous mode Django would call it in a thread for each request.
             self.process_view = self._process_view
@@ -151,12 +146,14 @@ class DjangoRequest(WebRequest):
 
     Attributes:
         user: Primary key and e-mail address of the user, if that was read already.
+        error: An exception of the view, which a middleware may still answer.
     """
 
     def __init__(self, options: RequestOptions, request: Any, *, is_async: bool = False) -> None:
         environ = getattr(request, "environ", None)
         around = environ if environ is not None else getattr(request, "scope", {})
         self.user: tuple[str, str | None] | None = None
+        self.error: BaseException | None = None
         self._is_async = is_async
         super().__init__(
             options,
@@ -192,7 +189,8 @@ class DjangoRequest(WebRequest):
 
     def follow(self, response: Any) -> None:
         """Produce the body of a response inside the request, and end the request with it."""
-        response._resource_closers.append(self.finish)
+        closers = response._resource_closers
+        closers[:] = [*(partial(self.call_resumed, close) for close in closers), self.finish]
         if self.streams(response):
             if self.sends_before_response:
                 self.expect_bytes(response.headers.get("Content-Length"))
@@ -211,7 +209,8 @@ class DjangoRequest(WebRequest):
             user = _user(request)
         if user is not None and user[1]:
             tags["email"] = user[1]
-        ip = forwarded_for(headers) or request.META.get("REMOTE_ADDR")
+        event = getattr(request, "scope", {}).get("aws.event") or lambda_event(request.META)
+        ip = client_ip(headers, request.META.get("REMOTE_ADDR"), event)
         tags.update(request_tags(headers, url=url, method=request.method, path=request.path, ip=ip))
         match = request.resolver_match
         if match is not None and isinstance(match.route, str):
@@ -238,7 +237,7 @@ def _on_exception(request: Any = None, **_: Any) -> None:
 def _on_finish(**_: Any) -> None:
     """End the request of this thread, if its response was thrown away."""
     tracked = _current.get()
-    if tracked is not None:
+    if tracked is not None and not tracked.is_inside:  # else a view has asked for another page itself
         _current.set(None)
         tracked.finish()
 
@@ -254,24 +253,24 @@ def _user(request: Any) -> tuple[str, str | None] | None:
     """Primary key and e-mail address of the authenticated user; may cost the query that reads it."""
     session: Any = getattr(request, "session", None)
     untouched = session is not None and not session.accessed
+    user = getattr(request, "user", None)
     try:
-        user = getattr(request, "user", None)
         found = _identity(user)
     except Exception:  # a backend that fails; or a view of an event loop, where Django forbids a query
-        return None
+        found = None
     if untouched and session.accessed:
         # The page does not depend on the user for our reading, but it does as soon as the view reads it.
-        session.accessed = False
         state = getattr(user, "__dict__", {})
+        value = state.get("_wrapped", state)
         if "_setupfunc" in state:
+            session.accessed = False
+            if value is not empty:
 
-            def read_again(value: Any = state["_wrapped"]) -> Any:
-                session.accessed = True
-                return value
+                def read_again() -> Any:
+                    session.accessed = True
+                    return value
 
-            state.update(_setupfunc=read_again, _wrapped=empty)
-        else:
-            session.accessed = True
+                state.update(_setupfunc=read_again, _wrapped=empty)
     return found
 
 
@@ -283,7 +282,7 @@ async def _authenticated(request: Any) -> tuple[str, str | None] | None:
     try:
         found = _identity(await read()) if read is not None else None
     except Exception:
-        return None
+        found = None
     if untouched and session.accessed:
         session.accessed = False
 
@@ -297,10 +296,11 @@ async def _authenticated(request: Any) -> tuple[str, str | None] | None:
 
 def _identity(user: Any) -> tuple[str, str | None] | None:
     authenticated = getattr(user, "is_authenticated", False)
-    if not (authenticated() if callable(authenticated) else authenticated) or user.pk is None:
+    key = getattr(user, "pk", None)
+    if not (authenticated() if callable(authenticated) else authenticated) or key is None:
         return None
     email = getattr(user, "email", None)
-    return str(user.pk), email if isinstance(email, str) and email else None
+    return str(key), email if isinstance(email, str) and email else None
 
 
 # --- the settings -------------------------------------------------------------------------------------

@@ -82,7 +82,8 @@ class _Tracked:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         __tracebackhide__ = True
-        made = self._app.request_class(environ)
+        # Shallow: what reads the body here would take it away from the view.
+        made = self._app.request_class(environ, populate_request=False, shallow=True)
         if not self._options.track(made):
             return self._wsgi_app(environ, start_response)
         describe = partial(_describe, environ)

@@ -5,12 +5,13 @@ app = LeanbaseMiddleware(app)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ..events.request_headers import Headers, forwarded_for, forwarded_scheme, request_tags
+from ..events.request_headers import Headers, forwarded_scheme, request_tags
+from ..handlers.aws_lambda.events import client_ip
 from ..handlers.web_request import FAILED_STATUS, REQUEST_KEY, RequestOptions, WebRequest, attempt
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 SAFE_IN_PATH = "/:@!$&'()*+,;=~"
 """What stands in the path of a URL as it is."""
+
+
+LAMBDA_EVENTS = ("apig_wsgi.full_event", "awsgi.event", "serverless.event")
+"""Where adapters of WSGI applications to Lambda leave the event in the environ."""
 
 
 class LeanbaseMiddleware:
@@ -98,13 +103,13 @@ def track(
     outer = environ.get(REQUEST_KEY)
     environ[REQUEST_KEY] = tracked
 
-    def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         tracked.status = int(status[:3]) if status[:3].isdecimal() else None
         if tracked.sends_before_response:
             tracked.expect_bytes(next((v for k, v in headers if k.lower() == "content-length"), None))
-        if exc_info and exc_info[0] and tracked.status is not None and tracked.status >= FAILED_STATUS:
-            tracked.capture(exc_info[0][1], "WSGI_EXCEPTION_HANDLER")
-        return start_response(status, headers, *exc_info)
+        if exc_info and tracked.status is not None and tracked.status >= FAILED_STATUS:
+            tracked.capture(exc_info[1], "WSGI_EXCEPTION_HANDLER")
+        return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
     try:
         with tracked:
@@ -173,12 +178,7 @@ class _Body:
         tracked = self._tracked
         try:
             if hasattr(self._body, "close"):
-                with tracked.resumed():
-                    try:
-                        self._body.close()
-                    except Exception as error:
-                        tracked.capture(error)
-                        raise
+                tracked.call_resumed(self._body.close)
         finally:
             tracked.finish()
 
@@ -206,6 +206,11 @@ def _finishes_on_close(body: Any, tracked: WebRequest) -> bool:
         return False
 
 
+def lambda_event(environ: Mapping[str, Any]) -> object:
+    """The Lambda event behind a request, or `None`."""
+    return next((environ[name] for name in LAMBDA_EVENTS if name in environ), None)
+
+
 def describe(environ: dict[str, Any]) -> Description:
     """Headers and tags of a request."""
     headers = Headers((name, value) for name, value in environ.items() if name.startswith("HTTP_"))
@@ -216,7 +221,7 @@ def describe(environ: dict[str, Any]) -> Description:
         url=attempt("URL", lambda: _url(environ, headers, raw)),
         method=environ.get("REQUEST_METHOD"),
         path=raw.decode("utf-8", "replace"),
-        ip=forwarded_for(headers) or environ.get("REMOTE_ADDR"),
+        ip=client_ip(headers, environ.get("REMOTE_ADDR"), lambda_event(environ)),
     )
     return headers, dict(tags), None
 

@@ -9,6 +9,7 @@ import atexit
 import logging
 import threading
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from .. import forking
 from . import _pool_workers
@@ -26,6 +27,7 @@ MOST_ORPHANS = 100
 """So many transports are kept whose clients were let go with what they could not deliver."""
 
 _watched: dict[RetainingTransport, None] = {}
+_collecting: WeakSet[RetainingTransport] = WeakSet()
 _registered_in: int | None = None
 _deadline: Deadline | None = None
 _is_ending = False
@@ -52,16 +54,27 @@ def _main_thread_is_over() -> bool:
 
 def watch(transport: RetainingTransport) -> None:
     """Give a transport that has something its turn at the end of the process, also if its client is gone."""
-    global _registered_in, _watched
-    if _registered_in != forking.generation:
-        _registered_in, _watched = forking.generation, {}  # a parent's transports are the parent's
-        atexit.register(_end)
-        _pool_workers.register(_end)
+    _register()
     _watched[transport] = None
     if len(_watched) > MOST_ORPHANS:
         orphan = next((each for each in list(_watched) if each.is_orphan()), None)
         if orphan is not None:
             _lose(orphan)
+
+
+def watch_collected(transport: RetainingTransport) -> None:
+    """Give a transport its turn as well if, at the end, a scope that nobody closes has collected for it."""
+    _register()
+    _collecting.add(transport)
+
+
+def _register() -> None:
+    global _registered_in, _watched
+    if _registered_in != forking.generation:
+        _registered_in, _watched = forking.generation, {}  # a parent's transports are the parent's
+        _collecting.clear()
+        atexit.register(_end)
+        _pool_workers.register(_end)
 
 
 def _lose(orphan: RetainingTransport) -> None:
@@ -82,7 +95,8 @@ def _end() -> bool:
     _is_ending, lost = True, 0
     _deadline = Deadline.after(EXIT_SECONDS, "full")
     try:
-        transports = list(_watched)
+        collecting = [each for each in list(_collecting) if each.ledger.collecting()]
+        transports = list(dict.fromkeys([*_watched, *collecting]))
         for number, transport in enumerate(transports):
             # One that hangs is not to take the time of all.
             share = _deadline.remaining() / (len(transports) - number)

@@ -104,6 +104,7 @@ class RetainingTransport(BaseTransport):
         self._inner = inner
         self._is_attached = False
         self._is_watched = False
+        self._watches_collected = False
         self._owner: Callable[[], object] | None = None
         self._repeated = RepeatedLog()
         self._scopes: set[Any] = set()  # open ones, of which events are retained
@@ -112,6 +113,7 @@ class RetainingTransport(BaseTransport):
     def _reset_after_fork(self) -> None:
         self.ledger.reset_after_fork()
         self._is_watched = False
+        self._watches_collected = False
         self._scopes = set()
 
     def attach(
@@ -445,6 +447,8 @@ class RetainingTransport(BaseTransport):
         try:
             # The inner transport first: this ends retry back-offs, whose events then come back as retained.
             receipt = self._ask("close", deadline)
+            for scope in self.ledger.collecting():  # which close too late, or never
+                self.keep_collected(scope)
             self.join(deadline)
             self.ledger.closed = True
             self._forget()
@@ -479,6 +483,12 @@ class RetainingTransport(BaseTransport):
         else:  # this was captured after it
             self.ledger.closed = True
             self._give_up(())
+
+    def watch_collected(self) -> None:
+        """See to it that what a scope collects is not lost if nobody closes it."""
+        if not self._watches_collected:
+            self._watches_collected = True
+            _at_exit.watch_collected(self)
 
     def _forget(self) -> None:
         """Undo `_watch`: there is nothing to lose any more."""

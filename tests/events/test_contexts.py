@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
@@ -330,3 +331,22 @@ def test_an_id_of_an_odd_type_is_told_of(
     told = f"an id should be a text, a number or a UUID, not {kind}" in caplog.text
     assert told == (kind is not None)
     assert bool(caplog.text) == told
+
+
+def test_who_asks_while_another_thread_looks_up_waits_for_it() -> None:
+    looking = threading.Event()
+
+    def find() -> contexts.Found:
+        looking.set()
+        time.sleep(0.1)
+        assert contexts.get_tags() == {}  # inside it nothing is known
+        return contexts.Found("user_1", tags={"plan": "pro"})
+
+    with contexts.new_context(fresh=True, lookup=contexts.Lookup(find)):
+        here = contextvars.copy_context()
+        other = threading.Thread(target=here.run, args=(contexts.get_tags,))
+        other.start()
+        looking.wait()
+        assert contexts.get_context_distinct_id() == "user_1"
+        assert contexts.get_tags() == {"plan": "pro"}
+        other.join()

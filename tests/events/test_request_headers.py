@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leanbase.events.request_headers import Headers, forwarded_for, request_tags, sanitize_header
+from leanbase.events.request_headers import Headers, request_tags, sanitize_header
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_m4_what_cannot_be_read_counts_as_missing() -> None:
 
 def test_5_2_request_tags() -> None:
     headers = Headers.of({"User-Agent": "curl/8", "X-Forwarded-For": " 203.0.113.7 , 10.0.0.1"})
-    ip = forwarded_for(headers)
+    ip = headers.forwarded_for()
     assert request_tags(headers, url="https://e.com/a?b=1", method="GET", path="/a", ip=ip) == {
         "$current_url": "https://e.com/a?b=1",
         "$request_method": "GET",
@@ -67,8 +67,23 @@ def test_5_2_request_tags() -> None:
         "$raw_user_agent": "curl/8",
     }
     assert request_tags(Headers.of({}), url=None, method="", path=None, ip=None) == {}
-    assert forwarded_for(headers, last=True) == "10.0.0.1"
-    assert forwarded_for(Headers.of({})) is None
+    assert headers.forwarded_for(last=True) == "10.0.0.1"
+    assert Headers.of({}).forwarded_for() is None
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        [("x-forwarded-for", ", ".join(["6.6.6.6"] * 500) + ", 203.0.113.7")],
+        [("x-forwarded-for", "6.6.6.6, 203.0.113.7"), ("x_forwarded_for", "6.6.6.6")],
+        [("x-forwarded-for", "6.6.6.6, 203.0.113.7"), ("http-x-forwarded-for", "6.6.6.6")],
+        [(b"x-forwarded-for", b"6.6.6.6"), (b"x-forwarded-for", b"203.0.113.7")],
+        [("X-Forwarded-For", ["6.6.6.6", "203.0.113.7"])],
+    ],
+    ids=["long", "underscores", "prefix", "twice", "list"],
+)
+def test_what_the_last_proxy_says_cannot_be_forged(forged: Any) -> None:
+    assert Headers(forged).forwarded_for(last=True) == "203.0.113.7"
 
 
 @given(st.recursive(st.text() | st.binary() | st.none() | st.integers(), st.lists, max_leaves=8))

@@ -327,8 +327,8 @@ def test_a_long_websocket_sends_at_intervals() -> None:
 Messages = list[dict[str, Any]]
 
 
-def call(app: Any, scope: dict[str, Any] | None = None) -> Messages:
-    """Let an application answer a request; what it sent."""
+def call(app: Any, scope: dict[str, Any] | None = None, answered: threading.Event | None = None) -> Messages:
+    """Let an application answer a request; what it sent. `answered` is set with the last message."""
     sent: Messages = []
 
     async def receive() -> dict[str, Any]:
@@ -336,6 +336,8 @@ def call(app: Any, scope: dict[str, Any] | None = None) -> Messages:
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
+        if answered is not None and message["type"] == "http.response.body":
+            answered.set()
 
     asyncio.run(app({"type": "http", "path": "/", "headers": [], **(scope or {})}, receive, send))
     return sent
@@ -536,29 +538,62 @@ def test_with_trailers_the_last_message_is_another(client: Leanbase, memory: Mem
     assert seen == [0, 1]
 
 
-def test_a_message_that_is_held_back_is_sent_once(client: Leanbase, memory: MemoryTransport) -> None:
-    """A 5xx that is sent while an exception is handled: as handled only if it goes no further."""
+@pytest.mark.parametrize("flush", ["before_response", "after_response"])
+def test_a_5xx_that_answers_an_exception_says_who_did(
+    flush: Any, client: Leanbase, memory: MemoryTransport
+) -> None:
+    """Also around Starlette's own answer, which raises the exception again."""
+    from starlette.applications import Starlette
+    from starlette.background import BackgroundTask
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
 
-    async def swallows(scope: Any, receive: Any, send: Any) -> None:
-        try:
-            raise KeyError("a")
-        except KeyError:
-            await answer(send, 503)
+    class OutOfStock(Exception):
+        pass
 
-    async def reraises(scope: Any, receive: Any, send: Any) -> None:
-        try:
-            raise KeyError("a")
-        except KeyError:
-            await answer(send, 500)
-            raise
+    async def out_of_stock(request: Any) -> PlainTextResponse:
+        raise OutOfStock
 
-    sent = call(LeanbaseMiddleware(swallows, client=client, flush="before_response"))
-    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    async def fails(request: Any) -> PlainTextResponse:
+        raise ValueError("no money left")
+
+    async def later() -> None:
+        assert answered.is_set(), "the response waits for its background task"
+
+    async def sorry(request: Any, error: Exception) -> PlainTextResponse:
+        return PlainTextResponse("sorry", 503, background=BackgroundTask(later))
+
+    async def everything(request: Any, error: Exception) -> PlainTextResponse:
+        return PlainTextResponse("oops", 500)
+
+    app = Starlette(
+        routes=[Route("/out-of-stock", out_of_stock), Route("/fails", fails)],
+        exception_handlers={OutOfStock: sorry, Exception: everything},
+    )
+    tracked = LeanbaseMiddleware(app, client=client, flush=flush)
+    answered = threading.Event()
+    call(tracked, {"path": "/out-of-stock", "method": "GET", "query_string": b""}, answered)
+    delivered(client)
     assert exception_of(memory.events)[3:] == (True, "asgi.exception_handler")
     memory.events.clear()
-    with pytest.raises(KeyError):
-        call(LeanbaseMiddleware(reraises, client=client, flush="before_response"))
+    with pytest.raises(ValueError, match="no money left"):
+        call(tracked, {"path": "/fails", "method": "GET", "query_string": b""})
+    delivered(client)
     assert exception_of(memory.events)[3:] == (False, "asgi.middleware")
+
+
+def test_what_the_caller_of_an_application_handles_is_not_its_failure(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, 503)
+
+    tracked = LeanbaseMiddleware(app, client=client, flush="before_response")
+    try:
+        raise KeyError("cache")
+    except KeyError:
+        call(tracked)
+    assert not memory.events
 
 
 def test_a_full_scope_does_not_send_on_the_event_loop(make: Any, server: FaultServer) -> None:

@@ -258,3 +258,46 @@ print([(event["event"], event["properties"].get("email")) for event in memory.ev
     mail = "jo@example.com"
     expected = [("viewed", None), ("viewed", mail), *[("part", mail)] * 3, ("$exception", mail)]
     assert done.stdout.strip().splitlines()[-1] == str(expected)
+
+
+def in_django(code: str, *, expected: str, **variables: str) -> None:
+    """Run some lines with Django's test client, and look at the last line that they print."""
+    program = f"""
+import leanbase, time
+from leanbase.transports import MemoryTransport
+from tests.integrations.apps.web_django import prepare
+prepare()
+memory = leanbase.transport = MemoryTransport()
+from django.test import Client
+visitor = Client(raise_request_exception=False)
+{code}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "INGESTION": "http://127.0.0.1:9", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip().splitlines()[-1:] == [expected], done.stderr
+
+
+def test_a_body_that_is_left_early_is_closed_inside_the_request() -> None:
+    code = """
+response = visitor.get("/download-slowly", headers={"X-LEANBASE-DISTINCT-ID": "u-1"})
+next(iter(response.streaming_content))
+response.close()
+leanbase.flush()
+print([(event["event"], event["distinct_id"]) for event in memory.events])
+"""
+    in_django(code, expected="[('download ended', 'u-1')]")
+
+
+def test_a_page_that_a_view_asks_for_does_not_end_its_request() -> None:
+    code = """
+assert visitor.get("/asks-itself", headers={"X-LEANBASE-DISTINCT-ID": "u-1"}).content == b"[0, 0]"
+leanbase.flush()
+print([event["distinct_id"] for event in memory.events])
+"""
+    in_django(code, expected="['u-1', 'u-1']", FLUSH="before_response")

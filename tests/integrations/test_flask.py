@@ -114,3 +114,14 @@ def test_the_test_client_of_flask(client: Leanbase, memory: MemoryTransport) -> 
         app.test_client().get("/fails")
     delivered(client)
     assert exception_of(memory.events[1:])[4] == "flask.got_request_exception"
+
+
+def test_a_filter_cannot_take_the_body_away_from_the_view(client: Leanbase) -> None:
+    app = flask.Flask(__name__)
+    LeanbaseFlask(app, client=client, request_filter=lambda request: request.form.get("track") != "no")
+
+    @app.post("/")
+    def form() -> str:
+        return flask.request.form["track"]
+
+    assert app.test_client().post("/", data={"track": "yes"}).data == b"yes"

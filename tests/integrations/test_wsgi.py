@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -327,3 +328,24 @@ def test_with_each_a_thread_waits_for_every_capture(make: Any, server: FaultServ
         return [b""]
 
     call(LeanbaseMiddleware(app, client=shop, flush="each"), **{"wsgi.multithread": True})
+
+
+def test_lambda_says_who_asks(
+    client: Leanbase, memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a client claims in `X-Forwarded-For` does not count where the platform knows better."""
+
+    def app(environ: Any, start_response: Any) -> Any:
+        client.capture("asked")
+        start_response("204 No Content", [])
+        return [b""]
+
+    tracked = LeanbaseMiddleware(app, client=client, flush="before_response")
+    context = {"http": {"sourceIp": "203.0.113.9"}}
+    forwarded = {"HTTP_X_FORWARDED_FOR": "6.6.6.6, 203.0.113.9", "REMOTE_ADDR": "127.0.0.1"}
+    call(tracked, **forwarded, **{"apig_wsgi.full_event": {"requestContext": context}})
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "shop")
+    call(tracked, **forwarded, HTTP_X_AMZN_REQUEST_CONTEXT=json.dumps(context))
+    call(tracked, **forwarded, HTTP_X_AMZN_REQUEST_CONTEXT="{")
+    ips = [event["properties"]["$ip"] for event in memory.events]
+    assert ips == ["203.0.113.9", "203.0.113.9", "6.6.6.6"]

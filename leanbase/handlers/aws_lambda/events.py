@@ -6,12 +6,13 @@ nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
 
 from ...events.contexts import identify_context, set_context_session, tag_all
-from ...events.request_headers import Headers, forwarded_for, forwarded_scheme, request_tags
+from ...events.request_headers import Headers, forwarded_scheme, request_tags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,9 +55,26 @@ def source_ip(event: object, headers: Headers) -> str | None:
     """
     context = _mapping(raw(event).get("requestContext"))
     if "elb" in context:
-        return forwarded_for(headers, last=True)
+        return headers.forwarded_for(last=True)
     seen = [_text(_mapping(context.get(part)).get("sourceIp")) for part in ("http", "identity")]
-    return next(filter(None, seen), None) or forwarded_for(headers)
+    return next(filter(None, seen), None) or headers.forwarded_for()
+
+
+def client_ip(headers: Headers, peer: str | None, event: object = None) -> str | None:
+    """The address of who asks a web application, which may run in Lambda.
+
+    Args:
+        headers: The headers of the request.
+        peer: The other end of the connection.
+        event: The Lambda event behind the request, where an adapter passes it on.
+    """
+    if event is None and "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+        context = headers.get("x-amzn-request-context")  # what Lambda Web Adapter makes of the event
+        try:
+            event = {"requestContext": json.loads(context)} if context else None
+        except (ValueError, RecursionError):
+            event = None
+    return (headers.forwarded_for() if event is None else source_ip(event, headers)) or peer
 
 
 def _request_line(event: Mapping[str, Any]) -> tuple[str | None, str | None, str | None, str] | None:

@@ -277,6 +277,29 @@ async def stream_fails_async(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(parts())
 
 
+def download_slowly(request: HttpRequest) -> StreamingHttpResponse:
+    def parts() -> Iterator[str]:
+        try:
+            for _ in range(100):
+                yield "part "
+        finally:
+            leanbase.capture("download ended")
+
+    return StreamingHttpResponse(parts())
+
+
+def asks_itself(request: HttpRequest) -> HttpResponse:
+    from django.test import Client
+
+    memory: Any = leanbase.transport
+    counts = []
+    for _ in range(2):
+        leanbase.capture("viewed")
+        assert Client().get("/health").content == b"well"
+        counts.append(len(memory.events))
+    return HttpResponse(str(counts))
+
+
 def download(request: HttpRequest) -> FileResponse:
     leanbase.capture("downloaded")
     return FileResponse(open(__file__, "rb"))
@@ -304,6 +327,8 @@ urlpatterns = [
     path("stream-fails", stream_fails),
     path("stream-fails-async", stream_fails_async),
     path("download", download),
+    path("download-slowly", download_slowly),
+    path("asks-itself", asks_itself),
     path("inner-fails", index),
     path("outer-fails-before", index),
     path("outer-fails-after", index),
