@@ -39,6 +39,11 @@ def override_transport(transport: BaseTransport | None) -> None:
     _override = transport
 
 
+def is_overridden() -> bool:
+    """Whether clients that are made now record what they capture, for tests."""
+    return _override is not None
+
+
 def create(settings: Settings) -> RetainingTransport:
     """Make the transport that the settings name, with its fallback, in what keeps undelivered events.
 

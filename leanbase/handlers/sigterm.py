@@ -125,6 +125,9 @@ class Termination:
             self._flushing = threading.Thread(target=self._flush, args=(signum,), daemon=True)
             try:
                 self._flushing.start()
+                # Once more, so that it is the first of the exit hooks: those of the transports would say that
+                # what this flush is just sending is lost.
+                atexit.register(self.wait)
                 return
             except RuntimeError:
                 pass  # the interpreter is shutting down

@@ -12,11 +12,12 @@ from functools import partial
 
 from ..client import Leanbase
 from ..default import default_client
+from ..delivery import factory
 from ..delivery.background import background
 from ..delivery.scope import DeliveryScope, RequestScope, open_scope
 from ..errors import ConfigError
 from ..event_loop import all_called
-from ..events.contexts import Found, Lookup, new_context
+from ..events.contexts import Found, Lookup, at_the_end, call_in_context, new_context
 from ..guard import log_internal
 from ..interrupts import raise_interrupt
 from ..transports._repeated import RepeatedLog
@@ -87,7 +88,7 @@ class RequestOptions:
         tag_map: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
     ) -> None:
         if flush not in FLUSH_POLICIES:
-            raise ConfigError(f"flush must be {', '.join(map(repr, FLUSH_POLICIES))}, not {flush!r}")
+            raise ConfigError(f"flush must be one of {', '.join(map(repr, FLUSH_POLICIES))}, not {flush!r}")
         if client is not None and not isinstance(client, Leanbase):
             raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
         freezes = any(name in os.environ for name in FREEZING)
@@ -201,7 +202,9 @@ class WebRequest(Boundary):
     ) -> None:
         around: DeliveryScope | None = outer.scope if isinstance(outer, WebRequest) else _scope_around()
         self.is_nested = around is not None
-        self.sends_before_response = options.flush == "before_response" and not self.is_nested
+        self.sends_before_response = not self.is_nested and (
+            options.flush == "before_response" or factory.is_overridden()  # tests look at once
+        )
         scope = around or RequestScope(
             "each" if options.flush == "each" else "end",
             deadline,
@@ -243,7 +246,10 @@ class WebRequest(Boundary):
         """
         if self._capture_exceptions and error is not None and not self.is_hang_up(error):
             properties = None if self.status is None else {"$response_status_code": self.status}
-            self.client._capture_escaping(error, name or self._name, properties)
+            capture = partial(
+                self.client._capture_escaping, boundary=name or self._name, properties=properties
+            )
+            call_in_context(at_the_end(), capture, error)
 
     def is_hang_up(self, error: BaseException) -> bool:
         """Whether an exception says that the client is gone."""

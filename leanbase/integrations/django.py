@@ -10,6 +10,7 @@ MIDDLEWARE = [
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -29,6 +30,8 @@ from .wsgi import lambda_event, redacted
 
 if TYPE_CHECKING:
     from ..handlers.web_request import Description
+
+logger = logging.getLogger("leanbase")
 
 ATTRIBUTE = "_leanbase_request"
 """Where an `HttpRequest` has the boundary that it belongs to."""
@@ -311,7 +314,11 @@ def _options() -> RequestOptions:
 
     def setting(name: str, fits: Callable[[Any], bool], default: Any = None) -> Any:
         value = getattr(conf.settings, f"LEANBASE_MW_{name}", default)
-        return value if fits(value) else default
+        if fits(value) or value is default:
+            return value
+        kind = type(value).__name__
+        logger.warning("LEANBASE_MW_%s does not count: its value is %s, which does not fit", name, kind)
+        return default
 
     return RequestOptions(
         client=setting("CLIENT", lambda value: isinstance(value, Leanbase)),

@@ -148,6 +148,35 @@ def test_a_client_that_hangs_up_is_no_failure(shop: Application) -> None:
     assert [event["event"] for event in shop.events_of(who, 1)] == ["endless began"]
 
 
+@pytest.mark.parametrize("path", ["/guarded/dependency", "/guarded/dependency-in-thread"])
+def test_a_failure_has_the_identity_that_the_request_was_given(shop: Application, path: str) -> None:
+    """By a dependency in a task or thread of its own, below a middleware that runs the rest in a task."""
+    response = shop.server.get(path)
+    assert response.status == 500
+    events = shop.events_of(f"user of {path}", 1)
+    assert exception_of(events)[0] == "ValueError"
+    if path == "/guarded/dependency":
+        assert events[0]["properties"]["plan"] == "pro"
+
+
+def test_a_failure_beside_others_mixes_no_persons(client: Leanbase, memory: MemoryTransport) -> None:
+    async def one(number: int) -> None:
+        leanbase.identify_context(f"user_{number}")
+        leanbase.tag("number", number)
+        await asyncio.sleep(0)
+        if number == 1:
+            raise ValueError("no money left")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.gather(*(one(number) for number in range(3)))
+
+    with pytest.raises(ValueError, match="no money left"):
+        call(LeanbaseMiddleware(app, client=client, flush="before_response"))
+    (event,) = memory.events
+    assert not event["distinct_id"].startswith("user_")
+    assert "number" not in event["properties"]
+
+
 # --- when events leave --------------------------------------------------------------------------------
 
 
@@ -357,7 +386,9 @@ def delivered(client: Leanbase) -> None:
 def test_a_wrong_policy_is_found_at_once() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None: ...
 
-    with pytest.raises(ConfigError, match="'auto', 'before_response', 'after_response', 'each', not 'end'"):
+    with pytest.raises(
+        ConfigError, match="one of 'auto', 'before_response', 'after_response', 'each', not 'end'"
+    ):
         LeanbaseMiddleware(app, flush="end")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="client must be a Leanbase, not str"):
         LeanbaseMiddleware(app, client="me")  # type: ignore[arg-type]

@@ -224,7 +224,7 @@ def test_a_wrong_policy_stops_django_at_the_start(database: Path) -> None:
         check=False,
     )
     assert (
-        "ConfigError: flush must be 'auto', 'before_response', 'after_response', 'each', not 'end'"
+        "ConfigError: flush must be one of 'auto', 'before_response', 'after_response', 'each', not 'end'"
         in done.stderr
     )
 

@@ -10,6 +10,7 @@ import pytest
 
 import leanbase
 from leanbase import Leanbase
+from leanbase.delivery import factory
 from leanbase.integrations.flask import LeanbaseFlask
 from leanbase.transports import MemoryTransport
 from tests.integrations.test_asgi import delivered, exception_of
@@ -125,3 +126,21 @@ def test_a_filter_cannot_take_the_body_away_from_the_view(client: Leanbase) -> N
         return flask.request.form["track"]
 
     assert app.test_client().post("/", data={"track": "yes"}).data == b"yes"
+
+
+def test_a_test_has_the_events_as_soon_as_it_has_the_response(
+    memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the pytest plugin, also without a look at the body, which nobody closes."""
+    monkeypatch.setattr(factory, "_override", memory)
+    app = flask.Flask(__name__)
+    LeanbaseFlask(app, client=Leanbase("phc_test"))
+    shop = Leanbase("phc_test")
+
+    @app.get("/")
+    def index() -> str:
+        shop.capture("viewed")
+        return "hello"
+
+    assert app.test_client().get("/").status_code == 200
+    assert [event["event"] for event in memory.events] == ["viewed"]

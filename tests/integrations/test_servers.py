@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.web_servers import application
+from tests.fault_server import Behaviour, FaultServer
+from tests.web_servers import application, configuration
 
 APPS = "tests.integrations.apps"
 FASTAPI = [f"{APPS}.web_fastapi:app", "/threaded/3"]
@@ -55,3 +56,21 @@ def test_nothing_is_lost_when_the_server_is_stopped(
     assert "Traceback" not in shop.server.output, shop.server.output
     assert len(events) == 20
     assert {event["times_received"] for event in events} == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("app", "is_async"), [(FASTAPI, ""), (DJANGO, "1")], ids=["FastAPI", "Django"])
+@pytest.mark.parametrize("sync_mode", ["true", "false"])
+def test_a_slow_ingestion_server_is_waited_for_under_uvicorn(
+    app: list[str], is_async: str, sync_mode: str, tmp_path: Path, server: FaultServer
+) -> None:
+    """Nothing is said to be lost that arrives."""
+    server.always(Behaviour(delay=3))
+    name, path = app
+    variables = {"SYNC_MODE": sync_mode, "DJANGO_ASYNC": is_async, "DJANGO_DATABASE": str(tmp_path / "none")}
+    with application([*UVICORN, name], stops=False, **{**variables, **configuration(server.url)}) as shop:
+        assert [shop.server.get(path).status for _ in range(6)] == [200] * 6
+        shop.server.process.send_signal(signal.SIGTERM)
+        shop.server.stop()
+    assert len({event["uuid"] for request in server.accepted for event in request.events}) == 6
+    assert "event(s)" not in shop.server.output

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 import uuid
 from collections import Counter
@@ -21,7 +23,7 @@ from leanbase.integrations.wsgi import LeanbaseMiddleware
 from leanbase.transports import MemoryTransport
 from tests.fault_server import Behaviour, FaultServer
 from tests.integrations.test_asgi import delivered, exception_of
-from tests.web_servers import Application, application, gunicorn, serving
+from tests.web_servers import Application, application, configuration, gunicorn, serving
 
 APP = "tests.integrations.apps.web_wsgi:app"
 
@@ -349,3 +351,20 @@ def test_lambda_says_who_asks(
     call(tracked, **forwarded, HTTP_X_AMZN_REQUEST_CONTEXT="{")
     ips = [event["properties"]["$ip"] for event in memory.events]
     assert ips == ["203.0.113.9", "203.0.113.9", "6.6.6.6"]
+
+
+def test_what_a_request_that_never_ended_collected_is_sent_at_the_exit(server: FaultServer) -> None:
+    program = """
+import leanbase
+from leanbase.integrations.wsgi import LeanbaseMiddleware
+
+def app(environ, start_response):
+    leanbase.capture("asked")
+    start_response("200 OK", [])
+    return [b"ok"]
+
+body = LeanbaseMiddleware(app)({}, lambda *_: None)
+"""
+    environment = {**os.environ, **configuration(server.url)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+    assert [event["event"] for event in server.events] == ["asked"]

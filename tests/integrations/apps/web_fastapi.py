@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter, BackgroundTasks, FastAPI, HTTPException, WebSocket
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 import leanbase
@@ -25,6 +25,7 @@ class Missing(Exception):
 
 
 app = FastAPI()
+
 if not BARE:
     app.add_middleware(LeanbaseMiddleware, flush=FLUSH)
 router = APIRouter(prefix="/shop")
@@ -80,6 +81,38 @@ async def report(year: int) -> int:
 
 
 app.mount("/admin", mounted)
+
+
+guarded = FastAPI()
+
+
+@guarded.middleware("http")
+async def passes_on(request: Any, call_next: Any) -> Any:
+    """Most applications have one: what is inside runs in a task of its own."""
+    return await call_next(request)
+
+
+async def user(request: Request) -> None:
+    leanbase.identify_context(f"user of {request.url.path}")
+    leanbase.tag("plan", "pro")
+
+
+def user_in_thread(request: Request) -> None:
+    leanbase.identify_context(f"user of {request.url.path}")
+
+
+@guarded.get("/dependency", dependencies=[Depends(user)])
+async def fails_guarded() -> None:
+    raise ValueError("no money left")
+
+
+@guarded.get("/dependency-in-thread", dependencies=[Depends(user_in_thread)])
+def fails_guarded_in_thread() -> None:
+    leanbase.tag("step", "payment")
+    raise ValueError("no money left")
+
+
+app.mount("/guarded", guarded)
 
 
 @app.get("/fails")
