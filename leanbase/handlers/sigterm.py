@@ -107,6 +107,10 @@ class Termination:
         if not self._holders and signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, self._previous.pop())
 
+    def forget(self, client: Leanbase) -> None:
+        """Let the signal take its course for a client that has sent everything, as its server has ended."""
+        self._clients.discard(client)
+
     def _reset_after_fork(self) -> None:
         """Give the signal back in a forked child: what that inherits is not for it to send."""
         if self._previous and signal.getsignal(signal.SIGTERM) == self._handle:
@@ -121,7 +125,7 @@ class Termination:
 
     def _handle(self, signum: int, frame: Any) -> None:
         # What a forked child inherits is not for it to send.
-        if not self._passing and self._flushing is None and self.is_of_this_process:
+        if self._clients and not self._passing and self._flushing is None and self.is_of_this_process:
             self._flushing = threading.Thread(target=self._flush, args=(signum,), daemon=True)
             try:
                 self._flushing.start()

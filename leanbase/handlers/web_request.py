@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 from collections import deque
@@ -22,7 +23,7 @@ from ..guard import log_internal
 from ..interrupts import raise_interrupt
 from ..transports._repeated import RepeatedLog
 from .boundary import Boundary
-from .sigterm import grace_seconds, install_sigterm_handler
+from .sigterm import grace_seconds, install_sigterm_handler, termination
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,9 +100,22 @@ class RequestOptions:
         self._extra_tags = _callable(extra_tags, "extra_tags")
         self._tag_map = _callable(tag_map, "tag_map")
 
+        self._may_die_of_sigterm = False
+        # uvicorn ends its process by the signal that stopped it, and no exit hook runs.
         if "uvicorn" in sys.modules and threading.current_thread() is threading.main_thread():
-            # It ends its process by the signal that stopped it, and no exit hook runs.
+            self._may_die_of_sigterm = True
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                self.handle_sigterm()  # it comes here when uvicorn has handled it
+
+    def handle_sigterm(self) -> None:
+        """Send everything on SIGTERM, where the process would die of it."""
+        if self._may_die_of_sigterm:
+            self._may_die_of_sigterm = False
             install_sigterm_handler(self.client)
+
+    def need_no_signal(self) -> None:
+        """Note that the server says otherwise when it ends."""
+        self._may_die_of_sigterm = False
 
     def track(self, request: Any) -> bool:
         """Whether a request is tracked."""
@@ -387,6 +401,7 @@ async def send_everything(client: Leanbase) -> None:
         senders = {*client._outboxes(), *background.pending()}
         seconds = grace_seconds()
         await all_called([partial(_flush, sender, seconds) for sender in senders], timeout=seconds)
+        termination().forget(client)  # or the signal would be answered by a second flush
     except Exception as error:
         log_internal("flush", error)
 

@@ -92,9 +92,11 @@ class LeanbaseMiddleware:
         """Call the application."""
         __tracebackhide__ = True
         if scope["type"] == "lifespan":
+            self._options.need_no_signal()
             return await self._app(scope, receive, partial(self._send_of_lifespan, send))
         if scope["type"] not in ("http", "websocket") or not self._options.track(scope):
             return await self._app(scope, receive, send)
+        self._options.handle_sigterm()  # there was no lifespan
         outer = scope.get(REQUEST_KEY)
         tracked = _Request(self._options, scope, outer)
         scope[REQUEST_KEY] = tracked

@@ -75,6 +75,7 @@ class LeanbaseContextMiddleware:
         global _latest
         self.get_response = get_response
         self.options = _options()
+        self.options.handle_sigterm()  # Django does not hear of a server's lifespan
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)

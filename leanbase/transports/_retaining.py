@@ -448,7 +448,8 @@ class RetainingTransport(BaseTransport):
             # The inner transport first: this ends retry back-offs, whose events then come back as retained.
             receipt = self._ask("close", deadline)
             for scope in self.ledger.collecting():  # which close too late, or never
-                self.keep_collected(scope)
+                self.ledger.keep_collected(scope)
+                self._scopes.add(scope)
             self.join(deadline)
             self.ledger.closed = True
             self._forget()

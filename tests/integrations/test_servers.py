@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -50,7 +49,6 @@ def test_nothing_is_lost_when_the_server_is_stopped(
     name, path = app
     with application([*command, name], stops=False, **variables) as shop:
         assert [shop.server.get(path).status for _ in range(20)] == [200] * 20
-        shop.server.process.send_signal(signal.SIGTERM)
         shop.server.stop()
         events = shop.local.store.events()
     assert "Traceback" not in shop.server.output, shop.server.output
@@ -70,7 +68,6 @@ def test_a_slow_ingestion_server_is_waited_for_under_uvicorn(
     variables = {"SYNC_MODE": sync_mode, "DJANGO_ASYNC": is_async, "DJANGO_DATABASE": str(tmp_path / "none")}
     with application([*UVICORN, name], stops=False, **{**variables, **configuration(server.url)}) as shop:
         assert [shop.server.get(path).status for _ in range(6)] == [200] * 6
-        shop.server.process.send_signal(signal.SIGTERM)
         shop.server.stop()
     assert len({event["uuid"] for request in server.accepted for event in request.events}) == 6
     assert "event(s)" not in shop.server.output
