@@ -156,9 +156,7 @@ def _shown(calls: Iterable[Call]) -> Iterator[Call]:
 
 
 def _is_hidden(frame: FrameType) -> bool:
-    variables = frame.f_locals
-    if not introspection.is_exactly(variables, _LOCALS):
-        return False
+    variables = local_variables(frame)
     for name in HIDING:
         value = variables.get(name)
         # An object of the application counts as true: to ask it could run its code.

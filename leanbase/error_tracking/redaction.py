@@ -33,6 +33,7 @@ DEFAULT_MASK_PATTERNS = (
 Matcher = Callable[[str], bool]
 
 _PARAMETER = re.compile(r"([?&][^=&?\s]{1,64}=)[^&#\s'\"<>]+")  # of a URL's query
+_QUERY_PART = re.compile(r"[^&;]+")
 _LITERAL = re.compile(r"\(\?i\)([\w \-/@:]+)")
 
 
@@ -124,19 +125,29 @@ class Redaction:
 
 
 def redacted_url(url: str) -> str:
-    """A URL without the values of query parameters that have a secret's name.
+    """A URL without the values of query parameters that have a secret's name, or that are such a URL.
 
     >>> redacted_url("https://example.com/reset?page=2&token=abc")
     'https://example.com/reset?page=2&token=$$_leanbase_redacted_based_on_masking_rules_$$'
     """
     path, mark, query = url.partition("?")
-    if not mark:
-        return url
-    shown = []
-    for part in query.split("&"):
-        name, equals, _ = part.partition("=")
-        shown.append(f"{name}={REDACTED}" if equals and _is_secret_name(unquote_plus(name)) else part)
-    return f"{path}?{'&'.join(shown)}"
+    return f"{path}?{_QUERY_PART.sub(_redacted_part, mask_credentials(query, REDACTED))}" if mark else url
+
+
+def _redacted_part(part: re.Match[str]) -> str:
+    name, equals, value = part[0].partition("=")
+    if not equals:
+        return part[0]
+    hides = _is_secret_name(unquote_plus(name)) or (
+        "%3d" in value.lower() and _has_secret(unquote_plus(value))
+    )
+    return f"{name}={REDACTED}" if hides else part[0]
+
+
+def _has_secret(url: str) -> bool:
+    """Whether the URL that a parameter holds has itself one with a secret's name."""
+    names = (part.partition("=")[0] for part in _QUERY_PART.findall(url.partition("?")[2] or url))
+    return any(_is_secret_name(unquote_plus(name)) for name in names)
 
 
 def _secrets_of(environment: Mapping[str, str], mask: Matcher) -> Sequence[str]:

@@ -37,52 +37,13 @@ class Layer:
 
     Attributes:
         has_ended: Whether it was left out of order, or elsewhere than it was entered.
-        history: What all tasks and threads have set in it, where that is wanted.
     """
 
-    __slots__ = ("has_ended", "history", "number")
+    __slots__ = ("has_ended", "number")
 
     def __init__(self) -> None:
         self.has_ended = False
-        self.history: History | None = None
         self.number = 0  # as long as nobody has asked for it
-
-
-class History:
-    """What the tasks and threads of a request have set, for the exception that ends it.
-
-    The framework may have run the failing code in a task or thread with a copy of the context, whose values
-    are gone by the time that the exception arrives.
-    """
-
-    __slots__ = ("_distinct_ids", "_is_one_line", "_latest")
-
-    def __init__(self) -> None:
-        self._latest: tuple[Any, ...] | None = None  # values, as contexts would be a circle
-        self._is_one_line = True
-        self._distinct_ids: set[str] = set()
-
-    def note(self, before: Context, after: Context) -> None:
-        """Note that a task or thread has replaced its context."""
-        latest = self._latest
-        # By identity: comparing could run code of the application.
-        if latest is not None and any(a is not b for a, b in zip(latest, before.values(), strict=True)):
-            self._is_one_line = False  # somebody else works beside it
-        self._latest = after.values()
-        if after.distinct_id is not None:
-            self._distinct_ids.add(after.distinct_id)
-
-    def at_the_end(self, here: Context) -> Context:
-        """The context of a failure: with all that was set, if one task has set it, else with the one person.
-
-        Args:
-            here: The context where the exception has arrived.
-        """
-        if self._latest is not None and self._is_one_line:
-            return here.replaced(**dict(zip(VALUES, self._latest, strict=True)))
-        if here.distinct_id is None and len(self._distinct_ids) == 1:
-            return here.replaced(distinct_id=next(iter(self._distinct_ids)))
-        return here
 
 
 class Found:
@@ -135,10 +96,6 @@ class Lookup:
         return self._found
 
 
-VALUES = ("tags", "distinct_id", "session_id", "device_id", "overrides")
-"""What can be set in a context."""
-
-
 class Context:
     """What a task or thread has set in one layer, and the context around it. Never changed once it is made.
 
@@ -182,13 +139,7 @@ class Context:
         copy.overrides = self.overrides
         for name, value in values.items():
             setattr(copy, name, value)
-        if self.layer.history is not None:
-            self.layer.history.note(self, copy)
         return copy
-
-    def values(self) -> tuple[Any, ...]:
-        """What is set here, in the order of `VALUES`."""
-        return self.tags, self.distinct_id, self.session_id, self.device_id, self.overrides
 
     def outwards(self) -> list[Context]:
         """This context and those it inherits from, innermost first."""
@@ -286,8 +237,6 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
     def __enter__(self) -> None:
         parent, outer = None if self._detached else active(), innermost.get()
         context = Context(parent, self._fresh, Layer(), self._lookup)
-        if self._lookup is not None:
-            context.layer.history = History()
         try:
             self._entered.append((context, innermost.set(context)))
         except BaseException:  # an interrupt: nobody will leave what was not entered
@@ -325,15 +274,6 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
             if not is_innermost:
                 # Code inside a context of its own stays there, and this one is never active again.
                 context.layer.has_ended = True
-
-
-def at_the_end() -> Context | None:
-    """The active context with what other tasks and threads of its request have set, if that is clear."""
-    context = active()
-    if context is None or context.layer.history is None:
-        return context
-    history, context.layer.history = context.layer.history, None
-    return history.at_the_end(context)
 
 
 def call_in_context(context: Context | None, on_exception: OnException, error: BaseException | None) -> None:

@@ -153,8 +153,12 @@ class Termination:
             self._passing -= 1
 
     def _flush(self, signum: int) -> None:
+        previous = self._previous[-1] if self._previous else None
+        # uvicorn goes on taking requests until it hears of the signal, and then waits for those in hand.
+        is_waited_for = "uvicorn" in getattr(previous, "__module__", "")
+        seconds = min(grace_seconds(), WAIT_SECONDS) if is_waited_for else grace_seconds()
         try:
-            flush_all(list(self._clients), Deadline.after(grace_seconds(), "full"))
+            flush_all(list(self._clients), Deadline.after(seconds, "full"))
         finally:
             if self._previous and _is_of_asyncio(self._previous[-1]):
                 self._flushing = None  # there is no second signal that would find it done

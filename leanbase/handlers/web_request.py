@@ -18,7 +18,7 @@ from ..delivery.background import background
 from ..delivery.scope import DeliveryScope, RequestScope, open_scope
 from ..errors import ConfigError
 from ..event_loop import all_called
-from ..events.contexts import Found, Lookup, at_the_end, call_in_context, new_context
+from ..events.contexts import Found, Lookup, new_context
 from ..guard import log_internal
 from ..interrupts import raise_interrupt
 from ..transports._repeated import RepeatedLog
@@ -143,12 +143,16 @@ class RequestOptions:
                 raise_interrupt(error)
                 _warn("extra_tags", error, "they are left out")
         if self._tag_map is not None:
+            mapped: object = None
             try:
-                tags = dict(self._tag_map(tags))
+                mapped = self._tag_map(tags)
+                if not isinstance(mapped, Mapping):
+                    raise TypeError("no mapping")
             except Exception as error:
                 raise_interrupt(error)
-                tags = {}
+                mapped = {}
                 _warn("tag_map", error, "the events of the request carry no tags")
+            tags = dict(mapped)
         return Found(headers.distinct_id or user_id, headers.session_id, tags)
 
 
@@ -260,10 +264,7 @@ class WebRequest(Boundary):
         """
         if self._capture_exceptions and error is not None and not self.is_hang_up(error):
             properties = None if self.status is None else {"$response_status_code": self.status}
-            capture = partial(
-                self.client._capture_escaping, boundary=name or self._name, properties=properties
-            )
-            call_in_context(at_the_end(), capture, error)
+            self.client._capture_escaping(error, name or self._name, properties)
 
     def is_hang_up(self, error: BaseException) -> bool:
         """Whether an exception says that the client is gone."""
@@ -378,14 +379,10 @@ class WebRequest(Boundary):
             self.finish_later()
 
     def call_resumed(self, function: Callable[[], object]) -> None:
-        """Call what closes a body, inside the request."""
+        """Call what closes a response, inside the request."""
         __tracebackhide__ = True
         with self.resumed():
-            try:
-                function()
-            except Exception as error:
-                self.capture(error)
-                raise
+            function()
 
     def _capture_resumed(self, error: BaseException) -> None:
         with self.resumed():

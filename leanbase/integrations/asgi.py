@@ -22,7 +22,7 @@ from ..handlers.web_request import (
     attempt,
     send_everything,
 )
-from .wsgi import SAFE_IN_PATH, redacted
+from .wsgi import SAFE_IN_PATH, redacted, without_user
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -225,10 +225,10 @@ def _describe(scope: Scope, raw_path: bytes | None, path: str, root_path: str) -
 
 def _url(scope: Scope, headers: Headers, raw_path: bytes | None, path: str) -> str | None:
     scheme = forwarded_scheme(headers) or scope.get("scheme", "http")
-    host = headers.get("host")
+    host = without_user(headers.get("host"))
     if host is None:
         server = scope.get("server")
-        if not server:
+        if not server or "/" in server[0]:  # none, or the path of a socket
             return None
         name, port = server
         host = name if port in (None, DEFAULT_PORTS.get(scheme)) else f"{name}:{port}"

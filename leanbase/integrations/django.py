@@ -257,8 +257,9 @@ def _user(request: Any) -> tuple[str, str | None] | None:
     """Primary key and e-mail address of the authenticated user; may cost the query that reads it."""
     session: Any = getattr(request, "session", None)
     untouched = session is not None and not session.accessed
-    user = getattr(request, "user", None)
+    user = None
     try:
+        user = getattr(request, "user", None)
         found = _identity(user)
     except Exception:  # a backend that fails; or a view of an event loop, where Django forbids a query
         found = None

@@ -58,8 +58,8 @@ class LeanbaseFlask:
             client=client,
             flush=flush,
             capture_exceptions=capture_exceptions,
-            request_filter=request_filter,
-            extra_tags=partial(_extra_tags, extra_tags) if callable(extra_tags) else extra_tags,
+            request_filter=_with_request(request_filter),
+            extra_tags=_with_request(extra_tags),
             tag_map=tag_map,
         )
         if app is not None:
@@ -82,12 +82,24 @@ class _Tracked:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         __tracebackhide__ = True
-        # Shallow: what reads the body here would take it away from the view.
-        made = self._app.request_class(environ, populate_request=False, shallow=True)
-        if not self._options.track(made):
+        make = partial(_made, self._app, environ)
+        if not self._options.track(make):
             return self._wsgi_app(environ, start_response)
-        describe = partial(_describe, environ)
-        return wsgi.track(self._wsgi_app, self._options, environ, start_response, describe, made)
+        return wsgi.track(
+            self._wsgi_app, self._options, environ, start_response, partial(_describe, environ), make
+        )
+
+
+def _made(app: Flask, environ: dict[str, Any]) -> Request:
+    """A request of the application's class, beside the one that the views get, whose body it leaves alone."""
+    before = environ.get("werkzeug.request")
+    made = app.request_class(environ)
+    made.shallow = True  # to read the body here would take it away from the view
+    if before is None:
+        environ.pop("werkzeug.request", None)
+    else:
+        environ["werkzeug.request"] = before
+    return made
 
 
 def _capture(_sender: Flask, exception: BaseException, **_: Any) -> None:
@@ -97,10 +109,16 @@ def _capture(_sender: Flask, exception: BaseException, **_: Any) -> None:
         tracked.capture(exception, "FLASK")
 
 
-def _extra_tags(extra_tags: Callable[[Request], Any], made: Request) -> Any:
-    """Ask with Flask's own request, which knows its endpoint, where there is one."""
+def _with_request(function: Any) -> Any:
+    """Let a function of the user get Flask's own request where there is one, which knows its endpoint."""
+    if not callable(function):
+        return function
     current: Any = request
-    return extra_tags(current._get_current_object() if has_request_context() else made)
+
+    def call(make: Callable[[], Request]) -> Any:
+        return function(current._get_current_object() if has_request_context() else make())
+
+    return call
 
 
 def _describe(environ: dict[str, Any]) -> Description:

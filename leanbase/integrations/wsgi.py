@@ -178,7 +178,7 @@ class _Body:
         tracked = self._tracked
         try:
             if hasattr(self._body, "close"):
-                tracked.call_resumed(self._body.close)
+                tracked.call_resumed(self._body.close)  # a server logs what this raises: it has the response
         finally:
             tracked.finish()
 
@@ -228,7 +228,8 @@ def describe(environ: dict[str, Any]) -> Description:
 
 def _url(environ: dict[str, Any], headers: Headers, path: bytes) -> str:
     scheme = forwarded_scheme(headers) or environ.get("wsgi.url_scheme", "http")
-    host = headers.get("host") or environ["SERVER_NAME"] + _port(scheme, environ.get("SERVER_PORT"))
+    host = without_user(headers.get("host"))
+    host = host or environ["SERVER_NAME"] + _port(scheme, environ.get("SERVER_PORT"))
     query = environ.get("QUERY_STRING")
     url = f"{scheme}://{host}{quote(path, safe=SAFE_IN_PATH)}"
     return redacted(url, query.encode("latin-1", "replace").decode("utf-8", "replace") if query else "")
@@ -236,6 +237,11 @@ def _url(environ: dict[str, Any], headers: Headers, path: bytes) -> str:
 
 def _port(scheme: str, port: Any) -> str:
     return "" if str(port) in ("None", "", "443" if scheme == "https" else "80") else f":{port}"
+
+
+def without_user(host: str | None) -> str | None:
+    """A host without the user and password that a client may have put before it."""
+    return host and host.rpartition("@")[2]
 
 
 def redacted(url: str, query: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from leanbase import Leanbase
-from leanbase.error_tracking.redaction import REDACTED
+from leanbase.error_tracking.redaction import REDACTED, redacted_url
 from tests.error_tracking.conftest import raised
 from tests.fault_server import FaultServer
 
@@ -384,3 +384,21 @@ def test_v12_harmless_texts_stay_readable(
         assert value == text or json.dumps(text, ensure_ascii=False)[1:-1] in value
         assert "redacted" not in value
     assert in_message["$exception_message"] == f"about {text} here"
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("page=2&token=abc&x=1", f"page=2&token={REDACTED}&x=1"),
+        ("TOKEN=abc", f"TOKEN={REDACTED}"),
+        ("api%5Fkey=abc", f"api%5Fkey={REDACTED}"),
+        ("a=1;token=abc", f"a=1;token={REDACTED}"),
+        ("next=%2Freset%3Ftoken%3Dabc", f"next={REDACTED}"),
+        ("next=%2Forders%3Fpage%3D2", "next=%2Forders%3Fpage%3D2"),
+        ("db=https://u:pw@h/", f"db=https://{REDACTED}@h/"),
+        ("token", "token"),
+        ("author=jo&task_id=7", "author=jo&task_id=7"),
+    ],
+)
+def test_the_query_of_a_url(query: str, shown: str) -> None:
+    assert redacted_url(f"https://example.com/a?{query}") == f"https://example.com/a?{shown}"

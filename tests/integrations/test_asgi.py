@@ -148,15 +148,12 @@ def test_a_client_that_hangs_up_is_no_failure(shop: Application) -> None:
     assert [event["event"] for event in shop.events_of(who, 1)] == ["endless began"]
 
 
-@pytest.mark.parametrize("path", ["/guarded/dependency", "/guarded/dependency-in-thread"])
-def test_a_failure_has_the_identity_that_the_request_was_given(shop: Application, path: str) -> None:
-    """By a dependency in a task or thread of its own, below a middleware that runs the rest in a task."""
-    response = shop.server.get(path)
-    assert response.status == 500
-    events = shop.events_of(f"user of {path}", 1)
-    assert exception_of(events)[0] == "ValueError"
-    if path == "/guarded/dependency":
-        assert events[0]["properties"]["plan"] == "pro"
+def test_a_failure_has_the_identity_that_a_dependency_gave(shop: Application) -> None:
+    """Below a middleware that runs the rest in a task of its own, where ours is inside of it as well."""
+    assert shop.server.get("/guarded/dependency").status == 500
+    events = shop.events_of("user of /guarded/dependency", 1)
+    assert exception_of(events) == ("ValueError", "error", "middleware", False, "asgi.middleware")
+    assert events[0]["properties"]["plan"] == "pro"
 
 
 def test_a_failure_beside_others_mixes_no_persons(client: Leanbase, memory: MemoryTransport) -> None:
@@ -168,13 +165,17 @@ def test_a_failure_beside_others_mixes_no_persons(client: Leanbase, memory: Memo
             raise ValueError("no money left")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.gather(*(one(number) for number in range(3)))
+        count = int(scope["path"][1:])
+        await asyncio.gather(*(one(number) for number in range(count)))
+        raise ValueError("no money left")
 
-    with pytest.raises(ValueError, match="no money left"):
-        call(LeanbaseMiddleware(app, client=client, flush="before_response"))
-    (event,) = memory.events
-    assert not event["distinct_id"].startswith("user_")
-    assert "number" not in event["properties"]
+    for count in (1, 3):
+        memory.events.clear()
+        with pytest.raises(ValueError, match="no money left"):
+            call(LeanbaseMiddleware(app, client=client, flush="before_response"), {"path": f"/{count}"})
+        (event,) = memory.events
+        assert not event["distinct_id"].startswith("user_")
+        assert "number" not in event["properties"]
 
 
 # --- when events leave --------------------------------------------------------------------------------
@@ -440,7 +441,7 @@ def test_filter_extra_tags_and_tag_map(
     call(LeanbaseMiddleware(app, client=client, request_filter=broken, extra_tags=broken), {"path": "/b"})
     delivered(client)
     assert memory.events[2]["properties"]["$request_path"] == "/b"
-    tag_maps: list[Any] = [broken, lambda tags: None]
+    tag_maps: list[Any] = [broken, lambda tags: None, lambda tags: [("secret", "leaks")]]
     for tag_map in tag_maps:
         call(LeanbaseMiddleware(app, client=client, tag_map=tag_map), {"path": "/c"})
         delivered(client)

@@ -301,3 +301,50 @@ leanbase.flush()
 print([event["distinct_id"] for event in memory.events])
 """
     in_django(code, expected="['u-1', 'u-1']", FLUSH="before_response")
+
+
+def test_a_user_that_cannot_be_read_costs_the_user_alone() -> None:
+    code = """
+from django.http import HttpResponse
+from django.test import RequestFactory
+from leanbase.integrations.django import LeanbaseContextMiddleware
+
+class Request(type(RequestFactory().get("/"))):
+    @property
+    def user(self):
+        raise RuntimeError
+
+def view(request):
+    leanbase.capture("viewed")
+    return HttpResponse("hello")
+
+request = RequestFactory().get("/page", headers={"X-LEANBASE-DISTINCT-ID": "u-1"})
+request.__class__ = Request
+LeanbaseContextMiddleware(view)(request).close()
+leanbase.flush()
+print([(event["distinct_id"], event["properties"]["$request_path"]) for event in memory.events])
+"""
+    in_django(code, expected="[('u-1', '/page')]")
+
+
+def test_a_closer_that_raises_is_no_failure_of_the_request() -> None:
+    code = """
+from django.http import HttpResponse
+from django.test import RequestFactory
+from leanbase.integrations.django import LeanbaseContextMiddleware
+
+def fail():
+    leanbase.capture("closed")
+    raise RuntimeError
+
+def view(request):
+    response = HttpResponse("hello")
+    response._resource_closers.append(fail)
+    return response
+
+request = RequestFactory().get("/page", headers={"X-LEANBASE-DISTINCT-ID": "u-1"})
+LeanbaseContextMiddleware(view)(request).close()
+leanbase.flush()
+print([(event["event"], event["distinct_id"]) for event in memory.events])
+"""
+    in_django(code, expected="[('closed', 'u-1')]")

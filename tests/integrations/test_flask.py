@@ -144,3 +144,29 @@ def test_a_test_has_the_events_as_soon_as_it_has_the_response(
 
     assert app.test_client().get("/").status_code == 200
     assert [event["event"] for event in memory.events] == ["viewed"]
+
+
+def test_an_application_with_its_own_class_of_requests(client: Leanbase, memory: MemoryTransport) -> None:
+    class Request(flask.Request):
+        def __init__(self, environ: Any) -> None:
+            super().__init__(environ)
+
+    app = flask.Flask(__name__)
+    app.request_class = Request
+    kinds = []
+    LeanbaseFlask(
+        app,
+        client=client,
+        flush="before_response",
+        request_filter=lambda request: kinds.append(type(request)) or True,
+        extra_tags=lambda request: {"endpoint": request.endpoint},
+    )
+
+    @app.get("/")
+    def index() -> str:
+        client.capture("viewed")
+        return "hello"
+
+    assert app.test_client().get("/").data == b"hello"
+    assert kinds == [Request]
+    assert memory.events[0]["properties"]["endpoint"] == "index"

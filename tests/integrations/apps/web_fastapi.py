@@ -84,6 +84,8 @@ app.mount("/admin", mounted)
 
 
 guarded = FastAPI()
+if not BARE:
+    guarded.add_middleware(LeanbaseMiddleware)
 
 
 @guarded.middleware("http")
@@ -97,18 +99,8 @@ async def user(request: Request) -> None:
     leanbase.tag("plan", "pro")
 
 
-def user_in_thread(request: Request) -> None:
-    leanbase.identify_context(f"user of {request.url.path}")
-
-
 @guarded.get("/dependency", dependencies=[Depends(user)])
 async def fails_guarded() -> None:
-    raise ValueError("no money left")
-
-
-@guarded.get("/dependency-in-thread", dependencies=[Depends(user_in_thread)])
-def fails_guarded_in_thread() -> None:
-    leanbase.tag("step", "payment")
     raise ValueError("no money left")
 
 
