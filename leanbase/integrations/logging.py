@@ -52,6 +52,11 @@ class LeanbaseHandler(logging.Handler):
             raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
         self._client = client or default_client
 
+    def addFilter(self, filter: Any) -> None:  # noqa: N802 - logging's name
+        """Add a filter; but for that by which a Powertools `Logger` mutes the handlers of the root logger."""
+        if not type(filter).__module__.startswith("aws_lambda_powertools."):
+            super().addFilter(filter)
+
     def handle(self, record: logging.LogRecord) -> Any:
         """Filter and capture a record; without a lock, or threads would wait for one another's requests."""
         passed: Any = self.filter(record)

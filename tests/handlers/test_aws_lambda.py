@@ -457,3 +457,88 @@ def test_an_object_whose_call_is_a_generator_is_refused() -> None:
 
     with pytest.raises(TypeError, match="not a generator"):
         leanbase.lambda_handler(Streaming())
+
+
+# --- what Lambda says that nobody else does ---------------------------------------------------------
+
+
+def test_a_handler_is_called_in_every_way_in_which_it_was_before(sent: MemoryTransport) -> None:
+    @leanbase.lambda_handler
+    def handler(evt: Any, ctx: Any = None) -> Any:
+        leanbase.capture("e", distinct_id="u")
+        return evt, ctx
+
+    context = LambdaContext()
+    assert handler({}) == handler(evt={}) == handler({}, None) == handler({}, ctx=None) == ({}, None)
+    assert handler(ctx=context, evt={}) == ({}, context)
+    assert properties(sent)["faas.invocation_id"] == context.aws_request_id
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'evt'"):
+        handler()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'other'"):
+        handler({}, other=1)  # type: ignore[call-arg]
+
+
+def test_nobody_waited_for_a_sandbox_that_was_initialised_ahead(
+    sent: MemoryTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency")
+    invocation.forget_invocations()
+
+    @leanbase.lambda_handler
+    def handler(event: Any, context: Any) -> None:
+        leanbase.capture("e", distinct_id="u")
+
+    handler({}, LambdaContext())
+    assert properties(sent)["faas.coldstart"] is False
+
+
+def test_an_async_handler_that_lambda_would_not_await_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handle(event: Any, context: Any) -> None: ...
+
+    leanbase.lambda_handler(handle)
+    assert "async" not in caplog.text
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9")
+    leanbase.lambda_handler(preconnect=False)(handle)
+    assert "Lambda does not await an async handler" in caplog.text
+
+
+API_HOST = "a1b2c3d4e5.execute-api.eu-west-1.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("host", "stage", "raw_path", "url", "path"),
+    [
+        ("api.example.com", "prod", "/prod/orders", "https://api.example.com/orders", "/orders"),
+        ("api.example.com", "prod", "/prod", "https://api.example.com/", "/"),
+        (
+            "api.example.com",
+            "prod",
+            "/production/orders",
+            "https://api.example.com/production/orders",
+            "/production/orders",
+        ),
+        ("api.example.com", "$default", "/orders", "https://api.example.com/orders", "/orders"),
+        (API_HOST, "prod", "/prod/orders", f"https://{API_HOST}/prod/orders", "/orders"),
+    ],
+)
+def test_a_stage_belongs_to_the_urls_of_the_api_s_own_domain(
+    host: str, stage: str, raw_path: str, url: str, path: str, sent: MemoryTransport
+) -> None:
+    @leanbase.lambda_handler
+    def handler(event: Any, context: Any) -> None:
+        leanbase.capture("e", distinct_id="u")
+
+    http = {"method": "GET", "path": raw_path, "sourceIp": "192.0.2.9"}
+    request_context = {"stage": stage, "domainName": host, "http": http}
+    event = {
+        "rawPath": raw_path,
+        "rawQueryString": "",
+        "headers": {"host": host},
+        "requestContext": request_context,
+    }
+    handler(event, LambdaContext())
+    assert properties(sent)["$current_url"] == url
+    assert properties(sent)["$request_path"] == path
+    assert properties(sent)["$ip"] == "192.0.2.9"

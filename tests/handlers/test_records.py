@@ -332,3 +332,50 @@ def test_without_a_request_id_records_have_the_same_ids_again(
     assert inside == inside_again
     assert outside != outside_again
     assert caplog.text.count("needs a context with an aws_request_id") == 1
+
+
+SES = {
+    "eventSource": "aws:ses",
+    "ses": {"mail": {"messageId": "m-1", "timestamp": "2024-01-01T00:00:00.000Z"}},
+}
+S3 = {
+    "eventSource": "aws:s3",
+    "eventTime": "2024-01-01T00:00:00.000Z",
+    "s3": {"bucket": {"name": "b"}, "object": {"key": "k", "sequencer": "0055AED6DCD90281E5"}},
+}
+KAFKA = {"topic": "orders", "partition": 0, "offset": 7, "timestamp": 1704067200000, "value": "e30="}
+EVENTS = {
+    "SES": {"Records": [SES]},
+    "S3": {"Records": [S3]},
+    "Kafka": {"eventSource": "aws:kafka", "records": {"orders-0": [KAFKA]}},
+    "unknown": {"Records": [{"eventSource": "aws:new"}]},
+}
+
+
+@pytest.mark.parametrize("kind", EVENTS)
+def test_an_event_of_any_source_has_the_same_time_at_each_attempt(
+    kind: str, sent: MemoryTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-65920080-000000000000000000000001")
+
+    @leanbase.lambda_handler(idempotent=True)
+    def handler(event: Any, context: Any) -> None:
+        leanbase.capture("e", distinct_id="u")
+
+    context = LambdaContext()
+    for _ in range(2):
+        handler(EVENTS[kind], context)
+    first, second = sent.events
+    assert first == {**second, "properties": first["properties"]}
+    assert first["timestamp"][:16] == "2024-01-01T00:00"
+
+
+@pytest.mark.parametrize(
+    ("record", "id"),
+    [(SES, "m-1"), (S3, "b/k/0055AED6DCD90281E5"), (KAFKA, "orders/0/7")],
+    ids=["SES", "S3", "Kafka"],
+)
+def test_records_of_mail_objects_and_kafka_are_known(record: Any, id: str, sent: MemoryTransport) -> None:
+    with leanbase.record_context(record):
+        leanbase.capture("e", distinct_id="u")
+    assert sent.events[0]["properties"]["messaging.message.id"] == id

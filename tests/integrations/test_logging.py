@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import logging.handlers
 import queue
@@ -179,3 +180,17 @@ def test_the_default_client_is_used_once_it_has_its_settings(
 def test_what_is_no_client_is_refused() -> None:
     with pytest.raises(TypeError, match="client must be a Leanbase, not str"):
         LeanbaseHandler(client="phc")  # type: ignore[arg-type]
+
+
+def test_a_powertools_logger_does_not_mute_it(client: Leanbase, memory: MemoryTransport) -> None:
+    """Which it does to the handlers that the root logger has when it is made."""
+    powertools = pytest.importorskip("aws_lambda_powertools")
+    root, ours = logging.getLogger(), LeanbaseHandler(client=client)
+    root.addHandler(ours)
+    try:
+        powertools.Logger(service="orders", stream=io.StringIO()).error("payment failed")
+        logging.getLogger("plain").error("plain")
+    finally:
+        root.removeHandler(ours)
+    messages = [event["properties"]["$exception_message"] for event in memory.events]
+    assert messages == ["payment failed", "plain"]

@@ -196,3 +196,30 @@ def test_outside_of_lambda_it_is_the_same_as_end(memory: Any, caplog: pytest.Log
     said = [each.levelname for each in caplog.records if "AWS_LAMBDA_RUNTIME_API is not set" in each.message]
     assert said == ["DEBUG"]
     aws_lambda._registered = None
+
+
+def test_tracers_do_not_see_the_requests_of_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They patch `http.client`, and would record each wait for an event."""
+    import http.client
+
+    from leanbase.handlers.aws_lambda import extension
+    from tests.fault_server import Behaviour, FaultServer
+
+    seen: list[str] = []
+    monkeypatch.setattr(http.client.HTTPConnection, "_send_request", lambda self, *_: seen.append("traced"))
+    server = FaultServer()
+    server.script(Behaviour(headers={"Lambda-Extension-Identifier": "e-1"}, body=b""))
+    server.always(Behaviour(instead="silence"))
+    monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", f"127.0.0.1:{server.port}")
+    registered = extension.register()
+    deadline = time.monotonic() + 5
+    while len(server.requests) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    registered._connection.close()
+    server.stop()
+    assert [request.line for request in server.requests] == [
+        "POST /2020-01-01/extension/register HTTP/1.1",
+        "GET /2020-01-01/extension/event/next HTTP/1.1",
+    ]
+    assert server.requests[1].headers["lambda-extension-identifier"] == "e-1"
+    assert seen == []

@@ -114,9 +114,8 @@ def lambda_handler(
             raise TypeError("lambda_handler decorates a handler that returns its result, not a generator")
         extension = _initialise(client or default_client, preconnect, flush == "after_response")
 
-        def invocation(event: Any, context: Any, others: tuple[Any, ...]) -> Invocation:
-            if others and _is_context(others[0]) and not _is_context(context):
-                event, context = context, others[0]  # the handler is a method
+        def invocation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invocation:
+            event, context = _event_and_context(handler, args, kwargs)
             policy: FlushPolicy = "each" if flush == "each" else "end"
             scope = DeliveryScope(policy, time_limit(context), is_handlers=True)
             return Invocation(
@@ -125,18 +124,20 @@ def lambda_handler(
 
         wrapped: Any
         if is_async(handler):
+            if "AWS_LAMBDA_RUNTIME_API" in os.environ:
+                logger.warning("Lambda does not await an async handler: call asyncio.run() in a plain one")
 
-            async def wrapped(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
+            async def wrapped(*args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                with invocation(event, context, args):
-                    return await handler(event, context, *args, **kwargs)
+                with invocation(args, kwargs):
+                    return await handler(*args, **kwargs)
 
         else:
 
-            def wrapped(event: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                with invocation(event, context, args):
-                    return handler(event, context, *args, **kwargs)
+                with invocation(args, kwargs):
+                    return handler(*args, **kwargs)
 
         # For a callable object, copy its name and docstring but not its instance attributes.
         is_function = hasattr(handler, "__code__")
@@ -179,6 +180,20 @@ def _extension() -> LambdaExtension | None:
             level = logging.WARNING if "AWS_LAMBDA_RUNTIME_API" in os.environ else logging.DEBUG
             logger.log(level, 'flush="after_response" is the same as "end" here: %s', error)
     return _registered or None
+
+
+def _event_and_context(handler: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """What a handler is called with, however that is done; `None` for what is left out."""
+    if kwargs:
+        from inspect import signature
+
+        try:
+            args = tuple(signature(handler).bind(*args, **kwargs).arguments.values())
+        except (TypeError, ValueError):
+            pass  # the call itself will say what is wrong
+    if len(args) > 2 and _is_context(args[2]) and not _is_context(args[1]):
+        args = args[1:]  # the handler is a method
+    return args[0] if args else None, args[1] if len(args) > 1 else None
 
 
 def _is_context(argument: Any) -> bool:

@@ -82,13 +82,22 @@ def _request_line(event: Mapping[str, Any]) -> tuple[str | None, str | None, str
     context = _mapping(event.get("requestContext"))
     http = context.get("http")
     if isinstance(http, Mapping):  # HTTP API with payload 2.0, Function URL
-        path = _text(event.get("rawPath"))
-        return _text(http.get("method")), path, path, _text(event.get("rawQueryString")) or ""
+        raw_path = _text(event.get("rawPath"))
+        path = _without_stage(raw_path, _text(context.get("stage")))
+        # A domain of one's own stands for the stage, which only the API's own has in its URLs.
+        url_path = raw_path if ".execute-api." in (_text(context.get("domainName")) or "") else path
+        return _text(http.get("method")), path, url_path, _text(event.get("rawQueryString")) or ""
     if "httpMethod" in event:  # REST API, HTTP API with payload 1.0, ALB
         path = _text(event.get("path"))
         # On its default domain a REST API's URL also has the stage, which only the context knows.
         return _text(event.get("httpMethod")), path, _text(context.get("path")) or path, _query(event)
     return None
+
+
+def _without_stage(path: str | None, stage: str | None) -> str | None:
+    if path is None or not stage or stage == "$default" or not f"{path}/".startswith(f"/{stage}/"):
+        return path
+    return path[len(stage) + 1 :] or "/"
 
 
 def _query(event: Mapping[str, Any]) -> str:
@@ -126,9 +135,11 @@ def _url(event: Mapping[str, Any], headers: Headers, path: str | None, query: st
 def event_timestamp(event: object) -> object:
     """When the work that an event asks for came to be, the same at each attempt; `None` if nothing tells."""
     event = raw(event)
-    records = event.get("Records")
-    if isinstance(records, list) and records:
-        return record_timestamp(records[0])
+    records = event.get("Records") or event.get("records")
+    if isinstance(records, Mapping):  # Kafka's, by partition
+        records = next(iter(records.values()), None)
+    if isinstance(records, list) and records and (timestamp := record_timestamp(records[0])) is not None:
+        return timestamp
     context = _mapping(event.get("requestContext"))
     milliseconds = context.get("timeEpoch") or context.get("requestTimeEpoch")  # HTTP API, REST API
     if milliseconds is not None:
@@ -150,8 +161,11 @@ def record_timestamp(record: object) -> object:
     created = _mapping(record.get("dynamodb")).get("ApproximateCreationDateTime")
     if arrived is not None or created is not None:
         return _from_epoch(created if arrived is None else arrived, 1)
+    if "offset" in record and record.get("timestamp") is not None:  # Kafka
+        return _from_epoch(record["timestamp"], 1000)
     published = _mapping(record.get("Sns")).get("Timestamp")
-    return _text(published) or _text(record.get("eventTime"))  # SNS, S3
+    mailed = _mapping(_mapping(record.get("ses")).get("mail")).get("timestamp")
+    return _text(published) or _text(mailed) or _text(record.get("eventTime"))  # SNS, SES, S3
 
 
 def record_id(record: object) -> str | None:
@@ -162,7 +176,20 @@ def record_id(record: object) -> str | None:
         or _text(_mapping(record.get("kinesis")).get("sequenceNumber"))
         or _text(_mapping(record.get("dynamodb")).get("SequenceNumber"))
         or _text(_mapping(record.get("Sns")).get("MessageId"))
+        or _text(_mapping(_mapping(record.get("ses")).get("mail")).get("messageId"))
+        or _object_version(record)
+        or (
+            f"{record['topic']}/{record['partition']}/{record['offset']}" if "offset" in record else None
+        )  # Kafka
     )
+
+
+def _object_version(record: Mapping[str, Any]) -> str | None:
+    """What names a change of an object in S3: bucket, key and the number of the change."""
+    s3 = _mapping(record.get("s3"))
+    bucket, changed = _mapping(s3.get("bucket")), _mapping(s3.get("object"))
+    parts = [_text(part) for part in (bucket.get("name"), changed.get("key"), changed.get("sequencer"))]
+    return "/".join(filter(None, parts)) if all(parts) else None
 
 
 def record_key(record: object) -> str:

@@ -19,8 +19,9 @@ from . import runtime as lambda_runtime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from http.client import HTTPConnection, HTTPResponse
+    import socket
+    from collections.abc import Callable, Mapping
+    from http.client import HTTPResponse
     from typing import TypeAlias
 
     After: TypeAlias = Callable[[], object]
@@ -45,6 +46,63 @@ class ExtensionUnavailableError(Exception):
     """The Extensions API is missing or has refused the registration; the text says which."""
 
 
+class ExtensionsApi:
+    """The Extensions API over a socket of our own.
+
+    Tracers patch `http.client`, and would record every wait for an event as a request of the application.
+
+    Args:
+        address: Host and port.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.timeout: float | None = REGISTER_SECONDS
+        self.sock: socket.socket | None = None
+        self._address = address
+        self._method = ""
+
+    def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> None:
+        """Send a request, on the connection that is open, or a new one.
+
+        Raises:
+            OSError: It cannot be sent.
+        """
+        if self.sock is None:
+            import socket  # of no use to those who import leanbase elsewhere
+
+            host, _, port = self._address.rpartition(":")
+            self.sock = socket.create_connection((host, int(port)), timeout=self.timeout)
+        fields = {"Host": self._address, "Content-Length": str(len(body)), **headers}
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+        self._method = method
+        self.sock.sendall("\r\n".join(lines).encode() + body)
+
+    def getresponse(self) -> HTTPResponse:
+        """Wait for the response and read its headers.
+
+        Raises:
+            OSError: The connection was closed.
+            http.client.HTTPException: It is not HTTP.
+        """
+        from http.client import HTTPResponse
+
+        if self.sock is None:
+            raise ConnectionError("there is no connection")
+        response = HTTPResponse(self.sock, method=self._method)
+        response.begin()
+        return response
+
+    def is_readable(self) -> bool:
+        """Whether a response has begun to arrive."""
+        return self.sock is not None and bool(select.select([self.sock], [], [], 0)[0])
+
+    def close(self) -> None:
+        """Close the connection. The next request opens another one."""
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            sock.close()
+
+
 class LambdaExtension:
     """Does the work that invocations leave, after their responses.
 
@@ -53,7 +111,7 @@ class LambdaExtension:
         identifier: What the API calls us.
     """
 
-    def __init__(self, connection: HTTPConnection, identifier: str) -> None:
+    def __init__(self, connection: ExtensionsApi, identifier: str) -> None:
         self._connection = connection
         self._headers = {"Lambda-Extension-Identifier": identifier}
         self._released: str | None = None
@@ -130,7 +188,7 @@ class LambdaExtension:
                 self._ask_again()
 
     def _ask(self) -> None:
-        self._connection.request("GET", f"{API}/event/next", headers=self._headers)
+        self._connection.request("GET", f"{API}/event/next", self._headers)
 
     def _ask_again(self) -> None:
         try:
@@ -150,7 +208,7 @@ class LambdaExtension:
                 if has_event and lambda_runtime.is_idle():
                     return  # a handler that is not decorated; or one that a thread runs by itself
                 # Only the next look counts: the runtime may have the same event and not have begun yet.
-                has_event = bool(select.select([self._connection.sock], [], [], 0)[0])
+                has_event = self._connection.is_readable()
                 pause = min(pause * 2, LONGEST_LOOK_SECONDS) if has_event else FIRST_LOOK_SECONDS
         until = time.monotonic() + RESPONSE_SECONDS
         while not lambda_runtime.is_idle() and time.monotonic() < until:
@@ -169,6 +227,8 @@ class LambdaExtension:
         """Ask for the next event, and be sure that no work came in the meantime."""
         response = self._connection.getresponse()
         event = _json_of(response)
+        if response.will_close:
+            self._connection.close()
         if response.status != 200:
             raise ExtensionUnavailableError(f"the Extensions API answered {response.status}")
         with self._lock:
@@ -192,26 +252,27 @@ def register() -> LambdaExtension:
     api = os.environ.get("AWS_LAMBDA_RUNTIME_API")
     if not api:
         raise ExtensionUnavailableError("AWS_LAMBDA_RUNTIME_API is not set: this is not the Lambda runtime")
-    from http.client import HTTPConnection, HTTPException
+    from http.client import HTTPException
 
-    connection = HTTPConnection(api, timeout=REGISTER_SECONDS)
+    connection = ExtensionsApi(api)
     # An internal extension may not ask for SHUTDOWN.
-    body = json.dumps({"events": ["INVOKE"]})
+    body = json.dumps({"events": ["INVOKE"]}).encode()
     try:
-        connection.request("POST", f"{API}/register", body, {"Lambda-Extension-Name": NAME})
+        connection.request("POST", f"{API}/register", {"Lambda-Extension-Name": NAME}, body)
         response = connection.getresponse()
         answer = response.read(1000).decode(errors="replace")
         identifier = response.headers.get("Lambda-Extension-Identifier")
         if response.status != 200 or not identifier:
             raise ExtensionUnavailableError(f"the Extensions API answered {response.status} {answer.strip()}")
         connection.timeout = None  # also of those that may have to follow
-        connection.sock.settimeout(None)
+        if connection.sock is not None:
+            connection.sock.settimeout(None)
         extension = LambdaExtension(connection, identifier)
         extension.start()
     except ExtensionUnavailableError:
         connection.close()
         raise
-    except (OSError, HTTPException, RuntimeError) as error:
+    except (OSError, ValueError, HTTPException, RuntimeError) as error:
         connection.close()
         raise ExtensionUnavailableError(
             f"the Extensions API does not answer: {type(error).__name__}"

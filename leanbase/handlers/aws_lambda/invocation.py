@@ -133,6 +133,8 @@ def _is_cold(context: Any) -> bool:
     """Whether this is the first invocation of the sandbox, or inside it."""
     global _cold
     was_cold, _cold = _cold, False
+    if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "provisioned-concurrency":
+        was_cold = False  # nobody waited for the initialisation
     outer = get_tags()
     inside = outer.get("faas.invocation_id") == _str_attr(context, "aws_request_id")
     return was_cold or (inside and outer.get("faas.coldstart") is True)
