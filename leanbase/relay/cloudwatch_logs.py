@@ -24,7 +24,7 @@ from ..errors import NotDeliveredError
 from ..events.encoding import EncodedEvent, encode, sanitize
 from ..events.event import Draft, build
 from ..transports import handoff
-from .platform_failures import Failure, failure, started
+from .platform_failures import Failure, failure, report_without_status, started
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 MAX_LOG_BYTES = 64 * 1024 * 1024
-TAG = '{"leanbase":'
 OF_A_REQUEST = ("$context_tags", "$groups", "$process_person_profile", "$session_id")
 SOURCE = "aws_lambda.platform"
 PREFIX = "/aws/lambda/"
+_TAGGED = re.compile(r'\{"leanbase":\s*\d')
 _STREAM = re.compile(r"\d{4}/\d\d/\d\d/([^\[]*)\[([^\]]+)\]")
 
 
@@ -87,6 +87,7 @@ class _Stream:
         self._current: str | None = None
         self._captured: list[tuple[str | None, EncodedEvent]] = []
         self._reported: set[str] = set()
+        self._unconfirmed: dict[str, Failure] = {}
 
     def read(self, id: str, timestamp: int, line: str) -> None:
         """Take in one line.
@@ -96,25 +97,36 @@ class _Stream:
             timestamp: Milliseconds since the epoch.
             line: Its text.
         """
+        tagged = _TAGGED.search(line)
+        if tagged is not None:
+            self._take(id, line, tagged.start())  # what was printed without a newline stands before it
+            return
         record = _json_object(line)
-        if line.startswith(TAG) if record is None else type(record.get("leanbase")) is int:
-            self._take(id, record)
+        if record is not None and type(record.get("leanbase")) is int:
+            self._take(id, line, 0)
             return
         self._current = started(line, record) or self._current
         found = failure(line, record)
-        # Several lines may say the same.
+        if found is not None and not found.is_last_word:
+            self._unconfirmed[found.request_id or id] = found
+            return
+        if found is None and (request_id := report_without_status(line, record)) is not None:
+            found = self._unconfirmed.get(request_id)
+        # Several lines may say the same. The report is the one that counts: it comes for every invocation.
         if found is not None and (key := found.request_id or id) not in self._reported:
             self._reported.add(key)
             self.records[id] = [self._exception(found, key, timestamp)]
 
-    def _take(self, id: str, record: dict[str, Any] | None) -> None:
+    def _take(self, id: str, line: str, position: int) -> None:
         try:
-            if record is None:
-                raise handoff.UnreadableError("the line is not whole")
-            self.records[id] = handoff.decode_parsed(record)
+            self.records[id] = handoff.decode(line, position)
             self._captured.extend((self._current, event) for event in self.records[id])
         except handoff.UnreadableError as error:
-            self.failures[id] = error
+            if position == 0:
+                # Without its frames, which would keep what was read alive.
+                self.failures[id] = handoff.UnreadableError(str(error))
+            else:  # it may as well be the application's own text
+                logger.warning("a part of a line looks like events and cannot be read: %s", error)
 
     def _exception(self, found: Failure, key: str, timestamp: int) -> EncodedEvent:
         # The same each time that the line comes: the server then knows it for the same.

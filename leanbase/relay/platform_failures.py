@@ -13,17 +13,21 @@ from typing import Any
 
 TIMED_OUT = "Sandbox.Timedout"
 UNKNOWN = "Runtime.Unknown"
-OF_THE_PLATFORM = ("Extension.", "Runtime.", "Sandbox.")
+OF_THE_PLATFORM = ("Extension.", "Runtime.", "Sandbox.", "Function.ResponseSizeTooLarge")
 
-_START = re.compile(r"START RequestId: (\S+)")
-_REPORT = re.compile(r"REPORT RequestId: (\S+)(.*)", re.DOTALL)
-_INIT_REPORT = re.compile(r"INIT_REPORT (.*)", re.DOTALL)
-_TIMED_OUT = re.compile(r"\S+ (\S+) Task timed out after ([\d.]+) seconds\s*")
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_REQUEST_ID = re.compile(_UUID)
+_START = re.compile(rf"START RequestId: ({_UUID})(?:\s|$)")
+_REPORT = re.compile(rf"REPORT RequestId: ({_UUID})(\s.*)", re.DOTALL)
+_INIT_REPORT = re.compile(r"INIT_REPORT (Init Duration: .*)", re.DOTALL)
+_TIMED_OUT = re.compile(
+    rf"\d{{4}}-\d\d-\d\dT[\d:.]+Z ({_UUID}) Task timed out after (\d+(?:\.\d+)?) seconds\s*"
+)
 _FIELDS = {
     "status": re.compile(r"\bStatus: (\w+)"),
     "errorType": re.compile(r"\bError Type: ([\w.]+)"),
     "phase": re.compile(r"\bPhase: (\w+)"),
-    "durationMs": re.compile(r"(?<!Billed )(?<!Restore )\bDuration: ([\d.]+) ms"),
+    "durationMs": re.compile(r"(?<!Billed )(?<!Restore )\bDuration: (\d+(?:\.\d+)?) ms"),
     "memorySizeMB": re.compile(r"\bMemory Size: (\d+) MB"),
     "maxMemoryUsedMB": re.compile(r"\bMax Memory Used: (\d+) MB"),
 }
@@ -36,14 +40,16 @@ class Failure:
         request_id: The request that it ended; `None` when it was the initialisation.
         type: What Lambda calls it, such as `Runtime.OutOfMemory`.
         text: The same in words, with the figures.
+        is_last_word: Whether the line is a report, which Lambda writes for every invocation.
     """
 
-    __slots__ = ("request_id", "text", "type")
+    __slots__ = ("is_last_word", "request_id", "text", "type")
 
-    def __init__(self, request_id: str | None, type: str, text: str) -> None:
+    def __init__(self, request_id: str | None, type: str, text: str, is_last_word: bool = True) -> None:
         self.request_id = request_id
         self.type = type
         self.text = text
+        self.is_last_word = is_last_word
 
 
 def started(line: str, record: Mapping[str, Any] | None) -> str | None:
@@ -57,7 +63,22 @@ def started(line: str, record: Mapping[str, Any] | None) -> str | None:
         match = _START.match(line)
         return match[1] if match else None
     about = _about(record)
-    return _text(about, "requestId") if record.get("type") == "platform.start" else None
+    return _request_id(about) if record.get("type") == "platform.start" else None
+
+
+def report_without_status(line: str, record: Mapping[str, Any] | None) -> str | None:
+    """The request of a report that does not say how it ended; `None` if this is no such line.
+
+    Args:
+        line: As it is in the log.
+        record: The same as JSON, if it is that.
+    """
+    if record is not None:
+        about = _about(record)
+        is_report = record.get("type") == "platform.report" and not _text(about, "status")
+        return _request_id(about) if is_report else None
+    match = _REPORT.match(line)
+    return match[1] if match and "status" not in _fields(match[2]) else None
 
 
 def failure(line: str, record: Mapping[str, Any] | None) -> Failure | None:
@@ -70,20 +91,23 @@ def failure(line: str, record: Mapping[str, Any] | None) -> Failure | None:
     if record is not None:
         about, kind = _about(record), record.get("type")
         if kind in ("platform.report", "platform.runtimeDone"):
-            return _of_invocation(_text(about, "requestId"), about)
+            return _of_invocation(_request_id(about), about, is_last_word=kind == "platform.report")
         return _of_initialisation(about) if kind == "platform.initReport" else None
     if match := _REPORT.match(line):
         return _of_invocation(match[1], _fields(match[2]))
     if match := _INIT_REPORT.match(line):
         return _of_initialisation(_fields(match[1]))
     if match := _TIMED_OUT.fullmatch(line):
-        return _of_invocation(match[1], {"status": "timeout", "durationMs": str(float(match[2]) * 1000)})
+        about = {"status": "timeout", "durationMs": str(float(match[2]) * 1000)}
+        return _of_invocation(match[1], about, is_last_word=False)
     return None
 
 
-def _of_invocation(request_id: str | None, about: Mapping[str, Any]) -> Failure | None:
+def _of_invocation(
+    request_id: str | None, about: Mapping[str, Any], *, is_last_word: bool = True
+) -> Failure | None:
     found = _type_and_text(about, "the function")
-    return Failure(request_id, *found) if found and request_id else None
+    return Failure(request_id, *found, is_last_word) if found and request_id else None
 
 
 def _of_initialisation(about: Mapping[str, Any]) -> Failure | None:
@@ -104,6 +128,7 @@ def _type_and_text(about: Mapping[str, Any], what: str) -> tuple[str, str] | Non
     words = {
         "Runtime.OutOfMemory": "ran out of memory",
         "Runtime.ExitError": "ended its process",
+        "Function.ResponseSizeTooLarge": "returned a response that is too large",
     }
     return type, f"{what} {words.get(type, 'failed')}{_figures(about)}"
 
@@ -133,6 +158,11 @@ def _about(record: Mapping[str, Any]) -> Mapping[str, Any]:
     about: Mapping[str, Any] = inner if isinstance(inner, Mapping) else {}
     metrics = about.get("metrics")
     return {**about, **metrics} if isinstance(metrics, Mapping) else about
+
+
+def _request_id(about: Mapping[str, Any]) -> str | None:
+    value = about.get("requestId")
+    return value if isinstance(value, str) and _REQUEST_ID.fullmatch(value) else None
 
 
 def _text(about: Mapping[str, Any], name: str) -> str | None:

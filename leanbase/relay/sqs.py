@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import TYPE_CHECKING, Any
 
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.batch import (
+    BatchProcessor,
+    EventType,
+    SqsFifoPartialProcessor,
+    process_partial_response,
+)
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 
+from ..errors import NotDeliveredError
 from ..transports import handoff
 
 if TYPE_CHECKING:
@@ -30,22 +37,39 @@ def matches(event: dict[str, Any]) -> bool:
 
 
 def relay(event: dict[str, Any], context: Any, delivery: Delivery) -> dict[str, Any]:
-    """Deliver the events of all messages; the answer names the messages that are to come again."""
-    messages: dict[str, list[EncodedEvent]] = {}
-    failures: dict[str, Exception] = {}
-    for record in SQSEvent(event).records:
-        try:
-            messages[record.message_id] = handoff.decode(record.body)
-        except handoff.UnreadableError as error:
-            failures[record.message_id] = error
+    """Deliver the events of all messages; the answer names the messages that are to come again.
+
+    Of a FIFO queue nothing is delivered behind a message that could not be: order goes before.
+    """
+    # By position: a message may be there twice.
+    messages: dict[int, list[EncodedEvent]] = {}
+    failures: dict[int, Exception] = {}
+    records = list(SQSEvent(event).records)
+    is_fifo = any(record.event_source_arn.endswith(".fifo") for record in records)
+    for position, record in enumerate(records):
+        if delivery.must_send():
+            failures[position] = NotDeliveredError("there was no time left to read it")
+        else:
+            try:
+                messages[position] = handoff.decode(record.body)
+            except handoff.UnreadableError as error:
+                # Without its frames, which would keep what was read alive.
+                failures[position] = handoff.UnreadableError(str(error))
+        if is_fifo and position in failures:
+            break
     failures |= delivery.deliver(messages)
+    positions = itertools.count()
 
     def outcome(record: SQSRecord) -> None:
-        failure = failures.get(record.message_id)
+        failure = failures.get(next(positions))
         if failure is not None:
             logger.error("the message %s is not delivered: %s", record.message_id, failure)
             raise failure
 
     # All messages of an invocation may fail without the invocation being a failed one.
-    processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+    processor: BatchProcessor = (
+        SqsFifoPartialProcessor()
+        if is_fifo
+        else BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+    )
     return dict(process_partial_response(event, outcome, processor, context))

@@ -1,7 +1,7 @@
 """The form in which events are handed to a queue or a log, and read again by the relay.
 
 One JSON object: `{"leanbase": 1, "events": [...]}`, or `{"leanbase": 1, "gzip": "<base64>"}`, where the data
-are the former. Unknown keys mean nothing; another number is another form.
+are the former. Readers ignore unknown keys; any other version number means an incompatible format.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from ..errors import EventTooLargeError, InvalidEventError
-from ..events.encoding import EncodedEvent
+from ..events.encoding import MAX_EVENT_BYTES, EncodedEvent
 from ..events.encoding import encode as encode_event
 from ..events.event import checked
 
@@ -23,25 +23,34 @@ COMPRESSION_LEVEL = 1
 MAX_UNPACKED_BYTES = 8 * 1024 * 1024
 """Eight times what a transport of ours puts into a message. A few hundred KB can hold a gigabyte of zeros."""
 
-_HEAD = b'{"leanbase":1,"events":['
+MAX_OTHER_CHARACTERS = 64 * 1024
+"""Most that the value of another key may take."""
+
+_HEAD = b'{"leanbase":1,'
+_EVENTS = b'"events":['
 _TAIL = b"]}"
-_PACKED_HEAD = b'{"leanbase":1,"gzip":"'
-_PACKED_TAIL = b'"}'
+_GZIP = b'"gzip":"'
+_GZIP_TAIL = b'"}'
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
-_OVERHEAD = len(_HEAD) + len(_TAIL)
+_OVERHEAD = len(_HEAD) + len(_EVENTS) + len(_TAIL)
 
 
-def encode(events: Sequence[EncodedEvent]) -> bytes:
-    """The events as one object, readable."""
-    return b"".join((_HEAD, b",".join([event.body for event in events]), _TAIL))
+def encode(events: Sequence[EncodedEvent], more: bytes = b"") -> bytes:
+    """The events as one object, readable.
+
+    Args:
+        events: The events.
+        more: Other members of the object, each with a comma behind it.
+    """
+    return b"".join((_HEAD, more, _EVENTS, b",".join([event.body for event in events]), _TAIL))
 
 
-def encode_gzip(events: Sequence[EncodedEvent]) -> bytes:
-    """The events as one object, compressed."""
+def encode_gzip(events: Sequence[EncodedEvent], more: bytes = b"") -> bytes:
+    """The events as one object, compressed; for arguments see `encode`."""
     packer = zlib.compressobj(COMPRESSION_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     data = packer.compress(encode(events)) + packer.flush()
-    return b"".join((_PACKED_HEAD, b64encode(data), _PACKED_TAIL))
+    return b"".join((_HEAD, more, _GZIP, b64encode(data), _GZIP_TAIL))
 
 
 def split_by_size(events: Sequence[EncodedEvent], limit: int) -> Iterator[Sequence[EncodedEvent]]:
@@ -60,30 +69,108 @@ class UnreadableError(Exception):
     """A message that can never be delivered; the text says what is wrong with it, and quotes nothing."""
 
 
-def decode(message: str | bytes) -> list[EncodedEvent]:
+def decode(message: str | bytes, position: int | None = None) -> list[EncodedEvent]:
     """The events of a message, each made valid and within the limits again.
 
-    Raises:
-        UnreadableError: It is none, of another version, too large when unpacked, or one of its events is
-            not valid.
-    """
-    return decode_parsed(_object(message))
+    They are read one after the other: what is no event is refused before the rest takes memory.
 
-
-def decode_parsed(message: dict[str, Any]) -> list[EncodedEvent]:
-    """The events of a message that is parsed already.
+    Args:
+        message: The message, or a text in which it stands.
+        position: Where it begins in such a text. Default: the message is all of it.
 
     Raises:
-        UnreadableError: As `decode`.
+        UnreadableError: The message is malformed, has an unsupported version, is too large once decompressed,
+            or contains an invalid event.
     """
-    _check_version(message)
-    if "gzip" in message:
-        message = _unpacked(message["gzip"])
-        _check_version(message)
-    events = message.get("events")
-    if not isinstance(events, list):
+    reader = _Reader(message)
+    reader.read(position)
+    if reader.gzip is not None:
+        reader = _Reader(_unpacked(reader.gzip))
+        reader.read()
+    if reader.events is None:
         raise UnreadableError("the message has no list of events")
-    return [_event(each, position) for position, each in enumerate(events)]
+    return reader.events
+
+
+class _Reader:
+    """Reads one object from its start to its end."""
+
+    def __init__(self, text: str | bytes) -> None:
+        try:
+            self._text = text.decode() if isinstance(text, bytes) else text
+        except UnicodeDecodeError:
+            raise UnreadableError("the message is not UTF-8") from None
+        self.events: list[EncodedEvent] | None = None
+        self.gzip: object = None
+
+    def read(self, start: int | None = None) -> None:
+        """Read the object that begins at a position, or that the whole text is.
+
+        Raises:
+            UnreadableError: As `decode`.
+        """
+        version: object = None
+        position = self._skip(self._expect("{", self._skip(start or 0)))
+        while self._peek(position) != "}":
+            name, position = self._value(position)
+            position = self._skip(self._expect(":", position))
+            if name == "leanbase":
+                version, position = self._value(position)
+                _check_version(version)
+            elif name == "gzip":
+                self.gzip, position = self._value(position)
+            elif name == "events" and self._peek(position) == "[":
+                position = self._read_events(position)
+            else:
+                _, position = self._value(position)
+            position = self._after(position, "}")
+        _check_version(version)
+        if start is None and self._skip(position + 1) < len(self._text):
+            raise UnreadableError("the message is not valid JSON: something follows it")
+
+    def _read_events(self, position: int) -> int:
+        self.events = []
+        position = self._skip(position + 1)
+        while self._peek(position) != "]":
+            value, position = self._value(position, MAX_EVENT_BYTES)
+            self.events.append(_event(value, len(self.events)))
+            position = self._after(position, "]")
+        return self._skip(position + 1)
+
+    def _after(self, position: int, end: str) -> int:
+        """Where the next member or item begins, or its end is."""
+        if self._peek(position) == end:
+            return position
+        position = self._skip(self._expect(",", position))
+        if self._peek(position) == end:
+            raise UnreadableError("the message is not valid JSON")
+        return position
+
+    def _value(self, position: int, limit: int = MAX_OTHER_CHARACTERS) -> tuple[Any, int]:
+        """The value that begins here, and where the next thing does."""
+        # A string costs its own length, anything else up to a hundred times that.
+        text = self._text
+        window = text if text.startswith('"', position) else text[position : position + limit]
+        start = position if window is text else 0
+        try:
+            value, end = _DECODER.raw_decode(window, start)
+        except (ValueError, RecursionError):
+            raise UnreadableError("the message is not valid JSON, or a part of it is too large") from None
+        return value, self._skip(position + end - start)
+
+    def _expect(self, character: str, position: int) -> int:
+        if self._peek(position) != character:
+            raise UnreadableError("the message is not valid JSON, or not an object")
+        return position + 1
+
+    def _peek(self, position: int) -> str:
+        if position >= len(self._text):
+            raise UnreadableError("the message is not valid JSON: it ends early")
+        return self._text[position]
+
+    def _skip(self, position: int) -> int:
+        found = _SPACE.match(self._text, position)
+        return found.end() if found else position
 
 
 def gunzip(data: bytes, limit: int) -> bytes:
@@ -95,8 +182,8 @@ def gunzip(data: bytes, limit: int) -> bytes:
     stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         plain = stream.decompress(data, limit)
-    except zlib.error as error:
-        raise UnreadableError("the data are no gzip") from error
+    except zlib.error:
+        raise UnreadableError("the data are not gzip") from None
     if not stream.eof:
         raise UnreadableError(
             f"the data are above {limit} bytes when unpacked" if len(plain) == limit else "the data end early"
@@ -104,36 +191,29 @@ def gunzip(data: bytes, limit: int) -> bytes:
     return plain
 
 
-def _check_version(message: dict[str, Any]) -> None:
-    version = message.get("leanbase")
+def _check_version(version: object) -> None:
     if type(version) is not int:
-        raise UnreadableError("this is no message of Leanbase")
+        raise UnreadableError("this is not a message of Leanbase")
     if version != VERSION:
         raise UnreadableError(
             f"the message is of version {version}, this reads {VERSION}: is the relay older than the sender?"
         )
 
 
-def _unpacked(text: object) -> dict[str, Any]:
+def _unpacked(text: object) -> bytes:
     try:
         data = b64decode(text, validate=True) if isinstance(text, str) else b""
-    except ValueError as error:
-        raise UnreadableError("the data are no base64") from error
-    return _object(gunzip(data, MAX_UNPACKED_BYTES))
-
-
-def _object(text: str | bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise UnreadableError("the message is no JSON") from error
-    if not isinstance(found, dict):
-        raise UnreadableError("the message is no JSON object")
-    return found
+    except ValueError:
+        raise UnreadableError("the data are not base64") from None
+    return gunzip(data, MAX_UNPACKED_BYTES)
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def _event(value: Any, position: int) -> EncodedEvent:
@@ -144,5 +224,5 @@ def _event(value: Any, position: int) -> EncodedEvent:
             raise UnreadableError(f"event {position} of the message has no {name}, or another form of one")
     try:
         return encode_event({**checked(value), "timestamp": value["timestamp"]})
-    except (InvalidEventError, EventTooLargeError) as error:
-        raise UnreadableError(f"event {position} of the message is not valid") from error
+    except (InvalidEventError, EventTooLargeError):
+        raise UnreadableError(f"event {position} of the message is not valid") from None

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from ..errors import DroppedError, TransportError
 from ..events.encoding import EncodedEvent
+from ..events.timestamps import utc_now
 from ..forking import reset_in_child
 from . import handoff
 from .base import BaseTransport
@@ -25,11 +26,15 @@ MAX_LINE_BYTES = 200_000
 
 STDOUT = 1
 
+HIGH_LEVELS = ("WARN", "ERROR", "FATAL")
+"""Levels of Lambda at which it drops lines of level INFO."""
+
 
 class LogTransport(BaseTransport):
     """Writes events to stdout, one line per batch, with a single write each and past Python's buffers.
 
-    In Lambda the line goes to CloudWatch Logs, from where a subscription takes it to the relay. An event
+    In Lambda the line goes to CloudWatch Logs, from where a subscription takes it to the relay. With the JSON
+    log format it has a level that passes the function's `AWS_LAMBDA_LOG_LEVEL`. An event
     that does not fit into a line is compressed, and dropped with the reason `"too_large"` if that is not
     enough (a fallback gets it then).
 
@@ -54,10 +59,11 @@ class LogTransport(BaseTransport):
         """Write the events. Blocks only while the reader of the log is slow, at most to the deadline."""
         receipt = Receipt()
         sent = 0
-        for batch in handoff.split_by_size(events, MAX_LINE_BYTES):
-            line = handoff.encode(batch)
+        more = _json_log_members()
+        for batch in handoff.split_by_size(events, MAX_LINE_BYTES - len(more)):
+            line = handoff.encode(batch, more)
             if len(line) > MAX_LINE_BYTES:
-                line = handoff.encode_gzip(batch)
+                line = handoff.encode_gzip(batch, more)
             if len(line) > MAX_LINE_BYTES:
                 error = DroppedError(
                     "too_large", f"an event of {len(batch[0])} bytes does not fit into a log line"
@@ -93,3 +99,12 @@ class LogTransport(BaseTransport):
                     if not select.select([], [self._descriptor], [], deadline.remaining())[1]:
                         raise
             self._torn = False
+
+
+def _json_log_members() -> bytes:
+    """What Lambda wants in a line where it filters JSON by level: a level that passes, and a time."""
+    if os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() != "JSON":
+        return b""
+    level = os.environ.get("AWS_LAMBDA_LOG_LEVEL", "").upper()
+    passing = level if level in HIGH_LEVELS else "INFO"
+    return f'"level":"{passing}","timestamp":"{utc_now().replace("+00:00", "Z")}",'.encode()

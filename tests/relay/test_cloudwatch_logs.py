@@ -272,8 +272,89 @@ def test_figures_that_are_none_are_left_out() -> None:
         "",
         {
             "type": "platform.report",
-            "record": {"requestId": 7, "status": "timeout", "metrics": {"durationMs": "soon"}},
+            "record": {"requestId": REQUEST, "status": "timeout", "metrics": {"durationMs": "soon"}},
         },
     )
     assert found is not None
-    assert (found.request_id, found.text) == ("7", "the function timed out")
+    assert (found.request_id, found.text) == (REQUEST, "the function timed out")
+
+
+# --- what functions print --------------------------------------------------------------------------------
+
+
+def test_a_batch_behind_something_printed_without_a_newline_is_delivered(
+    relay: Any, server: FaultServer
+) -> None:
+    first, second = captured(), captured()
+    relay(logs_event([f"working ... 50 %{tagged(first)}", f'{{"half": {tagged(second)} and more']))
+    assert server.events == [first.decode(), second.decode()]
+
+
+def test_a_part_of_a_line_that_only_looks_like_events_stops_nothing(
+    relay: Any, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    event = captured()
+    relay(logs_event(['received {"leanbase": 1, "events": [7]}', tagged(event)]))
+    assert server.events == [event.decode()]
+    assert "looks like events and cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "2026-01-01T00:00:03.000Z job-7 Task timed out after 3.00 seconds",
+        f"2026-01-01T00:00:03.000Z {REQUEST} Task timed out after 1.2.3 seconds",
+        f"REPORT RequestId: {REQUEST}\tDuration: 1.2.3 ms\t",
+        "REPORT RequestId: mine\tStatus: timeout",
+        r'{"type":"platform.report","record":{"requestId":"\ud800","status":"timeout"}}',
+        '{"type":"platform.report","record":{"requestId":["x"],"status":"timeout"}}',
+        '{"type":"platform.start","record":{"requestId":{}}}',
+        "INIT_REPORT of mine: Status: timeout",
+    ],
+)
+def test_a_line_that_only_looks_like_the_platforms_is_passed_over(
+    odd: str, relay: Any, server: FaultServer
+) -> None:
+    event = captured()
+    relay(logs_event([odd, tagged(event)]))
+    assert server.events == [event.decode()]
+
+
+TIMED_OUT = f"2026-01-01T00:00:03.000Z {REQUEST} Task timed out after 3.00 seconds"
+
+
+@pytest.mark.parametrize(
+    ("early", "last"),
+    [(TIMED_OUT, TEXT["timeout"]), (record("runtimeDone", status="timeout"), JSON["timeout"])],
+    ids=["text", "JSON"],
+)
+def test_one_timeout_is_one_event_however_its_lines_come(
+    early: str, last: str, relay: Any, server: FaultServer
+) -> None:
+    relay(logs_event([early]))
+    relay(logs_event([last]))
+    relay(logs_event([early, last]))
+    found = {(each["uuid"], each["distinct_id"], each["event"]) for each in server.events}
+    assert len(found) == 1
+    assert len(server.events) == 2
+
+
+def test_a_report_that_does_not_say_how_it_ended_leaves_the_word_to_the_line_before(
+    relay: Any, server: FaultServer
+) -> None:
+    relay(logs_event([TIMED_OUT, report("")]))
+    (event,) = server.events
+    assert event["properties"]["$exception_type"] == "Sandbox.Timedout"
+
+
+@pytest.mark.parametrize("kind", ["text", "JSON"])
+def test_a_response_that_is_too_large_is_an_exception(kind: str, relay: Any, server: FaultServer) -> None:
+    name = "Function.ResponseSizeTooLarge"
+    lines = {
+        "text": report(f"Status: error\tError Type: {name}"),
+        "JSON": record("report", status="error", errorType=name, metrics=METRICS),
+    }
+    relay(logs_event([lines[kind]]))
+    (event,) = server.events
+    assert event["properties"]["$exception_type"] == name
+    assert "returned a response that is too large" in event["properties"]["$exception_message"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -62,7 +65,7 @@ def test_messages_that_can_never_be_delivered_fail_alone(
     relay = configured(server)
     bodies: list[str | bytes] = [
         handoff.encode([event("first")]),
-        "no JSON",
+        "not valid JSON",
         '{"leanbase": 2, "events": []}',
         handoff.encode([event("second"), event("third")]),
     ]
@@ -154,3 +157,78 @@ def test_without_powertools_it_says_what_to_install() -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "needs aws_lambda_powertools: install that, or this package with the extra 'relay'" in ended.stderr
     assert Context().function_name == "relay"
+
+
+def test_bombs_fail_alone_and_take_no_memory(configured: Any, server: FaultServer) -> None:
+    """Ten kilobytes that unpack to millions of values, each of which Python would make an object of."""
+    relay = configured(server)
+    many = b"[]," * 2_700_000
+    bombs = [
+        b'{"leanbase":1,"events":[' + many + b"[]]}",
+        b'{"leanbase":1,"events":[{"event":"e","properties":{"a":[' + many + b"[]]}}]}",
+        b'{"leanbase":1,"more":[' + many + b'[]],"events":[]}',
+    ]
+    packed = [
+        json.dumps({"leanbase": 1, "gzip": base64.b64encode(gzip.compress(bomb)).decode()}) for bomb in bombs
+    ]
+    good = event("good")
+    tracemalloc.start()
+    try:
+        answer = relay(sqs_event(*packed * 3, handoff.encode([good])))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(failed(answer)) == 9
+    assert server.events == [good.decode()]
+    assert peak < 64 * 1024 * 1024
+
+
+def test_two_messages_with_one_id_are_two_messages(configured: Any, server: FaultServer) -> None:
+    relay = configured(server)
+    events = [event("first"), event("second")]
+    batch = sqs_event(*(handoff.encode([each]) for each in events))
+    batch["Records"][1]["messageId"] = batch["Records"][0]["messageId"]
+    assert failed(relay(batch)) == []
+    assert server.events == [each.decode() for each in events]
+
+
+def test_of_a_fifo_queue_nothing_overtakes_a_message_that_failed(
+    configured: Any, server: FaultServer
+) -> None:
+    relay = configured(server)
+    first, third = event("first"), event("third")
+    batch = sqs_event(handoff.encode([first]), "not readable", handoff.encode([third]))
+    for record in batch["Records"]:
+        record["eventSourceARN"] += ".fifo"
+    ids = [record["messageId"] for record in batch["Records"]]
+    assert failed(relay(batch)) == ids[1:]
+    assert server.events == [first.decode()]
+
+
+def test_reading_leaves_time_to_send_what_was_read(
+    configured: Any, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = configured(server)
+    decode = handoff.decode
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.2)
+        return decode(*args)
+
+    monkeypatch.setattr(handoff, "decode", slowly)
+    answer = relay(sqs_event(*(handoff.encode([event()]) for _ in range(20))), 1.5)
+    sent, again = len(server.events), len(failed(answer))
+    assert sent + again == 20
+    assert 1 <= sent < 20
+
+
+def test_the_order_of_a_messages_keys_means_nothing_and_what_follows_it_is_refused(
+    configured: Any, server: FaultServer
+) -> None:
+    relay = configured(server)
+    plain = json.loads(handoff.encode([event("e")]))
+    turned = json.dumps({"more": {"a": [1]}, "events": plain["events"], "leanbase": 1}, indent=2)
+    assert failed(relay(sqs_event(turned))) == []
+    assert (
+        len(failed(relay(sqs_event(turned + "x", turned.replace("[", "[,"), turned.replace("]", ",]"))))) == 3
+    )

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from leanbase import Leanbase
-from leanbase.transports import LogTransport, MemoryTransport
+from leanbase.transports import LogTransport, MemoryTransport, handoff
 from leanbase.transports.log import MAX_LINE_BYTES
 from tests.conftest import balanced
 
@@ -117,3 +118,24 @@ def test_a_slow_reader_is_waited_for_until_the_deadline(tmp_path: Path) -> None:
     assert events_of(whole[0])[0]["distinct_id"] == "0"
     assert all(line.startswith('{"leanbase":1') for line in lines)
     os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("level", "said"), [("", "INFO"), ("DEBUG", "INFO"), ("WARN", "WARN"), ("FATAL", "FATAL")]
+)
+def test_a_line_passes_the_level_at_which_lambda_drops_lines(
+    level: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_LOG_FORMAT", "JSON")
+    monkeypatch.setenv("AWS_LAMBDA_LOG_LEVEL", level)
+    path = tmp_path / "log"
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
+    client = Leanbase("k", transport=LogTransport(descriptor))
+    client.capture("e", distinct_id="u")
+    client.capture("large", distinct_id="u", properties={"text": "x" * 300_000})
+    os.close(descriptor)
+    for line in path.read_text().splitlines():
+        found = json.loads(line)
+        assert (found["leanbase"], found["level"]) == (1, said)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", found["timestamp"])
+        assert handoff.decode(line)
