@@ -437,7 +437,7 @@ class Leanbase:
         from .error_tracking.metadata import BY_HAND, Metadata, normalized_level
 
         if level is not None and normalized_level(level) is None:
-            logger.warning("level must be one such as 'error' or 'warning', not %r; 'error' is used", level)
+            logger.warning("level must be one such as 'error' or 'warning'; it is not, and 'error' is used")
         draft = Draft(
             "$exception",
             properties,

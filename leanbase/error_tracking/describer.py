@@ -96,6 +96,9 @@ class ExceptionDescriber:
                 properties[FINGERPRINT] = text
             for name, value in trace.items():
                 properties.setdefault(name, value)
+            logged = properties.get("logger_message")
+            if isinstance(logged, str):
+                properties["logger_message"] = redaction.message(logged)
             properties.update(owned)
 
         return finalize

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import quote, quote_plus, unquote_plus
 
@@ -23,16 +24,19 @@ DEFAULT_MASK_PATTERNS = (
         for word in (
             "password", "secret", "passwd", "pwd", "api_key", "apikey", "credentials", "privatekey",
             "private_key", "token", "aws_access_key_id", "_pass", "jwt", "connection_string",
-            "connectionstring", "conn_str", "connstr", "dsn",
+            "connectionstring", "conn_str", "connstr", "dsn", "cookie", "session", "csrf", "passphrase",
+            "access_key", "cvv",
         )
     ),
+    r"(?i)(?<![a-z])(?:pw|pin|otp|ssn)(?![a-z])",
     # Not task_id, not disk_usage; not author.
     r"(?i)(?:^|[^a-z_])sk_|auth(?:$|[^a-z]|orization|entication|enticate)",
 )  # fmt: skip
 
 Matcher = Callable[[str], bool]
 
-_PARAMETER = re.compile(r"([?&][^=&?\s]{1,64}=)[^&#\s'\"<>]+")  # of a URL's query
+_PARAMETER = re.compile(r"([?&;#][^=&?;#\s]{1,64}=)[^&;#\s'\"<>]+")  # of a URL's query, or behind its #
+_URL_SAFE = str.maketrans("+/", "-_")
 _QUERY_PART = re.compile(r"[^&;]+")
 _LITERAL = re.compile(r"\(\?i\)([\w \-/@:]+)")
 
@@ -171,9 +175,13 @@ def _is_place(name: str, value: str) -> bool:
 @lru_cache(maxsize=256)
 def _appearances(value: str) -> frozenset[str]:
     """The forms that a text has inside of a repr, of JSON and of a URL."""
+    stripped = value.strip()
     return frozenset(
         {
             value,
+            stripped,
+            *_in_base64(stripped),
+            quote(stripped, safe="", errors="replace").replace("%2F", "%2f").lower(),
             repr(value)[1:-1],
             repr(f"{value}'\"")[1:-4],
             repr(value.encode("utf-8", "surrogateescape"))[2:-1],
@@ -184,6 +192,18 @@ def _appearances(value: str) -> frozenset[str]:
             quote_plus(value, errors="replace"),
         }
     )
+
+
+def _in_base64(value: str) -> Iterator[str]:
+    """What of a text stands in the base64 of a longer one, at each of the three places where it may begin."""
+    data = value.encode("utf-8", "replace")
+    for offset in range(3):
+        # The first and last characters hold bits of what is around it.
+        whole = b64encode(b"\0" * offset + data + b"\0" * (-(offset + len(data)) % 3)).decode()
+        first, last = (offset * 8 + 5) // 6, (offset + len(data)) * 8 // 6
+        if last - first >= LEAST_SECRET_CHARACTERS:
+            yield whole[first:last]
+            yield whole[first:last].translate(_URL_SAFE)
 
 
 @lru_cache(maxsize=1024)

@@ -7,11 +7,16 @@ import re
 from collections import Counter
 
 LEAST_KNOWN_CHARACTERS = 14  # of the shortest of the formats
+LEAST_CARD_DIGITS = 13
 LEAST_RANDOM_CHARACTERS = 16
 LEAST_ENTROPY_BITS = 3.8
 LEAST_CHARACTER_CLASSES = 3
 
-_CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]{0,30}://)([^\s/?#]*)@")
+_CREDENTIALS = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.\-]{0,30}://)"
+    # User and password; or a password with a slash or hash in it, which is not a port and a path.
+    r"([^\s/?#]*|[^\s/?#:@]*:(?!\d{1,5}[/?#])[^\s@'\"<>]{1,200})@"
+)
 
 # A text that each secret of the format contains, to look for first, and the format. The formats are those
 # that the providers document, or that their tokens have.
@@ -54,10 +59,26 @@ _FORMATS = [
         ("shp", r"shp[a-z]{2}_[0-9A-Za-z]{16,}"),
         ("NR", r"NR(?:AK|AA|RA|II|IQ|JS)-[A-Za-z0-9_-]{16,}"),
         ("ph", r"ph[acsx]_[A-Za-z0-9]{16,}"),
-        ("earer ", r"[Bb]earer (?=[A-Za-z._~+/-]*[0-9])[A-Za-z0-9._~+/-]{8,}=*"),
+        ("arer ", r"(?i:bearer) (?=[A-Za-z._~+/-]*[0-9])[A-Za-z0-9._~+/-]{8,}=*"),
+        ("EARER ", r"(?i:bearer) (?=[A-Za-z._~+/-]*[0-9])[A-Za-z0-9._~+/-]{8,}=*"),
+        ("asic ", r"(?i:basic) (?=[A-Za-z+/]*[A-Z0-9])[A-Za-z0-9+/]{8,}={0,2}(?![A-Za-z0-9+/])"),
+        ("ASIC ", r"(?i:basic) (?=[A-Za-z+/]*[A-Z0-9])[A-Za-z0-9+/]{8,}={0,2}(?![A-Za-z0-9+/])"),
+        # signatures and tokens of URLs, webhooks whose address is the secret, keys of storage accounts
+        ("X-Amz-", r"(?<=X-Amz-Signature=)[^&\s'\"]{8,}"),
+        ("sig=", r"(?<=sig=)[A-Za-z0-9%+/_-]{16,}=*"),
+        ("access_token=", r"(?<=access_token=)[^&\s'\"]{8,}"),
+        ("hooks.slack.com/", r"hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9/_-]{16,}"),
+        ("/api/webhooks/", r"discord(?:app)?\.com/api/webhooks/[0-9]+/[A-Za-z0-9_-]{16,}"),
+        ("webhook.office.com/", r"webhook\.office\.com/[^\s'\"]{16,}"),
+        ("AccountKey=", r"(?<=AccountKey=)[A-Za-z0-9+/]{16,}={0,2}"),
+        ("SharedAccessKey=", r"(?<=SharedAccessKey=)[A-Za-z0-9+/]{16,}={0,2}"),
         ("eyJ", r"(?<![_-])eyJ[A-Za-z0-9_-]{8,2048}\.[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]{4,}"),
     ]
 ]
+# Four digits together at least, as cards are written; not a part of a longer number or word.
+_CARD_START = re.compile(r"\d{4}[ -]?\d{2}")
+_CARD = re.compile(r"(?<![A-Za-z0-9.-])\d(?:[ -]?\d){12,18}(?![A-Za-z0-9]|[.-]\d)")
+_ISSUER = re.compile(r"4|5[1-5]|2[2-7]|3[47]|6(?:011|4[4-9]|5)|3(?:0[0-5]|[68])|35")
 _PEM_MARKER = "PRIVATE KEY-----"
 _PEM = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----(?:.*?-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----|.*)", re.DOTALL
@@ -76,7 +97,11 @@ def mask_credentials(text: str, mask: str) -> str:
 
 
 def mask_known(text: str, mask: str) -> str:
-    """Replace every private key and every token of a known format in a text."""
+    """Replace every private key, every token of a known format and every number of a card in a text."""
+    if len(text) < LEAST_CARD_DIGITS:
+        return text
+    if _CARD_START.search(text):
+        text = _CARD.sub(lambda found: mask if _is_card(found[0]) else found[0], text)
     if len(text) < LEAST_KNOWN_CHARACTERS:
         return text
     if _PEM_MARKER in text:
@@ -85,6 +110,15 @@ def mask_known(text: str, mask: str) -> str:
         if marker in text:
             text = pattern.sub(mask, text)
     return text
+
+
+def _is_card(text: str) -> bool:
+    """Whether some digits are the number of a payment card: of a known issuer, with the right check digit."""
+    digits = [int(digit) for digit in text if digit.isdecimal()]
+    if not (13 <= len(digits) <= 19 and _ISSUER.match("".join(map(str, digits)))):
+        return False
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
 # --- what looks random ------------------------------------------------------------------------------

@@ -11,7 +11,16 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from types import BuiltinFunctionType, FrameType, FunctionType, MethodType, ModuleType
+from types import (
+    AsyncGeneratorType,
+    BuiltinFunctionType,
+    CoroutineType,
+    FrameType,
+    FunctionType,
+    GeneratorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any, TypeAlias
 
 from .. import introspection
@@ -33,6 +42,7 @@ CIRCULAR = "<circular ref>"
 
 _SCALARS = (type(None), bool, int, float, str)
 _CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
+_RUNNING = (AsyncGeneratorType, CoroutineType, GeneratorType)
 _FUNCTIONS = (FunctionType, staticmethod, classmethod)
 # Their repr says what they are, and asks nothing that they hold for its own.
 _VALUES = {
@@ -344,7 +354,20 @@ _BY_BASE: tuple[tuple[type | tuple[type, ...], _Show], ...] = (
     (bytes, lambda renderer, value, kind, depth: renderer._bytes(value, bytes)),
     (bytearray, lambda renderer, value, kind, depth: renderer._bytes(value, bytearray)),
     (_CODE, lambda renderer, value, kind, depth: _name_of_code(value, kind)),
+    # Of these the frame and the code would be shown, with all that is in them.
+    (
+        _RUNNING,
+        lambda renderer, value, kind, depth: f"<{introspection.class_name(kind)} {_running_name(value)}>",
+    ),
 )
+
+
+def _running_name(value: Any) -> str:
+    """The name of the function that a coroutine or generator runs."""
+    for base in _RUNNING:
+        if issubclass(type(value), base):
+            return str(introspection.class_attributes(base)["__qualname__"].__get__(value))
+    return "?"
 
 
 def _field_names(kind: type) -> tuple[str, ...] | None:

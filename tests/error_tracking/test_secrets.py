@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import logging
 import random
 import string
 import urllib.parse
@@ -17,6 +18,8 @@ import pytest
 
 from leanbase import Leanbase
 from leanbase.error_tracking.redaction import REDACTED, redacted_url
+from leanbase.integrations.logging import LeanbaseHandler
+from leanbase.transports import MemoryTransport
 from tests.error_tracking.conftest import raised
 from tests.fault_server import FaultServer
 
@@ -105,6 +108,14 @@ KNOWN = {
     "shopify custom": f"shpca_{some(HEX, 32)}",
     "new relic": f"NRAK-{some(string.ascii_uppercase + string.digits, 27)}",
     "our own personal key": f"phx_{some(ALNUM, 40)}",
+    "basic": f"Basic {base64.b64encode(b'shop:' + _random.randbytes(12).hex().encode()).decode()}",
+    "bearer in lower case": f"bearer {mixed(24)}1",
+    "bearer in upper case": f"BEARER {mixed(24)}1",
+    "slack webhook": f"https://hooks.slack.com/services/T{mixed(9)}/B{mixed(9)}/{mixed(24)}",
+    "discord webhook": f"https://discord.com/api/webhooks/{some(string.digits, 18)}/{mixed(60)}",
+    "visa": "4111 1111 1111 1111",
+    "mastercard": "5555-5555-5555-4444",
+    "american express": "378282246310005",
     "jwt": jwt(),
     "jwt again": jwt(),
     "pem": pem(""),
@@ -173,6 +184,10 @@ HARMLESS = [
     # names
     "task_id", "disk_usage", "author", "risk_score", "compass_heading", "DataFrameGroupBy.aggregate",
     "shop.orders.Checkout_View2", "std::vector::push_back_V2", "OrderCreatedEvent", "MAX_RETRIES_EXCEEDED_2",
+    # numbers that are no cards
+    "4111 1111 1111 1112", "order 4000-1234-5678", "1700000000000", "9780306406157", "4012 8888", "+1 415 555 2671 4000",
+    # what is not basic, nor a bearer
+    "basic plan is off", "a bearer of good news", "Basic plan", "basic_plan_v2",
     # other things
     "2026-01-02T03:04:05.678901+00:00", "Thu, 01 Jan 2026 00:00:00 GMT", "192.168.100.200:8080",
     "2001:0db8:85a3:0000:0000:8a2e:0370:7334", "user@example.com", "+49 170 1234567", "#ff8800", "en-US,en;q=0.9",
@@ -402,3 +417,98 @@ def test_v12_harmless_texts_stay_readable(
 )
 def test_the_query_of_a_url(query: str, shown: str) -> None:
     assert redacted_url(f"https://example.com/a?{query}") == f"https://example.com/a?{shown}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://bucket.s3.amazonaws.com/a?X-Amz-Signature={}&X-Amz-Date=1",
+        "https://account.blob.core.windows.net/a?sv=1&sig={}",
+        "https://app.example.com/done#access_token={}&state=1",
+        "DefaultEndpointsProtocol=https;AccountName=a;AccountKey={}==;EndpointSuffix=x",
+        "Endpoint=sb://x/;SharedAccessKeyName=a;SharedAccessKey={}=",
+        "postgres://shop:pa/{}@db:5432/shop",
+        "postgres://shop:pa#{}@db:5432/shop",
+        "https://example.com/?session={}",
+        "https://example.com/?pin={}",
+        "https://example.com/?csrf_token={}",
+    ],
+)
+def test_secrets_in_the_middle_of_a_message(text: str, client: Leanbase, memory: MemoryTransport) -> None:
+    secret = mixed(24)
+    client.capture_exception(RuntimeError(text.format(secret)))
+    shown = memory.events[0]["properties"]["$exception_message"]
+    assert secret not in shown
+    assert REDACTED in shown
+    before = text.partition("{}")[0].removesuffix("pa/").removesuffix("pa#").removesuffix("shop:")
+    assert shown.startswith(before)
+
+
+@pytest.mark.parametrize("offset", range(6))
+def test_a_secret_of_the_environment_in_base64(
+    offset: int, client: Leanbase, memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = some(string.ascii_lowercase, 20)
+    monkeypatch.setenv("DATABASE_PASSWORD", f" {secret}\n")
+    encoded = base64.b64encode(f"{'x' * offset}{secret}:{'y' * offset}".encode()).decode()
+    client.capture_exception(RuntimeError(f"cannot log in with {encoded}, {quote_lower(secret)}"))
+    message = memory.events[0]["properties"]["$exception_message"]
+    assert message.startswith("cannot log in with ")
+    shown = message.removeprefix("cannot log in with ").partition(",")[0].replace(REDACTED, "")
+    assert len(shown) < len(encoded) / 2
+    assert secret not in message
+
+
+def quote_lower(text: str) -> str:
+    return urllib.parse.quote(f"{text} /").lower()
+
+
+def test_the_text_of_a_log_record_and_of_a_mapping_are_redacted(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
+    secret = mixed(12)
+    url = f"https://bob:{secret}@db.example/x?token={secret}"
+    log = logging.Logger("shop")
+    log.addHandler(LeanbaseHandler(client=client))
+    try:
+        raise RuntimeError("no connection")
+    except RuntimeError:
+        log.exception("cannot connect to %s", url)
+    log.error("no route to %s", url)
+    client.capture_exception({"message": f"cannot connect to {url}"})
+    client.capture_exception(f"cannot connect to {url}")
+    assert len(memory.events) == 4
+    assert secret not in json.dumps([event["properties"] for event in memory.events])
+
+
+def test_coroutines_and_generators_are_shown_by_their_names(
+    client_with_variables: Leanbase, memory: MemoryTransport
+) -> None:
+    def view() -> None:
+        async def load() -> str:
+            return "a literal of the code"
+
+        async def stream() -> Any:
+            yield 1
+
+        coroutine, generator, asynchronous = load(), (number for number in range(3)), stream()  # noqa: F841
+        try:
+            raise ValueError
+        finally:
+            coroutine.close()
+
+    try:
+        view()
+    except ValueError as error:
+        client_with_variables.capture_exception(error)
+    frames = memory.events[0]["properties"]["$exception_list"][0]["stacktrace"]["frames"]
+    variables = frames[-1]["code_variables"]
+    assert variables["coroutine"].startswith("<coroutine ")
+    assert variables["coroutine"].endswith("view.<locals>.load>")
+    assert variables["generator"].startswith("<generator ")
+    assert variables["asynchronous"].startswith("<async_generator ")
+
+
+@pytest.fixture
+def client_with_variables(memory: MemoryTransport) -> Leanbase:
+    return Leanbase("k", transport=memory, capture_exception_code_variables=True, project_root="/")
