@@ -15,6 +15,9 @@ module, read when it is first used; `leanbase.settings.Settings` lists them.
 
 from __future__ import annotations
 
+import sys as _sys
+from types import ModuleType as _ModuleType
+
 from ._version import __version__
 from .client import Client, Leanbase
 from .default import default_client as _default
@@ -158,3 +161,12 @@ else:
         from .settings import option_names
 
         return sorted({*__all__, *option_names()})
+
+    class _Module(_ModuleType):
+        """This module, which says when an option is set too late."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            _default.note_set(name)
+
+    _sys.modules[__name__].__class__ = _Module

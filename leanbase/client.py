@@ -120,6 +120,25 @@ class Leanbase:
         host = self._current().settings.host
         return f"<{type(self).__name__} to {host or 'no host'}{', disabled' if self.disabled else ''}>"
 
+    def __getattr__(self, name: str) -> Any:
+        """The value of an option."""
+        if not name.startswith("_"):
+            from .settings import option_names
+
+            if name in option_names():
+                return getattr(self._current().settings, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse what would have no effect: an option that cannot change, or one that does not exist."""
+        if not name.startswith("_") and name not in ("before_send", "debug", "disabled"):
+            from .settings import option_names
+
+            known = name in option_names()
+            hint = f"make another client with {name}=" if known else "there is no such option"
+            raise AttributeError(f"{name} cannot be set on a client: {hint}")
+        super().__setattr__(name, value)
+
     def __copy__(self: T) -> T:
         return self  # a client has threads, connections and books: there is only one of it
 
@@ -817,6 +836,7 @@ class Leanbase:
         logger.setLevel(logging.DEBUG if value else logging.WARNING)
         if value and not logger.hasHandlers():
             handler = logging.StreamHandler()
+            handler.addFilter(_is_said_by_nobody_else)
             handler.setFormatter(logging.Formatter("[leanbase] %(levelname)s %(message)s"))
             logger.addHandler(handler)
 
@@ -872,6 +892,11 @@ class _ClientScope:
             raise
         finally:
             self._activated.__exit__()
+
+
+def _is_said_by_nobody_else(_: logging.LogRecord) -> bool:
+    """Whether the program has not configured logging since, so that it would print each line as well."""
+    return not (logger.propagate and logging.getLogger().handlers)
 
 
 def _explicit_or_context(distinct_id: object) -> str | None:

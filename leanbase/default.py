@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import deque
 from contextvars import Context, copy_context
-from functools import partial
+from functools import cache, partial
 
 from .client import Leanbase
 from .errors import ConfigError
@@ -63,6 +63,16 @@ class DefaultClient(Leanbase):
         self._making: int | None = None  # the thread that configures
         self._early: deque[tuple[Context, Callable[[], object]]] = deque()
         self._ended = None
+
+    def note_set(self, name: str) -> None:
+        """Say once that an attribute of the module, set just now, takes effect later."""
+        latest = self._latest
+        # Without its settings a client waits for them.
+        if latest is not None and not latest.missing and name not in _LIVE and not name.startswith("_"):
+            from .settings import option_names
+
+            if name in option_names():
+                _warn_of_late_option(name)
 
     def setup(self) -> Leanbase:
         """Return the default client, configured; it is always the same object. Never raises."""
@@ -237,6 +247,15 @@ class DefaultClient(Leanbase):
             self._set_debug(bool(value))
         else:
             pipeline.set_hooks(value)
+
+
+@cache
+def _warn_of_late_option(name: str) -> None:
+    logger.warning(
+        "leanbase.%s was set after the first use of the client, which keeps what it was made with: set it "
+        "earlier, or call leanbase.shutdown() first",
+        name,
+    )
 
 
 def _all_set(attributes: dict[str, Any], names: list[str]) -> bool:

@@ -2,7 +2,8 @@
 
     LeanbaseError
     ├── ConfigError                    raised by `Leanbase(...)`: a setting that can never work
-    │   └── MissingDependencyError     ... because an optional package is not installed
+    │   ├── MissingDependencyError     ... because an optional package is not installed
+    │   └── UnusableError              what the machine does not give; it is logged, and events go without it
     ├── InvalidEventError              arguments that do not make an event
     ├── EventTooLargeError             an event above the limit of 900 KiB
     ├── DroppedError                   an event that was given up before it was sent, and why
@@ -11,8 +12,8 @@
     └── TransportError                 a delivery that failed; it may work later
         └── RejectedError              ... that the server refused for good
 
-Only `ConfigError` and its child ever reach application code as exceptions. `DroppedError`, `TransportError`
-and `RejectedError` are what `on_error` receives and what a `Receipt` carries. The client turns
+Only `ConfigError` and its children ever reach application code as exceptions. `DroppedError`,
+`TransportError` and `RejectedError` are what `on_error` receives and what a `Receipt` carries. The client turns
 `InvalidEventError`, `EventTooLargeError` and `ClosedError` into a log record and the result `None`.
 """
 
@@ -70,6 +71,10 @@ class ClosedError(LeanbaseError):
     def __init__(self, event: object) -> None:
         super().__init__("the client was shut down")
         self.event = event
+
+
+class UnusableError(ConfigError):
+    """Something that the machine does not give, such as a directory; events go without it."""
 
 
 class NotDeliveredError(LeanbaseError):

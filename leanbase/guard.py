@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 
+FOREIGN_ARGUMENTS = {
+    "anonymous_id": "is called distinct_id here; without one the event is anonymous",
+    "context": "is not an argument: use tag() and new_context()",
+    "integrations": "is not an argument: put what it says into properties",
+    "message_id": "is called uuid here",
+    "send_feature_flags": "is not an argument yet",
+    "user_id": "is called distinct_id here",
+}
+"""Arguments that SDKs of this family have, and what to do about them."""
+
+
 def event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Concatenate[T, P], str | None]:
     """Turn whatever goes wrong in a call that produces an event into a log record and the result `None`."""
 
@@ -61,7 +72,11 @@ def _check_call(method: Callable[..., Any], self: object, args: Any, kwargs: Any
     try:
         signature(method).bind(self, *args, **kwargs)
     except TypeError as error:
-        raise TypeError(f"{method.__name__}() {error}") from None
+        mistake = TypeError(f"{method.__name__}() {error}")
+        for name in kwargs:
+            if name in FOREIGN_ARGUMENTS and hasattr(mistake, "add_note"):  # since Python 3.11
+                mistake.add_note(f"{name} {FOREIGN_ARGUMENTS[name]}")
+        raise mistake from None
 
 
 def log_internal(call: str, error: Exception) -> None:

@@ -111,7 +111,17 @@ class Pipeline:
             ClosedError: The outbox is closed; the error has the event.
         """
         event = self._made(draft)
+        if event is not None and logger.isEnabledFor(logging.DEBUG):
+            self._show(event)
         return event.uuid if event is not None and self.outbox.put(event) else None
+
+    def _show(self, event: EncodedEvent) -> None:
+        """Log an event, without the secrets in it."""
+        from .error_tracking.redaction import redacted_value
+
+        shown = event.decode()
+        properties = redacted_value(shown["properties"], self.describer.redaction())
+        logger.debug("captured %r of %r with %s", shown["event"], shown["distinct_id"], properties)
 
     def _made(self, draft: Draft) -> EncodedEvent | None:
         """The event as it will be sent; `None` when a hook or its size dropped it."""

@@ -366,7 +366,23 @@ def as_strings(name: str, value: object) -> tuple[str, ...] | None:
     return texts
 
 
+FOREIGN = {
+    "anonymous_id": "is not an option: give distinct_id to the call, or leave it out",
+    "max_queue": "is called max_queue_size here",
+    "personal_api_key": "is not an option: nothing here needs that secret",
+    "poll_interval": "is not an option: nothing is polled",
+    "thread": "is not an option: a buffer has one thread (sync_mode=False)",
+    "timeout_seconds": "is called timeout here",
+    "upload_size": "is called flush_at here",
+    "user_id": "is not an option: give distinct_id to the call",
+    "write_key": "is called api_key here",
+}
+"""Options and arguments that SDKs of this family have, and what to do about them."""
+
+
 def _unknown_keyword(keyword: str, known: Iterable[str]) -> str:
+    if keyword in FOREIGN:
+        return f"Leanbase(): {keyword} {FOREIGN[keyword]}"
     near = _nearest(keyword, known)
     hint = f"; did you mean {near!r}?" if near else ""
     return f"Leanbase() has no option {keyword!r}{hint}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -400,7 +403,90 @@ def test_g6_logs_and_repr_hold_no_key(server: FaultServer, caplog: pytest.LogCap
     client.capture("e", distinct_id="u", properties={"p": "s3cret"})
     shown = caplog.text + repr(client) + repr(client.flush()) + repr(client._current().outbox)
     assert "very_secret" not in shown
+    assert "s3cret" not in "".join(each.message for each in caplog.records if each.levelno > logging.DEBUG)
+
+
+def test_debug_shows_each_event_without_the_secrets_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    client = Leanbase("phc_k", transport=MemoryTransport(), debug=True)
+    properties = {"total": 42, "password": "s3cret", "headers": [{"Authorization": "s3cret"}], "plan": "pro"}
+    client.capture("order created", distinct_id="user_1", properties=properties)
+    (shown,) = [each.message for each in caplog.records if "order created" in each.message]
+    assert all(part in shown for part in ("'user_1'", "'total': 42", "'plan': 'pro'"))
     assert "s3cret" not in shown
+
+
+def test_each_line_is_printed_once_when_logging_is_configured_later() -> None:
+    program = """
+import logging, sys
+from leanbase import Leanbase
+client = Leanbase("k", "http://127.0.0.1:9", max_retries=0, debug=True)
+client.capture("first", distinct_id="u")
+logging.basicConfig(level=logging.DEBUG, format="%(message)s", stream=sys.stdout)
+client.capture("second", distinct_id="u")
+client.opt_out()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "captured 'first'" in done.stderr
+    assert "captured 'second'" in done.stdout
+    assert "captured 'second'" not in done.stderr
+
+
+# --- options ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("personal_api_key", "nothing here needs that secret"),
+        ("write_key", "is called api_key here"),
+        ("max_queue", "is called max_queue_size here"),
+        ("timeout_seconds", "is called timeout here"),
+        ("upload_size", "is called flush_at here"),
+        ("thread", "sync_mode=False"),
+        ("poll_interval", "nothing is polled"),
+        ("flush_att", "did you mean 'flush_at'"),
+    ],
+)
+def test_an_option_of_another_sdk_is_told_of_by_name(option: str, said: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        Leanbase("k", "http://127.0.0.1:9", **{option: "phx_0815"})  # type: ignore[arg-type]
+    assert option in str(caught.value)
+    assert said in str(caught.value)
+    assert "phx_0815" not in str(caught.value)
+    assert option == "flush_att" or "did you mean" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes since 3.11")
+def test_an_argument_of_another_sdk_is_told_of_in_a_note(client: Leanbase) -> None:
+    with pytest.raises(TypeError) as caught:
+        client.capture("e", user_id="u")  # type: ignore[call-arg]
+    assert caught.value.__notes__ == ["user_id is called distinct_id here"]
+
+
+def test_options_can_be_read_and_those_that_cannot_change_not_set(memory: MemoryTransport) -> None:
+    client = Leanbase("phc_k", transport=memory, flush_at=7)
+    assert (client.flush_at, client.max_retries, client.api_key) == (7, 3, "phc_k")
+    for name in ("super_properties", "send", "flush_at"):
+        with pytest.raises(AttributeError, match=f"{name} cannot be set on a client: make another client"):
+            setattr(client, name, 1)
+    with pytest.raises(AttributeError, match="there is no such option"):
+        client.flush_att = 5
+    client.disabled, client.debug, client.before_send = False, False, None
+    assert not hasattr(client, "flush_att")
+
+
+@pytest.mark.parametrize("options", [{"fallback": "spool"}, {"transport": "spool"}])
+def test_a_spool_that_the_machine_does_not_give_costs_nothing_but_itself(
+    options: Any, server: FaultServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    for directory in (tmp_path / "file" / "spool", tmp_path):
+        tmp_path.chmod(0o755)
+        client = Leanbase("k", server.url, spool_directory=str(directory), **options)
+        assert client.capture("e", distinct_id="u")
+    assert len(server.events) == 2
+    said = [each for each in caplog.records if "spool_directory" in each.message]
+    assert [each.levelname for each in said] == ["ERROR", "ERROR"]
 
 
 # --- shutdown ---------------------------------------------------------------------------------------
@@ -478,7 +564,6 @@ def test_q32_flush_keeps_to_its_timeout_inside_a_scope(server: FaultServer) -> N
         ({"transport": "memory", "fallback": "carrier-pigeon"}, "carrier-pigeon"),
         ({"transport": "memory", "fallback": 3}, "fallback must be"),
         ({"host": 3}, "host must be a string"),
-        ({"transport": "spool", "spool_directory": "/"}, "mode 0700"),
     ],
 )
 def test_g1_what_can_never_work_is_found_at_the_start(options: Any, says: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import leanbase
+from leanbase import default
 from leanbase.default import default_client
 from leanbase.settings import Settings
 from leanbase.transports import MemoryTransport
@@ -276,3 +277,22 @@ def test_a_capture_while_the_interpreter_ends_does_not_raise(more: str, server: 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     assert [event["event"] for event in server.events if event["event"] == "e"] == ["e"] * bool(more)
+
+
+def test_an_option_that_is_set_too_late_is_told_of_once(
+    memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    default._warn_of_late_option.cache_clear()
+    leanbase.transport = memory
+    leanbase.capture("first", distinct_id="u")
+    for _ in range(2):
+        leanbase.super_properties = {"env": "test"}
+        leanbase.something = 7  # type: ignore[attr-defined]
+        leanbase.disabled = False
+    said = [each.message for each in caplog.records if "was set after the first use" in each.message]
+    assert len(said) == 1
+    assert "leanbase.super_properties" in said[0]
+    leanbase.shutdown()
+    leanbase.capture("second", distinct_id="u")
+    assert memory.events[-1]["properties"]["env"] == "test"
+    del leanbase.something  # type: ignore[attr-defined]

@@ -51,7 +51,14 @@ CLIENT = {
 }
 ERRORS = {
     *("ClosedError", "ConfigError", "DroppedError", "EventTooLargeError", "InvalidEventError"),
-    *("LeanbaseError", "MissingDependencyError", "NotDeliveredError", "RejectedError", "TransportError"),
+    *(
+        "LeanbaseError",
+        "MissingDependencyError",
+        "NotDeliveredError",
+        "RejectedError",
+        "TransportError",
+        "UnusableError",
+    ),
 }
 
 

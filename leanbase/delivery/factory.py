@@ -6,14 +6,17 @@ A transport is chosen by a name (one of `BY_NAME`, or an entry point of the grou
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import Any
 
 from .. import transports
-from ..errors import ConfigError
+from ..errors import ConfigError, UnusableError
 from ..settings import Settings
 from ..transports import BaseTransport
 from ..transports._retaining import RetainingTransport
+
+logger = logging.getLogger("leanbase")
 
 BY_NAME = {
     "buffered": "BufferedTransport",
@@ -52,9 +55,19 @@ def create(settings: Settings) -> RetainingTransport:
     """
     if _override is not None and not _is_memory(settings.transport):
         return retaining(_override, settings)
-    transport = _made(settings.transport, "transport", settings)
+    try:
+        transport = _made(settings.transport, "transport", settings)
+    except UnusableError as error:
+        # The machine does not give it: events go the way that they would take behind it.
+        if settings.host is None or settings.api_key is None:
+            raise
+        logger.error("%s; events are sent over HTTP without it", error)
+        transport = _made("http", "transport", settings)
     if settings.fallback is not None:
-        transport = _with_fallback(transport, settings)
+        try:
+            transport = _with_fallback(transport, settings)
+        except UnusableError as error:
+            logger.error("%s; there is no fallback", error)
     if settings.sync_mode or isinstance(transport, RetainingTransport):
         return retaining(transport, settings)
     from ..transports.buffered import BufferedTransport

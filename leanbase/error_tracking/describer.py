@@ -65,7 +65,7 @@ class ExceptionDescriber:
         Returns:
             A function that makes an event's properties, merged from all other sources, an exception's.
         """
-        redaction = self._redaction()
+        redaction = self.redaction()
         owned, mechanism = resolved(*metadata)
         builder = ExceptionListBuilder(self._frames, redaction.message)
         items = builder.build(
@@ -103,7 +103,8 @@ class ExceptionDescriber:
 
         return finalize
 
-    def _redaction(self) -> Redaction:
+    def redaction(self) -> Redaction:
+        """What may be seen of names and texts, as the nearest context or the client says."""
         return Redaction(
             matcher(self._patterns("code_variables_mask_patterns", DEFAULT_MASK_PATTERNS)),
             matcher(self._patterns("code_variables_ignore_patterns", DEFAULT_IGNORE_PATTERNS)),

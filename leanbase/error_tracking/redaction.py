@@ -8,6 +8,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote_plus
 
 from .secrets import looks_random, mask_credentials, mask_known
@@ -126,6 +127,25 @@ class Redaction:
 
     def _parameter(self, found: re.Match[str]) -> str:
         return f"{found[1]}{REDACTED}" if self.is_masked(found[1]) else found[0]
+
+
+def redacted_value(value: Any, redaction: Redaction, name: str = "") -> Any:
+    """A plain value without the secrets in it.
+
+    Args:
+        value: As JSON has them.
+        redaction: What may be seen.
+        name: What it is the value of.
+    """
+    if name and redaction.is_masked(name):
+        return REDACTED
+    if isinstance(value, str):
+        return redaction.value(value)
+    if isinstance(value, dict):
+        return {redaction.key(key): redacted_value(each, redaction, key) for key, each in value.items()}
+    if isinstance(value, list):
+        return [redacted_value(each, redaction) for each in value]
+    return value
 
 
 def redacted_url(url: str) -> str:

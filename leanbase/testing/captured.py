@@ -10,6 +10,10 @@ from ..events.encoding import sanitize
 from ..events.event import runtime_properties
 
 EVERYWHERE = frozenset({"$lib", "$lib_version", "$is_server", "$geoip_disable", *runtime_properties()})
+OF_CONTEXTS = (
+    *("faas.", "cloud.", "celery.", "$context_tags", "$current_url", "$ip", "$raw_user_agent", "$request_"),
+    *("$session_id", "$user_agent"),
+)
 NOTHING = (
     "nothing; is the client disabled, or a delivery scope still open? "
     "(What a LambdaSimulator captures is in its own events.)"
@@ -59,7 +63,8 @@ class CapturedEvents(list[dict[str, Any]]):
         if len(found) != times if times is not None else not found:
             wanted = _described(event, coerce_id(distinct_id), sanitize(properties or {}))
             count = f"captured {len(found)} time(s), expected {expected}"
-            raise AssertionError(f"{count}: {wanted}\ncaptured was: {self._listed()}")
+            near = self._differences(event, distinct_id, properties) if not found else ""
+            raise AssertionError(f"{count}: {wanted}{near}\ncaptured was: {self._listed()}")
         return found[0] if found else {}
 
     def assert_not_captured(self, event: str | None = None) -> None:
@@ -72,8 +77,30 @@ class CapturedEvents(list[dict[str, Any]]):
         if self.named(event) if event is not None else self:
             raise AssertionError(f"captured, but not expected: {event or 'anything'}\n{self._listed()}")
 
+    def _differences(self, event: str, distinct_id: object, properties: Mapping[str, Any] | None) -> str:
+        """How the event of that name that comes nearest is another one."""
+        wanted = sanitize(properties or {})
+        person = coerce_id(distinct_id)
+        lines: list[str] | None = None
+        for each in self.named(event):
+            own = each["properties"]
+            differences = [
+                f"\n  {name}: expected {value!r}, was {own[name]!r}"
+                if name in own
+                else f"\n  {name}: expected {value!r}, was not there"
+                for name, value in wanted.items()
+                if name not in own or own[name] != value
+            ]
+            if person is not None and each["distinct_id"] != person:
+                differences.insert(0, f"\n  distinct_id: expected {person!r}, was {each['distinct_id']!r}")
+            if lines is None or len(differences) < len(lines):
+                lines = differences
+        return f"\nthe nearest {event!r} differs:{''.join(lines)}" if lines else ""
+
     def _listed(self) -> str:
-        lines = [_described(each["event"], each.get("distinct_id"), each["properties"]) for each in self]
+        lines = [
+            _described(each["event"], each.get("distinct_id"), _own(each["properties"])) for each in self
+        ]
         return "".join(f"\n  {line}" for line in lines) or NOTHING
 
 
@@ -85,8 +112,17 @@ def _fits(captured: dict[str, Any], distinct_id: object, properties: Mapping[str
     return all(name in own and own[name] == value for name, value in wanted.items())
 
 
+def _own(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Properties without those that the SDK adds, also to events of an invocation or a request."""
+    return {
+        name: value
+        for name, value in properties.items()
+        if name not in EVERYWHERE and not name.startswith(OF_CONTEXTS)
+    }
+
+
 def _described(event: str, distinct_id: str | None, properties: Mapping[str, Any]) -> str:
-    """An event in one line, without the properties that every event has."""
-    own = {name: value for name, value in properties.items() if name not in EVERYWHERE}
+    """An event in one line."""
+    own = dict(properties)
     whose = "" if distinct_id is None else f" of {distinct_id!r}"
     return f"{event!r}{whose}{f' with {own!r}' if own else ''}"

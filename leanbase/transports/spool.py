@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import ConfigError, TransportError
+from ..errors import ConfigError, TransportError, UnusableError
 from ..events.encoding import EncodedEvent
 from ..forking import reset_in_child
 from ..interrupts import acquired, raise_interrupt
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 logger = logging.getLogger("leanbase")
+
+KEY_CHARACTERS = 12
+"""Of a file's project, what stands for the API key; the rest stands for the host."""
 
 MAX_BYTES = 64 * 1024 * 1024
 
@@ -131,7 +134,7 @@ class SpoolTransport(BaseTransport):
         return cls(
             settings.spool_directory or default_directory(),
             inner,
-            project=project_of(settings.api_key),
+            project=project_of(settings.api_key, settings.host),
             write_first=write_first,
             fsync=settings.spool_fsync,
             max_bytes=settings.spool_max_bytes,
@@ -284,7 +287,9 @@ class SpoolTransport(BaseTransport):
     def _is_ours(self, name: str) -> bool:
         if name in self._unusable:
             return False
-        return self._project is None or project_in(name) in ("", self._project)
+        if self._project is None:
+            return True
+        return project_in(name) in ("", self._project, self._project[:KEY_CHARACTERS])
 
     def _send_from(self, file: SpoolFile, until: int, inner: BaseTransport, deadline: Deadline) -> bool:
         for batch, positions in file.batches(until):
@@ -331,32 +336,42 @@ class SpoolTransport(BaseTransport):
 
 
 def default_directory() -> str:
-    """A directory of this user among the temporary files."""
+    """A directory of this user: where the system keeps state, if it says so; else among temporary files."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(state):  # noqa: PTH117
+        return os.path.join(state, "leanbase")  # noqa: PTH118
     import tempfile
 
     return os.path.join(tempfile.gettempdir(), f"leanbase-{os.getuid()}")  # noqa: PTH118
 
 
-def project_of(api_key: str | None) -> str:
-    """What tells the files of one API key from those of others without giving it away; `""` for none."""
+def project_of(api_key: str | None, host: str | None) -> str:
+    """What tells the files of one API key and host from those of others without giving the key away.
+
+    Without a host it is that of the key alone, whose files any host's process of that key sends; without a
+    key it is `""`.
+    """
     import hashlib
 
-    return hashlib.sha256(api_key.encode()).hexdigest()[:12] if api_key else ""
+    if not api_key:
+        return ""
+    ours = hashlib.sha256(api_key.encode()).hexdigest()[:KEY_CHARACTERS]
+    return ours + hashlib.sha256(host.encode()).hexdigest()[:KEY_CHARACTERS] if host else ours
 
 
 def make_private(directory: str) -> None:
     """Make a directory that only this user can enter, or see to it that it is one.
 
     Raises:
-        ConfigError: It cannot be made, or is somebody else's, or open to others.
+        UnusableError: It cannot be made, or is somebody else's, or open to others.
     """
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
         found = os.lstat(directory)
     except OSError as error:
-        raise ConfigError(f"spool_directory {directory} cannot be made: {error.strerror}") from error
+        raise UnusableError(f"spool_directory {directory} cannot be made: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise ConfigError(
+        raise UnusableError(
             f"spool_directory {directory} must be a directory of this user alone (mode 0700); "
             "name one that does not exist yet, and it is made"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from leanbase.testing import CapturedEvents
 from tests.fault_server import FaultServer
 
 APP = """
@@ -196,3 +197,21 @@ def test_a_transport_is_tested_and_not_caught(session: pytest.Pytester) -> None:
         """,
     )
     assert (found["failed"], found["passed"]) == (1, 5), output
+
+
+def test_a_failed_assertion_shows_the_difference_and_not_all_there_is() -> None:
+    added = {"faas.name": "orders", "$lib": "x", "$current_url": "https://x/", "$context_tags": ["faas.name"]}
+    events = CapturedEvents(
+        [
+            {"event": "paid", "distinct_id": "u", "properties": {**added, "currency": "EUR", "total": 6}},
+            {"event": "paid", "distinct_id": "u", "properties": {**added, "total": 1}},
+        ]
+    )
+    with pytest.raises(AssertionError) as caught:
+        events.assert_captured("paid", distinct_id="v", properties={"total": 7, "currency": "EUR"})
+    text = str(caught.value)
+    assert (
+        "the nearest 'paid' differs:\n  distinct_id: expected 'v', was 'u'\n  total: expected 7, was 6\n"
+        in text
+    )
+    assert not any(name in text for name in added)
