@@ -13,8 +13,8 @@
         └── RejectedError              ... that the server refused for good
 
 Only `ConfigError` and its children ever reach application code as exceptions. `DroppedError`,
-`TransportError` and `RejectedError` are what `on_error` receives and what a `Receipt` carries. The client turns
-`InvalidEventError`, `EventTooLargeError` and `ClosedError` into a log record and the result `None`.
+`TransportError` and `RejectedError` are what `on_error` receives and what a `Receipt` carries. The client
+turns `InvalidEventError`, `EventTooLargeError` and `ClosedError` into a log record and the result `None`.
 """
 
 from __future__ import annotations

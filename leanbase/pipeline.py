@@ -27,6 +27,9 @@ _in_hooks_of: ContextVar[tuple[object, ...]] = ContextVar("leanbase_in_before_se
 """The pipelines whose hooks are running, one inside the other."""
 
 
+SUSPICIOUS_DROPS = 100
+"""A hook that drops so many events, and has let none pass, is told of."""
+
 TOP_LEVEL = frozenset({"event", "distinct_id", "uuid", "timestamp", "properties"})
 
 
@@ -43,6 +46,7 @@ class Pipeline:
         "_describer",
         "_has_said_dropped",
         "_has_warned_of_top_level",
+        "_hooked_in_vain",
         "exception_hooks",
         "hooks",
         "missing",
@@ -56,6 +60,7 @@ class Pipeline:
         self.exception_hooks: ExceptionHooks | None = None
         self._created = time.time()
         self._has_said_dropped = False
+        self._hooked_in_vain: int | None = 0
         self._has_warned_of_top_level = False
         self._describer: ExceptionDescriber | None = None
         runtime_properties()  # looked up now, not in the middle of the first capture
@@ -141,7 +146,9 @@ class Pipeline:
                 hooked = self._hooked(_encode(event, draft).decode())
                 if hooked is None:
                     self.outbox.drop("before_send")
+                    self._count_in_vain()
                     return None
+                self._hooked_in_vain = None
                 event = checked(hooked, is_history=settings.historical_migration)
             return _encode(event, draft)
         except EventTooLargeError as error:
@@ -177,6 +184,16 @@ class Pipeline:
         final: dict[str, Any] = result
         self._warn_of_top_level(final)
         return final
+
+    def _count_in_vain(self) -> None:
+        """Say it if a hook has let none of the first events pass: it may have forgotten to return them."""
+        if self._hooked_in_vain is not None:
+            self._hooked_in_vain += 1
+            if self._hooked_in_vain == SUSPICIOUS_DROPS:
+                logger.warning(
+                    "before_send has let none of the first %d events pass; does it return the event?",
+                    SUSPICIOUS_DROPS,
+                )
 
     def _say_dropped(self, name: str) -> None:
         """Once at INFO: a hook may drop most events, and should (H-4)."""

@@ -95,8 +95,8 @@ class Settings:
     )
     spool_directory: str | None = _option(
         None,
-        "The directory in which the spool keeps events. By default one of this user among the "
-        "temporary files.",
+        "The directory in which the spool keeps events. By default `$XDG_STATE_HOME/leanbase`, else one of "
+        "this user among the temporary files.",
     )
     spool_fsync: bool = _option(
         False,

@@ -655,3 +655,24 @@ def test_a_disabled_client_says_that_something_waits(server: FaultServer) -> Non
     receipt = client.flush()
     assert not receipt
     assert receipt.retained == 1
+
+
+def test_a_hook_that_lets_nothing_pass_is_told_of(
+    memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forgets(event: Any) -> Any:
+        event["properties"]["seen"] = True
+
+    client = Leanbase("k", transport=memory, before_send=forgets)
+    for _ in range(150):
+        client.capture("e", distinct_id="u")
+    said = "before_send has let none of the first 100 events pass"
+    assert [each.levelname for each in caplog.records if said in each.message] == ["WARNING"]
+    caplog.clear()
+    client = Leanbase(
+        "k", transport=memory, before_send=lambda event: event if event["event"] == "first" else None
+    )
+    client.capture("first", distinct_id="u")
+    for _ in range(150):
+        client.capture("e", distinct_id="u")
+    assert said not in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,24 @@ def test_shipments_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("event", "uuid", "timestamp", "distinct_id"):
         assert first[name] == second[name]
     assert (first["event"], first["distinct_id"]) == ("$exception", "user_2")
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    "template", sorted((ROOT / "examples" / "lambda").glob("template*.yaml")), ids=lambda path: path.name
+)
+def test_no_name_that_sam_generates_is_taken(template: Path) -> None:
+    """It calls what it makes for an event by the function and the event, and what is there already is lost."""
+    blocks = re.split(r"(?m)^  (?=\w+:$)", template.read_text().partition("\nResources:\n")[2])
+    names, generated = set(), []
+    for block in blocks:
+        name = block.partition(":")[0].strip()
+        names.add(name)
+        events = re.search(r"(?m)^      Events:\n((?:        .*\n)+)", block)
+        generated += (
+            [name + event for event in re.findall(r"(?m)^        (\w+):$", events[1])] if events else []
+        )
+    assert generated
+    assert not names & set(generated)

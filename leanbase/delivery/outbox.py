@@ -19,7 +19,7 @@ from ..transports._http.sender import PAUSED
 from ..transports.deadline import Deadline
 from ..transports.receipt import WAITING, Receipt
 from .background import background
-from .scope import FULL_BYTES, DeliveryScope, open_scope, send_deadline
+from .scope import FULL_BYTES, DeliveryScope, open_scope, send_deadline, warn_of_other_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,7 +118,9 @@ class Outbox:
                     return True
         if self.disabled:
             return self._transport.keep(event)
-        if carried is not None and not (self.is_buffered or carried.may_block()):
+        if carried is None:
+            warn_of_other_thread()
+        elif not (self.is_buffered or carried.may_block()):
             admitted = self._transport.keep(event)
             self.send_later()
             return admitted

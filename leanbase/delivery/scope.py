@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
         def settle(self, deadline: Deadline) -> None: ...
 
+
+logger = logging.getLogger("leanbase")
 
 FULL_BYTES = 1024 * 1024
 """So much of one client is sent before the scope closes."""
@@ -341,6 +344,22 @@ class activate:  # noqa: N801 - used like a function
                 _open_scope.reset(self._token)
             except ValueError:
                 pass  # left in another context, as the clean-up of some frameworks is; this one never had it
+
+
+def warn_of_other_thread() -> None:
+    """Say once that a thread captures outside of the handler or job that the main thread is inside of."""
+    global _has_warned_of_thread
+    if _has_warned_of_thread or threading.current_thread() is threading.main_thread():
+        return
+    if any(scope.is_handlers and scope.is_open for scope in unfinished_scopes()):
+        _has_warned_of_thread = True
+        logger.warning(
+            "a thread captures without the context of the handler or job: its events lack its tags and identity, "
+            "and each is sent by itself; start threads with contextvars.copy_context().run"
+        )
+
+
+_has_warned_of_thread = False
 
 
 class _Initialisation:

@@ -293,7 +293,7 @@ def tag(name: str, value: Any) -> None:
         name: The property's name.
         value: Any value that a property may have.
 
-    Outside a context it does nothing but a debug record. Never blocks, never raises.
+    Outside a context it has no effect, and says so once. Never blocks, never raises.
     """
     if (context := _innermost_for("tag")) is not None:
         name = resolved(name)
@@ -323,7 +323,7 @@ def identify_context(distinct_id: object) -> None:
     Args:
         distinct_id: A non-empty string, a number, or a UUID; anything missing is ignored.
 
-    Outside a context it does nothing but a debug record.
+    Outside a context it has no effect, and says so once.
     """
     context, coerced = _innermost_for("identify_context"), coerce_id(distinct_id)
     if context is not None and coerced is not None:
@@ -337,7 +337,7 @@ def set_context_session(session_id: str) -> None:
         session_id: The id that the web SDK made, a UUIDv7 string; any other non-empty string is
             used too, but will not join a session replay.
 
-    Outside a context it does nothing but a debug record.
+    Outside a context it has no effect, and says so once.
     """
     context, coerced = _innermost_for("set_context_session"), coerce_id(session_id)
     if context is not None and coerced is not None:
@@ -347,7 +347,7 @@ def set_context_session(session_id: str) -> None:
 
 
 def set_context_device_id(device_id: str) -> None:
-    """Set the device id of the innermost context; outside one it does nothing but a debug record."""
+    """Set the device id of the innermost context; outside one it has no effect, and says so once."""
     context, coerced = _innermost_for("set_context_device_id"), coerce_id(device_id)
     if context is not None and coerced is not None:
         innermost.set(context.replaced(device_id=coerced))
@@ -359,7 +359,7 @@ def set_capture_exception_code_variables_context(enabled: bool) -> None:
     Args:
         enabled: As the option `capture_exception_code_variables`, which it overrides.
 
-    Outside a context it does nothing but a debug record.
+    Outside a context it has no effect, and says so once.
     """
     _override("capture_exception_code_variables", _is_true(enabled))
 
@@ -370,7 +370,7 @@ def set_code_variables_mask_patterns_context(mask_patterns: Sequence[str]) -> No
     Args:
         mask_patterns: As the option `code_variables_mask_patterns`, which it overrides.
 
-    Outside a context it does nothing but a debug record.
+    Outside a context it has no effect, and says so once.
     """
     _override("code_variables_mask_patterns", mask_patterns)
 
@@ -381,7 +381,7 @@ def set_code_variables_ignore_patterns_context(ignore_patterns: Sequence[str]) -
     Args:
         ignore_patterns: As the option `code_variables_ignore_patterns`, which it overrides.
 
-    Outside a context it does nothing but a debug record.
+    Outside a context it has no effect, and says so once.
     """
     _override("code_variables_ignore_patterns", ignore_patterns)
 
@@ -392,7 +392,7 @@ def set_code_variables_mask_url_credentials_context(enabled: bool) -> None:
     Args:
         enabled: As the option `code_variables_mask_url_credentials`, which it overrides.
 
-    Outside a context it does nothing but a debug record.
+    Outside a context it has no effect, and says so once.
     """
     _override("code_variables_mask_url_credentials", _is_true(enabled))
 
@@ -403,7 +403,7 @@ def set_code_variables_detect_secrets_context(enabled: bool) -> None:
     Args:
         enabled: As the option `code_variables_detect_secrets`, which it overrides.
 
-    Outside a context it does nothing but a debug record.
+    Outside a context it has no effect, and says so once.
     """
     _override("code_variables_detect_secrets", _is_true(enabled))
 
@@ -458,8 +458,14 @@ def _nearest(attribute: str) -> Any:
 def _innermost_for(call: str) -> Context | None:
     context = active()
     if context is None:
-        logger.debug("%s() outside a context has no effect", call)
+        level = logging.DEBUG if call in _warned_outside else logging.WARNING
+        _warned_outside.add(call)
+        text = "%s() has no effect outside a context: use it inside `with leanbase.new_context():`"
+        logger.log(level, text, call)
     return context
+
+
+_warned_outside: set[str] = set()
 
 
 @cache

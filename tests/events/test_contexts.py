@@ -350,3 +350,13 @@ def test_who_asks_while_another_thread_looks_up_waits_for_it() -> None:
         assert contexts.get_context_distinct_id() == "user_1"
         assert contexts.get_tags() == {"plan": "pro"}
         other.join()
+
+
+def test_a_setter_outside_a_context_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    contexts._warned_outside.clear()
+    for _ in range(2):
+        tag("plan", "pro")
+        identify_context("user_1")
+    said = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert [text.partition("()")[0] for text in said] == ["tag", "identify_context"]
+    assert all("new_context()" in text for text in said)

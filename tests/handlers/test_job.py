@@ -185,3 +185,23 @@ def test_an_object_with_an_async_call_is_awaited_inside(memory: MemoryTransport)
 
     assert asyncio.run(leanbase.job(client=client)(Work())()) == "done"
     assert len(memory.events) == 1
+
+
+def test_a_thread_without_the_jobs_context_is_told_of_once(
+    client: Leanbase,
+    memory: MemoryTransport,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("leanbase.delivery.scope._has_warned_of_thread", False)
+
+    @leanbase.job(client=client)
+    def main() -> None:
+        for _ in range(2):
+            thread = threading.Thread(target=lambda: client.capture("e", distinct_id="u"))
+            thread.start()
+            thread.join()
+
+    main()
+    assert len(memory.events) == 2
+    assert caplog.text.count("a thread captures without the context of the handler or job") == 1
