@@ -830,6 +830,7 @@ class Leanbase:
     @debug.setter
     def debug(self, value: bool) -> None:
         self._set_debug(bool(value))
+        self._current().shows_events = bool(value)
 
     def _set_debug(self, value: bool) -> None:
         self._debug = value

@@ -245,6 +245,7 @@ class DefaultClient(Leanbase):
             pipeline.disable(bool(value))
         elif name == "debug":
             self._set_debug(bool(value))
+            pipeline.shows_events = bool(value)
         else:
             pipeline.set_hooks(value)
 

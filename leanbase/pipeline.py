@@ -52,6 +52,7 @@ class Pipeline:
         "missing",
         "outbox",
         "settings",
+        "shows_events",
         "super_properties",
     )
 
@@ -59,6 +60,7 @@ class Pipeline:
         self.settings = settings
         self.exception_hooks: ExceptionHooks | None = None
         self._created = time.time()
+        self.shows_events = settings.debug
         self._has_said_dropped = False
         self._hooked_in_vain: int | None = 0
         self._has_warned_of_top_level = False
@@ -116,7 +118,7 @@ class Pipeline:
             ClosedError: The outbox is closed; the error has the event.
         """
         event = self._made(draft)
-        if event is not None and logger.isEnabledFor(logging.DEBUG):
+        if self.shows_events and event is not None:
             self._show(event)
         return event.uuid if event is not None and self.outbox.put(event) else None
 

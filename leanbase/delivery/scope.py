@@ -354,8 +354,8 @@ def warn_of_other_thread() -> None:
     if any(scope.is_handlers and scope.is_open for scope in unfinished_scopes()):
         _has_warned_of_thread = True
         logger.warning(
-            "a thread captures without the context of the handler or job: its events lack its tags and identity, "
-            "and each is sent by itself; start threads with contextvars.copy_context().run"
+            "a thread captures without the context of the handler or job: its events lack the tags and the "
+            "identity, and each is sent by itself; start threads with contextvars.copy_context().run"
         )
 
 

@@ -36,7 +36,9 @@ MAX_LOG_BYTES = 64 * 1024 * 1024
 OF_A_REQUEST = ("$context_tags", "$groups", "$process_person_profile", "$session_id")
 SOURCE = "aws_lambda.platform"
 PREFIX = "/aws/lambda/"
-_TAGGED = re.compile(r'\{"leanbase":\s*\d')
+TAGGED = re.compile(r'\{"leanbase":\s*\d')
+"""Where a batch of events begins in a line."""
+
 _STREAM = re.compile(r"\d{4}/\d\d/\d\d/([^\[]*)\[([^\]]+)\]")
 
 
@@ -97,7 +99,7 @@ class _Stream:
             timestamp: Milliseconds since the epoch.
             line: Its text.
         """
-        tagged = _TAGGED.search(line)
+        tagged = TAGGED.search(line)
         if tagged is not None:
             self._take(id, line, tagged.start())  # what was printed without a newline stands before it
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -28,6 +29,7 @@ signal.signal(signal.SIGALRM, out_of_time)
 def handle(event: dict[str, Any], context: Any) -> None:
     if event.get("then") == "time limit":
         signal.setitimer(signal.ITIMER_REAL, event["seconds"])
+    sys.stdout.write(event.get("print", ""))
     for number in range(event["count"]):
         leanbase.capture(
             "captured", distinct_id="u", properties={"invocation": event["name"], "number": number}

@@ -201,6 +201,16 @@ FAULTS = (
         event={"then": "time limit", "seconds": 0.4},
         script=(Behaviour(instead="silence"),),
     ),
+    Fault("the function prints something without a newline before", event={"print": "working ... 50 %"}),
+    Fault(
+        "Lambda drops log lines below WARN",
+        environment={"AWS_LAMBDA_LOG_FORMAT": "JSON", "AWS_LAMBDA_LOG_LEVEL": "WARN"},
+    ),
+    Fault(
+        "the spool's directory cannot be made",
+        ways=("http, fallback spool", "spool"),
+        environment={"LEANBASE_SPOOL_DIRECTORY": "/dev/null/spool"},
+    ),
     # --- what happens to the request
     Fault("a connection is reset while it is made", ways=OVER_A_NETWORK, before=reset_the_next_connection),
     Fault(
@@ -263,24 +273,21 @@ FAULTS = (
         gone=True,
     ),
     Fault(
-        "the server's name is not resolved, and then the process is killed",
+        "the proxy's name is not resolved, and then the process is killed",
         {"*": LOST, "http, fallback spool": DISK, "spool": DISK},
         RETAINED,
         OVER_A_NETWORK,
-        environment={
-            "LEANBASE_HOST": "http://no-such-host.invalid",
-            "AWS_ENDPOINT_URL_SQS": "http://no-such-host.invalid",
-        },
+        environment={"HTTP_PROXY": "http://no-such-host.invalid:3128"},
         timeout=2,
         after=kill,
         gone=True,
     ),
     Fault(
-        "the server's certificate is not trusted, and then the process is killed",
+        "the proxy's certificate is not trusted, and then the process is killed",
         {"*": LOST, "http, fallback spool": DISK, "spool": DISK},
         RETAINED,
         OVER_A_NETWORK,
-        environment={"LEANBASE_HOST": "{tls}", "AWS_ENDPOINT_URL_SQS": "{tls}"},
+        environment={"HTTP_PROXY": "{tls}"},
         timeout=2,
         after=kill,
         gone=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import tempfile
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from leanbase.relay.cloudwatch_logs import TAGGED
 from leanbase.transports import handoff
 from tests.fault_server import Behaviour, FaultServer
 from tests.lambda_runtime.emulator import Emulator
@@ -21,6 +23,7 @@ from tests.lambda_runtime.faults import DISK, LOST, NEXT, SENT, WAYS, Fault
 from tests.moto_server import CREDENTIALS
 from tests.transports.test_sqs import QUEUE, taking
 
+LEVELS = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 HERE = Path(__file__).parent
 PAUSE_SECONDS = 0.5
 """Of the circuit breaker."""
@@ -168,8 +171,20 @@ class World:
         if self.way == "sqs":
             messages = [entry["MessageBody"] for each in requests for entry in each.envelope["Entries"]]
         elif self.way == "log":
-            lines = [*self._lines, *self.emulator.log]
-            messages = [line for line in lines if line.startswith('{"leanbase":')]
+            lines = filter(self._passes, [*self._lines, *self.emulator.log])
+            tagged = [(line, found.start()) for line in lines if (found := TAGGED.search(line))]
+            return [event.decode() for line, start in tagged for event in handoff.decode(line, start)]
         else:
             return [event for request in requests for event in request.events]
         return [event.decode() for message in messages for event in handoff.decode(message)]
+
+    def _passes(self, line: str) -> bool:
+        """Whether Lambda keeps a line: at this level it drops JSON of a lower one, or without any."""
+        wanted = self._during.get("AWS_LAMBDA_LOG_LEVEL")
+        if wanted is None or not line.startswith("{"):
+            return True
+        try:
+            level = json.loads(line).get("level", "INFO")
+        except ValueError:
+            return True
+        return LEVELS.index(level) >= LEVELS.index(wanted)
