@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 from .delivery.scope import DeliveryScope, activate
 from .errors import ClosedError, InvalidEventError
@@ -75,6 +76,35 @@ class _Signature:
         )
 
 
+class _Option:
+    """An option of a client, which can be read and not set.
+
+    Not a `__getattr__` of the class: that would slow every attribute down.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, client: Leanbase | None, owner: type) -> Any:
+        return self if client is None else getattr(client._current().settings, self._name)
+
+    def __set__(self, client: Leanbase, value: object) -> None:
+        name = self._name
+        raise AttributeError(f"{name} cannot be set on a client: make another client with {name}=")
+
+
+@cache
+def define_options() -> None:
+    """Let clients have their options as attributes. Not when this is imported, which must be fast."""
+    from .settings import option_names
+
+    for name in option_names():
+        if not hasattr(Leanbase, name):
+            setattr(Leanbase, name, _Option(name))
+
+
 class Leanbase:
     """A client for one project. Synchronous, thread-safe, and without state of its own.
 
@@ -105,6 +135,7 @@ class Leanbase:
 
         if len(args) > 2:
             raise TypeError("Leanbase() takes api_key and host by position, everything else by keyword")
+        define_options()
         keywords = dict(zip(("api_key", "host"), args, strict=False), **kwargs)
         settings = Settings.resolve(keywords)
         self._pipeline = Pipeline(settings)
@@ -120,23 +151,10 @@ class Leanbase:
         host = self._current().settings.host
         return f"<{type(self).__name__} to {host or 'no host'}{', disabled' if self.disabled else ''}>"
 
-    def __getattr__(self, name: str) -> Any:
-        """The value of an option."""
-        if not name.startswith("_"):
-            from .settings import option_names
-
-            if name in option_names():
-                return getattr(self._current().settings, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
     def __setattr__(self, name: str, value: object) -> None:
-        """Refuse what would have no effect: an option that cannot change, or one that does not exist."""
-        if not name.startswith("_") and name not in ("before_send", "debug", "disabled"):
-            from .settings import option_names
-
-            known = name in option_names()
-            hint = f"make another client with {name}=" if known else "there is no such option"
-            raise AttributeError(f"{name} cannot be set on a client: {hint}")
+        """Refuse what would have no effect: an option that does not exist."""
+        if not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(f"{name} cannot be set on a client: there is no such option")
         super().__setattr__(name, value)
 
     def __copy__(self: T) -> T:

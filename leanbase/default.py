@@ -9,7 +9,7 @@ from collections import deque
 from contextvars import Context, copy_context
 from functools import cache, partial
 
-from .client import Leanbase
+from .client import Leanbase, define_options
 from .errors import ConfigError
 from .events.event import pinned
 from .forking import reset_in_child
@@ -169,6 +169,7 @@ class DefaultClient(Leanbase):
         from .pipeline import Pipeline  # with all that only a used client needs
         from .settings import Settings
 
+        define_options()
         attributes = vars(sys.modules[__package__])
         self._seen = {name: attributes.get(name) for name in _LIVE}
         try:
