@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .error_tracking.metadata import Metadata
     from .events.contexts import OnException
     from .pipeline import Pipeline
-    from .settings import Settings
+    from .settings import OnError, Settings, Transport
     from .transports.deadline import Deadline, LastChance
     from .transports.receipt import Stats
 
@@ -127,6 +127,48 @@ class Leanbase:
     """
 
     __signature__ = _Signature()
+
+    if TYPE_CHECKING:
+        # The options, for checkers and editors; a test compares them with `Settings`.
+        api_key: str | None
+        host: str | None
+        project_api_key: str | None
+        transport: str | Transport
+        fallback: str | Transport | None
+        queue_url: str | None
+        spool_directory: str | None
+        spool_fsync: bool
+        spool_max_bytes: int
+        send: bool
+        sync_mode: bool
+        flush_at: int
+        flush_interval: float
+        max_queue_size: int
+        max_queue_bytes: int
+        max_retries: int
+        timeout: float
+        send_deadline: float
+        gzip: bool | None
+        on_error: OnError | None
+        super_properties: Mapping[str, Any] | None
+        historical_migration: bool
+        is_server: bool
+        disable_geoip: bool
+        opted_out: bool
+        enable_exception_autocapture: bool
+        enable_unraisable_exception_autocapture: bool
+        enable_exception_autocapture_rate_limiting: bool
+        exception_autocapture_bucket_size: int
+        exception_autocapture_refill_rate: int
+        exception_autocapture_refill_interval_seconds: float
+        log_captured_exceptions: bool
+        project_root: str | None
+        in_app_modules: Sequence[str] | None
+        capture_exception_code_variables: bool
+        code_variables_mask_patterns: Sequence[str] | None
+        code_variables_ignore_patterns: Sequence[str] | None
+        code_variables_mask_url_credentials: bool
+        code_variables_detect_secrets: bool
 
     @_takes(lambda: Settings)
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -84,6 +85,20 @@ def test_the_public_names_of_a_client_are_these() -> None:
     leanbase.Leanbase("k", transport="memory")
     names = {name for name in dir(leanbase.Leanbase) if not name.startswith("_")}
     assert names == CLIENT | set(option_names())
+
+
+@pytest.mark.parametrize("module", ["__init__.py", "client.py"])
+def test_type_checkers_know_each_option(module: str) -> None:
+    """On the module and on a client, with the type that it has in the settings."""
+    types = {field.name: field.type for field in dataclasses.fields(Settings)}
+    tree = ast.parse((PACKAGE / module).read_text())
+    declared = {
+        node.target.id: ast.unparse(node.annotation)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id in types
+    }
+    own = {"before_send", "debug", "disabled"} if module == "client.py" else set()
+    assert {**declared, **{name: types[name] for name in own}} == types
 
 
 def test_the_errors_are_the_drawn_tree() -> None:
