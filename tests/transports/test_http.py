@@ -981,3 +981,19 @@ def test_the_default_path_starts_no_thread(server: FaultServer) -> None:
 def test_bodies_are_strict_json_whatever_the_key(server: FaultServer) -> None:
     Leanbase('k"\\\u2028é', server.url).capture("e", distinct_id="u")
     assert json.loads(server.requests[0].text)["api_key"] == 'k"\\\u2028é'
+
+
+def test_more_threads_than_pooled_connections_warn_of_nothing(
+    make: Any, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.always(Behaviour(delay=0.2))
+    client = make(server)
+    threads = [
+        threading.Thread(target=client.capture, args=("e",), kwargs={"distinct_id": "u"}) for _ in range(50)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.events) == 50
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

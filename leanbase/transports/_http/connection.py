@@ -268,9 +268,10 @@ class _IdleConnections:
             raise queue.Empty from None
 
     def put(self, connection: Any, block: bool = False) -> None:
-        if len(self._connections) >= self._most:
-            raise queue.Full
-        self._connections.append(connection)
+        if len(self._connections) < self._most:
+            self._connections.append(connection)
+        elif connection is not None:
+            connection.close()  # urllib3 would warn of it, and nobody can do anything about that
 
     def qsize(self) -> int:
         return len(self._connections)
