@@ -676,3 +676,11 @@ def test_a_hook_that_lets_nothing_pass_is_told_of(
     for _ in range(150):
         client.capture("e", distinct_id="u")
     assert said not in caplog.text
+
+
+def test_debug_says_that_sends_pause(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    server.stop()
+    client = Leanbase("phc_k", server.url, max_retries=0, debug=True)
+    for _ in range(4):
+        client.capture("e", distinct_id="u")
+    assert "sending pauses for 30 s; events are kept" in caplog.text

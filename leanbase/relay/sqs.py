@@ -57,7 +57,13 @@ def relay(event: dict[str, Any], context: Any, delivery: Delivery) -> dict[str, 
                 failures[position] = handoff.UnreadableError(str(error))
         if is_fifo and position in failures:
             break
-    failures |= delivery.deliver(messages)
+    if is_fifo:
+        for position, events in messages.items():
+            failures |= delivery.deliver({position: events})
+            if position in failures:
+                break
+    else:
+        failures |= delivery.deliver(messages)
     positions = itertools.count()
 
     def outcome(record: SQSRecord) -> None:

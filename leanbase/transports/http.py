@@ -232,7 +232,7 @@ class HttpTransport(BaseTransport):
                 status=status,
             )
         # What the server says of it may quote a property.
-        logger.debug("the server answered %d: %s", status, response.body[:1000].decode(errors="replace"))
+        logger.debug("the server answered %d: %s", status, response.body[:200].decode(errors="replace"))
         raise RejectedError(f"the server answered {status}{_EXPLAINED.get(status, '')}", status=status)
 
     def _warn_of_quota(self, body: bytes, count: int) -> None:

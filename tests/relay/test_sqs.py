@@ -205,6 +205,19 @@ def test_of_a_fifo_queue_nothing_overtakes_a_message_that_failed(
     assert server.events == [first.decode()]
 
 
+def test_of_a_fifo_queue_nothing_is_sent_behind_a_message_that_the_server_refused(
+    configured: Any, server: FaultServer
+) -> None:
+    relay = configured(server)
+    events = [event(f"e{number}") for number in range(3)]
+    batch = sqs_event(*(handoff.encode([each]) for each in events))
+    for record in batch["Records"]:
+        record["eventSourceARN"] += ".fifo"
+    server.script(Behaviour(), Behaviour(status=400))
+    assert failed(relay(batch)) == [record["messageId"] for record in batch["Records"][1:]]
+    assert [each["event"] for each in server.events] == ["e0", "e1"]
+
+
 def test_reading_leaves_time_to_send_what_was_read(
     configured: Any, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

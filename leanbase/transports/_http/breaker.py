@@ -60,6 +60,11 @@ class CircuitBreaker:
             self._epoch += 1
             return self._epoch
 
+    def seconds_left(self) -> float:
+        """How long sending pauses from now on."""
+        opened = self._opened
+        return 0.0 if opened is None else max(0.0, self._pause - opened.seconds())
+
     def succeeded(self) -> None:
         """The endpoint answered, if only to refuse."""
         if not self._failures:

@@ -93,6 +93,7 @@ class HttpSender:
         if ticket is None:
             seconds = self._breaker.last_chance(deadline.last_chance)
             if seconds is None:
+                logger.debug("sending pauses for %.0f s; events are kept", self._breaker.seconds_left())
                 raise TransportError("the endpoint has just failed; sending is paused", reason=PAUSED)
             deadline, retries = deadline.at_most(seconds), 0
         try:
