@@ -124,7 +124,7 @@ class Pipeline:
 
     def _show(self, event: EncodedEvent) -> None:
         """Log an event, without the secrets in it."""
-        from .error_tracking.redaction import redacted_value
+        from .redaction import redacted_value
 
         shown = event.decode()
         properties = redacted_value(shown["properties"], self.describer.redaction())

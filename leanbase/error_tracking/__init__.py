@@ -3,7 +3,7 @@
     subjects       what was given: an exception, a tuple, a string, the text of a traceback …
     chain          an exception with its causes, contexts and group members, flattened
     frames         tracebacks and stacks as the frames of the wire, with `source` around each line
-    variables      the variables of a frame: `redaction` masks names, `secrets` masks formats
+    variables      the variables of a frame, as `redaction` lets them be seen
     builder        all of these as `$exception_list`; knows nothing of clients, contexts or boundaries
     metadata       what each boundary says about its exceptions: level, mechanism, source
     describer      the event's properties, by the settings of a client

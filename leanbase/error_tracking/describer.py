@@ -10,11 +10,11 @@ from functools import cache
 from typing import Any
 
 from ..events import contexts
+from ..redaction import DEFAULT_IGNORE_PATTERNS, DEFAULT_MASK_PATTERNS, Redaction, broken_in, matcher
 from ..settings import Settings, as_strings
 from .builder import ExceptionListBuilder
 from .frames import Call, FrameReader
 from .metadata import Metadata, resolved
-from .redaction import DEFAULT_IGNORE_PATTERNS, DEFAULT_MASK_PATTERNS, Redaction, broken_in, matcher
 from .subjects import Described, Raised, Subject
 from .variables import add_variables
 

@@ -25,9 +25,9 @@ from typing import Any, TypeAlias
 
 from .. import introspection
 from ..events.encoding import sanitize
+from ..redaction import REDACTED, TOO_LONG, Redaction
 from .builder import Item
 from .frames import local_variables
-from .redaction import REDACTED, TOO_LONG, Redaction
 
 MAX_EVENT_BYTES = 10 * 1024
 MAX_EVENT_WORK = 128 * 1024

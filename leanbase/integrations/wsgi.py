@@ -248,6 +248,6 @@ def redacted(url: str, query: str) -> str:
     """A URL with its query, without the values of parameters that have a secret's name."""
     if not query:
         return url
-    from ..error_tracking.redaction import redacted_url
+    from ..redaction import redacted_url
 
     return redacted_url(f"{url}?{query}")

@@ -34,6 +34,7 @@ GZIP_HEADERS = {**HEADERS, "Content-Encoding": "gzip"}
 PROXY_AUTHENTICATION_REQUIRED = 407
 RETRIED_4XX = (PROXY_AUTHENTICATION_REQUIRED, 408, 429)
 PAYLOAD_TOO_LARGE = 413
+MAX_QUOTED_CHARACTERS = 200
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_RETRY_AFTER_SECONDS = 300.0
 """So long a `Retry-After` is respected, whatever it says (Q-12)."""
@@ -231,8 +232,12 @@ class HttpTransport(BaseTransport):
                 "which is not followed; set host to the address that takes events",
                 status=status,
             )
-        # What the server says of it may quote a property.
-        logger.debug("the server answered %d: %s", status, response.body[:200].decode(errors="replace"))
+        if logger.isEnabledFor(logging.DEBUG):
+            from ..redaction import redacted_answer
+
+            logger.debug(
+                "the server answered %d: %s", status, redacted_answer(response.body, MAX_QUOTED_CHARACTERS)
+            )
         raise RejectedError(f"the server answered {status}{_EXPLAINED.get(status, '')}", status=status)
 
     def _warn_of_quota(self, body: bytes, count: int) -> None:

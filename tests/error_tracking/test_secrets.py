@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from leanbase import Leanbase
-from leanbase.error_tracking.redaction import REDACTED, redacted_url
 from leanbase.integrations.logging import LeanbaseHandler
+from leanbase.redaction import REDACTED, redacted_url
 from leanbase.transports import MemoryTransport
 from tests.error_tracking.conftest import raised
 from tests.fault_server import FaultServer

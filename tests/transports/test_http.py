@@ -917,6 +917,31 @@ def test_w13_what_a_proxy_refuses_is_kept(
     assert client.flush().delivered == 1
 
 
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b'{"detail": "no such field", "event": {"password": "hunter2"}}', "no such field"),
+        (b'{"detail": "the field \'password\' has hunter2", "code": "invalid_input"}', "invalid_input"),
+        (b"not taken: https://u:hunter2@shop.example.com/?a=1", "not taken"),
+        (b'{"event": {"password": "hunter2", "cut": "in the mid', "redacted"),
+        (b"hunter3 " * 1000, "hunter3"),
+        (b"[" * 60_000, "[["),
+    ],
+)
+def test_v6_what_a_server_says_of_a_refusal_is_redacted_and_cut(
+    body: bytes, shown: str, server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script(Behaviour(status=400, body=body))
+    client = make(server)
+    with caplog.at_level(logging.DEBUG, "leanbase"):
+        client.capture("e", distinct_id="u")
+    [said] = [each for each in caplog.messages if each.startswith("the server answered 400")]
+    assert shown in said
+    assert "hunter2" not in said
+    assert len(said) < 250
+    assert client.stats()["dropped"] == {"rejected": 1}
+
+
 def test_w13_an_untrusted_certificate_is_not_tried_again_within_a_send(
     tls_server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

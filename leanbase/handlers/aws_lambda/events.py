@@ -124,7 +124,7 @@ def _url(event: Mapping[str, Any], headers: Headers, path: str | None, query: st
     url = f"{forwarded_scheme(headers) or 'https'}://{host}{path}"
     if not query:
         return url
-    from ...error_tracking.redaction import redacted_url
+    from ...redaction import redacted_url
 
     return redacted_url(f"{url}?{query}")
 

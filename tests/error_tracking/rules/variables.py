@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from leanbase.error_tracking.redaction import REDACTED, TOO_LONG
+from leanbase.redaction import REDACTED, TOO_LONG
 from tests.error_tracking.conftest import ROOT, Wire, raised
 from tests.error_tracking.rules.table import Text, row
 from tests.error_tracking.wire import frames

@@ -148,6 +148,26 @@ def redacted_value(value: Any, redaction: Redaction, name: str = "") -> Any:
     return value
 
 
+def redacted_answer(body: bytes, limit: int) -> str:
+    """What a server said, which may quote what it was sent: without the secrets, by the default patterns.
+
+    Args:
+        body: JSON or text.
+        limit: How many characters of it are shown.
+
+    A text that names a secret is replaced whole: where the secret ends in it, nobody can tell.
+    """
+    redaction = Redaction(
+        matcher(DEFAULT_MASK_PATTERNS), matcher(()), mask_url_credentials=True, detect_secrets=True
+    )
+    text = body.decode(errors="replace")
+    try:
+        text = json.dumps(redacted_value(json.loads(text), redaction), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        text = redaction.value(text)
+    return text[:limit]
+
+
 def redacted_url(url: str) -> str:
     """A URL without the values of query parameters that have a secret's name, or that are such a URL.
 
