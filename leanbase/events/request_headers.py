@@ -17,6 +17,9 @@ SESSION_ID = ("x-leanbase-session-id", "x-posthog-session-id")
 DISTINCT_ID = ("x-leanbase-distinct-id", "x-posthog-distinct-id")
 MAX_VALUE_CHARACTERS = 1000
 
+SAFE_IN_PATH = "/:@!$&'()*+,;=~"
+"""What stands in the path of a URL as it is."""
+
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -111,6 +114,20 @@ def forwarded_scheme(headers: Headers) -> str | None:
     """The scheme that the client used, as the proxy in front has it."""
     scheme = (headers.get("x-forwarded-proto") or "").partition(",")[0].strip().lower()
     return scheme if scheme in ("http", "https") else None
+
+
+def without_user(host: str | None) -> str | None:
+    """A host without the user and password that a client may have put before it."""
+    return host and host.rpartition("@")[2]
+
+
+def url_with_query(url: str, query: str) -> str:
+    """A URL with its query, without the values of parameters that have a secret's name."""
+    if not query:
+        return url
+    from ..redaction import redacted_url
+
+    return redacted_url(f"{url}?{query}")
 
 
 def sanitize_header(value: object) -> str | None:

@@ -11,7 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
-from ..events.request_headers import Headers, forwarded_scheme, request_tags
+from ..events.request_headers import (
+    SAFE_IN_PATH,
+    Headers,
+    forwarded_scheme,
+    request_tags,
+    url_with_query,
+    without_user,
+)
 from ..handlers.aws_lambda.events import client_ip
 from ..handlers.aws_lambda.invocation import time_limit
 from ..handlers.web_request import (
@@ -22,7 +29,6 @@ from ..handlers.web_request import (
     attempt,
     send_everything,
 )
-from .wsgi import SAFE_IN_PATH, redacted, without_user
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -234,7 +240,7 @@ def _url(scope: Scope, headers: Headers, raw_path: bytes | None, path: str) -> s
         host = name if port in (None, DEFAULT_PORTS.get(scheme)) else f"{name}:{port}"
     # Some servers have the query in the raw path as well.
     quoted = raw_path.partition(b"?")[0].decode("latin-1") if raw_path else quote(path, safe=SAFE_IN_PATH)
-    return redacted(f"{scheme}://{host}{quoted}", scope.get("query_string", b"").decode("latin-1"))
+    return url_with_query(f"{scheme}://{host}{quoted}", scope.get("query_string", b"").decode("latin-1"))
 
 
 def _route(scope: Scope, root_path: str) -> str | None:

@@ -23,10 +23,10 @@ from django.core.signals import got_request_exception, request_finished
 from django.utils.functional import empty
 
 from ..client import Leanbase
-from ..events.request_headers import Headers, request_tags
+from ..events.request_headers import Headers, request_tags, url_with_query
 from ..handlers.aws_lambda.events import client_ip
 from ..handlers.web_request import FAILED_STATUS, REQUEST_KEY, RequestOptions, WebRequest, attempt
-from .wsgi import lambda_event, redacted
+from .wsgi import lambda_event
 
 if TYPE_CHECKING:
     from ..handlers.web_request import Description
@@ -206,7 +206,7 @@ class DjangoRequest(WebRequest):
         url = attempt("URL", request.build_absolute_uri)
         if url:
             path, _, query = url.partition("?")
-            url = redacted(path, query)
+            url = url_with_query(path, query)
         tags: dict[str, Any] = {}
         user = self.user
         if user is None and not self._is_async:

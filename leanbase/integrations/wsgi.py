@@ -10,17 +10,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ..events.request_headers import Headers, forwarded_scheme, request_tags
+from ..events.request_headers import (
+    SAFE_IN_PATH,
+    Headers,
+    forwarded_scheme,
+    request_tags,
+    url_with_query,
+    without_user,
+)
 from ..handlers.aws_lambda.events import client_ip
 from ..handlers.web_request import FAILED_STATUS, REQUEST_KEY, RequestOptions, WebRequest, attempt
 
 if TYPE_CHECKING:
     from ..client import Leanbase
     from ..handlers.web_request import Description, RequestFlushPolicy
-
-SAFE_IN_PATH = "/:@!$&'()*+,;=~"
-"""What stands in the path of a URL as it is."""
-
 
 LAMBDA_EVENTS = ("apig_wsgi.full_event", "awsgi.event", "serverless.event")
 """Where adapters of WSGI applications to Lambda leave the event in the environ."""
@@ -92,15 +95,15 @@ def track(
 ) -> Iterable[bytes]:
     """Call a WSGI application inside the boundary of a request."""
     __tracebackhide__ = True
+    outer = environ.get(REQUEST_KEY)
     tracked = WebRequest(
         options,
         "WSGI",
         describe,
         request,
-        outer=environ.get(REQUEST_KEY),
+        outer=outer,
         is_concurrent=bool(environ.get("wsgi.multithread")),
     )
-    outer = environ.get(REQUEST_KEY)
     environ[REQUEST_KEY] = tracked
 
     def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -232,22 +235,8 @@ def _url(environ: dict[str, Any], headers: Headers, path: bytes) -> str:
     host = host or environ["SERVER_NAME"] + _port(scheme, environ.get("SERVER_PORT"))
     query = environ.get("QUERY_STRING")
     url = f"{scheme}://{host}{quote(path, safe=SAFE_IN_PATH)}"
-    return redacted(url, query.encode("latin-1", "replace").decode("utf-8", "replace") if query else "")
+    return url_with_query(url, query.encode("latin-1", "replace").decode("utf-8", "replace") if query else "")
 
 
 def _port(scheme: str, port: Any) -> str:
     return "" if str(port) in ("None", "", "443" if scheme == "https" else "80") else f":{port}"
-
-
-def without_user(host: str | None) -> str | None:
-    """A host without the user and password that a client may have put before it."""
-    return host and host.rpartition("@")[2]
-
-
-def redacted(url: str, query: str) -> str:
-    """A URL with its query, without the values of parameters that have a secret's name."""
-    if not query:
-        return url
-    from ..redaction import redacted_url
-
-    return redacted_url(f"{url}?{query}")

@@ -313,6 +313,16 @@ def test_m5_a_session_without_an_id_is_personless(sent: MemoryTransport) -> None
     assert "$current_url" not in properties(sent)
 
 
+def test_a_user_and_password_before_the_host_are_not_part_of_the_url(sent: MemoryTransport) -> None:
+    @leanbase.lambda_handler
+    def handler(event: Any, context: Any) -> None:
+        leanbase.capture("e")
+
+    headers = {"Host": "alice:hunter2@shop.example.com"}
+    handler({"headers": headers, "httpMethod": "GET", "path": "/cart"}, LambdaContext())
+    assert properties(sent)["$current_url"] == "https://shop.example.com/cart"
+
+
 class Hostile(dict):  # type: ignore[type-arg]
     def get(self, *args: Any) -> Any:
         raise RuntimeError("hostile")

@@ -12,7 +12,13 @@ import re
 from collections.abc import Mapping
 
 from ...events.contexts import identify_context, set_context_session, tag_all
-from ...events.request_headers import Headers, forwarded_scheme, request_tags
+from ...events.request_headers import (
+    Headers,
+    forwarded_scheme,
+    request_tags,
+    url_with_query,
+    without_user,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,15 +124,10 @@ def _query(event: Mapping[str, Any]) -> str:
 
 def _url(event: Mapping[str, Any], headers: Headers, path: str | None, query: str) -> str | None:
     domain = _mapping(event.get("requestContext")).get("domainName")
-    host = headers.get("host") or _text(domain)
+    host = without_user(headers.get("host") or _text(domain))
     if not host or not path:
         return None
-    url = f"{forwarded_scheme(headers) or 'https'}://{host}{path}"
-    if not query:
-        return url
-    from ...redaction import redacted_url
-
-    return redacted_url(f"{url}?{query}")
+    return url_with_query(f"{forwarded_scheme(headers) or 'https'}://{host}{path}", query)
 
 
 # --- when it came to be ------------------------------------------------------------------------------
