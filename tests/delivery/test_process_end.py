@@ -349,8 +349,10 @@ def test_a_pool_of_billiard_that_is_terminated_loses_no_buffer(
     with_callback: bool, program: Any, server: FaultServer
 ) -> None:
     pytest.importorskip("billiard")
-    callback = ", on_process_exit=lambda pid, code: print('callback', flush=True)" if with_callback else ""
-    body = f"import billiard.pool; pool = billiard.pool.Pool(2{callback}); pool.map(buffered, range(4), 1)"
+    callback = ", on_process_exit=lambda pid, code: os.write(1, b'callback\\n')" if with_callback else ""
+    body = (
+        f"import os, billiard.pool; pool = billiard.pool.Pool(2{callback}); pool.map(buffered, range(4), 1)"
+    )
     body += "; pool.terminate(); pool.join()"
     done = program(body, server.url, library="billiard")
     assert sorted(names(server)) == [f"buffered {number}" for number in range(4)]
