@@ -53,7 +53,7 @@ quick: lint
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
-	$(BIN)/python tests/every_python.py
+	$(BIN)/python scripts/every_python.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .

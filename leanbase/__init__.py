@@ -9,8 +9,8 @@
     def handler(event, context):
         leanbase.capture("order created", distinct_id="user_1", properties={"total": 42})
 
-The functions of this module are those of one default client. Its settings are attributes of this
-module, read when it is first used; `leanbase.settings.Settings` lists them.
+The functions of this module are the methods of one default client. Its options are attributes of this
+module. The client reads them when it is first used; `leanbase.settings.Settings` lists them.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ if TYPE_CHECKING:
 
     from .settings import BeforeSend, OnError, Transport
 
-    # Settings of the default client, for checkers and editors; a test compares them with `Settings`.
+    # Options of the default client, for type checkers and editors. A test compares them with `Settings`.
     api_key: str | None
     host: str | None
     project_api_key: str | None
@@ -151,19 +151,19 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """An option that was not set on the module: its value from the environment, or its default."""
+        """Return an option that was not set on the module: from the environment, or its default."""
         from .settings import effective
 
         return effective(name)
 
     def __dir__() -> list[str]:
-        """What is public, and the options."""
+        """Return the public names and the options."""
         from .settings import option_names
 
         return sorted({*__all__, *option_names()})
 
     class _Module(_ModuleType):
-        """This module, which says when an option is set too late."""
+        """This module, which warns when an option is set too late."""
 
         def __setattr__(self, name: str, value: object) -> None:
             super().__setattr__(name, value)

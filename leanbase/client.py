@@ -1,7 +1,7 @@
-"""The client: what can be captured, and what every capture goes through.
+"""The client: its public methods, and the path that every captured event takes.
 
-Each event-producing method says what its event is and passes it to `_emit`; when it leaves and what
-becomes of it is the outbox's business.
+Each event method describes its event in a `Draft` and passes it to `_emit`. The outbox decides when the
+event leaves, and records its outcome.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from .events import contexts
 from .events.context_decorator import scoped
 from .events.event import Draft, checked_name
 from .events.proxies import resolved
-from .guard import event_call, log_internal
+from .guard import event_call
+from .messages import log_internal_error
 from .transports._repeated import RepeatedLog
 from .transports.receipt import Receipt
 
@@ -46,16 +47,16 @@ NO_TIME_LIMIT_SECONDS = 86_400.0
 def _takes(
     options: Callable[[], Callable[P, Settings]],  # noqa: ARG001 - read by type checkers
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
-    """Give `__init__` the parameters of `Settings`, which names each option once.
+    """Show type checkers and editors the parameters of `Settings` for `__init__`.
 
-    For type checkers and editors; `options` is a function because the settings are imported only when
-    a client is made.
+    So only `Settings` names the options. `options` is a function because the settings are imported only
+    when a client is created.
     """
     return lambda init: init
 
 
 class _Signature:
-    """The signature of `Leanbase`: every option, with its type and default. Made when it is looked at."""
+    """The signature of `Leanbase`: every option with its type and default. Built when it is read."""
 
     def __get__(self, instance: object, owner: type) -> Any:
         from dataclasses import fields
@@ -77,9 +78,9 @@ class _Signature:
 
 
 class _Option:
-    """An option of a client, which can be read and not set.
+    """An option of a client, as a read-only attribute.
 
-    Not a `__getattr__` of the class: that would slow every attribute down.
+    The class has no `__getattr__` for this: it would slow down every attribute access.
     """
 
     __slots__ = ("_name",)
@@ -92,12 +93,12 @@ class _Option:
 
     def __set__(self, client: Leanbase, value: object) -> None:
         name = self._name
-        raise AttributeError(f"{name} cannot be set on a client: make another client with {name}=")
+        raise AttributeError(f"{name} cannot be set on a client: create another client with {name}=")
 
 
 @cache
 def define_options() -> None:
-    """Let clients have their options as attributes. Not when this is imported, which must be fast."""
+    """Add every option to `Leanbase` as an attribute. Not done at import, which must be fast."""
     from .settings import option_names
 
     for name in option_names():
@@ -106,17 +107,21 @@ def define_options() -> None:
 
 
 class Leanbase:
-    """A client for one project. Synchronous, thread-safe, and without state of its own.
+    """A synchronous, thread-safe client for one project.
 
-    Outside a delivery scope, `capture` and its siblings return when their event has an outcome, after
-    `send_deadline` seconds at the latest. Inside one (a decorated handler or job, or
-    `delivery_scope`), they return at once and the events leave together when the scope closes.
-    None of them ever raises, but for the TypeError of a call that does not fit its signature. The
-    options are those of `leanbase.settings.Settings`. Used with `with`, a client shuts down at the end.
+    Outside a delivery scope, `capture` and the other event methods return when their event has an outcome,
+    after `send_deadline` seconds at the latest. Inside a delivery scope (a decorated handler or job, or
+    `delivery_scope`), they return at once, and the client sends the events together when the scope closes.
+    With `sync_mode=False` they return at once everywhere, and a thread sends.
+
+    Event methods raise only one exception: a TypeError if the arguments do not fit the signature.
+    `leanbase.settings.Settings` lists the options. Used in a `with` statement, a client shuts down at the
+    end of the block.
 
     Raises:
-        ConfigError: An option that can never work, such as a host that is no URL. A missing key or
-            host does not raise: the client is disabled and logs an error once.
+        ConfigError: An option can never work, such as a host that is not a URL. A missing key or host does
+            not raise: the client is disabled and logs an error once.
+        TypeError: A keyword is not an option.
 
     Example:
         >>> from leanbase.transports import MemoryTransport
@@ -129,7 +134,7 @@ class Leanbase:
     __signature__ = _Signature()
 
     if TYPE_CHECKING:
-        # The options, for checkers and editors; a test compares them with `Settings`.
+        # The options, for type checkers and editors. A test compares them with `Settings`.
         api_key: str | None
         host: str | None
         project_api_key: str | None
@@ -172,7 +177,7 @@ class Leanbase:
 
     @_takes(lambda: Settings)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        from .pipeline import Pipeline  # with all that only a used client needs
+        from .pipeline import Pipeline  # imported lazily to keep `import leanbase` fast
         from .settings import Settings
 
         if len(args) > 2:
@@ -194,28 +199,31 @@ class Leanbase:
         return f"<{type(self).__name__} to {host or 'no host'}{', disabled' if self.disabled else ''}>"
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Refuse what would have no effect: an option that does not exist."""
+        """Raise AttributeError for a name that does not exist: setting it would have no effect."""
         if not name.startswith("_") and not hasattr(type(self), name):
             raise AttributeError(f"{name} cannot be set on a client: there is no such option")
         super().__setattr__(name, value)
 
     def __copy__(self: T) -> T:
-        return self  # a client has threads, connections and books: there is only one of it
+        return self  # a client owns threads, connections and a ledger, so it cannot be duplicated
 
     def __deepcopy__(self: T, memo: object) -> T:
         return self
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"a {type(self).__name__} cannot be pickled: it has connections and locks. "
-            "Make one in the other process, from the same settings"
+            f"a {type(self).__name__} cannot be pickled: it holds connections and locks. "
+            "Create one in the other process, from the same settings"
         )
 
     def _current(self) -> Pipeline:
         return self._pipeline
 
     def _admits(self) -> bool:
-        """The first step of every event-producing call: is there any point in going on?"""
+        """Return True if the client takes events. Every event method calls this first.
+
+        An event for a client that was shut down is logged and counted as dropped.
+        """
         outbox = self._current().outbox
         if outbox.disabled or self._opted_out:
             return False
@@ -225,7 +233,7 @@ class Leanbase:
         return True
 
     def _emit(self, draft: Draft) -> str | None:
-        """Make the event and hand it over. Raises what `event_call` turns into a logged drop."""
+        """Build the event and put it into the outbox. `event_call` turns exceptions into logged drops."""
         pipeline = self._current()
         try:
             return pipeline.capture(draft)
@@ -236,7 +244,7 @@ class Leanbase:
             if pipeline is closed:
                 self._refuse()
                 return None
-            # The default client was shut down by another thread, and has a new outbox already.
+            # Another thread shut the default client down, and it already has a new outbox.
             try:
                 return event.uuid if pipeline.outbox.put(event) else None
             except ClosedError:
@@ -263,28 +271,31 @@ class Leanbase:
         groups: Mapping[str, Any] | None = None,
         disable_geoip: bool | None = None,
     ) -> str | None:
-        """Capture an event. A page view is the event `"$pageview"` with `$current_url`.
+        """Capture an event. A page view is the event `"$pageview"` with the property `$current_url`.
 
         Args:
-            event: The event's name, not blank.
-            distinct_id: Who did it: text, a number or a UUID. Without one the context's is used; with
-                none there either, the event is sent but makes no person profile.
-            properties: What is to be known about it. Any values: those without a JSON form become a
-                useful text. They are copied at once.
-            timestamp: When it happened: a `datetime` or an ISO 8601 date-time text. Default: now.
-                Without an offset it is UTC, except for what `datetime.now()` has just made.
-            uuid: The event's id, a `UUID` or its text. Default: a new UUIDv7.
-            groups: The groups it belongs to, `{"company": "acme"}`.
-            disable_geoip: Whether the server must not look up where the sender's address is.
+            event: The event's name. It must not be blank.
+            distinct_id: The user's id: a string, number or UUID. Default: the id of the context. Without
+                either, the event is sent without a person profile.
+            properties: The event's properties. Values may have any type: a value without a JSON equivalent
+                becomes a readable string. The properties are copied before this method returns.
+            timestamp: When the event happened: a `datetime`, an ISO 8601 string, or seconds or milliseconds
+                since the epoch. Default: now. A timestamp without an offset is read as UTC, unless it lies
+                in the last five seconds of local time, as the result of `datetime.now()` does.
+            uuid: The event's id: a `UUID` or its string. Default: a new UUIDv7, or a derived UUIDv5 in an
+                idempotent handler.
+            groups: The groups that the event belongs to, such as `{"company": "acme"}`.
+            disable_geoip: `True` tells the server not to look up the location of the sender's address.
                 Default: the client's option.
 
         Returns:
-            The event's uuid, exactly as sent; `None` when the event was not admitted: the client is
-            disabled, the arguments make no event, a hook dropped it, it is too large. What the server
-            made of it is in `stats()` and goes to `on_error`.
+            The event's uuid, exactly as sent. `None` if the event was not admitted: the client is disabled,
+            opted out or shut down, the arguments do not make a valid event, a hook dropped the event, it is
+            too large, or a full buffer has no room. For later outcomes see `stats()` and `on_error`.
 
-        Blocks until the event has an outcome, at most `send_deadline` seconds; not at all inside a
-        delivery scope. Never raises.
+        Blocks until the event has an outcome, at most `send_deadline` seconds. Inside a delivery scope it
+        returns at once, unless it sends because the scope is full (see `delivery_scope`). Raises only a
+        TypeError, if the arguments do not fit the signature.
 
         Example:
             >>> import leanbase
@@ -313,17 +324,18 @@ class Leanbase:
         uuid: object = None,
         disable_geoip: bool | None = None,
     ) -> str | None:
-        """Set properties of a person, replacing what they had.
+        """Set properties of a person, and replace earlier values.
 
         Args:
-            distinct_id: The person. Default: the context's; with none, nothing is sent.
-            properties: The properties to set, not empty.
+            distinct_id: The person's id. Default: the id of the context. Without either, nothing is sent and
+                a warning is logged.
+            properties: The properties to set. They must not be empty.
             timestamp: As for `capture`.
             uuid: As for `capture`.
             disable_geoip: As for `capture`.
 
         Returns:
-            The uuid of the event, or `None` when nothing was sent. Blocks like `capture`.
+            The event's uuid, or `None` if the event was not admitted. Blocks like `capture`.
         """
         return self._set_person("$set", distinct_id, properties, timestamp, uuid, disable_geoip)
 
@@ -337,7 +349,7 @@ class Leanbase:
         uuid: object = None,
         disable_geoip: bool | None = None,
     ) -> str | None:
-        """Set properties of a person that are not set yet; otherwise like `set`."""
+        """Set properties of a person that have no value yet. Arguments and result are those of `set`."""
         return self._set_person("$set_once", distinct_id, properties, timestamp, uuid, disable_geoip)
 
     def _set_person(
@@ -351,10 +363,10 @@ class Leanbase:
     ) -> str | None:
         person = _explicit_or_context(distinct_id)
         if person is None:
-            raise InvalidEventError("needs a distinct_id, given or from the context")
+            raise InvalidEventError("needs a distinct_id, as an argument or from the context")
         properties = resolved(properties)
         if not isinstance(properties, Mapping) or not properties:
-            raise InvalidEventError("needs properties, a mapping that is not empty")
+            raise InvalidEventError("needs properties that are a non-empty mapping")
         draft = Draft(key, {key: properties}, person, timestamp, uuid, disable_geoip)
         return self._emit(draft)
 
@@ -369,18 +381,18 @@ class Leanbase:
         uuid: object = None,
         disable_geoip: bool | None = None,
     ) -> str | None:
-        """Make a person known, with properties. Changes nothing about the active context.
+        """Identify a person, and optionally set properties. Does not change the active context.
 
         Args:
-            distinct_id: The person; the context's id does not stand in for it.
-            properties: Properties to set, replacing earlier ones.
-            set_once: Properties to set where they are not set yet.
+            distinct_id: The person's id. The id of the context is not used as a default.
+            properties: Properties to set. They replace earlier values.
+            set_once: Properties to set if they have no value yet.
             timestamp: As for `capture`.
             uuid: As for `capture`.
             disable_geoip: As for `capture`.
 
         Returns:
-            The uuid of the event, or `None` when nothing was sent. Blocks like `capture`.
+            The event's uuid, or `None` if the event was not admitted. Blocks like `capture`.
         """
         person = contexts.coerce_id(distinct_id)
         if person is None:
@@ -405,24 +417,25 @@ class Leanbase:
         uuid: object = None,
         disable_geoip: bool | None = None,
     ) -> str | None:
-        """Link an id that was used before to the id of a person.
+        """Link an earlier id to the id of a person.
 
         Args:
             previous_id: The id to link, for example an anonymous one.
-            distinct_id: The id to link it to. Default: the context's.
+            distinct_id: The id of the person. Default: the id of the context. Without either, nothing is
+                sent and a warning is logged.
             timestamp: As for `capture`.
             uuid: As for `capture`.
             disable_geoip: As for `capture`.
 
         Returns:
-            The uuid of the event, or `None` when nothing was sent. Blocks like `capture`.
+            The event's uuid, or `None` if the event was not admitted. Blocks like `capture`.
         """
         previous = contexts.coerce_id(previous_id)
         if previous is None:
             raise InvalidEventError("needs a previous_id")
         new = _explicit_or_context(distinct_id)
         if new is None:
-            raise InvalidEventError("needs a distinct_id, given or from the context")
+            raise InvalidEventError("needs a distinct_id, as an argument or from the context")
         draft = Draft(
             "$create_alias",
             {"distinct_id": previous, "alias": new},
@@ -445,19 +458,20 @@ class Leanbase:
         disable_geoip: bool | None = None,
         distinct_id: object = None,
     ) -> str | None:
-        """Set properties of a group. Later events join it by `groups=` on their own `capture`.
+        """Set properties of a group. To add an event to a group, pass `groups=` to `capture`.
 
         Args:
-            group_type: The kind of group, `"company"`.
-            group_key: Which one, `"acme"`; `0` is a key like any other.
+            group_type: The type of the group, such as `"company"`.
+            group_key: The key of the group, such as `"acme"`. `0` is a valid key.
             properties: Properties of the group.
             timestamp: As for `capture`.
             uuid: As for `capture`.
             disable_geoip: As for `capture`.
-            distinct_id: Whose doing it is. Default: the context's, else one made of type and key.
+            distinct_id: The id of the user who caused the change. Default: the id of the context, or an id
+                made from type and key.
 
         Returns:
-            The uuid of the event, or `None` when nothing was sent. Blocks like `capture`.
+            The event's uuid, or `None` if the event was not admitted. Blocks like `capture`.
         """
         kind, key = _group_part(group_type, "group_type"), _group_part(group_key, "group_key")
         group = {"$group_type": kind, "$group_key": key, "$group_set": _mapping_or_none(properties) or {}}
@@ -486,25 +500,27 @@ class Leanbase:
         level: str | int | None = None,
         fingerprint: str | None = None,
     ) -> str | None:
-        """Capture an exception, with its chain, its frames and the source around them.
+        """Capture an exception with its chain, its stack frames and the source around them.
 
         Args:
-            exception: The exception; in an `except` block the one that is handled is the default. Also
-                taken: what `sys.exc_info()` returns, a class, a message, a `traceback.TracebackException`,
-                a mapping or object with a message or the text of a traceback, anything else by its text.
+            exception: The exception. Default: the exception that the current `except` block handles. Also
+                accepted: the result of `sys.exc_info()`, an exception class, a message, a
+                `traceback.TracebackException`, and a mapping or object with a message or a traceback as a
+                string. Any other object is captured as its `str()`.
             distinct_id: As for `capture`.
-            properties: As for `capture`; those that describe the exception itself are left out.
+            properties: As for `capture`. Properties that describe the exception itself are left out.
             timestamp: As for `capture`.
             uuid: As for `capture`.
             groups: As for `capture`.
             disable_geoip: As for `capture`.
-            level: `"fatal"`, `"error"`, `"warning"`, `"log"`, `"info"`, `"debug"`, or a number of the
+            level: `"fatal"`, `"error"`, `"warning"`, `"log"`, `"info"`, `"debug"`, or a level number of the
                 module `logging`. Default: `"error"`.
-            fingerprint: Events with the same one are the same issue. Default: the server decides.
+            fingerprint: Events with the same fingerprint belong to the same issue. Default: the server
+                groups the events.
 
         Returns:
-            The event's uuid, or `None` when nothing was sent: also when this client has captured that
-            very exception before, in whatever place. Blocks like `capture`.
+            The event's uuid. `None` if the event was not admitted, or if this client has already captured
+            this exception object in the same outermost context. Blocks like `capture`.
 
         Example:
             >>> import leanbase
@@ -516,7 +532,9 @@ class Leanbase:
         from .error_tracking.metadata import BY_HAND, Metadata, normalized_level
 
         if level is not None and normalized_level(level) is None:
-            logger.warning("level must be one such as 'error' or 'warning'; it is not, and 'error' is used")
+            logger.warning(
+                "level must be a name such as 'error' or a number of the logging module; 'error' is used"
+            )
         draft = Draft(
             "$exception",
             properties,
@@ -536,17 +554,17 @@ class Leanbase:
         properties: Mapping[str, Any] | None = None,
         stack: Sequence[Call] | None = None,
     ) -> str | None:
-        """Capture an exception at a boundary; for integrations.
+        """Capture an exception at a boundary. For integrations.
 
         Args:
             exception: As for `capture_exception`.
-            metadata: What is known about how it got there, the most specific first.
+            metadata: How the exception was captured, the most specific first.
             properties: As for `capture`.
-            stack: What to show for something without a stack. Default: the caller's.
+            stack: The stack to show if the exception has none. Default: the caller's stack.
 
         Returns:
-            As `capture_exception`; also `None` for a default client without settings, which stays as it
-            is. Blocks like `capture`. Never raises.
+            As for `capture_exception`. Also `None` for a default client that was not used yet and lacks
+            settings: this method does not set it up. Blocks like `capture`. Never raises.
         """
         if not self._is_configured():
             return None
@@ -581,25 +599,25 @@ class Leanbase:
             stack=stack,
         )
 
-    # --- contexts: the functions of `events/contexts.py`, so that a client is all one needs ---------
+    # --- contexts: the functions of `events/contexts.py`, as methods -------------------------------
 
     def new_context(
         self, fresh: bool = False, capture_exceptions: bool | None = None, client: Leanbase | None = None
     ) -> contexts.new_context:
-        """Open a context: what is set inside it ends with it.
+        """Open a context. Tags and identity that are set inside it end with it.
 
-        An `Exception` that leaves the context is captured with the context's tags and identity, and goes
-        on its way unchanged. Contexts around it do not capture it again.
+        An `Exception` that leaves the context is captured with the tags and identity of the context, and
+        then propagates unchanged. Outer contexts do not capture it again.
 
         Args:
-            fresh: `True` starts empty; by default everything that is not set here is inherited from
-                the context around it.
-            capture_exceptions: `False` captures none.
-            client: Which client captures them. Default: this one.
+            fresh: `True` starts with an empty context. By default, values that are not set inside the
+                context are inherited from the outer context.
+            capture_exceptions: `False` captures no exceptions. By default they are captured.
+            client: The client that captures exceptions. Default: this client.
 
         Returns:
-            A context manager. Works in `async def` code with the plain `with`. Never raises; leaving it
-            blocks only while an exception is captured, like `capture`.
+            A context manager for a plain `with`, also in `async def` code. Never raises. Leaving it blocks
+            like `capture` if an exception is captured, and otherwise not at all.
 
         Example:
             >>> import leanbase
@@ -625,10 +643,11 @@ class Leanbase:
     def scoped(
         self, fresh: Any = False, capture_exceptions: bool | None = None, client: Leanbase | None = None
     ) -> Any:
-        """Run a function in a context of its own; the decorator form of `new_context`.
+        """Run a function in a context of its own. This is the decorator form of `new_context`.
 
-        For plain, `async`, generator and async generator functions. A generator's context is active
-        while its body runs and hidden from whoever consumes its items. Put it innermost, next to `def`.
+        Works with plain, `async`, generator and async generator functions. A generator's context is active
+        while its body runs, and hidden from the code that consumes its items. Place this decorator
+        innermost, next to `def`.
 
         Args:
             fresh: As for `new_context`.
@@ -663,12 +682,12 @@ class Leanbase:
     def _capture_escaping(
         self, error: BaseException | None, boundary: str, properties: Mapping[str, Any] | None = None
     ) -> None:
-        """Capture an exception that leaves a boundary; those that only end a program are let through.
+        """Capture an `Exception` that leaves a boundary. Others, such as `SystemExit`, are not captured.
 
         Args:
-            error: What leaves, if anything.
+            error: The exception, or `None`.
             boundary: The boundary's name in `leanbase.error_tracking.metadata`.
-            properties: What the boundary knows besides.
+            properties: Additional properties of the event.
         """
         if issubclass(type(error), Exception):
             from .error_tracking import metadata
@@ -676,7 +695,7 @@ class Leanbase:
             self.report_exception(error, getattr(metadata, boundary), properties=properties)
 
     def _is_configured(self) -> bool:
-        """Whether there is a client to capture what nobody asked to have captured."""
+        """Return True if exceptions may be captured automatically. The default client needs settings."""
         return True
 
     def _install_hooks(self, pipeline: Pipeline) -> None:
@@ -711,23 +730,26 @@ class Leanbase:
     # --- delivery ----------------------------------------------------------------------------------
 
     def delivery_scope(self, client: Leanbase | None = None, flush: FlushPolicy = "end") -> _ClientScope:
-        """Collect the events captured inside the `with` and send them together when it ends.
+        """Collect the events captured inside the `with` block and send them together when it ends.
 
-        Events of any client are collected, in every thread and task that carries the context; what has
-        gathered leaves earlier when it is `flush_at` events or 1 MiB, or has waited `flush_interval`. In
-        `async def` code use `async with`: a thread sends, and the event loop goes on meanwhile.
+        The scope collects the events of every client, in every thread and task that carries the context. A
+        client's events leave earlier if `flush_at` of them or 1 MiB have gathered, or with the first capture
+        after the oldest has waited `flush_interval` seconds. In `async def` code use `async with`: a thread
+        sends while the event loop continues.
 
         Args:
-            client: Also send what this client has retained. Default: this client.
-            flush: `"end"`, or `"each"` to let every capture send for itself.
+            client: The client whose retained events are sent as well. Default: this client.
+            flush: `"end"` collects. `"each"` makes every capture send its own event.
 
         Returns:
-            A context manager, also an asynchronous one, that gives a `DeliveryScope`, whose `receipt` says
-            afterwards what became of the events. Leaving it takes as long as the send, at most
-            `send_deadline` seconds, also when the body raised.
+            A context manager for `with` and `async with`. It yields a `DeliveryScope`, whose `receipt` shows
+            after the block what became of the events.
+
+        Leaving the block sends the events, also if the body raised. Plain `with` blocks for the send, at
+        most `send_deadline` seconds for each client.
 
         Raises:
-            ValueError: `flush` is neither.
+            ValueError: `flush` is neither `"end"` nor `"each"`.
 
         Example:
             >>> import leanbase
@@ -744,73 +766,75 @@ class Leanbase:
         self.shutdown()
 
     def _outboxes(self) -> list[Outbox]:
-        """Whose retained events leave with a scope of this client."""
+        """Return the outboxes whose retained events are sent when a scope of this client closes."""
         return [self._current().outbox]
 
     def _close_scope(self, scope: DeliveryScope) -> Receipt:
-        """Send what a delivery scope collected, and what this client has retained. Never raises."""
+        """Send the events of a delivery scope and the retained events of this client. Never raises."""
         try:
             return scope.close(*self._outboxes())
         except Exception as error:
-            log_internal("delivery_scope", error)
+            log_internal_error("delivery_scope()", error)
             scope.abandon()
             return Receipt()
 
     def _close_scope_later(self, scope: DeliveryScope) -> None:
-        """Let a thread do what `_close_scope` does. Does not block. Never raises."""
+        """Close a delivery scope and let a thread send. Does not block. Never raises."""
         try:
             scope.close_later(*self._outboxes())
         except Exception as error:
-            log_internal("delivery_scope", error)
+            log_internal_error("delivery_scope()", error)
             scope.abandon()
 
     async def _close_scope_in_thread(self, scope: DeliveryScope) -> None:
-        """Do what `_close_scope` does while the event loop goes on. Never raises."""
+        """Do the same as `_close_scope` while the event loop continues. Never raises."""
         try:
             await scope.close_in_thread(*self._outboxes())
         except Exception as error:
-            log_internal("delivery_scope", error)
+            log_internal_error("delivery_scope()", error)
             scope.abandon()
 
     def _send_scope(self, scope: DeliveryScope, deadline: Deadline) -> Receipt:
-        """Send everything that a delivery scope and this client have: the process is about to be killed.
+        """Send all events of a delivery scope and of this client: the process is about to be killed.
 
-        What other threads have in flight for the scope is sent again.
+        Events that other threads have in flight for the scope are sent again.
         """
         try:
             return scope.send(*self._outboxes(), deadline=deadline, take_over=True)
         except Exception as error:
-            log_internal("delivery_scope", error)
+            log_internal_error("delivery_scope()", error)
             return Receipt()
 
     def flush(self, timeout: float | None = 10.0) -> Receipt:
-        """Send everything that waits: collected in the open scope, or retained after a failure.
+        """Send all pending events: collected in the open delivery scope, buffered, or retained.
 
         Args:
-            timeout: Most seconds to take; `None` for no limit but that of the retries.
+            timeout: The maximum number of seconds. `None` sets no limit: the call ends with the last retry.
 
         Returns:
-            A receipt, true when everything was passed on. Blocks until then. Never raises.
+            A receipt, which is true if every event was passed on. Blocks until the send has finished. Never
+            raises.
         """
         try:
             seconds = _seconds(timeout, NO_TIME_LIMIT_SECONDS)
             return self._current().outbox.flush(timeout=seconds, last_chance="brief")
         except Exception as error:
-            log_internal("flush", error)
+            log_internal_error("flush()", error)
             return Receipt()
 
     def shutdown(self, timeout: float | None = None) -> Receipt:
-        """Send everything that waits, then close for good: later captures return `None`.
+        """Send all pending events, then close the client for good. Later captures return `None`.
 
-        On the module, `leanbase.shutdown()` forgets the default client instead, and the next call
-        makes a new one; it can end every request.
+        The module's function `leanbase.shutdown()` is different: it resets the default client, and the next
+        call configures it again. A program may call it at the end of every request.
 
         Args:
-            timeout: Most seconds to take; `None` for `send_deadline`.
+            timeout: The maximum number of seconds. `None` means `send_deadline`.
 
         Returns:
-            A receipt of what was still waiting; what could not be delivered is dropped and reported
-            to `on_error`. Blocks until then. Never raises; a second call does nothing.
+            A receipt for the events that were pending. Events that could not be delivered are dropped and
+            reported to `on_error`. Blocks until the send has finished. Never raises. A second call does
+            nothing.
         """
         return self._close(self._current(), timeout, "full")
 
@@ -823,42 +847,44 @@ class Leanbase:
             limit = pipeline.settings.send_deadline
             return pipeline.outbox.close(timeout=_seconds(timeout, limit), last_chance=last_chance)
         except Exception as error:
-            log_internal("shutdown", error)
+            log_internal_error("shutdown()", error)
             return Receipt()
 
     def _warm_up(self, timeout: float = 1.0) -> None:
-        """Do now what the first send would do first: import the HTTP stack, open a connection.
+        """Import the HTTP stack and open a connection now, so that the first send is faster.
 
         Args:
-            timeout: Most seconds to take; `0` only imports. Failures are left to the first send.
+            timeout: The maximum number of seconds. `0` only imports. Failures are not reported: the first
+                send meets them again.
         """
         try:
             self._current().outbox.warm_up(timeout=timeout)
         except Exception as error:
-            log_internal("warm_up", error)
+            log_internal_error("warm_up()", error)
 
     def disconnect(self, timeout: float = 5.0) -> Receipt:
-        """Send everything that is pending and close idle connections; the next send opens new ones.
+        """Send all pending events and close idle connections. The next send opens new ones.
 
         Use it when the process must hold no open connections, for example around a SnapStart snapshot.
 
         Args:
-            timeout: Most seconds to take.
+            timeout: The maximum number of seconds for the send.
 
         Returns:
-            A receipt, true when everything was passed on. Blocks until then. Never raises.
+            A receipt, which is true if every event was passed on. Blocks until the send has finished. Never
+            raises.
         """
         try:
             return self._current().outbox.disconnect(timeout=timeout)
         except Exception as error:
-            log_internal("disconnect", error)
+            log_internal_error("disconnect()", error)
             return Receipt()
 
     def stats(self) -> Stats:
-        """Return what became of the events captured by this process, see `leanbase.transports.receipt.Stats`.
+        """Return how many events this client captured in this process, and how many had each outcome.
 
-        At any moment `captured` is the sum of `delivered`, `handed_off`, `spooled`, `retained` and
-        all of `dropped`. Does not block.
+        At any moment `captured` is the sum of `delivered`, `handed_off`, `spooled`, `retained` and all
+        values of `dropped`. See `leanbase.transports.receipt.Stats`. Does not block.
         """
         return self._current().outbox.stats()
 
@@ -866,7 +892,10 @@ class Leanbase:
 
     @property
     def disabled(self) -> bool:
-        """The kill switch, writable: no events, no requests. Also true without a key or host."""
+        """Whether the client is switched off: it captures and sends nothing. Writable.
+
+        Always true while a required setting is missing, such as the API key or the host.
+        """
         return self._current().outbox.disabled
 
     @disabled.setter
@@ -875,7 +904,10 @@ class Leanbase:
 
     @property
     def before_send(self) -> object:
-        """The hook or hooks that see each event last, writable; see the option of the same name."""
+        """The hook or hooks that are called with each event before it is sent. Writable.
+
+        See the option of the same name.
+        """
         return self._current().hooks
 
     @before_send.setter
@@ -884,7 +916,7 @@ class Leanbase:
 
     @property
     def debug(self) -> bool:
-        """Whether the logger `leanbase` is at DEBUG, writable."""
+        """Whether the logger `leanbase` logs at DEBUG. Writable."""
         return self._debug
 
     @debug.setter
@@ -902,15 +934,15 @@ class Leanbase:
             logger.addHandler(handler)
 
     def opt_out(self) -> None:
-        """Capture nothing from now on, in all threads; what was captured before is delivered."""
+        """Stop capturing, in all threads. Events captured earlier are still delivered."""
         self._opted_out = True
 
     def opt_in(self) -> None:
-        """Undo `opt_out`."""
+        """Start capturing again after `opt_out`."""
         self._opted_out = False
 
     def is_opted_out(self) -> bool:
-        """Return whether nothing is captured: opted out, or disabled."""
+        """Return True if the client captures nothing: it is opted out or disabled."""
         return self._opted_out or self.disabled
 
 
@@ -918,7 +950,7 @@ Client = Leanbase
 
 
 class _ClientScope:
-    """A delivery scope with the client whose retained events leave when it closes."""
+    """A delivery scope, and the client whose retained events are sent when it closes."""
 
     def __init__(self, client: Leanbase, scope: DeliveryScope) -> None:
         self.scope = scope
@@ -928,7 +960,7 @@ class _ClientScope:
     def __enter__(self) -> DeliveryScope:
         try:
             return self._activated.__enter__()
-        except BaseException:  # an interrupt: nobody will leave what was not entered
+        except BaseException:  # an interrupt: Python calls no `__exit__` if `__enter__` raised
             self._activated.__exit__()
             raise
 
@@ -956,7 +988,7 @@ class _ClientScope:
 
 
 def _is_said_by_nobody_else(_: logging.LogRecord) -> bool:
-    """Whether the program has not configured logging since, so that it would print each line as well."""
+    """Return False once the program has configured logging, which then prints each record itself."""
     return not (logger.propagate and logging.getLogger().handlers)
 
 
@@ -969,7 +1001,7 @@ def _mapping_or_none(properties: object) -> Mapping[str, Any] | None:
     properties = resolved(properties)
     if properties is None or isinstance(properties, Mapping):
         return properties
-    logger.warning("properties must be a mapping, not %s; left out", type(properties).__name__)
+    logger.warning("properties must be a mapping, not %s; it is ignored", type(properties).__name__)
     return None
 
 

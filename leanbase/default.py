@@ -1,4 +1,4 @@
-"""The default client, which the functions of the module `leanbase` belong to."""
+"""The default client, whose methods are the functions of the module `leanbase`."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("leanbase")
 
-# Attributes of the module that take effect at the next call, not only at the next configuration.
+# Attributes of the module that take effect at the next call. All others wait for the next configuration.
 _LIVE = ("disabled", "debug", "before_send")
 
 
 END_SECONDS = 2.0
-"""Most time that a capture waits for the shutdown of another thread, where both need the same transport."""
+"""Seconds that a capture waits for another thread's shutdown, if both need the same transport instance."""
 
 
 class DefaultClient(Leanbase):
     """A client that is configured when it is first used, and again after each shutdown.
 
-    Its settings are the attributes of the module `leanbase`. It never raises: with settings that can
-    never work it logs the error and is disabled until the next shutdown.
+    Its settings are the attributes of the module `leanbase`. It never raises. If a setting can never work,
+    it logs the error and stays disabled until the next shutdown.
     """
 
     def __init__(self) -> None:
@@ -60,14 +60,14 @@ class DefaultClient(Leanbase):
     def _reset_after_fork(self) -> None:
         self._lock = threading.RLock()
         self._end_lock = threading.RLock()
-        self._making: int | None = None  # the thread that configures
+        self._making: int | None = None  # id of the thread that configures the client
         self._early: deque[tuple[Context, Callable[[], object]]] = deque()
         self._ended = None
 
     def note_set(self, name: str) -> None:
-        """Say once that an attribute of the module, set just now, takes effect later."""
+        """Warn once if an option was set on the module too late to take effect before a shutdown."""
         latest = self._latest
-        # Without its settings a client waits for them.
+        # A client that lacks required settings reads them at its next call, so that is not too late.
         if latest is not None and not latest.missing and name not in _LIVE and not name.startswith("_"):
             from .settings import option_names
 
@@ -75,42 +75,45 @@ class DefaultClient(Leanbase):
                 _warn_of_late_option(name)
 
     def setup(self) -> Leanbase:
-        """Return the default client, configured; it is always the same object. Never raises."""
+        """Configure the default client now, and return it. It is always the same object. Never raises."""
         self._current()
         return self
 
     def shutdown(self, timeout: float | None = None) -> Receipt:
-        """Send everything that waits, close, and forget the settings: the next call reads them anew.
+        """Send all pending events, close the client, and forget its settings. The next call reads them again.
 
-        Call it as often as you like, after every request if need be.
+        It may be called any number of times, for example after every request.
 
         Args:
-            timeout: Most seconds to take; `None` for `send_deadline`.
+            timeout: The maximum number of seconds. `None` means `send_deadline`.
 
         Returns:
-            A receipt of what was still waiting. What could not be delivered is dropped and reported to
-            `on_error`. Blocks until then. Never raises.
+            A receipt for the events that were pending. Events that could not be delivered are dropped and
+            reported to `on_error`. Blocks until the send has finished. Never raises.
         """
-        # Forgotten first: a capture in another thread finds a new outbox, not a closed one.
+        # Cleared first: a capture in another thread then creates a new outbox and never finds a closed one.
         with self._lock:
             pipeline, self._latest = self._latest or self._ending, None
         if pipeline is None:
             return Receipt()
         with self._end_lock:
             try:
-                self._ending = pipeline  # for a signal handler that shuts down as well
-                return self._close(pipeline, timeout, "brief")  # another client may follow
+                self._ending = pipeline  # so that the shutdown of a signal handler finds it
+                return self._close(pipeline, timeout, "brief")  # not "full": another client may follow
             finally:
                 self._ending = None
                 self._ended = pipeline.outbox.stats()
 
     def _warm_up(self, timeout: float = 1.0) -> None:
-        """Prepare the first send, unless the settings are not there yet: the first call reads them."""
+        """Prepare the first send, unless required settings are missing: the first call reads them again."""
         if self._is_configured():
             super()._warm_up(timeout)
 
     def disconnect(self, timeout: float = 5.0) -> Receipt:
-        """Send everything that is pending and close idle connections, if the client is used."""
+        """Send all pending events and close idle connections, if the client was used.
+
+        See `Leanbase.disconnect`.
+        """
         return Receipt() if self._latest is None else super().disconnect(timeout)
 
     def _is_configured(self) -> bool:
@@ -125,18 +128,18 @@ class DefaultClient(Leanbase):
             return False
 
     def _outboxes(self) -> list[Outbox]:
-        """Its outbox, if it is used."""
+        """Return the outbox in a list, which is empty if the client was not used."""
         return [] if self._latest is None else super()._outboxes()
 
     def _current(self) -> Pipeline:
         attributes = vars(sys.modules[__package__])
         pipeline = self._latest
         if pipeline is not None and pipeline.missing and _all_set(attributes, pipeline.missing):
-            self.shutdown()  # it was used before its settings were there, and now they are
+            self.shutdown()  # it was used before its settings were set; now they are
             pipeline = None
         if pipeline is None:
             if self._is_being_made():
-                return _BeingMade(self._early)  # type: ignore[return-value]  # as much of one as is asked for
+                return _BeingMade(self._early)  # type: ignore[return-value]  # it has what callers use
             reset_in_child(self)
             with self._lock:
                 pipeline = self._make()
@@ -144,7 +147,7 @@ class DefaultClient(Leanbase):
                 try:
                     context, call = self._early.popleft()
                 except IndexError:
-                    break  # another thread has it
+                    break  # another thread took it
                 context.run(call)
         for name in _LIVE:
             if attributes.get(name) is not self._seen.get(name):
@@ -153,12 +156,12 @@ class DefaultClient(Leanbase):
 
     def _make(self) -> Pipeline:
         try:
-            self._making = threading.get_ident()  # from here on no signal handler makes another one
+            self._making = threading.get_ident()  # from here on, a signal handler queues its captures
             pipeline = self._latest
             if pipeline is None:
                 pipeline = self._configure()
                 self._install_hooks(pipeline)
-                # What cannot be made while another shutdown has the transport may be made the next time.
+                # If another thread's shutdown still owns the transport, the next call tries again.
                 if self._ending is None or not pipeline.missing:
                     self._latest = pipeline
             return pipeline
@@ -166,7 +169,7 @@ class DefaultClient(Leanbase):
             self._making = None
 
     def _configure(self) -> Pipeline:
-        from .pipeline import Pipeline  # with all that only a used client needs
+        from .pipeline import Pipeline  # imported lazily to keep `import leanbase` fast
         from .settings import Settings
 
         define_options()
@@ -178,7 +181,7 @@ class DefaultClient(Leanbase):
             except ConfigError:
                 if self._ending is None:
                     raise
-                # Another thread's shutdown still has the transport, if that is an instance.
+                # If the transport is an instance, another thread's shutdown may still own it.
                 if acquired(self._end_lock, END_SECONDS):
                     with self._end_lock:
                         self._end_lock.release()
@@ -187,7 +190,7 @@ class DefaultClient(Leanbase):
             text = str(error) if isinstance(error, ConfigError) else type(error).__name__
             logger.error("leanbase is disabled: %s", text)
             pipeline = Pipeline(Settings(disabled=True, transport="memory"))
-            # Not to be enabled by an attribute: there is nowhere to send to.
+            # Keeps the client disabled, even if `leanbase.disabled` is set to False: it has no transport.
             pipeline.missing = ["settings that can work"]
         if not self._complained:
             pipeline.warn_if_unconfigured()
@@ -199,7 +202,7 @@ class DefaultClient(Leanbase):
             self._set_debug(settings.debug)
         return pipeline
 
-    # --- for a signal handler that strikes while its own thread makes the client, with imports half done
+    # --- for a signal handler that interrupts its own thread while it creates the client, in mid-import
 
     def _is_being_made(self) -> bool:
         return self._making is not None and self._making == threading.get_ident()
@@ -214,7 +217,7 @@ class DefaultClient(Leanbase):
         return emit(exception, draft, *metadata, **details)
 
     def _later(self, draft: Draft, emit: Callable[[Draft], str | None]) -> str:
-        """Capture a draft as soon as the client is made."""
+        """Queue a draft until the client is created, and return the uuid of its event."""
         uuid = pinned(draft)
         self._early.append((copy_context(), partial(self._capture_early, emit, draft)))
         return uuid
@@ -229,15 +232,16 @@ class DefaultClient(Leanbase):
         return super().stats()
 
     stats.__doc__ = f"""{Leanbase.stats.__doc__}
-        After `leanbase.shutdown()` it answers for the client that was ended, until the next one is made.
+        After `leanbase.shutdown()` it returns the counts of the client that was shut down, until the next
+        one is created.
         """
 
     def opt_out(self) -> None:
-        """Capture nothing from now on, also after a shutdown; what was captured before is delivered."""
+        """Stop capturing, also after a shutdown. Events captured earlier are still delivered."""
         self._opted_out = self._explicitly_opted_out = True
 
     def opt_in(self) -> None:
-        """Undo `opt_out`."""
+        """Start capturing again after `opt_out`."""
         self._opted_out = self._explicitly_opted_out = False
 
     def _follow(self, pipeline: Pipeline, name: str, value: Any) -> None:
@@ -254,8 +258,8 @@ class DefaultClient(Leanbase):
 @cache
 def _warn_of_late_option(name: str) -> None:
     logger.warning(
-        "leanbase.%s was set after the first use of the client, which keeps what it was made with: set it "
-        "earlier, or call leanbase.shutdown() first",
+        "leanbase.%s was set after the default client was created, and has no effect: set it before the "
+        "first call, or call leanbase.shutdown() first",
         name,
     )
 
@@ -265,7 +269,7 @@ def _all_set(attributes: dict[str, Any], names: list[str]) -> bool:
 
 
 class _BeingMade:
-    """Stands for the pipeline, and the outbox, of a default client that is being made."""
+    """Replaces the pipeline and the outbox while the default client is being created."""
 
     disabled = closed = False
     missing = hooks = ()
@@ -285,7 +289,9 @@ class _BeingMade:
         return Receipt()
 
     def disable(self, disabled: bool) -> None:
-        logger.warning("disabled cannot change while a signal handler interrupts the first use of the client")
+        logger.warning(
+            "leanbase.disabled cannot change while a signal handler interrupts the creation of the client"
+        )
 
     set_hooks = disable
 

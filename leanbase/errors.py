@@ -3,14 +3,14 @@
     LeanbaseError
     ├── ConfigError                    raised by `Leanbase(...)`: a setting that can never work
     │   ├── MissingDependencyError     ... because an optional package is not installed
-    │   └── UnusableError              what the machine does not give; it is logged, and events go without it
-    ├── InvalidEventError              arguments that do not make an event
+    │   └── UnusableError              ... because the machine lacks something; events are sent without it
+    ├── InvalidEventError              arguments that do not make a valid event
     ├── EventTooLargeError             an event above the limit of 900 KiB
-    ├── DroppedError                   an event that was given up before it was sent, and why
+    ├── DroppedError                   an event that was dropped before it was sent, and why
     ├── ClosedError                    an event for a client that was shut down
     ├── NotDeliveredError              raised by the relay, so that Lambda invokes it again
-    └── TransportError                 a delivery that failed; it may work later
-        └── RejectedError              ... that the server refused for good
+    └── TransportError                 a delivery that failed; a later one may succeed
+        └── RejectedError              ... because the server rejected it permanently
 
 Only `ConfigError` and its children ever reach application code as exceptions. `DroppedError`,
 `TransportError` and `RejectedError` are what `on_error` receives and what a `Receipt` carries. The client
@@ -23,7 +23,7 @@ UNAVAILABLE = "unavailable"
 
 
 class LeanbaseError(Exception):
-    """The base of everything below."""
+    """The base class of all exceptions of this package."""
 
 
 class ConfigError(LeanbaseError):
@@ -34,7 +34,7 @@ class MissingDependencyError(ConfigError):
     """An option needs a package that is not installed.
 
     Args:
-        wanted: What needs it, for example `"transport='sqs'"`.
+        wanted: The option that needs the package, for example `"transport='sqs'"`.
         package: The import name of the package.
         extra: The extra of this distribution that installs it.
     """
@@ -46,14 +46,14 @@ class MissingDependencyError(ConfigError):
 
 
 class InvalidEventError(LeanbaseError):
-    """The arguments do not make an event; the text says what was given and what was expected."""
+    """The arguments do not make a valid event. The message names what was given and what was expected."""
 
 
 class EventTooLargeError(LeanbaseError):
     """A value does not fit into one event.
 
     Attributes:
-        size: Its size in bytes where it was measured, else the limit that it is above.
+        size: Its size in bytes, or the bytes that were counted when it exceeded the limit.
     """
 
     def __init__(self, size: int, limit: int) -> None:
@@ -65,7 +65,7 @@ class ClosedError(LeanbaseError):
     """The client was shut down, so it admits no events.
 
     Attributes:
-        event: The event that came too late, encoded.
+        event: The encoded event that came too late.
     """
 
     def __init__(self, event: object) -> None:
@@ -74,15 +74,15 @@ class ClosedError(LeanbaseError):
 
 
 class UnusableError(ConfigError):
-    """Something that the machine does not give, such as a directory; events go without it."""
+    """The machine lacks something, such as a writable directory. Events are sent without it, if possible."""
 
 
 class NotDeliveredError(LeanbaseError):
-    """The relay could not deliver events; their source matches them again."""
+    """The relay could not deliver events. Their source delivers them to the relay again."""
 
 
 class DroppedError(LeanbaseError):
-    """An event that was given up without being sent.
+    """An event was dropped before it was sent.
 
     Attributes:
         reason: The key under which `stats()["dropped"]` counts it, for example `"overflow"`.
@@ -94,14 +94,14 @@ class DroppedError(LeanbaseError):
 
 
 class TransportError(LeanbaseError):
-    """A delivery that failed and may succeed later: no connection, a timeout, a 5xx, a 429.
+    """A delivery failed and may succeed later: no connection, a timeout, a 5xx, a 429.
 
     Attributes:
-        retry_after: Seconds the server asked us to wait, or `None`.
-        reason: What a receipt calls it: `"unavailable"`; when nothing was tried, `"paused"` or `"deadline"`.
-        mends_soon: Whether it makes sense to try again within the same send. An untrusted certificate or
-            missing credentials do not mend by themselves in seconds.
-        answered: Whether somebody answered, if only to put us off.
+        retry_after: Seconds that the server asked the client to wait, or `None`.
+        reason: The reason in a receipt: `"unavailable"`, or `"paused"` or `"deadline"` if nothing was tried.
+        mends_soon: Whether a retry within the same send can help. It cannot if a certificate is not trusted,
+            or if credentials are missing.
+        answered: Whether the server responded, even if it only asked the client to wait.
     """
 
     def __init__(
@@ -121,10 +121,10 @@ class TransportError(LeanbaseError):
 
 
 class RejectedError(TransportError):
-    """A delivery that the server refused for good; sending the same bytes again cannot help.
+    """The server rejected a delivery permanently. Sending the same bytes again cannot help.
 
     Attributes:
-        status: The HTTP status of the refusal, or `None` when there was none.
+        status: The HTTP status of the response, or `None` if there was none.
     """
 
     def __init__(self, message: str, *, status: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Whether this thread runs an event loop, which a blocking send would stall."""
+"""Detects an event loop in this thread, which a blocking send would stall."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ logger = logging.getLogger("leanbase")
 
 
 def is_running() -> bool:
-    """Whether an event loop of asyncio runs in this thread."""
+    """Return True if an asyncio event loop runs in this thread."""
     asyncio: Any = sys.modules.get("asyncio")  # a program with an event loop has imported it
     return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 @cache
 def warn_of_blocking() -> None:
-    """Say once that a send blocks the event loop, and how it does not."""
+    """Warn once that a send blocks the event loop, and how to avoid that."""
     logger.warning(
-        "an event is sent on the event loop, which stands still meanwhile: capture inside "
-        "`async with leanbase.delivery_scope()`, or add the ASGI middleware leanbase.integrations.asgi"
+        "an event is sent on the event loop, and blocks it: capture inside "
+        "`async with leanbase.delivery_scope()`, or add the middleware of leanbase.integrations.asgi"
     )
 
 
 async def all_called(calls: Sequence[Callable[[Callable[[], object]], object]], *, timeout: float) -> None:
-    """Make some calls that take a callback, and wait until all of these are called, or the time is up.
+    """Start calls that take a callback, and wait until all callbacks were called or the timeout has passed.
 
     Args:
-        calls: Each gets a function to call, in any thread, when it is done.
-        timeout: Most seconds to wait.
+        calls: Each receives a callback, and calls it in any thread when it is finished.
+        timeout: The maximum seconds to wait.
     """
     import asyncio
 
@@ -52,7 +52,7 @@ def _call_on(loop: Any, function: Callable[[], object]) -> None:
     try:
         loop.call_soon_threadsafe(function)
     except RuntimeError:
-        pass  # it is closed, and nobody waits any more
+        pass  # the loop is closed, so nothing waits for the call
 
 
 def _set_done(future: Any) -> None:

@@ -1,7 +1,7 @@
-"""What a forked child must not share with its parent: locks that may be held, sockets, waiting events.
+"""Resets what a forked child must not share with its parent: held locks, sockets, pending events.
 
-Objects that hold such things are told in the child, before anything else runs there. Others remember
-the `generation` they were made in and compare. Nothing is installed before the first of either.
+Objects that hold such state are reset in the child before any other code runs there. Other objects remember
+the `generation` in which they were created, and compare it. The fork hooks are installed on first use.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
     class ForkAware(Protocol):
         def _reset_after_fork(self) -> None:
-            """Start over in this process."""
+            """Reset the state that belongs to the parent process."""
 
 
 generation = 0
-"""How many forks lie between this process and the one that was started. Cheaper than the process id."""
+"""The number of forks since the first call of `watch`. Cheaper to read than the process id."""
 
 importing = threading.RLock()
-"""Held around imports that a thread of ours may make: a fork in another thread waits for it.
+"""Held during imports in threads of the SDK. A fork in another thread waits for it.
 
-The child would inherit the lock of a half imported module, and nobody there would ever release it.
+Otherwise the child could inherit the lock of a half-imported module, which nothing there ever releases.
 """
 
 LONGEST_IMPORT_SECONDS = 5.0
-"""So long a fork waits: the import may itself wait for one that the forking thread is in the middle of."""
+"""Seconds that a fork waits at most. The import may itself wait for an import of the forking thread."""
 
 _told: WeakSet[ForkAware] = WeakSet()
 _installed = False
 
 
 def watch() -> int:
-    """See to it that `generation` is right in children, and return it."""
+    """Ensure that `generation` is correct in forked children, and return it."""
     global _installed
     if not _installed:
         _installed = True
@@ -57,7 +57,7 @@ def _before() -> None:
 
 
 def _in_parent() -> None:
-    with contextlib.suppress(RuntimeError):  # the wait for it had timed out
+    with contextlib.suppress(RuntimeError):  # the wait in `_before` had timed out
         importing.release()
 
 

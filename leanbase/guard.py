@@ -1,4 +1,8 @@
-"""Event calls do not raise into the application (G-1), but for what its own signal handlers raise."""
+"""Keeps event calls from raising into the application (G-1).
+
+Two exceptions pass: one that a signal handler of the application raises, and the `TypeError` of a call whose
+arguments do not fit the signature.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from functools import wraps
 
 from .errors import InvalidEventError
 from .interrupts import raise_interrupt
+from .messages import log_internal_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,18 +37,18 @@ FOREIGN_ARGUMENTS = {
     "send_feature_flags": "is not an argument yet",
     "user_id": "is called distinct_id here",
 }
-"""Arguments that SDKs of this family have, and what to do about them."""
+"""Arguments of similar SDKs, and what to use instead."""
 
 
 def event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Concatenate[T, P], str | None]:
-    """Turn whatever goes wrong in a call that produces an event into a log record and the result `None`."""
+    """Turn every failure of a call that produces an event into a log record and the result `None`."""
 
     @wraps(method)
     def call(self: T, /, *args: P.args, **kwargs: P.kwargs) -> str | None:
         try:
             if self._admits():
                 return method(self, *args, **kwargs)
-            # A call that does not fit must not go unnoticed where nothing is sent, as in tests.
+            # Check the call even if nothing is sent, as in tests: wrong arguments must not stay unnoticed.
             _check_call(method, self, args, kwargs)
             return None
         except InvalidEventError as error:
@@ -54,11 +59,11 @@ def event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Conc
         except Exception as error:
             raise_interrupt(error)
             if sys.is_finalizing():
-                return None  # the interpreter has taken away modules that the call needs
+                return None  # at its end the interpreter removes modules that the call needs
             if issubclass(type(error), TypeError):
                 _check_call(method, self, args, kwargs)
             reason = "internal"
-            log_internal(method.__name__, error)
+            log_internal_error(f"{method.__name__}()", error)
         self._drop(reason)
         return None
 
@@ -66,7 +71,7 @@ def event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Conc
 
 
 def _check_call(method: Callable[..., Any], self: object, args: Any, kwargs: Any) -> None:
-    """Raise Python's own TypeError when the arguments do not fit the signature (G-1)."""
+    """Raise a TypeError with Python's own message if the arguments do not fit the signature (G-1)."""
     from inspect import signature
 
     try:
@@ -77,11 +82,3 @@ def _check_call(method: Callable[..., Any], self: object, args: Any, kwargs: Any
             if name in FOREIGN_ARGUMENTS and hasattr(mistake, "add_note"):  # since Python 3.11
                 mistake.add_note(f"{name} {FOREIGN_ARGUMENTS[name]}")
         raise mistake from None
-
-
-def log_internal(call: str, error: Exception) -> None:
-    """Log an exception that is a defect of this package; what a signal handler has raised goes on."""
-    raise_interrupt(error)
-    # The text of an exception may quote a property value; its type and place do not.
-    logger.error("%s(): internal error %s; please report it", call, type(error).__name__)
-    logger.debug("%s() failed here:", call, exc_info=error)

@@ -1,12 +1,13 @@
-"""Exceptions that a signal handler of the application raises while our code runs: not ours to swallow.
+"""Finds exceptions that a signal handler of the application raises inside SDK code, and passes them on.
 
-A soft time limit of a task queue, a job's timeout or a timeout decorator raises an ordinary `Exception` in
-whatever runs. It looks like any failure of what was called, but its traceback has the frame of the handler.
+The soft time limit of a task queue, the timeout of a job, or a timeout decorator raises an ordinary
+`Exception` in the code that runs. It looks like a failure of that code, but its traceback has the frame of
+the handler.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # `signal` makes an enumeration of each answer
+import _signal  # type: ignore[import-not-found]  # `signal` converts each result to an enum
 import sys
 import threading
 
@@ -21,17 +22,18 @@ LONGEST_CHAIN = 20
 
 
 def raise_interrupt(error: BaseException) -> None:
-    """Raise what a signal handler has raised, if that is what `error` is, or what it came from."""
+    """Raise the exception of a signal handler, if `error` is one or was caused by one."""
     interrupt = of_signal_handler(error)
     if interrupt is not None:
         raise interrupt
 
 
 def acquired(lock: Any, seconds: float) -> bool:
-    """Acquire a reentrant lock in a limited time. An interrupt does not leave it held.
+    """Acquire a reentrant lock, waiting at most `seconds`; return whether it is held.
 
-    `lock.acquire(timeout=...)` would, if it strikes before the `try` that follows, and all other threads wait
-    for ever. The last release must be that of a `with`, as no interrupt comes in between:
+    An interrupt does not leave the lock held. With `lock.acquire(timeout=...)` it would, if it came before
+    the following `try`, and all other threads would wait for ever. A `with` must make the last release, as
+    below: no interrupt can come between the return of `acquired` and the `with`.
 
         if acquired(lock, 1.0):
             with lock:
@@ -49,7 +51,7 @@ def acquired(lock: Any, seconds: float) -> bool:
 
 
 def is_in_signal_handler() -> bool:
-    """Whether a signal handler of the application is running, and has called us."""
+    """Return True if a signal handler of the application is running, and called this code."""
     if threading.current_thread() is not threading.main_thread():
         return False
     codes = _codes_of_handlers()
@@ -62,9 +64,9 @@ def is_in_signal_handler() -> bool:
 
 
 def of_signal_handler(error: BaseException) -> BaseException | None:
-    """The exception in the chain of `error` that a signal handler has raised, if any."""
+    """Return the exception in the chain of `error` that a signal handler has raised, or `None`."""
     if threading.current_thread() is not threading.main_thread():
-        return None  # Python runs handlers in the main thread alone
+        return None  # Python runs signal handlers only in the main thread
     codes = _codes_of_handlers()
     link: BaseException | None = error
     for _ in range(LONGEST_CHAIN if codes else 0):
@@ -81,13 +83,13 @@ def of_signal_handler(error: BaseException) -> BaseException | None:
 
 
 def _codes_of_handlers() -> set[CodeType]:
-    """The code of every Python function that handles a signal now."""
+    """Return the code of every Python function that currently handles a signal."""
     codes: set[CodeType] = set()
     for number in range(1, _signal.NSIG):
         handler: Any = _signal.getsignal(number)
         if handler is not None and type(handler) is not int:
-            handler = getattr(handler, "func", handler)  # a partial's
-            handler = getattr(handler, "__func__", handler)  # a method's
+            handler = getattr(handler, "func", handler)  # of a functools.partial
+            handler = getattr(handler, "__func__", handler)  # of a method
             code = getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
             if code is not None:
                 codes.add(code)

@@ -1,7 +1,7 @@
-"""Objects as the interpreter has them, past whatever their classes made of looking at them.
+"""Inspects objects through the interpreter's own slots, bypassing any overridden attributes.
 
-A subclass may put a property over `__cause__`, a metaclass one over `__qualname__`, and `__class__` may
-lie. What is read here is read through the interpreter's own fields, so no code of the application runs.
+A subclass may define a property over `__cause__`, a metaclass may define one over `__qualname__`, and
+`__class__` may be wrong. The functions here read the interpreter's own fields, so no application code runs.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ _module: Callable[[type], object] = vars(type)["__module__"].__get__
 
 
 def is_exception(value: object) -> bool:
-    """Whether it is one by its type."""
+    """Return True if the type of a value is an exception class."""
     return issubclass(type(value), BaseException)
 
 
 def errno(error: BaseException) -> int | None:
-    """The error number of an `OSError`, if it has one."""
+    """Return the error number of an `OSError`, or `None` if there is none."""
     number = _errno(error) if issubclass(type(error), OSError) else None
     return number if type(number) is int else None
 
 
 def is_exactly(value: object, classes: Iterable[type]) -> bool:
-    """Whether its class is one of these; `in` would ask the class's own class whether they are equal."""
+    """Return True if the class of a value is one of `classes`. `in` could call a metaclass's `__eq__`."""
     kind = type(value)
     return any(kind is each for each in classes)
 
 
 def class_name(cls: type) -> str:
-    """The qualified name of a class."""
+    """Return the qualified name of a class."""
     return _qualname(cls) or "Error"
 
 
 def class_module(cls: type) -> str | None:
-    """The module of a class; `None` for builtins."""
+    """Return the module of a class, or `None` for builtins."""
     module = _module(cls)
     return module if isinstance(module, str) and module and module != "builtins" else None
 
 
 def qualified_name(cls: type) -> str:
-    """Module and name of a class."""
+    """Return the module and the qualified name of a class, joined by a dot."""
     module = class_module(cls)
     return f"{module}.{class_name(cls)}" if module else class_name(cls)
 
 
 def instance_attributes(value: object) -> dict[str, Any] | None:
-    """What is in the `__dict__` of an object; `None` if it has none."""
+    """Return the `__dict__` of an object, or `None` if it has none."""
     for cls in mro(type(value)):
         found = class_attributes(cls).get("__dict__")
         if isinstance(found, (GetSetDescriptorType, MemberDescriptorType)):
@@ -73,32 +73,32 @@ def instance_attributes(value: object) -> dict[str, Any] | None:
 
 
 def definer(cls: type, method: str) -> type:
-    """Which class in the MRO of a class defines a method that `object` has as well."""
+    """Return the first class in the MRO of a class that defines a method; `object` if there is none."""
     return next((base for base in mro(cls) if method in class_attributes(base)), object)
 
 
 def is_enum(cls: type) -> bool:
-    """Whether it is an enumeration."""
+    """Return True if a class is an enumeration."""
     return any(class_module(base) == "enum" and class_name(base) == "Enum" for base in mro(cls))
 
 
 def has_attributes(cls: type) -> bool:
-    """Whether instances have a place for attributes of their own."""
+    """Return True if instances of a class can have attributes of their own."""
     return any("__dict__" in class_attributes(base) for base in mro(cls)) or any(slots(cls))
 
 
 def has_harmless_repr(cls: type) -> bool:
-    """Whether `repr` of an instance without attributes asks nothing else for its own: `object`'s does not.
+    """Return True if `repr` of an instance without attributes calls no `repr` of other objects.
 
-    Nor does that of a class which Python code defines: such an instance holds nothing. One of C code,
-    such as an iterator's, may.
+    The `repr` of `object` calls none. Neither does the `repr` of a class that Python code defines, because
+    such an instance holds nothing. The `repr` of a class written in C, such as an iterator, may call others.
     """
     base = definer(cls, "__repr__")
     return base is object or "__slots__" in class_attributes(base)
 
 
 def slots(cls: type) -> Iterator[tuple[str, MemberDescriptorType]]:
-    """The slots of a class and its bases, with what reads them."""
+    """Yield the name and the descriptor of each slot of a class and its bases."""
     for base in mro(cls):
         for name, attribute in list(class_attributes(base).items()):
             if type(attribute) is MemberDescriptorType:

@@ -1,4 +1,4 @@
-"""From a draft to the outbox, in one call: build, hooks, encode, put."""
+"""Takes a draft to the outbox in one call: build, run hooks, encode, put."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 _in_hooks_of: ContextVar[tuple[object, ...]] = ContextVar("leanbase_in_before_send", default=())
-"""The pipelines whose hooks are running, one inside the other."""
+"""The pipelines whose hooks are running, outermost first."""
 
 
 SUSPICIOUS_DROPS = 100
-"""A hook that drops so many events, and has let none pass, is told of."""
+"""The number of events after which a warning is logged if the hooks have dropped them all."""
 
 TOP_LEVEL = frozenset({"event", "distinct_id", "uuid", "timestamp", "properties"})
 
 
 class Pipeline:
-    """What the settings of a client amount to: it makes events and hands them over to its outbox.
+    """The configured state of a client: creates events and passes them to the outbox.
 
     Raises:
-        ConfigError: The transport that the settings name cannot be made.
+        ConfigError: The transport that the settings name cannot be created, or `super_properties` are too
+            large.
     """
 
     __slots__ = (
@@ -65,7 +66,7 @@ class Pipeline:
         self._hooked_in_vain: int | None = 0
         self._has_warned_of_top_level = False
         self._describer: ExceptionDescriber | None = None
-        runtime_properties()  # looked up now, not in the middle of the first capture
+        runtime_properties()  # read now, so that the first capture does not have to
         self.missing = factory.missing_settings(settings)
         self.set_hooks(settings.before_send)
         try:
@@ -73,7 +74,7 @@ class Pipeline:
         except EventTooLargeError as error:
             raise ConfigError(f"super_properties are too large: {error}") from None
         self.outbox = Outbox(
-            # Without what it needs the client is disabled, and nothing will be sent.
+            # With a required setting missing, the client is disabled, and this transport never sends.
             factory.retaining(MemoryTransport(), settings) if self.missing else factory.create(settings),
             owner=ref(self),
             send_seconds=settings.send_deadline,
@@ -85,18 +86,18 @@ class Pipeline:
         self.disable(settings.disabled)
 
     def disable(self, disabled: bool) -> None:
-        """Turn the kill switch; without a key or host it stays on."""
+        """Disable or enable the client. It stays disabled while a required setting is missing."""
         self.outbox.disabled = disabled or bool(self.missing)
 
     def warn_if_unconfigured(self) -> None:
-        """Say what is missing, if the client is disabled for it."""
+        """Log which settings are missing, if the client is disabled because of them."""
         if self.missing and not self.settings.disabled:
             variables = " and ".join(f"LEANBASE_{name.upper()}" for name in self.missing)
             logger.error("leanbase is disabled: set %s, or %s", " and ".join(self.missing), variables)
 
     @property
     def describer(self) -> ExceptionDescriber:
-        """Describes exceptions; made when the first one is captured."""
+        """Return the describer of exceptions, which is created for the first exception."""
         if self._describer is None:
             from .error_tracking.describer import ExceptionDescriber
 
@@ -104,18 +105,19 @@ class Pipeline:
         return self._describer
 
     def set_hooks(self, before_send: object) -> None:
-        """Take the `before_send` hooks, one or several."""
+        """Set the `before_send` hooks: one function, or a sequence of functions."""
         self.hooks: tuple[BeforeSend, ...] = as_hooks(before_send)
 
     def capture(self, draft: Draft) -> str | None:
-        """Make an event and hand it over. Blocks as `Outbox.put` does.
+        """Create an event and put it into the outbox. Blocks as `Outbox.put` does.
 
         Returns:
-            The event's uuid; `None` when a hook, its size or a full buffer dropped it.
+            The event's uuid, or `None` if a hook, its size or a full buffer dropped the event.
 
         Raises:
-            InvalidEventError: What the hooks left makes no event.
-            ClosedError: The outbox is closed; the error has the event.
+            InvalidEventError: The draft, or the result of the hooks, does not make a valid event; or a hook
+                has made this call.
+            ClosedError: The outbox is closed. The error has the event.
         """
         event = self._made(draft)
         if self.shows_events and event is not None:
@@ -123,7 +125,7 @@ class Pipeline:
         return event.uuid if event is not None and self.outbox.put(event) else None
 
     def _show(self, event: EncodedEvent) -> None:
-        """Log an event, without the secrets in it."""
+        """Log an event at DEBUG, with its secrets redacted."""
         from .redaction import redacted_value
 
         shown = event.decode()
@@ -131,7 +133,7 @@ class Pipeline:
         logger.debug("captured %r of %r with %s", shown["event"], shown["distinct_id"], properties)
 
     def _made(self, draft: Draft) -> EncodedEvent | None:
-        """The event as it will be sent; `None` when a hook or its size dropped it."""
+        """Return the event as it will be sent, or `None` if a hook or its size dropped it."""
         settings = self.settings
         try:
             event = build(
@@ -143,8 +145,8 @@ class Pipeline:
             )
             if self.hooks:
                 if self in _in_hooks_of.get():
-                    raise InvalidEventError("was called inside before_send, which would call it again")
-                # Through the encoder, so that hooks see every string as it will be.
+                    raise InvalidEventError("was called inside before_send, which would then call itself")
+                # Encode and decode first, so that hooks see every string as it will be sent.
                 hooked = self._hooked(_encode(event, draft).decode())
                 if hooked is None:
                     self.outbox.drop("before_send")
@@ -159,12 +161,12 @@ class Pipeline:
             return None
 
     def _hooked(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        """Pass the event through the hooks; `None` when one dropped it, or failed (H-5)."""
+        """Pass the event through the hooks; return `None` if one of them dropped it or failed (H-5)."""
         name = event["event"]
         result: Any = event
         others = _in_hooks_of.get()
         try:
-            _in_hooks_of.set((*others, self))  # inside, as an interrupt may strike right after it
+            _in_hooks_of.set((*others, self))  # inside the `try`: an interrupt may come right after it
             for hook in self.hooks:
                 try:
                     result = hook(result)
@@ -188,29 +190,29 @@ class Pipeline:
         return final
 
     def _count_in_vain(self) -> None:
-        """Say it if a hook has let none of the first events pass: it may have forgotten to return them."""
+        """Warn if a hook has let none of the first events pass: it may have forgotten to return them."""
         if self._hooked_in_vain is not None:
             self._hooked_in_vain += 1
             if self._hooked_in_vain == SUSPICIOUS_DROPS:
                 logger.warning(
-                    "before_send has let none of the first %d events pass; does it return the event?",
+                    "before_send dropped each of the first %d events; check that it returns the event",
                     SUSPICIOUS_DROPS,
                 )
 
     def _say_dropped(self, name: str) -> None:
-        """Once at INFO: a hook may drop most events, and should (H-4)."""
+        """Log at INFO once, then at DEBUG: a hook may drop most events on purpose (H-4)."""
         level = logging.DEBUG if self._has_said_dropped else logging.INFO
         self._has_said_dropped = True
         logger.log(level, "before_send returned None; event %r is dropped", name)
 
     def _warn_of_top_level(self, event: dict[str, Any]) -> None:
-        """Say once which keys of a hook are not sent (H-9)."""
+        """Warn once about keys that a hook added and that are not sent (H-9)."""
         others = [key for key in event if key not in TOP_LEVEL]
         if others and not self._has_warned_of_top_level:
             self._has_warned_of_top_level = True
             logger.warning(
-                "before_send added %s at the top level of an event, where it is not sent; "
-                "$set and the like belong into event['properties']",
+                "before_send added %s at the top level of an event, which is not sent; "
+                "put $set and similar keys into event['properties']",
                 ", ".join(sorted(map(repr, others))),
             )
 
@@ -227,7 +229,7 @@ def _encode(event: dict[str, Any], draft: Draft) -> EncodedEvent:
 
 
 def _place(error: BaseException) -> str:
-    """Where an exception was raised, as ` at file:line`; never its text, which may quote a property."""
+    """Return where an exception was raised, as ` at file:line`. Its message may quote a property."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

@@ -1,7 +1,7 @@
-"""Every option once: its name, type, default and meaning.
+"""Defines every option once: its name, type, default and meaning.
 
-A value comes from the keyword of `Leanbase(...)`, else from the attribute of the module `leanbase`,
-else from the environment variable `LEANBASE_<OPTION>`, else it is the default here.
+A value comes from the first of these that sets it: the keyword of `Leanbase(...)`, the attribute of the
+module `leanbase`, the environment variable `LEANBASE_<OPTION>`, and the default here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OnError: TypeAlias = Callable[[Exception, "list[Event]"], object]
 
 
 class Transport(Protocol):
-    """What `transport` and `fallback` take besides names: a `leanbase.transports.BaseTransport`."""
+    """An instance of `leanbase.transports.BaseTransport`, which `transport` and `fallback` also accept."""
 
     def send(self, events: Sequence[Any], *, deadline: Any) -> Any: ...
     def flush(self, *, deadline: Any) -> Any: ...
@@ -35,11 +35,11 @@ class Transport(Protocol):
 
 
 MOST_SECONDS = 86_400.0
-"""No timeout is longer than a day; the operating system takes no infinite ones."""
+"""The maximum of every timeout, a day: the operating system does not accept infinite timeouts."""
 
 MAX_QUEUE_BYTES = 64 * 1024 * 1024
 SHARE_OF_LAMBDA_MEMORY = 8
-"""One part in so many may be taken by events that wait."""
+"""In Lambda, the default of `max_queue_bytes` is at most the function's memory divided by this number."""
 
 _WORDS = {
     "1": True,
@@ -57,13 +57,13 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 def _option(
     default: Any, doc: str, *, least: float | None = None, most: float | None = None, secret: bool = False
 ) -> Any:
-    """A field with its documentation; numbers out of bounds are brought within them, with a warning."""
+    """Return a field with its documentation. A number out of bounds becomes the bound, with a warning."""
     return field(default=default, repr=not secret, metadata={"doc": doc, "least": least, "most": most})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of one client. See each field; times are in seconds."""
+    """The options of one client. Each field has its own description. Times are in seconds."""
 
     api_key: str | None = _option(
         None,
@@ -261,14 +261,14 @@ class Settings:
 
     @classmethod
     def resolve(cls, keywords: Mapping[str, Any]) -> Settings:
-        """Look every option up where it may be given. `None` counts as not given.
+        """Return the settings, with each option from the first place that sets it. `None` counts as not set.
 
         Args:
             keywords: The keywords of `Leanbase(...)`.
 
         Raises:
-            ConfigError: A value that can never work.
-            TypeError: A keyword that is no option.
+            ConfigError: A value can never work.
+            TypeError: A keyword is not an option.
         """
         known = {option.name: option for option in fields(cls)}
         for keyword in keywords:
@@ -292,7 +292,7 @@ class Settings:
 
 
 def _default(option: Field[Any]) -> Any:
-    """The default, which for the memory to use depends on how much there is."""
+    """Return the default of an option. For `max_queue_bytes` it depends on the memory of the function."""
     if option.name == "max_queue_bytes":
         memory = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
         if memory.isdecimal():
@@ -302,7 +302,7 @@ def _default(option: Field[Any]) -> Any:
 
 
 def _api_key(known: Mapping[str, Field[Any]], *places: Mapping[str, Any]) -> str | None:
-    """The key in the first place that has one under either name; of two in one place `project_api_key`."""
+    """Return the key from the first place with either name; in one place `project_api_key` wins."""
     names = ("project_api_key", "api_key")
     environment = {name: _from_environment(known[name]) for name in names}
     for place in (*places, environment):
@@ -315,22 +315,22 @@ def _api_key(known: Mapping[str, Field[Any]], *places: Mapping[str, Any]) -> str
 
 
 def module_attributes() -> Mapping[str, Any]:
-    """What users have set on the module `leanbase`, live."""
+    """Return the live attributes of the module `leanbase`, on which users set options."""
     return vars(sys.modules[__package__])
 
 
 def option_names() -> list[str]:
-    """The names of all options."""
+    """Return the names of all options."""
     return [option.name for option in fields(Settings)]
 
 
 def effective(name: str) -> Any:
-    """The value of an option that is not set on the module: the environment's, else the default.
+    """Return an option that is not set on the module: its value in the environment, else the default.
 
-    Or a public submodule that was not imported yet.
+    A public submodule that was not imported yet is imported and returned.
 
     Raises:
-        AttributeError: There is no such option.
+        AttributeError: The name is neither an option nor a public submodule.
     """
     for option in fields(Settings):
         if option.name == name:
@@ -342,26 +342,29 @@ def effective(name: str) -> Any:
 
 
 def as_hooks(value: object) -> tuple[BeforeSend, ...]:
-    """One callable or a sequence of them as a tuple; anything else is left out with a warning."""
+    """Return a callable, or a list or tuple of callables, as a tuple. Warn about other values."""
     if value is None:
         return ()
     candidates = value if isinstance(value, (list, tuple)) else (value,)
     for each in candidates:
         if not callable(each):
-            logger.warning("before_send takes functions, not %s; it is ignored", type(each).__name__)
+            logger.warning(
+                "before_send must be a callable or a list of callables, not %s; it is ignored",
+                type(each).__name__,
+            )
     return tuple(each for each in candidates if callable(each))
 
 
 def as_strings(name: str, value: object) -> tuple[str, ...] | None:
-    """One text or a collection of them as a tuple; `None`, with a warning, when there is none in it."""
+    """Return a string, or a collection of strings, as a tuple; `None`, with a warning, if none is valid."""
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, (list, tuple, set, frozenset)):
-        logger.warning("%s must be a list of texts, not %s; it is ignored", name, type(value).__name__)
+        logger.warning("%s must be a list of strings, not %s; it is ignored", name, type(value).__name__)
         return None
     texts = tuple(str.__str__(each) for each in value if isinstance(each, str) and each)
     if len(texts) < len(value):
-        logger.warning("%s takes texts that are not empty; the others in it are ignored", name)
+        logger.warning("%s accepts non-empty strings; its other entries are ignored", name)
         return texts or None
     return texts
 
@@ -377,7 +380,7 @@ FOREIGN = {
     "user_id": "is not an option: give distinct_id to the call",
     "write_key": "is called api_key here",
 }
-"""Options and arguments that SDKs of this family have, and what to do about them."""
+"""Options and arguments of similar SDKs, and what to use instead."""
 
 
 def _unknown_keyword(keyword: str, known: Iterable[str]) -> str:
@@ -389,25 +392,26 @@ def _unknown_keyword(keyword: str, known: Iterable[str]) -> str:
 
 
 def _warn_of_misspelt(known: Iterable[str], module: Mapping[str, Any]) -> None:
-    """Tell of what would be taken for an option by its author and by nobody else.
+    """Warn about names that look like misspelt options.
 
-    Only what is nearly one: others may use the prefix for variables of their own, and set what they like.
+    Only close matches count: applications may use the prefix for variables of their own, and may set other
+    attributes on the module.
     """
     for variable in list(os.environ):
         name = variable.removeprefix("LEANBASE_").lower()
         if variable.startswith("LEANBASE_") and name not in known and (near := _nearest(name, known, 0.8)):
-            _warn_once(f"{variable} is no option; did you mean LEANBASE_{near.upper()}?")
+            _warn_once(f"{variable} is not an option; did you mean LEANBASE_{near.upper()}?")
     own = {*known, *module["__all__"], "annotations"}
     for name, value in list(module.items()):
         if name in own or not name.islower() or name.startswith("_") or isinstance(value, ModuleType):
             continue
         if near := _nearest(name, known, 0.8):
-            _warn_once(f"leanbase.{name} is no option; did you mean leanbase.{near}?")
+            _warn_once(f"leanbase.{name} is not an option; did you mean leanbase.{near}?")
 
 
 @cache
 def _warn_once(message: str) -> None:
-    """Settings are read again and again: after each shutdown, and whenever an exception leaves a context."""
+    """Warn once: settings are read again after each shutdown, and when an exception leaves a context."""
     logger.warning(message)
 
 
@@ -418,7 +422,7 @@ def _nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | No
 
 
 def _from_environment(option: Field[Any]) -> Any:
-    """`LEANBASE_<OPTION>` as its option's type; `None` when it is not set or unusable."""
+    """Return `LEANBASE_<OPTION>` as its option's type, `_fallback` if it is invalid, or `None` if not set."""
     name, kind = option.name, str(option.type)
     text = os.environ.get(f"LEANBASE_{name.upper()}", "").strip()
     if not text:
@@ -463,7 +467,7 @@ def _checked(option: Field[Any], value: Any) -> Any:
     if kind.startswith("str |") and "Transport" not in kind and not isinstance(value, str):
         raise ConfigError(f"{name} must be a string, not {type(value).__name__}")
     if name == "on_error" and not callable(value):
-        logger.warning("on_error takes a function, not %s; it is ignored", type(value).__name__)
+        logger.warning("on_error must be callable, not %s; it is ignored", type(value).__name__)
         return None
     if name == "super_properties" and not isinstance(value, Mapping):
         logger.warning("super_properties must be a mapping, not %s; it is ignored", type(value).__name__)
@@ -494,7 +498,7 @@ def _checked_number(option: Field[Any], value: Any) -> Any:
 
 
 def _fallback(option: Field[Any]) -> Any:
-    """What stands for a number that is none: where there is a maximum, that."""
+    """Return the replacement for an invalid value: the maximum of the option, or its default without one."""
     default: Any = option.default
     most = option.metadata["most"]
     return default if most is None else type(default)(most)
@@ -503,7 +507,7 @@ def _fallback(option: Field[Any]) -> Any:
 def _working_directory() -> str | None:
     try:
         return os.getcwd()  # noqa: PTH109 - pathlib takes long to import
-    except OSError:  # it was removed
+    except OSError:  # the directory was removed
         return None
 
 
@@ -523,5 +527,7 @@ def _checked_host(host: str | None) -> str | None:
     if not usable:
         raise ConfigError("host must be an http(s) URL such as https://leanbase.example.com")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
-        logger.warning("host is plain http: the API key and the events travel unencrypted")
+        logger.warning(
+            "host is an http:// URL: the API key and the events are sent unencrypted; use https://"
+        )
     return text

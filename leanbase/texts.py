@@ -1,7 +1,7 @@
-"""`str()` of values that may write out without end.
+"""Applies `str()` to values whose string may be huge.
 
-The text of a tuple, a set or a dataclass shows a part that stands in two places twice, so thirty objects can
-stand for a text of gigabytes, which Python begins to write before anybody can look at it.
+The string of a tuple, a set or a dataclass repeats a part that occurs in two places. So thirty objects can
+produce a string of gigabytes, and Python offers no way to check the size before it writes the string.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_PARTS = 100_000
-"""A text of more parts is not made."""
+"""The maximum number of parts of a string that is created."""
 
 CHARACTERS_OF_A_PART = 64
 
 _LEAVES = frozenset({str, int, float, bool, bytes, type(None), type})
 
-# Classes whose own `__repr__` is that of what they hold.
+# Classes whose `__repr__` consists of the `repr` of the objects that they hold.
 _CONTAINERS = frozenset(
     {
         *(tuple, list, dict, set, frozenset, deque, slice, MappingProxyType, SimpleNamespace),
@@ -33,13 +33,14 @@ _CONTAINERS = frozenset(
     }
 )
 _MARKS_OF_MADE_REPRS = ("__dataclass_fields__", "__attrs_attrs__", "_fields")
-"""What classes have whose `__repr__` was made for them: dataclasses, those of attrs, named tuples."""
+"""Attributes of classes with a generated `__repr__`: dataclasses, attrs classes, named tuples."""
 
 
 def text_of(value: Any) -> str:
-    """`str()` of a value; its class in angle brackets if that would be a text of very many parts.
+    """Return `str()` of a value, or its class in angle brackets if the string would have too many parts.
 
-    Raises what a `__str__` of the application raises.
+    Raises:
+        Exception: Any exception that a `__str__` of the application raises.
 
     >>> shared = []
     >>> for _ in range(50):
@@ -53,7 +54,7 @@ def text_of(value: Any) -> str:
 
 
 class _Parts:
-    """Counts how many parts a text would have. Each object is looked at once."""
+    """Counts the parts that a string would have. It examines each object once."""
 
     def __init__(self) -> None:
         self._known: dict[int, int] = {}
@@ -67,7 +68,7 @@ class _Parts:
         identity = id(value)
         known = self._known.get(identity)
         if known is None:
-            self._known[identity] = 1  # what holds itself is written as `...`
+            self._known[identity] = 1  # a container that holds itself is written as `...`
             if len(self._known) > MAX_PARTS:
                 return MAX_PARTS + 1
             try:
@@ -79,7 +80,7 @@ class _Parts:
 
 
 def _parts(value: Any, kind: type) -> Sequence[Any]:
-    """What the text of a value is made of, as far as that is known without running it."""
+    """Return the parts of the string of a value, as far as they are known without running its code."""
     if issubclass(kind, BaseException):
         own, arguments = introspection.definer(kind, "__str__"), introspection.exception_args(value)
         is_a_text = len(arguments) == 1 and type(arguments[0]) is str

@@ -1,8 +1,8 @@
 """Wakes the main thread for a signal.
 
-Python runs handlers between two instructions of the main thread. A signal that comes just before that
-blocks, in a lock or in a read, waits with it. So a thread of its own hears of the signal as well, by a pipe,
-and interrupts the main thread with another signal that does nothing.
+Python runs handlers between two instructions of the main thread. If a signal comes immediately before that
+thread blocks, in a lock or in a read, the handler waits until that ends. So a helper thread receives the
+signal as well, through a pipe. It interrupts the main thread with another signal, which does nothing.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from collections.abc import Callable
 from . import forking
 
 PAUSES_SECONDS = (0.02, 0.1, 0.5)
-"""After these the main thread is woken. Once is enough, unless it was not blocked yet."""
+"""Seconds before each attempt to wake the main thread. One is enough if the thread is blocked already."""
 
 
 class Waker:
-    """Listens for one signal, in this process alone. To be made and started in the main thread.
+    """Listens for one signal, only in this process. Create and start it in the main thread.
 
-    It steps back where somebody else listens to signals by a pipe, as an event loop of asyncio does, or uses
-    SIGURG, which wakes.
+    It does nothing if other code uses SIGURG, which wakes the main thread, or listens to signals through a
+    pipe, as an asyncio event loop does.
 
     Args:
         signum: The signal.
-        heard: Called in the thread, before the main thread is woken.
+        heard: Called in the helper thread, before the main thread is woken.
     """
 
     def __init__(self, signum: int, heard: Callable[[], object] = lambda: None) -> None:
@@ -37,10 +37,10 @@ class Waker:
         self._reading = self._writing = -1
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start to listen, unless other code uses SIGURG or the wakeup pipe. Does not block."""
         if not hasattr(signal, "pthread_kill"):
             return
-        if signal.getsignal(signal.SIGURG) not in (signal.SIG_DFL, _do_nothing):  # or inherited
+        if signal.getsignal(signal.SIGURG) not in (signal.SIG_DFL, _do_nothing):  # a child inherits it
             return
         others = signal.set_wakeup_fd(-1)
         if others != -1:
@@ -50,7 +50,7 @@ class Waker:
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        # What a child hears is not for its parent.
+        # A signal to a forked child must not reach the parent through the shared pipe.
         os.register_at_fork(before=self._mute, after_in_parent=self._unmute)
         forking.reset_in_child(self)
         threading.Thread(target=self._listen, name="leanbase-signals", daemon=True).start()
@@ -65,13 +65,13 @@ class Waker:
                     signal.pthread_kill(main, signal.SIGURG)
 
     def _mute(self) -> None:
-        """Stop listening, unless somebody else listens by now."""
+        """Stop listening, unless other code listens by now."""
         try:
             current = signal.set_wakeup_fd(-1)
             self._is_muted = current == self._writing
             if not self._is_muted:
                 signal.set_wakeup_fd(current)
-        except ValueError:  # only the main thread can
+        except ValueError:  # only the main thread can set it
             pass
 
     def _unmute(self) -> None:

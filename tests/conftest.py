@@ -18,14 +18,32 @@ from leanbase.local.server import LocalServer
 from leanbase.settings import Settings
 from leanbase.transports import MemoryTransport, _at_exit
 from leanbase.transports._http import breaker
-from tests.fault_server import FaultServer
-from tests.moto_server import MotoServer
+from tests.support.fault_server import FaultServer
+from tests.support.moto_server import MotoServer
 
 pytest_plugins = ["pytester"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a shell; the processes that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rule", metavar="ID", help="run the tests of one rule of docs/behaviour.md, such as W-13"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption("--rule")
+    if wanted:
+        others = [item for item in items if wanted not in rules_of(item)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if wanted in rules_of(item)]
+
+
+def rules_of(item: pytest.Item) -> set[str]:
+    return {rule for marker in item.iter_markers("rule") for rule in marker.args}
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from leanbase import Leanbase
 from leanbase.errors import ConfigError
 from leanbase.transports import BaseTransport, MemoryTransport
 from tests.conftest import balanced
-from tests.fault_server import Behaviour, FaultServer
+from tests.support.fault_server import Behaviour, FaultServer
 
 
 def only(memory: MemoryTransport) -> dict[str, Any]:
@@ -54,8 +54,9 @@ def test_3_2_a_page_view_is_an_ordinary_event(client: Leanbase, memory: MemoryTr
     assert "$current_url" not in second["properties"]
 
 
+@pytest.mark.rule("C-10", "C-11")
 @pytest.mark.parametrize("call", ["set", "set_once"])
-def test_c10_c11_person_properties_hold_the_callers_keys_alone(
+def test_person_properties_hold_the_callers_keys_alone(
     call: str, client: Leanbase, memory: MemoryTransport
 ) -> None:
     with client.new_context():
@@ -72,8 +73,9 @@ def test_c10_c11_person_properties_hold_the_callers_keys_alone(
     assert "$python_version" not in event["properties"]
 
 
+@pytest.mark.rule("C-12")
 @pytest.mark.parametrize("call", ["set", "set_once"])
-def test_c12_without_an_id_or_properties_nothing_is_sent(
+def test_without_an_id_or_properties_nothing_is_sent(
     call: str, client: Leanbase, memory: MemoryTransport
 ) -> None:
     method = getattr(client, call)
@@ -85,7 +87,8 @@ def test_c12_without_an_id_or_properties_nothing_is_sent(
     assert client.stats()["dropped"] == {"invalid": 4}
 
 
-def test_c15_c16_identify(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("C-15", "C-16")
+def test_identify(client: Leanbase, memory: MemoryTransport) -> None:
     with client.new_context():
         client.identify("u", {"name": "N"}, set_once={"since": 1})
         client.identify("u")
@@ -98,15 +101,17 @@ def test_c15_c16_identify(client: Leanbase, memory: MemoryTransport) -> None:
     assert "$anon_distinct_id" not in first
 
 
+@pytest.mark.rule("C-17")
 @pytest.mark.parametrize("missing", [None, "", " "])
-def test_c17_identify_needs_its_own_id(missing: Any, client: Leanbase, memory: MemoryTransport) -> None:
+def test_identify_needs_its_own_id(missing: Any, client: Leanbase, memory: MemoryTransport) -> None:
     with client.new_context():
         client.identify_context("ctx")
         assert client.identify(missing, {"a": 1}) is None
     assert memory.events == []
 
 
-def test_c20_c22_c23_alias(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("C-20", "C-22", "C-23")
+def test_alias(client: Leanbase, memory: MemoryTransport) -> None:
     with client.new_context():
         client.tag("t", 1)
         client.identify_context("ctx")
@@ -125,13 +130,15 @@ def test_c20_c22_c23_alias(client: Leanbase, memory: MemoryTransport) -> None:
     assert third["distinct_id"] == "0"
 
 
-def test_c21_c22_alias_needs_both_ids(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("C-21", "C-22")
+def test_alias_needs_both_ids(client: Leanbase, memory: MemoryTransport) -> None:
     assert client.alias("", "user") is None
     assert client.alias("anon") is None
     assert memory.events == []
 
 
-def test_c25_c27_c28_group_identify(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("C-25", "C-27", "C-28")
+def test_group_identify(client: Leanbase, memory: MemoryTransport) -> None:
     client.group_identify("company", "acme", {"name": "Acme"})
     client.group_identify("company", 0)
     client.group_identify("company", "acme", distinct_id="u")
@@ -153,10 +160,9 @@ def test_c25_c27_c28_group_identify(client: Leanbase, memory: MemoryTransport) -
     assert "t" not in fourth["properties"]
 
 
+@pytest.mark.rule("C-26")
 @pytest.mark.parametrize(("kind", "key"), [("", "k"), (None, "k"), ("t", ""), ("t", None)])
-def test_c26_a_group_needs_type_and_key(
-    kind: Any, key: Any, client: Leanbase, memory: MemoryTransport
-) -> None:
+def test_a_group_needs_type_and_key(kind: Any, key: Any, client: Leanbase, memory: MemoryTransport) -> None:
     assert client.group_identify(kind, key) is None
     assert memory.events == []
 
@@ -164,7 +170,8 @@ def test_c26_a_group_needs_type_and_key(
 # --- 3.9, 3.10: switches ----------------------------------------------------------------------------
 
 
-def test_c35_c38_opting_out(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("C-35", "C-38")
+def test_opting_out(client: Leanbase, memory: MemoryTransport) -> None:
     """While opted out nothing is captured and no hook runs; what was collected before still goes out."""
     seen: list[object] = []
     client.before_send = lambda event: seen.append(event) or event
@@ -181,13 +188,15 @@ def test_c35_c38_opting_out(client: Leanbase, memory: MemoryTransport) -> None:
     assert len(seen) == 2
 
 
-def test_c35_opted_out_can_be_the_initial_state(memory: MemoryTransport) -> None:
+@pytest.mark.rule("C-35")
+def test_opted_out_can_be_the_initial_state(memory: MemoryTransport) -> None:
     client = Leanbase("k", transport=memory, opted_out=True)
     assert client.capture("e", distinct_id="u") is None
     assert client.is_opted_out()
 
 
-def test_c40_disabled_stops_everything_and_resumes(server: FaultServer) -> None:
+@pytest.mark.rule("C-40")
+def test_disabled_stops_everything_and_resumes(server: FaultServer) -> None:
     """Captured before, disabled, enabled again: what waited is sent then and not before."""
     client = Leanbase("k", server.url)
     with client.delivery_scope():
@@ -205,7 +214,8 @@ def test_c40_disabled_stops_everything_and_resumes(server: FaultServer) -> None:
     assert client.is_opted_out() is False
 
 
-def test_c41_debug_changes_the_log_level_alone(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("C-41")
+def test_debug_changes_the_log_level_alone(client: Leanbase, memory: MemoryTransport) -> None:
     logger = logging.getLogger("leanbase")
     client.debug = True
     assert client.debug
@@ -215,7 +225,8 @@ def test_c41_debug_changes_the_log_level_alone(client: Leanbase, memory: MemoryT
     assert memory.events == []
 
 
-def test_c42_send_false_admits_and_transmits_nothing(server: FaultServer) -> None:
+@pytest.mark.rule("C-42")
+def test_send_false_admits_and_transmits_nothing(server: FaultServer) -> None:
     hooked: list[object] = []
     client = Leanbase("k", server.url, send=False, before_send=lambda event: hooked.append(1) or event)
     assert client.capture("e", distinct_id="u") is not None
@@ -228,9 +239,8 @@ def test_c42_send_false_admits_and_transmits_nothing(server: FaultServer) -> Non
 # --- 3.12: before_send ------------------------------------------------------------------------------
 
 
-def test_h1_h3_hooks_run_in_order_and_may_change_everything(
-    client: Leanbase, memory: MemoryTransport
-) -> None:
+@pytest.mark.rule("H-1", "H-3")
+def test_hooks_run_in_order_and_may_change_everything(client: Leanbase, memory: MemoryTransport) -> None:
     def rename(event: dict[str, Any]) -> dict[str, Any]:
         event["event"] = "renamed"
         return event
@@ -244,7 +254,8 @@ def test_h1_h3_hooks_run_in_order_and_may_change_everything(
     assert only(memory)["properties"] == {"seen": "renamed", "odd": [1, 2]}
 
 
-def test_h2_the_hook_sees_the_finished_event(client: Leanbase) -> None:
+@pytest.mark.rule("H-2")
+def test_the_hook_sees_the_finished_event(client: Leanbase) -> None:
     seen: list[dict[str, Any]] = []
     client.before_send = lambda event: seen.append(event)
     client.capture("e", distinct_id="u", properties={"at": object, "n": float("nan")})
@@ -258,6 +269,7 @@ def raising(event: dict[str, Any]) -> dict[str, Any]:
     raise RuntimeError("secret 4711")
 
 
+@pytest.mark.rule("H-4", "H-5", "H-6")
 @pytest.mark.parametrize(
     ("hook", "warned", "reason"),
     [
@@ -269,7 +281,7 @@ def raising(event: dict[str, Any]) -> dict[str, Any]:
         (lambda event: {**event, "distinct_id": None}, True, "invalid"),
     ],
 )
-def test_h4_h5_h6_a_hook_that_drops_or_fails_sends_nothing(
+def test_a_hook_that_drops_or_fails_sends_nothing(
     hook: Any,
     warned: bool,
     reason: str,
@@ -288,7 +300,8 @@ def test_h4_h5_h6_a_hook_that_drops_or_fails_sends_nothing(
     assert "4711" not in caplog.text
 
 
-def test_h6_uuid_and_timestamp_are_repaired(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("H-6")
+def test_uuid_and_timestamp_are_repaired(client: Leanbase, memory: MemoryTransport) -> None:
     client.before_send = lambda event: {**event, "uuid": None, "timestamp": "never", "distinct_id": 7}
     returned = client.capture("e", distinct_id="u")
     event = only(memory)
@@ -297,13 +310,15 @@ def test_h6_uuid_and_timestamp_are_repaired(client: Leanbase, memory: MemoryTran
     assert event["distinct_id"] == "7"
 
 
-def test_h6_a_changed_uuid_is_what_the_call_returns(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("H-6")
+def test_a_changed_uuid_is_what_the_call_returns(client: Leanbase, memory: MemoryTransport) -> None:
     uuid = "0198c0de-0000-7000-8000-000000000abc"
     client.before_send = lambda event: {**event, "uuid": uuid}
     assert client.capture("e", distinct_id="u") == uuid == only(memory)["uuid"]
 
 
-def test_h8_on_error_sees_the_hooked_event_alone(server: FaultServer) -> None:
+@pytest.mark.rule("H-8")
+def test_on_error_sees_the_hooked_event_alone(server: FaultServer) -> None:
     heard: list[Any] = []
     server.always(Behaviour(status=400))
     client = Leanbase(
@@ -318,7 +333,8 @@ def test_h8_on_error_sees_the_hooked_event_alone(server: FaultServer) -> None:
 # --- W-20 -------------------------------------------------------------------------------------------
 
 
-def test_w20_an_oversized_event_is_dropped_by_name_and_size(
+@pytest.mark.rule("W-20")
+def test_an_oversized_event_is_dropped_by_name_and_size(
     client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert client.capture("big one", distinct_id="u", properties={"p": "s3cret" * 200_000}) is None
@@ -349,8 +365,9 @@ class RaisingTransport(BaseTransport):
         raise RuntimeError("broken transport")
 
 
+@pytest.mark.rule("G-1")
 @pytest.mark.parametrize("debug", [False, True])
-def test_g1_no_call_raises_on_any_argument(debug: bool) -> None:
+def test_no_call_raises_on_any_argument(debug: bool) -> None:
     client = Leanbase("k", transport=RaisingTransport(), debug=debug, on_error=raising)  # type: ignore[arg-type]
     odd: Any = Awkward()
     client.capture(
@@ -384,20 +401,23 @@ def test_g1_no_call_raises_on_any_argument(debug: bool) -> None:
     assert balanced(client)
 
 
-def test_g1_only_pythons_own_type_error_passes() -> None:
+@pytest.mark.rule("G-1")
+def test_only_pythons_own_type_error_passes() -> None:
     client = Leanbase("k", transport="memory")
     with pytest.raises(TypeError, match="unexpected keyword argument"):
         client.capture("e", distinct="u")  # type: ignore[call-arg]
 
 
-def test_g1_an_event_survives_a_transport_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("G-1")
+def test_an_event_survives_a_transport_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     client = Leanbase("k", transport=RaisingTransport())
     assert client.capture("e", distinct_id="u", properties={"p": "s3cret"}) is not None
     assert client.stats()["retained"] == 1
     assert "s3cret" not in caplog.text
 
 
-def test_g6_logs_and_repr_hold_no_key(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("G-6")
+def test_logs_and_repr_hold_no_key(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     server.stop()
     client = Leanbase("phc_very_secret", server.url, max_retries=0, debug=True)
@@ -468,7 +488,7 @@ def test_options_can_be_read_and_those_that_cannot_change_not_set(memory: Memory
     client = Leanbase("phc_k", transport=memory, flush_at=7)
     assert (client.flush_at, client.max_retries, client.api_key) == (7, 3, "phc_k")
     for name in ("super_properties", "send", "flush_at"):
-        with pytest.raises(AttributeError, match=f"{name} cannot be set on a client: make another client"):
+        with pytest.raises(AttributeError, match=f"{name} cannot be set on a client: create another client"):
             setattr(client, name, 1)
     with pytest.raises(AttributeError, match="there is no such option"):
         client.flush_att = 5
@@ -493,7 +513,8 @@ def test_a_spool_that_the_machine_does_not_give_costs_nothing_but_itself(
 # --- shutdown ---------------------------------------------------------------------------------------
 
 
-def test_q40_q42_a_client_is_closed_for_good(
+@pytest.mark.rule("Q-40", "Q-42")
+def test_a_client_is_closed_for_good(
     client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.capture("e", distinct_id="u")
@@ -506,9 +527,8 @@ def test_q40_q42_a_client_is_closed_for_good(
     }  # fmt: skip
 
 
-def test_q40_shutdown_inside_a_scope_sends_what_it_collected(
-    client: Leanbase, memory: MemoryTransport
-) -> None:
+@pytest.mark.rule("Q-40")
+def test_shutdown_inside_a_scope_sends_what_it_collected(client: Leanbase, memory: MemoryTransport) -> None:
     with client.delivery_scope():
         client.capture("e", distinct_id="u")
         assert memory.events == []
@@ -516,7 +536,8 @@ def test_q40_shutdown_inside_a_scope_sends_what_it_collected(
     assert len(memory.events) == 1
 
 
-def test_q43_shutdown_inside_a_scope_tries_a_dead_endpoint_once(server: FaultServer) -> None:
+@pytest.mark.rule("Q-43")
+def test_shutdown_inside_a_scope_tries_a_dead_endpoint_once(server: FaultServer) -> None:
     server.always(Behaviour(status=500))
     client = Leanbase("k", server.url, max_retries=0)
     with client.delivery_scope():
@@ -526,7 +547,8 @@ def test_q43_shutdown_inside_a_scope_tries_a_dead_endpoint_once(server: FaultSer
     assert balanced(client)
 
 
-def test_c40_shutdown_while_disabled_makes_no_request(server: FaultServer) -> None:
+@pytest.mark.rule("C-40")
+def test_shutdown_while_disabled_makes_no_request(server: FaultServer) -> None:
     server.script(Behaviour(status=500))
     client = Leanbase("k", server.url, max_retries=0)
     client.capture("e", distinct_id="u")
@@ -536,7 +558,8 @@ def test_c40_shutdown_while_disabled_makes_no_request(server: FaultServer) -> No
     assert balanced(client)
 
 
-def test_q32_flush_keeps_to_its_timeout_inside_a_scope(server: FaultServer) -> None:
+@pytest.mark.rule("Q-32")
+def test_flush_keeps_to_its_timeout_inside_a_scope(server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
     client = Leanbase("k", server.url, max_retries=0, send_deadline=5)
     with client.delivery_scope():
@@ -551,6 +574,7 @@ def test_q32_flush_keeps_to_its_timeout_inside_a_scope(server: FaultServer) -> N
 # --- configuration errors ---------------------------------------------------------------------------
 
 
+@pytest.mark.rule("G-1")
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -567,16 +591,17 @@ def test_q32_flush_keeps_to_its_timeout_inside_a_scope(server: FaultServer) -> N
         ({"host": 3}, "host must be a string"),
     ],
 )
-def test_g1_what_can_never_work_is_found_at_the_start(options: Any, says: str) -> None:
+def test_what_can_never_work_is_found_at_the_start(options: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         Leanbase("k", **options)
     assert "pw" not in str(caught.value)
 
 
+@pytest.mark.rule("G-1")
 @pytest.mark.parametrize(
     "options", [{"host": "https://x.example"}, {"api_key": "k"}, {"api_key": " ", "host": "https://x"}]
 )
-def test_g1_a_missing_key_or_host_disables_and_says_so_once(
+def test_a_missing_key_or_host_disables_and_says_so_once(
     options: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = Leanbase(**options)
@@ -604,7 +629,8 @@ def test_client_is_an_alias() -> None:
     assert leanbase.Client is leanbase.Leanbase
 
 
-def test_g1_a_call_that_does_not_fit_fails_the_same_when_disabled() -> None:
+@pytest.mark.rule("G-1")
+def test_a_call_that_does_not_fit_fails_the_same_when_disabled() -> None:
     """Otherwise the mistake passes every test with `disabled=True` and shows in production."""
     client = Leanbase("k", transport="memory", disabled=True)
     with pytest.raises(TypeError, match=r"capture\(\) .*user_id"):
@@ -613,7 +639,8 @@ def test_g1_a_call_that_does_not_fit_fails_the_same_when_disabled() -> None:
         client.capture()  # type: ignore[call-arg]
 
 
-def test_h2_a_capture_inside_before_send_is_refused(
+@pytest.mark.rule("H-2")
+def test_a_capture_inside_before_send_is_refused(
     client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It would go through the same hook again, without end."""
@@ -624,7 +651,8 @@ def test_h2_a_capture_inside_before_send_is_refused(
     assert balanced(client)
 
 
-def test_h5_a_failing_hook_is_named_by_its_place(client: Leanbase, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("H-5")
+def test_a_failing_hook_is_named_by_its_place(client: Leanbase, caplog: pytest.LogCaptureFixture) -> None:
     client.before_send = raising
     client.capture("e", distinct_id="u")
     assert "RuntimeError at" in caplog.text
@@ -667,7 +695,7 @@ def test_a_hook_that_lets_nothing_pass_is_told_of(
     client = Leanbase("k", transport=memory, before_send=forgets)
     for _ in range(150):
         client.capture("e", distinct_id="u")
-    said = "before_send has let none of the first 100 events pass"
+    said = "before_send dropped each of the first 100 events"
     assert [each.levelname for each in caplog.records if said in each.message] == ["WARNING"]
     caplog.clear()
     client = Leanbase(
@@ -684,4 +712,4 @@ def test_debug_says_that_sends_pause(server: FaultServer, caplog: pytest.LogCapt
     client = Leanbase("phc_k", server.url, max_retries=0, debug=True)
     for _ in range(4):
         client.capture("e", distinct_id="u")
-    assert re.search(r"sending pauses for \d+ s; events are kept", caplog.text)
+    assert re.search(r"sending is paused for another \d+ s; events are retained", caplog.text)

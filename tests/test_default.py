@@ -17,7 +17,7 @@ from leanbase import default
 from leanbase.default import default_client
 from leanbase.settings import Settings
 from leanbase.transports import MemoryTransport
-from tests.fault_server import FaultServer
+from tests.support.fault_server import FaultServer
 
 
 def use(server: FaultServer) -> None:
@@ -50,7 +50,8 @@ def test_shutdown_after_every_capture_loses_nothing(server: FaultServer) -> None
     assert [event["distinct_id"] for event in server.events] == [str(number) for number in range(50)]
 
 
-def test_q42_captures_racing_with_shutdown_are_all_delivered(server: FaultServer) -> None:
+@pytest.mark.rule("Q-42")
+def test_captures_racing_with_shutdown_are_all_delivered(server: FaultServer) -> None:
     use(server)
     done = threading.Event()
 
@@ -93,7 +94,8 @@ def test_disabled_debug_and_before_send_are_read_at_every_call(server: FaultServ
     assert [event["event"] for event in server.events] == ["first", "hooked", "fourth"]
 
 
-def test_g1_the_default_client_never_raises(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("G-1")
+def test_the_default_client_never_raises(caplog: pytest.LogCaptureFixture) -> None:
     """With settings that can never work it says so once, stays disabled, and reads them anew after shutdown."""
     leanbase.api_key = "k"
     leanbase.host = "not a url"
@@ -164,7 +166,8 @@ def fresh(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_g7_importing_has_no_side_effects() -> None:
+@pytest.mark.rule("G-7")
+def test_importing_has_no_side_effects() -> None:
     """No third-party package, no HTTP stack, no thread, no hook."""
     heavy = [
         "urllib3",
@@ -192,7 +195,8 @@ assert threading.active_count() == 1
     fresh(code)
 
 
-def test_g7_capturing_into_memory_does_not_load_the_http_stack() -> None:
+@pytest.mark.rule("G-7")
+def test_capturing_into_memory_does_not_load_the_http_stack() -> None:
     assert (
         fresh(
             "import sys, leanbase\n"
@@ -203,8 +207,9 @@ def test_g7_capturing_into_memory_does_not_load_the_http_stack() -> None:
     )
 
 
+@pytest.mark.rule("Q-60")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_q60_a_forked_child_counts_from_zero_and_sends_its_own(server: FaultServer) -> None:
+def test_a_forked_child_counts_from_zero_and_sends_its_own(server: FaultServer) -> None:
     """What the parent has not delivered is the parent's; the child shares no socket and no count with it."""
     output = fresh(
         f"""
@@ -289,7 +294,11 @@ def test_an_option_that_is_set_too_late_is_told_of_once(
         leanbase.super_properties = {"env": "test"}
         leanbase.something = 7  # type: ignore[attr-defined]
         leanbase.disabled = False
-    said = [each.message for each in caplog.records if "was set after the first use" in each.message]
+    said = [
+        each.message
+        for each in caplog.records
+        if "was set after the default client was created" in each.message
+    ]
     assert len(said) == 1
     assert "leanbase.super_properties" in said[0]
     leanbase.shutdown()

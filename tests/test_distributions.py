@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.every_python import interpreters
+from scripts.every_python import interpreters
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("leanbase", "leanbaseanalytics")
@@ -96,7 +96,7 @@ def test_each_works_with_urllib3_alone(name: str, dist: Path, tmp_path: Path) ->
         packages = _run(python, "-m", "pip", "list", "--format=freeze").split()
         names = {each.partition("==")[0] for each in packages}
         assert names - {"pip", "setuptools", "wheel"} == {"leanbase", "leanbaseanalytics", "urllib3"}
-        smoke = shutil.copy(ROOT / "tests" / "smoke.py", tmp_path / "smoke.py")
+        smoke = shutil.copy(ROOT / "scripts" / "smoke.py", tmp_path / "smoke.py")
         path = "" if name == "leanbase" else str(impostor)
         output = _run(python, str(smoke), name, PYTHONPATH=path)
         assert f"{name} 3." in output
@@ -134,5 +134,5 @@ def test_one_sends_and_the_other_does_not(leanbase_events):
 
 def test_either_can_be_removed_without_a_trace_in_the_other(installed: str, tmp_path: Path) -> None:
     _run(installed, "-m", "pip", "uninstall", "--quiet", "--yes", "leanbase")
-    _run(installed, str(shutil.copy(ROOT / "tests" / "smoke.py", tmp_path)), "leanbaseanalytics")
+    _run(installed, str(shutil.copy(ROOT / "scripts" / "smoke.py", tmp_path)), "leanbaseanalytics")
     _run(installed, "-m", "pytest", "--version")

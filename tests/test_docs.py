@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import leanbase
-from tests.options_page import options_page
+from scripts.options_page import options_page
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
@@ -43,7 +43,7 @@ def test_the_readmes_first_example_runs(memory: object) -> None:
 
 
 def test_the_options_page_is_what_the_settings_say() -> None:
-    """`python -m tests.options_page` prints it."""
+    """`python -m scripts.options_page` prints it."""
     assert (ROOT / "docs" / "options.md").read_text() == options_page()
 
 

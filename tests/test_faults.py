@@ -23,7 +23,7 @@ from leanbase.transports import BaseTransport, MemoryTransport
 from leanbase.transports._http.breaker import CircuitBreaker
 from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
-from tests.fault_server import Behaviour, FaultServer
+from tests.support.fault_server import Behaviour, FaultServer
 
 Make = Callable[..., Leanbase]
 
@@ -155,8 +155,9 @@ print(stats["captured"] == stats["delivered"] > 100)
 # --- forks ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("Q-61")
 @needs_fork
-def test_q61_a_fork_while_every_lock_is_held_does_not_deadlock_the_child(server: FaultServer) -> None:
+def test_a_fork_while_every_lock_is_held_does_not_deadlock_the_child(server: FaultServer) -> None:
     output = run(f"""
 import os, sys, leanbase
 from leanbase.default import default_client
@@ -188,8 +189,9 @@ print(os.waitpid(pid, 0)[1])
     assert [event["event"] for event in server.events] == ["parent", "child", "child again"]
 
 
+@pytest.mark.rule("Q-60")
 @needs_fork
-def test_q60_what_the_parent_retained_is_never_the_childs(server: FaultServer) -> None:
+def test_what_the_parent_retained_is_never_the_childs(server: FaultServer) -> None:
     server.script(Behaviour(status=503))
     output = run(f"""
 import os, sys, leanbase
@@ -205,8 +207,9 @@ print(client.flush())
     assert output == "0 <Receipt nothing to do> {}\n<Receipt delivered=1>\n"
 
 
+@pytest.mark.rule("Q-60")
 @needs_fork
-def test_q60_a_deadline_of_the_parent_does_not_limit_the_child(server: FaultServer) -> None:
+def test_a_deadline_of_the_parent_does_not_limit_the_child(server: FaultServer) -> None:
     output = run(f"""
 import os, threading, time, leanbase
 from leanbase.transports.deadline import Deadline
@@ -226,8 +229,9 @@ with activate(DeliveryScope("end", Deadline.after(0.1))):
 # --- threads ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("Q-32")
 @pytest.mark.slow
-def test_q32_flush_speaks_of_sends_that_are_under_way(server: FaultServer, make: Make) -> None:
+def test_flush_speaks_of_sends_that_are_under_way(server: FaultServer, make: Make) -> None:
     """It waits for them; what they leave behind, or have not ended, is outstanding."""
     client = make(server, max_retries=0)
     server.script(Behaviour(status=503, delay=0.3), Behaviour(delay=1))
@@ -286,7 +290,8 @@ def test_an_invocation_ends_when_what_its_threads_send_has_arrived(server: Fault
     thread.join()
 
 
-def test_q15_shutdown_ends_the_backoff_of_another_thread(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("Q-15")
+def test_shutdown_ends_the_backoff_of_another_thread(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=503, headers={"Retry-After": "8"}))
     client = make(server)
     thread = threading.Thread(target=client.capture, args=("e",), kwargs={"distinct_id": "u"})
@@ -300,7 +305,8 @@ def test_q15_shutdown_ends_the_backoff_of_another_thread(server: FaultServer, ma
     assert client.stats()["delivered"] == 1
 
 
-def test_q40_shutdown_says_what_is_still_under_way(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("Q-40")
+def test_shutdown_says_what_is_still_under_way(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(delay=1.0))
     client = make(server)
     thread = threading.Thread(target=client.capture, args=("e",), kwargs={"distinct_id": "u"})
@@ -377,7 +383,8 @@ def test_what_a_hook_changes_stays_with_its_event(memory: MemoryTransport) -> No
     assert [event["properties"]["app"] for event in memory.events] == [{"user": "alice"}, {}]
 
 
-def test_q24_flush_inside_on_error_starts_no_cycle(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("Q-24")
+def test_flush_inside_on_error_starts_no_cycle(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=503))
     receipts: list[Any] = []
 
@@ -419,7 +426,7 @@ def test_a_receipt_that_does_not_add_up_is_not_believed(
     client = Leanbase("k", transport=Inventive())
     client.capture("e", distinct_id="u")
     assert client.stats()["captured"] == client.stats()["retained"] == 1
-    assert f"Inventive: the receipt of 1 event(s) tells of {told_of}; 1 event(s) are kept" in caplog.text
+    assert f"Inventive: the receipt for 1 event(s) reports {told_of}; 1 event(s) are retained" in caplog.text
 
 
 def test_the_default_client_survives_settings_that_never_arrive() -> None:
@@ -437,7 +444,8 @@ def test_broken_settings_are_not_enabled_by_an_attribute(caplog: pytest.LogCaptu
     assert "nonsense" not in caplog.text
 
 
-def test_w20_super_properties_that_fit_into_no_event() -> None:
+@pytest.mark.rule("W-20")
+def test_super_properties_that_fit_into_no_event() -> None:
     large: dict[str, Any] = {"a": [[0] * 10_000] * 60}
     with pytest.raises(ConfigError, match="super_properties are too large"):
         Leanbase("k", transport="memory", super_properties=large)
@@ -445,7 +453,8 @@ def test_w20_super_properties_that_fit_into_no_event() -> None:
     assert leanbase.capture("e", distinct_id="u") is None
 
 
-def test_w20_a_shared_text_is_not_multiplied_before_it_is_refused(client: Leanbase) -> None:
+@pytest.mark.rule("W-20")
+def test_a_shared_text_is_not_multiplied_before_it_is_refused(client: Leanbase) -> None:
     """200 KB in the caller's hands stand for 300 MB of text, which is never made."""
     import tracemalloc
 
@@ -461,7 +470,8 @@ def test_w20_a_shared_text_is_not_multiplied_before_it_is_refused(client: Leanba
     assert client.stats()["dropped"] == {"too_large": 2}
 
 
-def test_c35_opting_in_outlives_a_shutdown_too() -> None:
+@pytest.mark.rule("C-35")
+def test_opting_in_outlives_a_shutdown_too() -> None:
     leanbase.transport = memory = MemoryTransport()
     leanbase.opted_out = True
     assert leanbase.capture("e", distinct_id="u") is None
@@ -471,14 +481,16 @@ def test_c35_opting_in_outlives_a_shutdown_too() -> None:
     assert len(memory.events) == 1
 
 
-def test_w1_the_missing_key_is_complained_of_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("W-1")
+def test_the_missing_key_is_complained_of_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         leanbase.capture("e", distinct_id="u")
         leanbase.shutdown()
     assert len(caplog.records) == 1
 
 
-def test_g6_settings_do_not_show_the_key() -> None:
+@pytest.mark.rule("G-6")
+def test_settings_do_not_show_the_key() -> None:
     from leanbase.settings import Settings
 
     assert "phc_secret" not in repr(Settings.resolve({"api_key": "phc_secret", "transport": "memory"}))
@@ -487,13 +499,15 @@ def test_g6_settings_do_not_show_the_key() -> None:
 # --- answers ----------------------------------------------------------------------------------------
 
 
-def test_w16_a_location_that_is_none_is_terminal(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("W-16")
+def test_a_location_that_is_none_is_terminal(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=308, headers={"Location": "http://[bad/"}))
     client = make(server)
     client.capture("e", distinct_id="u")
     assert client.stats()["dropped"] == {"rejected": 1}
 
 
+@pytest.mark.rule("W-16")
 @pytest.mark.parametrize(
     ("host", "location", "followed"),
     [
@@ -505,7 +519,7 @@ def test_w16_a_location_that_is_none_is_terminal(server: FaultServer, make: Make
         ("http://h:80", "http://h/other/", True),
     ],
 )
-def test_w16_which_addresses_are_the_same_server(host: str, location: str, followed: bool) -> None:
+def test_which_addresses_are_the_same_server(host: str, location: str, followed: bool) -> None:
     from leanbase.transports._http.connection import Response
     from leanbase.transports.http import HttpTransport
 
@@ -513,7 +527,8 @@ def test_w16_which_addresses_are_the_same_server(host: str, location: str, follo
     assert (HttpTransport("k", host)._redirected(answer) is not None) == followed
 
 
-def test_w16_another_port_is_another_server(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("W-16")
+def test_another_port_is_another_server(server: FaultServer, make: Make) -> None:
     other = FaultServer()
     server.always(Behaviour(status=307, headers={"Location": f"{other.url}/batch/"}))
     client = make(server)
@@ -523,7 +538,8 @@ def test_w16_another_port_is_another_server(server: FaultServer, make: Make) -> 
     other.stop()
 
 
-def test_w16_redirects_make_no_new_connections(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("W-16")
+def test_redirects_make_no_new_connections(server: FaultServer, make: Make) -> None:
     client = make(server)
     for number in range(10):
         server.script(Behaviour(status=307, headers={"Location": f"/batch/?n={number}"}))
@@ -532,7 +548,8 @@ def test_w16_redirects_make_no_new_connections(server: FaultServer, make: Make) 
     assert server.requests[-1].line == "POST /batch/?n=9 HTTP/1.1"
 
 
-def test_w10_a_body_of_a_success_that_cannot_be_parsed_is_success(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("W-10")
+def test_a_body_of_a_success_that_cannot_be_parsed_is_success(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(body=b'["quota_limited",' + b"[" * 60_000))
     client = make(server)
     client.capture("e", distinct_id="u")

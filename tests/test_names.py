@@ -14,7 +14,7 @@ import pytest
 import leanbase
 from leanbase.settings import Settings, option_names
 from leanbase.transports.receipt import DROPPED_REASONS, OUTCOMES, RETAINED_REASONS
-from tests import delivery_page
+from scripts import delivery_page
 
 PACKAGE = Path(leanbase.__file__).parent
 
@@ -155,7 +155,7 @@ def test_every_reason_stands_in_the_list() -> None:
 
 
 def test_the_tables_of_the_page_are_the_lists() -> None:
-    """`python -m tests.delivery_page` writes them."""
+    """`python -m scripts.delivery_page` writes them."""
     assert delivery_page.PAGE.read_text() == delivery_page.page()
     assert set(OUTCOMES) == {"delivered", "handed_off", "spooled", "retained", "dropped"}
 

@@ -36,8 +36,8 @@ def test_what_is_nearly_an_option_is_told_of(
     for _ in range(3):
         Settings.resolve({})
     assert [record.getMessage() for record in caplog.records] == [
-        "LEANBASE_TRANSPRT is no option; did you mean LEANBASE_TRANSPORT?",
-        "leanbase.api_ky is no option; did you mean leanbase.api_key?",
+        "LEANBASE_TRANSPRT is not an option; did you mean LEANBASE_TRANSPORT?",
+        "leanbase.api_ky is not an option; did you mean leanbase.api_key?",
     ]
 
 
@@ -115,7 +115,8 @@ def test_one_pattern_is_a_list_of_one_and_paths_are_texts() -> None:
         Settings.resolve({"project_root": 7})
 
 
-def test_w1_w6_host_and_key_are_trimmed() -> None:
+@pytest.mark.rule("W-1", "W-6")
+def test_host_and_key_are_trimmed() -> None:
     settings = Settings.resolve({"api_key": " phc_x\n", "host": " https://example.com/prefix/ "})
     assert settings.api_key == "phc_x"
     assert settings.host == "https://example.com/prefix"
@@ -136,7 +137,8 @@ def test_the_place_that_wins_has_the_key_under_either_name(monkeypatch: pytest.M
     assert "phc_module" not in repr(Settings.resolve({}))
 
 
-def test_w1_plain_http_is_warned_about_but_for_loopback(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("W-1")
+def test_plain_http_is_warned_about_but_for_loopback(caplog: pytest.LogCaptureFixture) -> None:
     for host in ("http://127.0.0.1:8000", "http://localhost", "http://[::1]:1", "https://example.com"):
         Settings.resolve({"host": host})
     assert caplog.records == []

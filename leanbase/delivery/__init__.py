@@ -1,1 +1,1 @@
-"""When events leave: delivery scopes, the outbox of a client, and how the options are put together."""
+"""Decides when events leave: delivery scopes, the outbox of a client, and the creation of transports."""

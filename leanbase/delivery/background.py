@@ -1,7 +1,7 @@
-"""Sends in threads of their own, for callers that must not wait: event loops and threaded servers.
+"""Sends in background threads, for callers that must not wait: event loops and threaded servers.
 
-What a client is to send is in the ledger of its transport already. So one send of it takes everything that
-has gathered: scopes that close while all threads are busy are merged into the next one.
+The ledger of a client's transport already holds the events to send. One send takes all of them, so scopes
+that close while all threads are busy share the next send.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 MOST_THREADS = 4
-"""So many clients send at a time. The sends of one client follow one another."""
+"""The maximum number of clients that send at the same time. The sends of one client never overlap."""
 
 IDLE_SECONDS = 10.0
-"""So long a thread waits for more to do."""
+"""Seconds that an idle thread waits for more work before it ends."""
 
 REST_SECONDS = 0.5
-"""So long a client that has just failed is left alone, unless somebody waits for it."""
+"""Seconds that a client is skipped after a failed send, unless a caller waits for its events."""
 
 
 class _Task:
-    """What is to be done for one client."""
+    """The scheduled or running send of one client."""
 
     __slots__ = ("callbacks", "is_running", "is_wanted", "not_before")
 
@@ -52,14 +52,14 @@ class _Task:
         self.not_before = 0.0
 
     def seconds_until_due(self, now: float) -> float | None:
-        """When to begin; `None` if there is nothing to begin."""
+        """Return the seconds until the send is due, or `None` if there is nothing to start."""
         if self.is_running or not self.is_wanted:
             return None
         return 0.0 if self.callbacks else max(0.0, self.not_before - now)
 
 
 class BackgroundSender:
-    """A few threads, started when there is something to send. They end with the process, or when idle."""
+    """A few daemon threads, started when there is something to send. They end when idle."""
 
     def __init__(self) -> None:
         self._reset_after_fork()
@@ -72,12 +72,12 @@ class BackgroundSender:
         self._idle = 0
 
     def send(self, sender: Sender, done: Callable[[], object] | None = None) -> None:
-        """Let a client send soon what it keeps. Does not block.
+        """Schedule a send of a client's pending events. Does not block.
 
         Args:
             sender: The client's outbox.
-            done: Called in a thread when everything has been tried that was kept by now. Somebody waits for
-                it, so a client that has just failed is not left alone.
+            done: Called, in any thread, once a send of all events pending now was tried. A caller waits for
+                it, so the send does not wait for `REST_SECONDS` after a failure.
         """
         with self._lock:
             task = self._tasks.setdefault(sender, _Task())
@@ -91,7 +91,7 @@ class BackgroundSender:
             self._start()
 
     def pending(self) -> list[Sender]:
-        """The outboxes of clients that are to send, or are sending."""
+        """Return the outboxes that have a send scheduled or running."""
         with self._lock:
             return [sender for sender, task in self._tasks.items() if task.is_wanted or task.is_running]
 
@@ -104,7 +104,7 @@ class BackgroundSender:
                 self._threads -= 1
                 tasks = list(self._tasks.values())
                 self._tasks.clear()
-            for task in tasks:  # what is kept has its turn with the next send, or at the exit
+            for task in tasks:  # the next send, or the exit hook, sends the pending events
                 for done in task.callbacks:
                     done()
 
@@ -114,7 +114,9 @@ class BackgroundSender:
             try:
                 failed = not sender.send_kept(waits=bool(callbacks))
             except BaseException as error:  # a callback of the application may even raise SystemExit
-                logger.error("%s ended a send in a thread; its events are kept", type(error).__name__)
+                logger.error(
+                    "a background send was ended by %s; its events are retained", type(error).__name__
+                )
                 failed = True
             with self._lock:
                 task.is_running = False
@@ -124,7 +126,7 @@ class BackgroundSender:
                 done()
 
     def _next(self) -> tuple[Sender, _Task, list[Callable[[], object]]] | None:
-        """Take what is due next, and wait for it; `None` when the thread is to end."""
+        """Wait for the next due send and take it; return `None` when this thread must end."""
         with self._lock:
             until = time.monotonic() + IDLE_SECONDS
             while True:

@@ -1,7 +1,7 @@
-"""Makes what the options name: a transport, its fallback and its buffer, put together.
+"""Creates the transport that the options name, with its fallback and its buffer.
 
-A transport is chosen by a name (one of `BY_NAME`, or an entry point of the group `ENTRY_POINTS`), by
-`"module:Class"`, or as an instance.
+An option names a transport by a key of `BY_NAME`, by an entry point of the group `ENTRY_POINTS`, or as
+`"module:Class"`. It also accepts an instance.
 """
 
 from __future__ import annotations
@@ -33,41 +33,41 @@ _override: BaseTransport | None = None
 
 
 def override_transport(transport: BaseTransport | None) -> None:
-    """Give this one to every client that is made from now on, but to those that want `memory`; for tests.
+    """Make every new client use this transport, except clients configured with `memory`. For tests.
 
     Args:
-        transport: Any number of clients share it. `None` gives them again what they are configured for.
+        transport: The transport, which all new clients share. `None` restores the configured transports.
     """
     global _override
     _override = transport
 
 
 def is_overridden() -> bool:
-    """Whether clients that are made now record what they capture, for tests."""
+    """Return True if new clients use a transport that `override_transport` has set."""
     return _override is not None
 
 
 def create(settings: Settings) -> RetainingTransport:
-    """Make the transport that the settings name, with its fallback, in what keeps undelivered events.
+    """Create the transport that the settings name, with its fallback, so that it retains undelivered events.
 
     Raises:
-        ConfigError: No such transport, or it cannot be made.
+        ConfigError: The transport does not exist, or cannot be created.
     """
     if _override is not None and not _is_memory(settings.transport):
         return retaining(_override, settings)
     try:
         transport = _made(settings.transport, "transport", settings)
     except UnusableError as error:
-        # The machine does not give it: events go the way that they would take behind it.
+        # The spool directory cannot be used. Send over HTTP, as the spool would have done.
         if settings.host is None or settings.api_key is None:
             raise
-        logger.error("%s; events are sent over HTTP without it", error)
+        logger.error("%s; events are sent over HTTP, without a spool", error)
         transport = _made("http", "transport", settings)
     if settings.fallback is not None:
         try:
             transport = _with_fallback(transport, settings)
         except UnusableError as error:
-            logger.error("%s; there is no fallback", error)
+            logger.error("%s; events are sent without a fallback", error)
     if settings.sync_mode or isinstance(transport, RetainingTransport):
         return retaining(transport, settings)
     from ..transports.buffered import BufferedTransport
@@ -76,7 +76,7 @@ def create(settings: Settings) -> RetainingTransport:
 
 
 def retaining(transport: BaseTransport, settings: Settings) -> RetainingTransport:
-    """The transport with what keeps undelivered events around it, unless it is one that does."""
+    """Wrap a transport in a `RetainingTransport`, or return it unchanged if it already is one."""
     if isinstance(transport, RetainingTransport):
         return transport
     return RetainingTransport(
@@ -88,7 +88,7 @@ def retaining(transport: BaseTransport, settings: Settings) -> RetainingTranspor
 
 
 def missing_settings(settings: Settings) -> list[str]:
-    """The settings without which one of the transports cannot deliver."""
+    """Return the names of settings that are not set, but that a configured transport requires."""
     if _override is not None:
         return []
     wanted = {"transport": settings.transport, "fallback": settings.fallback}
@@ -117,7 +117,9 @@ def _made(wanted: object, option: str, settings: Settings) -> BaseTransport:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{option} {wanted!r} cannot be made: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"{option} {wanted!r} cannot be created: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _with_fallback(first: BaseTransport, settings: Settings) -> BaseTransport:
@@ -125,13 +127,13 @@ def _with_fallback(first: BaseTransport, settings: Settings) -> BaseTransport:
     from ..transports.spool import SpoolTransport
 
     if settings.fallback == "spool":
-        # Not behind it but around it: what was spooled leaves the way that it was to go in the first place.
+        # The spool wraps the transport instead of following it: spooled events leave through that transport.
         return SpoolTransport.around(first, settings)
     return FallbackTransport(first, _made(settings.fallback, "fallback", settings))
 
 
 def _class(wanted: str, option: str) -> type[BaseTransport]:
-    """The class that a name stands for.
+    """Return the transport class that a name stands for.
 
     Raises:
         ConfigError: No class has that name, or the class is not a transport.
@@ -149,8 +151,8 @@ def _class(wanted: str, option: str) -> type[BaseTransport]:
         raise ConfigError(f"{option} {wanted!r} cannot be loaded: {type(error).__name__}: {error}") from error
     if found is None:
         raise ConfigError(
-            f"{option} {wanted!r} is unknown; there are {', '.join(sorted(_names()))}, or 'module:Class'. "
-            "If it is one of another package, install that"
+            f"{option} {wanted!r} is unknown; known are {', '.join(sorted(_names()))} and 'module:Class'. "
+            "A transport of another package needs that package to be installed"
         )
     if not (isinstance(found, type) and issubclass(found, BaseTransport)):
         raise ConfigError(f"{option} {wanted!r} is not a subclass of BaseTransport")
@@ -169,6 +171,6 @@ def _names() -> set[str]:
 
 
 def _entry_points() -> Any:
-    from importlib.metadata import entry_points  # slow, and hardly ever needed
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
 
     return entry_points(group=ENTRY_POINTS)

@@ -1,7 +1,7 @@
-"""Between a client and its transport: decides when an event leaves.
+"""Decides when an event leaves. An outbox stands between a client and its transport.
 
-Every event that a client admits passes `Outbox.put`. The books of the transport's ledger have it from there
-on: captured = delivered + handed off + spooled + retained + dropped, at any moment.
+Every event that a client admits passes `Outbox.put`. From there on, the ledger of the transport counts it. At
+any time, captured = delivered + handed off + spooled + retained + dropped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from ..errors import ClosedError
 from ..events.encoding import EncodedEvent
 from ..interrupts import is_in_signal_handler, raise_interrupt
+from ..messages import log_internal_error
 from ..settings import OnError
 from ..transports._http.sender import PAUSED
 from ..transports.deadline import Deadline
@@ -30,24 +31,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("leanbase")
 
-# Nothing was tried for these, so there is nothing to tell `on_error` that it has not heard.
+# With these reasons no send was tried, so there is nothing new to report to `on_error`.
 _UNTRIED = frozenset({PAUSED, WAITING})
 
 _telling: ContextVar[tuple[object, ...]] = ContextVar("leanbase_telling", default=())
-"""The outboxes whose `on_error` is running, one inside the other."""
+"""The outboxes whose `on_error` is running, outermost first."""
 
 
 class Outbox:
-    """Takes admitted events and sees them through to an outcome.
+    """Admits the events of one client, and follows each until it has an outcome.
 
     Args:
-        transport: Where events go, with its books.
-        owner: Gives what lives as long as the client; `None` when it is gone.
-        send_seconds: The longest one send may take.
-        flush_at: As many events collected in a scope are sent before it closes.
-        flush_interval: Seconds after which collected events are sent, in a scope without a deadline.
-        transmits: `False` admits events and lets them end here.
-        on_error: The user's callback for events that were not passed on.
+        transport: Sends the events; its ledger counts them.
+        owner: Returns an object that lives as long as the client, or `None` once the client no longer exists.
+        send_seconds: The maximum seconds for one send.
+        flush_at: The number of events of a scope that are sent before it closes.
+        flush_interval: In a scope that may stay open for long, the seconds after which a capture sends.
+        transmits: `False` admits events but drops them, with the reason `"send_off"`.
+        on_error: The user's callback for events that were dropped or could not be delivered yet.
     """
 
     def __init__(
@@ -74,19 +75,20 @@ class Outbox:
 
     @property
     def closed(self) -> bool:
-        """Whether no more events are admitted."""
+        """Return True if the outbox admits no more events."""
         return self._ledger.sealed
 
     # --- one event -------------------------------------------------------------------------------------
 
     def put(self, event: EncodedEvent) -> bool:
-        """Admit an event: into the open delivery scope, else to the transport.
+        """Admit an event into the open delivery scope, or send it if no scope collects it.
 
-        Blocks for the time of a send, at most the deadline; not at all when a scope collects, or does not let
-        it block.
+        A send blocks up to its deadline. A capture that a scope only collects does not block, and neither
+        does a capture in a scope that forbids blocking. A transport that waits for room may block
+        for one more deadline.
 
         Returns:
-            Whether it was admitted; a full buffer does not.
+            True if the event was admitted, False if there was no room for it.
 
         Raises:
             ClosedError: The outbox is closed.
@@ -107,7 +109,7 @@ class Outbox:
                 return False
         if scope is not None:
             event.scope = scope
-            scope.senders[self] = None  # before the ledger looks whether it is closed
+            scope.senders[self] = None  # before the ledger checks `closed`: a close must find this client
             if scope.collects:
                 collected = self._ledger.collect(event, scope)
                 if collected is not None:
@@ -127,7 +129,7 @@ class Outbox:
         return self._transport.put(event, send_deadline(self.send_seconds), scope)
 
     def _is_due(self, collected: Collected, scope: DeliveryScope) -> bool:
-        """Whether what a scope has collected leaves before it closes."""
+        """Return True if the events that a scope has collected must leave before it closes."""
         if len(collected.events) >= self._flush_at or collected.bytes >= FULL_BYTES:
             return True
         return scope.sends_at_intervals and time.monotonic() - collected.since >= self._flush_interval
@@ -140,24 +142,24 @@ class Outbox:
                 self.send_later(scope)
         except Exception as error:
             raise_interrupt(error)
-            _log_internal(error)
+            log_internal_error("the outbox", error)
 
     def drop(self, reason: str) -> None:
-        """Account for an event that was captured but not admitted."""
+        """Count an event that was captured but not admitted."""
         self._ledger.drop(reason)
 
-    # --- what a delivery scope asks for ----------------------------------------------------------------
+    # --- calls of a delivery scope ----------------------------------------------------------------------
 
     def send_collected(
         self, scope: DeliveryScope, deadline: Deadline | None = None, *, take_over: bool = False
     ) -> Receipt:
-        """Send what was kept and what a scope has collected, past a buffer. Blocks up to the deadline.
+        """Send pending events, then the events of a scope, in this thread. Blocks up to the deadline.
 
         Args:
             scope: The scope.
             deadline: When the caller must have its thread back. Default: the client's own limit.
-            take_over: Send also what other threads have in flight for the scope, because the process is about
-                to be killed. Such an event may arrive twice, with the same uuid.
+            take_over: Also resend events that other threads have in flight for the scope, because the process
+                is about to be killed. Such an event may arrive twice, with the same uuid.
         """
         if self.disabled:
             return self._transport.keep_collected(scope)
@@ -169,17 +171,17 @@ class Outbox:
         return self._transport.send_pending(deadline, scope=scope, over=over)
 
     def keep_collected(self, scope: DeliveryScope) -> None:
-        """Leave what a scope has collected to the next send."""
+        """Leave the events that a scope has collected to the next send."""
         self._transport.keep_collected(scope)
 
     def send_later(
         self, scope: DeliveryScope | None = None, done: Callable[[], object] | None = None
     ) -> None:
-        """Let a thread send what is kept, and what a scope has collected. Does not block.
+        """Let a background thread send pending events and the events of a scope. Does not block.
 
         Args:
             scope: The scope.
-            done: Called, in any thread, when that has been tried.
+            done: Called, in any thread, when the send was tried or nothing is pending.
         """
         if scope is not None and self in scope.senders:
             self._transport.keep_collected(scope)
@@ -190,10 +192,12 @@ class Outbox:
             done()
 
     def send_kept(self, *, waits: bool) -> bool:
-        """Send what is kept; whether that went well. For the thread of `send_later`. Never raises.
+        """Send pending events and return whether all were passed on. Never raises.
+
+        The background thread of `send_later` calls it.
 
         Args:
-            waits: Whether to wait for what other threads are sending as well.
+            waits: Whether to wait for the sends of other threads as well.
         """
         try:
             if self.disabled:
@@ -204,11 +208,11 @@ class Outbox:
             passed_on = not self._transport.send_pending(deadline).has_retained
             return passed_on and (not waits or self._transport.join(deadline))
         except Exception as error:
-            _log_internal(error)
+            log_internal_error("the outbox", error)
             return False
 
     def join(self, scope: DeliveryScope | None, deadline: Deadline | None = None) -> None:
-        """Wait for the sends of other threads for a scope; with `None`, for those outside of scopes."""
+        """Wait for the sends of other threads for a scope; `None` means their sends outside of scopes."""
         if self._is_telling() or not self._ledger.has_flights():
             return
         if deadline is None:
@@ -218,15 +222,15 @@ class Outbox:
     # --- everything ------------------------------------------------------------------------------------
 
     def has_pending(self) -> bool:
-        """Whether any event is kept or in flight."""
+        """Return True if any event waits for a send or is in flight."""
         return self._ledger.kept > 0 or self._ledger.has_flights()
 
     def settle(self, deadline: Deadline) -> None:
-        """Wait for all sends of other threads."""
+        """Wait for all sends of other threads, up to the deadline."""
         self._transport.join(deadline)
 
     def waiting(self) -> Receipt:
-        """A receipt of all that is pending, without an attempt to send it."""
+        """Return a receipt of the pending events, without trying to send them."""
         return self._transport.waiting()
 
     def flush(
@@ -236,12 +240,12 @@ class Outbox:
         deadline: Deadline | None = None,
         last_chance: LastChance | None = None,
     ) -> Receipt:
-        """Send what the open scope collected for this client, then all that is pending in the transport.
+        """Send the events of the open scope for this client, then all pending events of the transport.
 
         Args:
-            timeout: Most seconds to take. Default: those of one send.
-            deadline: When the caller must have its thread back, in place of a timeout.
-            last_chance: Whether one attempt is made even while sends pause; without a deadline that says it.
+            timeout: The maximum seconds to block. Default: the limit of one send.
+            deadline: When the caller must have its thread back. It replaces `timeout` and `last_chance`.
+            last_chance: Allows one attempt even while sends pause; see `Deadline`.
         """
         if self.disabled or self._is_telling():
             return self.waiting()
@@ -251,11 +255,11 @@ class Outbox:
             self._report(())
         receipt = self._send_open_scope(deadline)
         if receipt.has_retained:
-            return receipt  # it has just been tried; trying again at once would only take time
+            return receipt  # the send has just failed; an immediate retry would only take time
         return receipt + self._transport.flush(deadline=deadline)
 
     def close(self, *, timeout: float, last_chance: LastChance) -> Receipt:
-        """Refuse new events, send what is pending, and release what the transport holds."""
+        """Refuse new events, send pending events, and close the transport. Blocks up to `timeout` seconds."""
         self._ledger.seal()
         deadline = send_deadline(timeout, last_chance)
         if self.disabled or self._is_telling():
@@ -263,13 +267,13 @@ class Outbox:
         if self._ledger.has_untold():
             self._report(())
         receipt = self._send_open_scope(deadline)
-        # What has just failed is not tried again at once.
+        # After a failed send, close without an immediate retry.
         ended = self._transport.abandon if receipt.has_retained else self._transport.close
         last = ended(deadline=deadline)
         return receipt.without(each.event for each in last.undelivered) + last
 
     def disconnect(self, *, timeout: float) -> Receipt:
-        """Send all that is pending and close connections; new events open them again."""
+        """Send all pending events and close connections. New events open connections again."""
         receipt = self.flush(timeout=timeout)
         self._transport.disconnect(deadline=Deadline.after(timeout))
         return receipt
@@ -286,17 +290,17 @@ class Outbox:
             self._transport.warm_up(deadline=Deadline.after(timeout))
 
     def stats(self) -> Stats:
-        """The books of this process."""
+        """Return the counts of this process."""
         return self._ledger.stats()
 
     def _report(self, groups: Sequence[OutcomeGroup]) -> None:
-        """Call the user's `on_error`, once for each cause, and for all that sends have dropped.
+        """Call the user's `on_error` once for each cause, and for all events that sends have dropped.
 
         Args:
-            groups: What a send has retained, or a call refused.
+            groups: Events that a send has retained, or that a call has refused.
         """
         if self._on_error is None or self._is_telling():
-            return  # it is told of what was dropped as soon as it returns
+            return  # the outer call reports dropped events when `on_error` returns
         by_cause: dict[int, OutcomeGroup] = {}
         for group in groups:
             if group.reason not in _UNTRIED:
@@ -305,7 +309,7 @@ class Outbox:
                     by_cause[id(group.error)] = known.with_events(group.events)
         others = _telling.get()
         try:
-            _telling.set((*others, self))  # inside, as an interrupt may strike right after it
+            _telling.set((*others, self))  # inside the `try`: an interrupt may come right after it
             for group in by_cause.values():
                 self._tell(group)
             self._ledger.tell(self._tell)
@@ -313,7 +317,7 @@ class Outbox:
             _telling.set(others)
 
     def _is_telling(self) -> bool:
-        """Whether this is a call inside `on_error`."""
+        """Return True if this call comes from inside `on_error`."""
         return self in _telling.get()
 
     def _tell(self, group: OutcomeGroup) -> None:
@@ -324,8 +328,3 @@ class Outbox:
             except Exception as error:
                 raise_interrupt(error)
                 logger.error("on_error raised %s", type(error).__name__)
-
-
-def _log_internal(error: Exception) -> None:
-    logger.error("internal error %s; please report it", type(error).__name__)
-    logger.debug("it happened here:", exc_info=error)

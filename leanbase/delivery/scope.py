@@ -1,4 +1,4 @@
-"""Delivery scopes: they collect what is captured inside them and send it when they close."""
+"""Delivery scopes: they collect the events captured inside them, and send these events when they close."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     FlushPolicy = Literal["end", "each"]
 
     class Sender(Protocol):
-        """What collects for a scope and sends: the outbox of a client that captured inside it."""
+        """The outbox of a client that captured inside a scope."""
 
         @property
         def is_buffered(self) -> bool: ...
@@ -49,42 +49,43 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 FULL_BYTES = 1024 * 1024
-"""So much of one client is sent before the scope closes."""
+"""Bytes of collected events of one client that are sent before the scope closes."""
 
 
 class DeliveryScope:
     """Collects the events captured inside it; `close` sends them, one batch for each client.
 
-    Threads and tasks that carry the context collect into the same scope. When `flush_at` events or 1 MiB of
-    one client have gathered they leave at once, in the capture that made it so. (They are pending in the
-    ledgers of their clients; a scope knows only which clients these are.)
+    Threads and tasks that run in a copy of the `contextvars.Context` collect into the same scope. The capture
+    that brings one client to `flush_at` events or 1 MiB sends the events of that client at once. The ledgers
+    of the clients hold the events; a scope only knows which clients these are.
 
     Args:
-        flush: `"end"` collects; `"each"` lets every capture send for itself, also inside an outer
+        flush: `"end"` collects events. `"each"` sends each event in its own capture, even inside an outer
             scope that collects.
-        deadline: No send inside may outlast it; `None` leaves each to its client's limit. A scope without a
-            deadline may be a long one: there events leave with the first capture after the oldest of them
-            has waited `flush_interval`, too.
-        last_chance: Whether its close is one, because the process may end after it; see `Deadline`.
-        is_handlers: Whether it is that of a handler, job or task, whose context a request inside shares.
+        deadline: The time by which every send inside must end. `None` leaves the limit to each client. A
+            scope without a deadline may stay open for long. There, the first capture after the oldest event
+            has waited `flush_interval` seconds also sends.
+        last_chance: How the close sends, if the process may end after it; see `Deadline`.
+        is_handlers: Whether the scope belongs to a handler, job or task. A request inside such a scope
+            inherits its context.
 
     Attributes:
-        receipt: What became of the events captured inside, each once with its last outcome. Complete when
-            the scope is closed; what becomes of retained events later is not in it.
-        closed: Whether it collects no more.
-        finished: Whether it is closed, and everything in it has an outcome.
-        deferred: Whether it is closed later than it is left, by somebody else.
-        senders: Whose events it has.
-        is_async: Whether a thread sends what is captured in it on an event loop.
+        receipt: The outcomes of the events captured inside; each event counts once, with its latest outcome.
+            Complete once the scope is finished. A later send of retained events does not change it.
+        closed: Whether the scope no longer collects events.
+        finished: Whether the scope is closed and every event in it has an outcome.
+        deferred: Whether other code closes the scope after its `with` block has ended.
+        senders: The outboxes of the clients that captured inside.
+        is_async: Whether captures on an event loop leave their sends to a thread.
 
     Raises:
-        ValueError: `flush` is neither.
+        ValueError: `flush` is neither `"end"` nor `"each"`.
     """
 
     is_request = False
     is_async = False
     past_buffers = True
-    """Whether the events of clients with a buffer are collected as well."""
+    """Whether the scope also collects the events of clients that have a buffer."""
 
     def __init__(
         self,
@@ -112,37 +113,40 @@ class DeliveryScope:
 
     @property
     def is_of_this_process(self) -> bool:
-        """Whether it was made here, and not in the process that this one was forked from."""
+        """Return True if the scope was created in this process, and not in the parent of a fork."""
         return self._generation == forking.generation
 
     @property
     def is_open(self) -> bool:
-        """Whether events are captured in it: it is not closed, nor a parent process's."""
+        """Return True if the scope is not closed and does not belong to a parent process."""
         return not self.closed and self._generation == forking.generation
 
     def may_block(self) -> bool:
-        """Whether a capture inside it may wait for a send here."""
+        """Return True if a capture inside the scope may block this thread for a send."""
         return not (self.is_async and event_loop.is_running())
 
     @property
     def sends_at_intervals(self) -> bool:
-        """Whether it may be open for long, so that its events do not wait for its close."""
+        """Return True if the scope may stay open for long, so that its events must not wait for the close."""
         return self.deadline is None
 
     def is_orphan(self) -> bool:
-        """Whether the `with` block that was to close it is gone."""
+        """Return True if the `with` block ended without closing the scope, and nothing else will close it."""
         activated = self._activated
         return activated is not None and activated() is None and not (self.closed or self.deferred)
 
     def send(self, *others: Sender, deadline: Deadline | None = None, take_over: bool = False) -> Receipt:
-        """Send everything: what was collected, and what `others` have retained. Blocks up to the deadline.
+        """Send the collected events, and flush the clients in `others`. Blocks up to the deadline.
 
         Args:
-            others: Clients that collected nothing in this scope; they flush. (A client that sends collected
-                events sends its retained ones first.)
+            others: Clients whose retained events are sent too. A client that collected events in this scope
+                is not flushed again: it sends its retained events before the collected ones.
             deadline: When the caller must have its thread back. Default: each client's own limit.
-            take_over: Also send again what other threads have in flight for the scope, and wait for what they
-                have in flight outside of it.
+            take_over: Also resend events that other threads have in flight for the scope, and wait for all
+                other sends in other threads.
+
+        Returns:
+            What became of the events.
         """
         receipt = Receipt()
         if not self.is_of_this_process:
@@ -159,10 +163,11 @@ class DeliveryScope:
         return receipt
 
     def close(self, *others: Sender) -> Receipt:
-        """Send everything, as `send`, and wait for what other threads send for this scope.
+        """Send everything, as `send` does, and wait for the sends of other threads for this scope.
 
-        Later captures that still carry this scope go out at once. A fork's child sends nothing: the events
-        are its parent's.
+        Blocks up to the deadline of the scope, or of each client if the scope has none. A later capture that
+        still carries this scope sends its event at once. A forked child sends nothing, because the events
+        belong to its parent.
         """
         if not self.is_of_this_process:
             return Receipt()
@@ -170,7 +175,7 @@ class DeliveryScope:
         try:
             receipt = self.send(*others)
             for sender in list(self.senders):
-                # The sandbox may freeze as soon as the invocation ends.
+                # Wait for other threads too: the sandbox may freeze as soon as the invocation ends.
                 sender.join(self, self.deadline)
                 if sender in others:
                     sender.join(None)
@@ -179,17 +184,17 @@ class DeliveryScope:
         return receipt
 
     def _of(self, others: Sequence[Sender]) -> Sequence[Sender]:
-        """Those that do not have a buffer, which sends for itself."""
+        """Return the clients that this scope flushes: without buffered ones, unless `past_buffers` is set."""
         return others if self.past_buffers else [sender for sender in others if not sender.is_buffered]
 
     def send_later(self, *others: Sender) -> None:
-        """Let a thread send everything, soon. Does not block."""
+        """Let a background thread send everything soon. Does not block."""
         if self.is_of_this_process:
             for sender in {**self.senders, **dict.fromkeys(self._of(others))}:
                 sender.send_later(self)
 
     def close_later(self, *others: Sender) -> None:
-        """Close, and let a thread send everything, soon. Does not block."""
+        """Close the scope, and let a background thread send everything soon. Does not block."""
         if not self.finished and self.is_of_this_process:
             self.closed = True
             try:
@@ -198,9 +203,10 @@ class DeliveryScope:
                 self._finish()
 
     async def send_in_thread(self, *others: Sender) -> None:
-        """Send everything as `send` does, while the event loop goes on; where there is none, it blocks.
+        """Send everything in a background thread while the event loop continues.
 
-        If it takes longer than the deadline of a send, the rest is left to the thread.
+        Without an event loop, send in this thread, which blocks. The wait ends at the deadline of a send; the
+        background thread then continues alone.
         """
         if not event_loop.is_running():
             self.send(*others)
@@ -214,7 +220,7 @@ class DeliveryScope:
             )
 
     async def close_in_thread(self, *others: Sender) -> None:
-        """Close as `close` does, while the event loop goes on."""
+        """Close the scope; a background thread sends while the event loop continues. See `send_in_thread`."""
         if not event_loop.is_running():
             self.close(*others)
         elif not self.finished and self.is_of_this_process:
@@ -225,7 +231,7 @@ class DeliveryScope:
                 self._finish()
 
     def abandon(self) -> None:
-        """Leave what was collected to the next send of each client: an interrupt has ended the close."""
+        """Close without sending, after an interrupt. The next send of each client takes the events."""
         self.closed = True
         for sender in list(self.senders):
             sender.keep_collected(self)
@@ -234,16 +240,16 @@ class DeliveryScope:
     def _finish(self) -> None:
         self.finished = True
         self.deferred = False
-        self._outer = None  # or scopes opened in contexts of earlier ones would be an endless chain
+        self._outer = None  # otherwise scopes opened inside earlier ones would form an endless chain
         _unfinished.discard(self)
 
     def record(self, events: Sequence[EncodedEvent], receipt: Receipt) -> None:
-        """Take down what became of events of this scope, in place of what became of them before."""
+        """Record the outcomes of events of this scope. They replace earlier outcomes of the same events."""
         with self._recording:
             while not self.finished:
                 before = self.receipt
                 after = (before.without(events) if before.groups else before) + receipt.lightened()
-                if self.receipt is before:  # else a signal handler has sent something just now
+                if self.receipt is before:  # otherwise a signal handler has just recorded a send: try again
                     self.receipt = after
                     return
 
@@ -255,10 +261,11 @@ class RequestScope(DeliveryScope):
         flush: As for `DeliveryScope`.
         deadline: As for `DeliveryScope`.
         is_async: As for `DeliveryScope`.
-        is_long: Whether its events do not wait for its close, as in a WebSocket's.
-        past_buffers: Whether the events of clients with a buffer are collected as well. Elsewhere the buffer
-            does the batching, and a request costs no send.
-        leaves_sends: Whether a thread sends what is captured in it anywhere, as other requests wait.
+        is_long: Whether events are also sent before the close, because the request may last, as a WebSocket.
+        past_buffers: Whether the scope also collects the events of clients that have a buffer. Otherwise the
+            buffer batches these events, and a request costs no send.
+        leaves_sends: Whether every capture inside leaves its send to a thread, because other requests would
+            wait for it.
     """
 
     is_request = True
@@ -280,12 +287,12 @@ class RequestScope(DeliveryScope):
         self._leaves_sends = leaves_sends
 
     def may_block(self) -> bool:
-        """Whether a capture inside it may wait for a send here."""
+        """Return True if a capture inside the scope may block this thread for a send."""
         return not self._leaves_sends and super().may_block()
 
     @property
     def sends_at_intervals(self) -> bool:
-        """Whether it may be open for long, so that its events do not wait for its close."""
+        """Return True if the scope may stay open for long, so that its events must not wait for the close."""
         return self._is_long
 
 
@@ -294,15 +301,15 @@ _unfinished: set[DeliveryScope] = set()
 
 
 def unfinished_scopes() -> list[DeliveryScope]:
-    """All scopes of this process that were entered, in any thread or task, and are not closed yet."""
+    """Return the scopes of this process that were entered, in any thread or task, and are not finished."""
     return [scope for scope in tuple(_unfinished) if scope.is_of_this_process]
 
 
 def open_scope() -> DeliveryScope | None:
-    """The delivery scope that this thread or task carries, closed or not, or `None`."""
+    """Return the delivery scope that this thread or task carries, open or closed, or `None`."""
     scope = _open_scope.get()
     while scope is not None and scope.is_orphan():
-        # An interrupt at the first instruction of the `with` block's end: nobody will close it.
+        # An interrupt came at the first instruction of the end of the `with` block, so `close` never runs.
         outer = scope._outer
         scope.abandon()
         _open_scope.set(outer)
@@ -311,7 +318,7 @@ def open_scope() -> DeliveryScope | None:
 
 
 class activate:  # noqa: N801 - used like a function
-    """Make `scope` the open one inside the `with`; closing it stays with the caller."""
+    """Make `scope` the open scope inside the `with` block. The caller closes the scope."""
 
     __slots__ = ("__weakref__", "_is_first", "_scope", "_token")
 
@@ -331,7 +338,7 @@ class activate:  # noqa: N801 - used like a function
                 self._scope._activated = ref(self)
                 _unfinished.add(self._scope)
             return self._scope
-        except BaseException:  # an interrupt: nobody will leave what was not entered
+        except BaseException:  # an interrupt: `__exit__` will not be called
             _open_scope.set(outer)
             _unfinished.discard(self._scope)
             raise
@@ -343,19 +350,19 @@ class activate:  # noqa: N801 - used like a function
             try:
                 _open_scope.reset(self._token)
             except ValueError:
-                pass  # left in another context, as the clean-up of some frameworks is; this one never had it
+                pass  # some frameworks clean up in another `contextvars.Context`, which never had the scope
 
 
 def warn_of_other_thread() -> None:
-    """Say once that a thread captures outside of the handler or job that the main thread is inside of."""
+    """Warn once if this is not the main thread, and captures outside the handler or job that is open."""
     global _has_warned_of_thread
     if _has_warned_of_thread or threading.current_thread() is threading.main_thread():
         return
     if any(scope.is_handlers and scope.is_open for scope in unfinished_scopes()):
         _has_warned_of_thread = True
         logger.warning(
-            "a thread captures without the context of the handler or job: its events lack the tags and the "
-            "identity, and each is sent by itself; start threads with contextvars.copy_context().run"
+            "a thread captured an event outside the context of the handler or job: it has no tags and no "
+            "identity, and is sent by itself; start threads with contextvars.copy_context().run"
         )
 
 
@@ -363,7 +370,7 @@ _has_warned_of_thread = False
 
 
 class _Initialisation:
-    """A time limit for all sends of a process that is only just starting, from the first of them on."""
+    """One time limit for all sends of an initialising process, counted from the first send."""
 
     def __init__(self, seconds: float, is_on: Callable[[], bool]) -> None:
         self._seconds = seconds
@@ -384,23 +391,27 @@ _initialisation: _Initialisation | None = None
 
 
 def limit_initialisation(seconds: float, is_on: Callable[[], bool]) -> None:
-    """Let all sends together take no more than this while the process initialises.
+    """Limit the total time of all sends while the process initialises.
 
-    For platforms that give a process only so long until its first request.
+    For platforms that limit the time until the first request.
 
     Args:
-        seconds: From the first send on.
-        is_on: Whether it still initialises. Once it returns false, the limit is gone.
+        seconds: The limit in seconds, counted from the first send.
+        is_on: Returns whether the process still initialises. The first False removes the limit.
     """
     global _initialisation
     _initialisation = _Initialisation(seconds, is_on)
 
 
 def send_deadline(limit: float, last_chance: LastChance | None = None) -> Deadline:
-    """The deadline of a send that starts now: `limit` seconds, or the open scope's when earlier.
+    """Return the deadline of a send that starts now: the earlier of `limit` seconds and the open scope's.
 
-    In a thread that carries no scope it is the earliest of all open scopes: an invocation that waits
-    for the thread must not be made to time out by it. A scope that is finished limits nothing any more.
+    In a thread that carries no scope, the earliest deadline of all open scopes applies: an invocation that
+    waits for the thread must not time out because of it. A finished scope limits nothing.
+
+    Args:
+        limit: The maximum seconds for the send.
+        last_chance: See `Deadline`.
     """
     deadline = Deadline.after(limit, last_chance)
     scope = open_scope()
@@ -409,5 +420,5 @@ def send_deadline(limit: float, last_chance: LastChance | None = None) -> Deadli
     else:
         for other in unfinished_scopes():
             deadline = deadline.earlier(other.deadline)
-    initialisation = _initialisation  # which another thread may find to be over just now
+    initialisation = _initialisation  # read once: another thread may reset it at any time
     return deadline if initialisation is None else deadline.earlier(initialisation.deadline())

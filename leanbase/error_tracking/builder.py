@@ -1,6 +1,6 @@
-"""Anything that was captured as `$exception_list`.
+"""Build `$exception_list` from what was captured.
 
-It invents nothing: what a boundary knows about a capture is passed in as the mechanism of the first
+The builder does not guess how an exception was captured: the caller passes this as the mechanism of the first
 exception (X-25).
 """
 
@@ -28,15 +28,15 @@ from .subjects import (
 
 MAX_VALUE_BYTES = 8 * 1024
 MAX_READ_CHARACTERS = 32 * 1024
-MAX_THREAD_ID = 2**31 - 1  # a larger one makes the processor reject the event
+MAX_THREAD_ID = 2**31 - 1  # the server's processor rejects an event with a larger id
 
 
 class Item:
     """One exception of the list.
 
     Attributes:
-        wire: Its fields on the wire, but for the frames.
-        frames: Its frames, with what they were made of.
+        wire: Its fields in the wire format, without the frames.
+        frames: Its frames, each with the interpreter's frame if that is available.
     """
 
     __slots__ = ("frames", "wire")
@@ -46,7 +46,7 @@ class Item:
         self.frames = frames
 
     def finished(self) -> dict[str, Any]:
-        """All of it as it goes on the wire."""
+        """Return the exception in the wire format, with its frames."""
         if self.frames:
             self.wire["stacktrace"] = {"type": "raw", "frames": [frame.wire for frame in self.frames]}
         return self.wire
@@ -57,7 +57,7 @@ class ExceptionListBuilder:
 
     Args:
         frames: Describes the frames.
-        redact: Called with every message before it is cut.
+        redact: Redacts every message, before it is cut to `MAX_VALUE_BYTES`.
     """
 
     def __init__(self, frames: FrameReader, redact: Callable[[str], str] = str) -> None:
@@ -72,14 +72,13 @@ class ExceptionListBuilder:
         stack: Sequence[Call] | None = None,
         thread_id: int | None = None,
     ) -> list[Item]:
-        """List what was captured and all that it came from, at most 50 items.
+        """List what was captured, with its causes, contexts and group members, at most 50 items.
 
         Args:
             subject: What was captured.
-            mechanism: What is known about how the first one was captured. Fields that the wire defines
-                are left out when they are not valid; others are kept.
-            stack: What to show for a first one without frames of its own. Default: the caller's stack.
-            thread_id: The thread of the first one, if it is known.
+            mechanism: How the first exception was captured. Invalid fields are left out, unknown ones stay.
+            stack: The stack to report for a first exception without frames. Default: the caller's stack.
+            thread_id: The native id of the thread of the first exception, if it is known.
         """
         if isinstance(subject, Raised):
             items = list(self._raised(subject, stack))
@@ -145,13 +144,13 @@ class ExceptionListBuilder:
 
     def _value(self, text: str) -> str:
         if len(text) > MAX_READ_CHARACTERS:
-            # A secret that this cuts in two would not be known any more.
+            # Cut at a space: half a secret would no longer match its pattern.
             text = text[:MAX_READ_CHARACTERS]
             text = (text.rpartition(" ")[0] or text) + " ..."
         return cut_bytes(self._redact(text), MAX_VALUE_BYTES)
 
     def _from_texts(self, described: Sequence[Mapping[str, Any]]) -> list[Frame]:
-        """Frames of which only a description is left."""
+        """Return frames of which only a description is available."""
         return [
             Frame({"platform": "python", **each, **self._frames.place(each["filename"], None)}, None)
             for each in capped(described)

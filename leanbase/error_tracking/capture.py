@@ -1,4 +1,4 @@
-"""What a client does with an exception: it captures it once, however many boundaries it passes."""
+"""Capture an exception once for each client, however many boundaries it passes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("leanbase")
 
 
 class ExceptionCapture:
-    """Captures exceptions for one client, which outlives its settings when it is the default one."""
+    """Captures exceptions for one client. The default client keeps it when its settings change."""
 
     def __init__(self) -> None:
         self._seen = CapturedExceptions()
@@ -40,25 +40,25 @@ class ExceptionCapture:
 
         Args:
             exception: As for `capture_exception`.
-            draft: The event, without what describes the exception.
-            metadata: What is known about how it was captured, the most specific first.
-            describer: Describes it by the client's settings.
-            emit: Makes the event and hands it over.
-            fingerprint: The caller's, which groups events into issues.
-            stack: What to show for something without a stack. Default: the caller's.
+            draft: The event, without the properties that describe the exception.
+            metadata: How the exception was captured, the most specific first.
+            describer: Describes the exception by the client's settings.
+            emit: Builds the event and hands it to the outbox; returns its uuid, or `None` if it is dropped.
+            fingerprint: The caller's fingerprint, which groups events into issues.
+            stack: The stack to report for a subject without one. Default: the stack of the caller.
 
         Returns:
-            The event's uuid, or `None` when it was not admitted, or the exception was captured before.
+            The event's uuid. `None` if the event was dropped, or the exception was captured before.
 
         Raises:
             InvalidEventError: No exception was given, and none is being handled.
         """
         subject = read(exception)
         if subject is None:
-            raise InvalidEventError("needs an exception, given or being handled")
+            raise InvalidEventError("needs an exception, as an argument or being handled")
         error = subject.error if isinstance(subject, Raised) else None
         if error is not None and not self._seen.claim(error, contexts.outermost_number()):
-            logger.debug("an exception that was captured before is not captured again")
+            logger.debug("skipping an exception that was captured before")
             return None
         uuid = None
         try:

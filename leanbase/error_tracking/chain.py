@@ -1,4 +1,4 @@
-"""An exception with everything it came from, flattened: parents before children (X-15 to X-18)."""
+"""List an exception with its causes, contexts and group members: parents before children (X-15 to X-18)."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Link(NamedTuple):
 
 
 def flatten(root: Node, relatives: Callable[[Node], Iterable[tuple[Node, str]]]) -> list[Link]:
-    """List what can be reached from `root`, depth first, each object once, at most 50.
+    """List the objects that can be reached from `root`, depth first, each once, at most 50.
 
     Args:
-        root: Where it begins; the first of the list.
-        relatives: Gives the children of one, each with its relation.
+        root: The first object of the list.
+        relatives: Returns the children of an object, each with its relation to that object.
     """
     links: list[Link] = []
     seen: set[int] = set()
@@ -52,7 +52,7 @@ def flatten(root: Node, relatives: Callable[[Node], Iterable[tuple[Node, str]]])
 
 
 def relatives(error: BaseException) -> Iterator[tuple[BaseException, str]]:
-    """The exceptions that one came from: its cause or context, then the members of a group."""
+    """Yield the children of an exception: its cause or context, then the members of a group."""
     if introspection.suppresses_context(error):
         if (cause := introspection.cause(error)) is not None:
             yield cause, "cause"
@@ -63,7 +63,7 @@ def relatives(error: BaseException) -> Iterator[tuple[BaseException, str]]:
 
 
 def members(error: BaseException) -> list[BaseException]:
-    """The members of an exception group, also of the backport's; none for other exceptions."""
+    """Return at most 50 members of an exception group, built-in or backported; empty if it is not a group."""
     try:
         held: Any = error.exceptions  # type: ignore[attr-defined]
     except Exception:

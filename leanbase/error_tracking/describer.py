@@ -1,4 +1,4 @@
-"""The properties of `$exception` events: what was captured, at which boundary, by a client's settings."""
+"""Build the properties of `$exception` events, by the settings of a client."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ logger = logging.getLogger("leanbase")
 
 RESERVED = frozenset(
     {
-        # the SDK's
+        # set by the SDK
         "$exception_list", "$exception_type", "$exception_message", "$exception_level", "$exception_source",
-        # nobody's: frames are interpreted, and `handled` is the mechanism's
+        # never sent: frames of Python have no debug images, and `handled` is in the mechanism
         "$debug_images", "$exception_handled",
-        # the processor's, which derives them
+        # derived by the processor on the server
         "$exception_types", "$exception_values", "$exception_sources", "$exception_functions",
         "$exception_fingerprint_version", "$exception_fingerprint_record", "$exception_issue_id",
         "$exception_release", "$cymbal_errors",
@@ -36,11 +36,11 @@ FINGERPRINT = "$exception_fingerprint"
 
 
 class ExceptionDescriber:
-    """Describes what a client captures.
+    """Describes the exceptions that a client captures.
 
     Args:
-        settings: The client's.
-        running_since: Seconds of the wall clock when the client was made.
+        settings: The settings of the client.
+        running_since: Wall-clock time in seconds since the epoch when the client was created.
     """
 
     def __init__(self, settings: Settings, running_since: float) -> None:
@@ -54,16 +54,16 @@ class ExceptionDescriber:
         fingerprint: object = None,
         stack: Sequence[Call] | None = None,
     ) -> Callable[[dict[str, Any]], None]:
-        """Describe what was captured, as it is now.
+        """Describe what was captured, in its current state.
 
         Args:
             subject: What was captured.
-            metadata: What is known about how, the most specific first.
-            fingerprint: The caller's, which groups events into issues.
-            stack: What to show for a subject without a stack. Default: the caller's stack.
+            metadata: How it was captured, the most specific first.
+            fingerprint: The caller's fingerprint, which groups events into issues.
+            stack: The stack to report for a subject without one. Default: the stack of the caller.
 
         Returns:
-            A function that makes an event's properties, merged from all other sources, an exception's.
+            A function that adds the description to the properties of an event, after all others are merged.
         """
         redaction = self.redaction()
         owned, mechanism = resolved(*metadata)
@@ -78,7 +78,10 @@ class ExceptionDescriber:
             try:
                 add_variables(items, redaction)
             except Exception as error:
-                logger.warning("variables could not be read: %s", type(error).__name__)
+                logger.warning(
+                    "local variables could not be read: %s; the exception is sent without them",
+                    type(error).__name__,
+                )
                 for frame in (frame for item in items for frame in item.frames):
                     frame.wire.pop("code_variables", None)
         finished = [item.finished() for item in items]
@@ -104,7 +107,7 @@ class ExceptionDescriber:
         return finalize
 
     def redaction(self) -> Redaction:
-        """What may be seen of names and texts, as the nearest context or the client says."""
+        """Return the rules of redaction, each from the nearest context that sets it, else from the client."""
         return Redaction(
             matcher(self._patterns("code_variables_mask_patterns", DEFAULT_MASK_PATTERNS)),
             matcher(self._patterns("code_variables_ignore_patterns", DEFAULT_IGNORE_PATTERNS)),
@@ -113,7 +116,10 @@ class ExceptionDescriber:
         )
 
     def _patterns(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
-        """An option's patterns. For broken ones the default stands in: a typo must not show anything."""
+        """Return the patterns of an option.
+
+        Invalid patterns add the defaults back, so that a typo never exposes a secret.
+        """
         for given in (contexts.override(name), getattr(self.settings, name)):
             texts = None if given is None else as_strings(name, given)
             if texts is not None:
@@ -124,7 +130,7 @@ class ExceptionDescriber:
         return default
 
     def _option(self, name: str) -> Any:
-        """An option as the nearest context sets it, else as the client does."""
+        """Return an option from the nearest context that sets it, else from the client."""
         value = contexts.override(name)
         return getattr(self.settings, name) if value is None else value
 
@@ -132,12 +138,12 @@ class ExceptionDescriber:
 @cache
 def _warn_of_pattern(option: str, pattern: str) -> None:
     logger.warning(
-        "%s: %r is no regular expression; the built-in ones are used in its place", option, pattern
+        "%s: %r is not a valid regular expression; the built-in patterns are used instead", option, pattern
     )
 
 
 def _is_live(subject: Subject) -> bool:
-    """Whether it happens in this thread, rather than being told of."""
+    """Return True if the subject was captured in this thread, not read from a description."""
     return isinstance(subject, Raised) or (isinstance(subject, Described) and subject.frames is None)
 
 
@@ -148,12 +154,12 @@ def _fingerprint(given: object) -> str | None:
         given = "-".join(given)
     if isinstance(given, str) and given:
         return str.__str__(given)
-    logger.warning("a fingerprint must be a non-empty string, not %s; it is left out", type(given).__name__)
+    logger.warning("fingerprint must be a non-empty string, not %s; it is ignored", type(given).__name__)
     return None
 
 
 def _open_telemetry_ids() -> dict[str, str]:
-    """The ids of the current span, if OpenTelemetry is in use."""
+    """Return the ids of the current span, if OpenTelemetry is in use."""
     trace: Any = sys.modules.get("opentelemetry.trace")
     try:
         span = trace.get_current_span().get_span_context() if trace is not None else None

@@ -1,4 +1,4 @@
-"""Tracebacks and stacks as frames of the wire: outermost first, the crash site last."""
+"""Convert tracebacks and stacks to frames in the wire format: the outermost first, the crash site last."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Frame(NamedTuple):
     """One frame.
 
     Attributes:
-        wire: Its fields on the wire.
-        live: The interpreter's own, to read variables from; `None` when there is only a description.
+        wire: Its fields in the wire format.
+        live: The interpreter's frame, to read variables from. `None` if only a description is available.
     """
 
     wire: dict[str, Any]
@@ -35,7 +35,7 @@ class Frame(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A frame of the interpreter, and the line where it was when the traceback was made."""
+    """A frame of the interpreter, and the line that it executed when the traceback was created."""
 
     frame: FrameType
     lineno: int | None
@@ -45,8 +45,8 @@ class FrameReader:
     """Describes frames, by the settings of a client.
 
     Args:
-        project_root: The directory that the application's own code is in.
-        in_app_modules: Modules that are the application's own wherever they are.
+        project_root: The directory that contains the application's own code.
+        in_app_modules: Modules that belong to the application, wherever they are installed.
         running_since: As for `Sources`.
     """
 
@@ -58,7 +58,7 @@ class FrameReader:
         self._places: dict[tuple[str, str | None, str | None], dict[str, Any]] = {}
 
     def describe(self, calls: Sequence[Call]) -> list[Frame]:
-        """The frames of one traceback, with source, at most 100."""
+        """Return the frames of one traceback with their source, at most 100."""
         sources = Sources(self._running_since)
         return [Frame(self._frame(call, sources), call.frame) for call in capped(calls)]
 
@@ -78,7 +78,7 @@ class FrameReader:
         return wire
 
     def place(self, filename: str, module: str | None, package: str | None = None) -> dict[str, Any]:
-        """The fields that say where a frame's code is. Remembered: it is the same for every frame there."""
+        """Return the fields that locate a frame's code. They are cached: all frames of a file share them."""
         key = (filename, module, package)
         known = self._places.get(key)
         if known is None:
@@ -98,7 +98,7 @@ class FrameReader:
         return place
 
     def _in_app(self, path: str, module: str | None) -> bool:
-        """Whether code is the application's own; the first rule that applies decides (6.6)."""
+        """Return True if the code belongs to the application. The first rule that applies decides."""
         if module and any(module == own or module.startswith(f"{own}.") for own in self._in_app_modules):
             return True
         if not path or _is_pseudo(path):
@@ -112,12 +112,15 @@ class FrameReader:
 
 
 def traceback_calls(traceback: TracebackType | None) -> list[Call]:
-    """The calls of a traceback that are not hidden."""
+    """Return the calls of a traceback, without calls that a variable of `HIDING` hides."""
     return list(_shown(_walk_traceback(traceback)))
 
 
 def stack_calls(innermost: FrameType | None, *, without: Iterable[str]) -> list[Call]:
-    """The calls that are under way, but for those of the modules `without` at the inner end."""
+    """Return the calls of a running stack, without hidden ones.
+
+    At the inner end, calls of the packages in `without` are left out, up to the first call of other code.
+    """
     prefixes = tuple(f"{package}." for package in without)
     frame = innermost
     while frame is not None and f"{_str_attr(frame.f_globals, '__name__')}.".startswith(prefixes):
@@ -130,7 +133,7 @@ def stack_calls(innermost: FrameType | None, *, without: Iterable[str]) -> list[
 
 
 def capped(items: Sequence[T]) -> Sequence[T]:
-    """The outermost 25 and the innermost 75 of more than a hundred (X-6)."""
+    """Return `items`; if there are more than 100, return the outermost 25 and the innermost 75 (X-6)."""
     if len(items) <= OUTERMOST + INNERMOST:
         return items
     return [*items[:OUTERMOST], *items[-INNERMOST:]]
@@ -148,7 +151,7 @@ def _shown(calls: Iterable[Call]) -> Iterator[Call]:
         code = call.frame.f_code
         suspect = may_hide.get(code)
         if suspect is None:
-            # Making the dict of a function's locals takes time, and hardly any has such a one.
+            # Creating the dict of a function's locals takes time, and few functions hide themselves.
             suspect = not code.co_flags & CO_OPTIMIZED or any(name in code.co_varnames for name in HIDING)
             may_hide[code] = suspect
         if not (suspect and _is_hidden(call.frame)):
@@ -159,27 +162,31 @@ def _is_hidden(frame: FrameType) -> bool:
     variables = local_variables(frame)
     for name in HIDING:
         value = variables.get(name)
-        # An object of the application counts as true: to ask it could run its code.
+        # Any other object counts as true: `bool()` could run code of the application.
         if not introspection.is_exactly(value, _PLAIN) or value:
             return True
     return False
 
 
 _PLAIN = (bool, int, float, str, bytes, tuple, list, dict, set, frozenset, type(None))
-# Functions have their variables in a proxy since Python 3.13. A class body or exec() may run in a mapping
-# of the application's own, which is not to be touched.
 _LOCALS = (dict, (lambda: type(sys._getframe().f_locals))())
+"""Types of `f_locals` that can be read without running code of the application.
+
+Since Python 3.13, functions have their variables in a proxy. A class body or `exec()` may run in a mapping of
+the application, which must not be touched.
+"""
 
 
 def local_variables(frame: FrameType) -> dict[str, Any]:
-    """A copy of a frame's variables; empty when only code of the application could give them."""
+    """Return a copy of a frame's variables; empty if reading them could run code of the application."""
     found = frame.f_locals
     if not introspection.is_exactly(found, _LOCALS):
         return {}
     variables = dict(found)
     is_snapshot = type(found) is dict and frame.f_code.co_flags & CO_OPTIMIZED and sys.gettrace() is None
-    # Before Python 3.13 the frame keeps the snapshot, and with it everything in it, alive. The references
-    # are the frame's, ours, and the call's; with more it is someone's `locals()`.
+    # Before Python 3.13 the frame keeps the snapshot alive, and with it every object in it. Three references
+    # are the frame's, the variable `found`, and the argument of `getrefcount`. If there are more, other code
+    # holds the snapshot as its `locals()`.
     if is_snapshot and sys.getrefcount(found) <= 3:
         found.clear()
     return variables
@@ -203,7 +210,7 @@ def _absolute(filename: str) -> str:
 
 
 def _relative(path: str, module: str | None, package: str | None) -> str:
-    """The path from the directory of the top-level package on, else the path itself.
+    """Return the path from the directory of the top-level package on, or else the whole path.
 
     >>> _relative("/srv/shop/views.py", "shop.views", "shop")
     'shop/views.py'

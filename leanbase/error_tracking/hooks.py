@@ -1,4 +1,4 @@
-"""Uncaught exceptions: of the main thread, of other threads, and those that cannot be raised."""
+"""Capture uncaught exceptions of all threads, and exceptions that cannot be raised."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import introspection
 from ..delivery.scope import DeliveryScope, activate
+from ..messages import log_lost_at_exit
 from ..transports.deadline import Deadline
 from . import metadata
 from .rate_limit import RateLimiter
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 EXIT_SECONDS = 2.0
-"""Most time that all clients together may hold up the end of the interpreter (Q-52)."""
+"""The maximum number of seconds for which all clients together delay the interpreter's end (Q-52)."""
 
 _NEVER_CAPTURED = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
@@ -36,7 +37,7 @@ _chain_ends: ContextVar[Deadline | None] = ContextVar("leanbase_hooks_deadline",
 
 
 def install(client: Client, settings: Settings) -> ExceptionHooks | None:
-    """Install the hooks that the settings of a client ask for."""
+    """Install the exception hooks if the settings of a client enable them; return `None` if not."""
     if not settings.enable_exception_autocapture:
         return None
     limiter = None
@@ -55,9 +56,9 @@ class ExceptionHooks:
     """Captures uncaught exceptions for one client while it is installed.
 
     Args:
-        client: Who captures them.
-        limiter: Limits how many, by class; `None` for no limit.
-        unraisable: Whether exceptions that cannot be raised, as those in `__del__`, are captured as well.
+        client: The client that captures them.
+        limiter: Limits the number of exceptions of each class; `None` for no limit.
+        unraisable: Whether to capture exceptions that cannot be raised too, such as those in `__del__`.
     """
 
     def __init__(self, client: Client, limiter: RateLimiter | None, *, unraisable: bool = False) -> None:
@@ -71,25 +72,23 @@ class ExceptionHooks:
             self._hooks.append(_Hook(sys, "unraisablehook", self._unraisable))
 
     def install(self) -> None:
-        """Begin to capture."""
+        """Start capturing."""
         for hook in self._hooks:
             hook.install()
 
     def uninstall(self) -> None:
-        """Stop capturing, and give the places back unless somebody else has taken them since."""
+        """Stop capturing, and restore the previous hooks unless other code has replaced them since."""
         for hook in self._hooks:
             hook.uninstall()
 
     def _uncaught(self, cls: type[BaseException], error: BaseException | None, traceback: Any) -> None:
-        # The interpreter is about to end: what this captures leaves now, or not at all.
+        # The interpreter is about to end: events that are not sent now are lost.
         scope = DeliveryScope("end", _chain_ends.get())
         with activate(scope):
             self._capture(cls, error, traceback, metadata.SYS_EXCEPTHOOK)
             self._client._close_scope(scope)
         if scope.receipt.has_retained:
-            logger.error(
-                "%d event(s) are not delivered, and lost when the process ends", scope.receipt.retained
-            )
+            log_lost_at_exit(scope.receipt.retained)
 
     def _uncaught_in_thread(self, args: threading.ExceptHookArgs) -> None:
         self._capture(args.exc_type, args.exc_value, args.exc_traceback, metadata.THREADING_EXCEPTHOOK)
@@ -102,18 +101,18 @@ class ExceptionHooks:
             return
         name = introspection.class_name(cls)
         if self._limiter is not None and not self._limiter.admits(name):
-            logger.info("an uncaught %s is not captured: there were too many of them", name)
+            logger.info("an uncaught %s is not captured: the rate limit of its class is exhausted", name)
             return
         self._client.report_exception((cls, error, traceback), at)
 
 
 class _Hook:
-    """One place of the interpreter that calls what is put there, and what was there before."""
+    """One exception hook of the interpreter, which also calls the hook that it replaced."""
 
     def __init__(self, owner: Any, name: str, handle: Callable[..., None]) -> None:
         self._owner = owner
         self._name = name
-        self._handle: Callable[..., None] | None = handle  # while it is installed
+        self._handle: Callable[..., None] | None = handle  # `None` once uninstalled
         self._previous: Callable[..., object] | None = None
 
     def install(self) -> None:
@@ -121,7 +120,7 @@ class _Hook:
         setattr(self._owner, self._name, self)
 
     def uninstall(self) -> None:
-        self._handle = None  # somebody who wrapped it keeps this hook alive, and is not to keep the client
+        self._handle = None  # code that wrapped this hook keeps it alive, but must not keep the client alive
         if getattr(self._owner, self._name) is self:
             previous = self._previous
             while isinstance(previous, _Hook) and previous._handle is None:
@@ -129,7 +128,7 @@ class _Hook:
             setattr(self._owner, self._name, previous)
 
     def __call__(self, *args: Any) -> None:
-        # The hooks of several clients call one another, and share one limit.
+        # The hooks of several clients call one another, and share one deadline.
         ends = _chain_ends.get()
         try:
             _chain_ends.set(ends or Deadline.after(EXIT_SECONDS))

@@ -1,4 +1,4 @@
-"""What a boundary says about the exceptions that it captures."""
+"""Describe how each boundary captures exceptions: level, mechanism and source."""
 
 from __future__ import annotations
 
@@ -26,16 +26,21 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is known about how an exception was captured; `None` is "not known".
+    """How an exception was captured, as far as it is known; `None` means unknown.
 
-    An integration makes one for each of its boundaries and passes it to `client.report_exception`.
+    An integration creates one for each of its boundaries and passes it to `client.report_exception`.
 
     Args:
-        level: A level of the wire, another common name of it, or a number of the module `logging`.
-        mechanism: Fields of the first exception's mechanism: `type` is the category of the boundary,
-            `handled` whether the exception stayed inside of it. Others are passed on.
-        source: `<technology>.<hook>` in lower case, such as `"celery.task_failure"`. Never with a
-            version, a path, a name of a class, or anything of a user.
+        level: A level of the wire format, a common synonym such as `"critical"`, or a level number of the
+            module `logging`.
+        mechanism: Fields of the first exception's mechanism. `type` is the category of the boundary;
+            `handled` is whether the exception stayed inside the boundary. Other fields are passed on, except
+            `exception_id`, `parent_id` and `source`.
+        source: `<technology>.<hook>` in lower case, such as `"celery.task_failure"`. It must not contain a
+            version, a path, a class name or data of a user.
+
+    Example:
+        >>> metadata = Metadata("error", {"type": "task", "handled": False}, "celery.task_failure")
     """
 
     level: object = None
@@ -44,10 +49,13 @@ class Metadata:
 
 
 def resolved(*sources: Metadata) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The event properties and the mechanism that some metadata amount to.
+    """Merge metadata into event properties and a mechanism.
 
     Args:
-        sources: The most specific first. Each field is taken from the first that has a valid one.
+        sources: The most specific first. Each field comes from the first source with a valid value.
+
+    Returns:
+        The properties `$exception_level` and `$exception_source`, as far as known, and the mechanism.
     """
     levels = (normalized_level(each.level) for each in sources)
     names = (each.source for each in sources if isinstance(each.source, str) and each.source)
@@ -59,7 +67,7 @@ def resolved(*sources: Metadata) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def valid_mechanism(given: object) -> dict[str, Any]:
-    """What a first exception may say about how it was captured; the rest is left out, field by field."""
+    """Return the valid fields of a first exception's mechanism. Each invalid field is left out."""
     valid: dict[str, Any] = {}
     if not isinstance(given, Mapping):
         return valid
@@ -69,7 +77,7 @@ def valid_mechanism(given: object) -> dict[str, Any]:
         elif name in ("handled", "synthetic"):
             fits = isinstance(value, bool)
         else:
-            # The builder's own, or a relation to a parent that the first exception does not have.
+            # The builder sets `exception_id`; the first exception has no parent, so no relation to one.
             fits = value is not None and name not in ("exception_id", "parent_id", "source")
         if fits:
             valid[name] = sanitize(value)
@@ -77,7 +85,7 @@ def valid_mechanism(given: object) -> dict[str, Any]:
 
 
 def normalized_level(level: object) -> str | None:
-    """A level in the words of the wire; `None` when it is none.
+    """Return a level in the words of the wire format; `None` if it is not a level.
 
     >>> normalized_level("CRITICAL"), normalized_level(30), normalized_level("loud")
     ('fatal', 'warning', None)

@@ -1,4 +1,4 @@
-"""How many exceptions of each class the hooks let through (X-44)."""
+"""Limit the number of exceptions of each class that the hooks capture (X-44)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MAX_BUCKETS = 1000
 class RateLimiter:
     """A token bucket for each name, refilled after whole intervals only.
 
-    The call that takes the last token is limited itself, so a burst lets one less than `bucket_size` through.
+    The call that takes the last token is not admitted. So a burst of at most `bucket_size - 1` calls passes.
 
     Args:
-        bucket_size: Most tokens; every bucket starts with as many.
-        refill_rate: Tokens added after each interval.
-        refill_interval: Seconds. With `0` the buckets are always full.
-        clock: Monotonic seconds.
+        bucket_size: The maximum number of tokens. Every bucket starts full.
+        refill_rate: The number of tokens added after each interval.
+        refill_interval: The length of an interval in seconds. With `0` every bucket is always full.
+        clock: Returns a monotonic time in seconds.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class RateLimiter:
         self._rate = min(refill_rate, bucket_size)
         self._interval = refill_interval
         self._clock = clock
-        self._buckets: dict[str, tuple[int, float]] = {}  # tokens, and when the interval began
+        self._buckets: dict[str, tuple[int, float]] = {}  # tokens, start of the interval
         self._reset_after_fork()
         reset_in_child(self)
 
@@ -42,7 +42,7 @@ class RateLimiter:
         self._lock = threading.RLock()
 
     def admits(self, name: str) -> bool:
-        """Take a token; false when it was the last, or there was none."""
+        """Take a token. Return False if it was the last one, or if there was none."""
         with self._lock:
             now = self._clock()
             tokens, since = self._buckets.pop(name, (self._size, now))
@@ -52,7 +52,7 @@ class RateLimiter:
                 tokens = min(self._size, tokens + intervals * self._rate)
                 since += intervals * self._interval
             tokens = max(0, tokens - 1)
-            self._buckets[name] = (tokens, since)  # at the end: the least recent is at the beginning
+            self._buckets[name] = (tokens, since)  # inserted last: the least recently used bucket comes first
             if len(self._buckets) > MAX_BUCKETS:
                 del self._buckets[next(iter(self._buckets))]
             return tokens > 0

@@ -1,7 +1,8 @@
-"""Which exceptions a client has captured: each makes one event, however many boundaries it passes.
+"""Remember which exceptions a client has captured: each makes one event, however many boundaries it passes.
 
-An exception object that is raised again elsewhere, as a stored failure of initialisation is in each request,
-makes an event there as well: the mark counts for the outermost context in which it was set (K-17).
+An application may raise the same exception object again elsewhere. For example, each request may raise a
+stored failure of the initialization. The object then makes an event there too, because a mark is valid only
+in the outermost context in which it was set (K-17).
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ _numbers = itertools.count(1)
 class CapturedExceptions:
     """The exceptions that one client has captured.
 
-    Only weak references are kept. The classes built into the interpreter do not take those; their
-    instances, whose `repr` is the interpreter's own, carry the mark in an attribute.
+    They are held by weak references. Instances of the interpreter's built-in classes do not support weak
+    references, so they carry the mark in an attribute. Their built-in `repr` does not show it.
     """
 
     def __init__(self) -> None:
@@ -33,12 +34,15 @@ class CapturedExceptions:
         self._lock = threading.RLock()
 
     def claim(self, error: BaseException, outermost: int) -> bool:
-        """Mark an exception; false when it was marked before.
+        """Mark an exception as captured.
 
         Args:
             error: The exception.
-            outermost: The number of the outermost context that is open, to which the mark belongs. With 0,
-                outside of contexts, every earlier mark counts.
+            outermost: The number of the outermost open context, to which the mark belongs. Outside of
+                contexts it is 0, and every earlier mark counts.
+
+        Returns:
+            False if the exception was already marked.
         """
         identity = id(error)
         with self._lock:
@@ -54,7 +58,7 @@ class CapturedExceptions:
                 return True
             except TypeError:
                 attributes = introspection.exception_attributes(error)
-                # A copy, or what another process sent, has the mark of its original with it.
+                # A copied or unpickled exception carries the mark, and so the id, of its original.
                 whose, marked = attributes.get(self._attribute, (0, 0))
                 if whose == identity and outermost in (0, marked):
                     return False
@@ -62,7 +66,7 @@ class CapturedExceptions:
                 return True
 
     def release(self, error: BaseException) -> None:
-        """Take the mark back: the exception was not captured after all."""
+        """Remove the mark: the exception was not captured after all."""
         with self._lock:
             if self._references.pop(id(error), None) is None:
                 introspection.exception_attributes(error).pop(self._attribute, None)

@@ -1,4 +1,4 @@
-"""Makes an exception event that is too large smaller, step by step, until it fits (X-60)."""
+"""Shrink an exception event that is too large, step by step, until it fits (X-60)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def encode_shrunk(event: dict[str, Any]) -> EncodedEvent:
     """Encode an event that `encode` found too large, with as much of its exceptions as fits.
 
     Args:
-        event: A finished event; it is changed. Hooks may have put anything into its properties.
+        event: A finished event; it is changed. Its properties may be malformed: hooks may change them.
 
     Raises:
-        EventTooLargeError: It is too large for other reasons.
+        EventTooLargeError: The event is still too large after all steps.
     """
     for reduce in _STEPS:
         reduce(event["properties"])

@@ -1,4 +1,4 @@
-"""The lines of source around a frame."""
+"""Read the lines of source around a frame."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 
 
 class Sources:
-    """Source files as they are during one capture; each is looked at once.
+    """Reads source files during one capture, each file once.
 
     Args:
-        running_since: Seconds of the wall clock. A file changed later is only shown if it still
-            contains the code that runs.
+        running_since: Wall-clock time in seconds since the epoch. The source of a file that changed later
+            is reported only if the file still contains the running code.
     """
 
     def __init__(self, running_since: float) -> None:
@@ -28,7 +28,7 @@ class Sources:
         self._changed: dict[str, set[CodeType]] = {}
 
     def around(self, code: CodeType, lineno: int, module_globals: dict[str, Any]) -> dict[str, Any]:
-        """The fields `pre_context`, `context_line` and `post_context` of a frame, or none of them."""
+        """Return the fields `pre_context`, `context_line` and `post_context` of a frame, or an empty dict."""
         filename = code.co_filename
         lines = self._files.get(filename)
         if lines is None:
@@ -45,15 +45,15 @@ class Sources:
                 try:
                     found = os.stat(filename)
                 except OSError:
-                    found = None  # inside a zip file, perhaps: the module's loader has it
+                    found = None  # it may be inside a zip file, which the module's loader reads
             if found is not None:
                 if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
                     return []
                 linecache.checkcache(filename)
             elif filename not in linecache.cache and not linecache.lazycache(filename, module_globals):
-                return []  # linecache would look for a file of that name elsewhere
+                return []  # linecache would search `sys.path` for a file of that name
             lines = linecache.getlines(filename, module_globals)
-            # A name such as <string> is that of many; Python 3.13 keeps the source of one of them.
+            # Many code objects share a name such as <string>; Python 3.13 keeps the source of one of them.
             if filename.startswith("<") or (found is not None and found.st_mtime > self._running_since):
                 self._changed[filename] = set(_codes("".join(lines), filename))
             return lines
@@ -62,7 +62,7 @@ class Sources:
 
 
 def context_fields(lines: list[str], lineno: int) -> dict[str, Any]:
-    """The source around line `lineno` (from 1 on), if the file has such a line."""
+    """Return the source around line `lineno` (1-based), or an empty dict if the file has no such line."""
     if not 0 < lineno <= len(lines):
         return {}
     at = lineno - 1
@@ -74,14 +74,14 @@ def context_fields(lines: list[str], lineno: int) -> dict[str, Any]:
 
 
 def cut_line(line: str) -> str:
-    """A line of source as it goes on the wire (X-2)."""
+    """Return a line of source as it is sent: without the line break, at most 1024 bytes long (X-2)."""
     line = line.rstrip("\r\n")
-    # No character takes more than four bytes.
+    # A character takes at most four bytes, so most lines are short enough without a count of their bytes.
     return line if len(line) * 4 <= MAX_LINE_BYTES else cut_bytes(line, MAX_LINE_BYTES)
 
 
 def cut_bytes(text: str, limit: int) -> str:
-    """Cut text to at most `limit` bytes of UTF-8, at a character, with `...` at the end if it was longer.
+    """Cut a string to at most `limit` bytes of UTF-8, between characters. `...` marks the cut.
 
     >>> cut_bytes("äöü", 6), cut_bytes("äöüß", 6)
     ('äöü', 'ä...')
@@ -93,7 +93,7 @@ def cut_bytes(text: str, limit: int) -> str:
 
 
 def _codes(source: str, filename: str) -> Iterator[CodeType]:
-    """All code that a file compiles to. Nothing of it is run."""
+    """Yield all code objects that a source file compiles to, without running any."""
     waiting = [compile(source, filename, "exec", dont_inherit=True)]
     while waiting:
         code = waiting.pop()

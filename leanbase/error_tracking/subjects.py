@@ -1,4 +1,4 @@
-"""What `capture_exception` takes, brought to one of three forms (6.10)."""
+"""Convert what the caller passes to `capture_exception` to one of three types."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .source import cut_line
 
 
 class Raised(NamedTuple):
-    """An exception, with the traceback to show for it."""
+    """An exception, with the traceback to report for it."""
 
     error: BaseException
     traceback: TracebackType | None
@@ -27,14 +27,14 @@ class Summarized(NamedTuple):
 
 
 class Described(NamedTuple):
-    """Something that is no exception, made to look like one.
+    """An object that is not an exception, described like one.
 
     Attributes:
-        type: What stands for the class.
+        type: The name to report as the class.
         value: The message.
-        module: What stands for the class's module.
-        traceback: The stack, if a live one came with it.
-        frames: The stack, if a text of it came with it.
+        module: The name to report as the module of the class.
+        traceback: The stack, if the object came with a live traceback.
+        frames: The stack as wire fields, if only a description of it is available.
     """
 
     type: str
@@ -48,7 +48,11 @@ Subject: TypeAlias = Raised | Summarized | Described
 
 
 def read(given: object) -> Subject | None:
-    """Say what was given; `None` when it is nothing and no exception is being handled."""
+    """Convert what the caller passed. `None` means the exception that is being handled.
+
+    Returns:
+        The subject. `None` if there is no exception being handled, or if the tuple holds only `None`.
+    """
     if given is None:
         given = sys.exc_info()[1]
         if given is None:
@@ -84,12 +88,12 @@ def read(given: object) -> Subject | None:
 # --- exceptions -------------------------------------------------------------------------------------
 
 
-# What the text of a dying exception may raise, and must not end anything else with.
 _NOT_OUR_END = (Exception, SystemExit)
+"""Errors that a broken `__str__`, `__repr__` or property may raise; they must not propagate."""
 
 
 def message(error: BaseException) -> str:
-    """The text of an exception: the first that is not empty of `message`, `detail` and `str()`."""
+    """Return the message of an exception: the first of `message`, `detail` and `str()` that is not empty."""
     for attribute in ("message", "detail"):
         try:
             value = getattr(error, attribute, None)
@@ -101,7 +105,7 @@ def message(error: BaseException) -> str:
 
 
 def guarded_text(value: object) -> str:
-    """`str()` of anything, else its `repr()`, else `<broken repr>`."""
+    """Return `str()` of any object; if that fails its `repr()`, and if that fails `<broken repr>`."""
     for convert in (text_of, repr):
         try:
             return str.__str__(convert(value))
@@ -114,13 +118,13 @@ def guarded_text(value: object) -> str:
 
 
 def _is_summary(given: object) -> bool:
-    # Without importing traceback: who has such an object has imported it.
+    # Do not import `traceback`: if the caller has such an object, the module is imported already.
     module = sys.modules.get("traceback")
     return module is not None and issubclass(type(given), module.TracebackException)
 
 
 def summary_class(summary: Any) -> tuple[str, str | None]:
-    """The qualified name and the module of the class that a `TracebackException` is about."""
+    """Return the qualified name and the module of the class that a `TracebackException` describes."""
     if hasattr(summary, "exc_type_qualname"):  # since Python 3.13, where exc_type is deprecated
         name, module = summary.exc_type_qualname, summary.exc_type_module
         return name or "Error", module if module != "builtins" else None
@@ -133,12 +137,12 @@ def summary_class(summary: Any) -> tuple[str, str | None]:
 
 
 def summary_frames(summary: Any) -> list[dict[str, Any]]:
-    """The frames of a `TracebackException`, with the one line of source that it has of each."""
+    """Return the frames of a `TracebackException`, each with the single source line that it holds."""
     return [frame_text(each.filename, each.lineno, each.name, each.line) for each in summary.stack]
 
 
 def summary_relatives(summary: Any) -> Iterator[tuple[Any, str]]:
-    """The children of a `TracebackException`, which are such objects themselves."""
+    """Yield the children of a `TracebackException`, which are `TracebackException` objects too."""
     if summary.__suppress_context__:
         if summary.__cause__ is not None:
             yield summary.__cause__, "cause"
@@ -148,7 +152,7 @@ def summary_relatives(summary: Any) -> Iterator[tuple[Any, str]]:
         yield member, "member"
 
 
-# --- other things -----------------------------------------------------------------------------------
+# --- other objects ----------------------------------------------------------------------------------
 
 
 _FRAME = re.compile(r'^\s*File "([^"\n]*)", line (\d{1,9}), in (.*)$')
@@ -156,7 +160,7 @@ _LAST_LINE = re.compile(r"((?:[^\W\d]\w*\.)*[^\W\d]\w*)(?:: (.*))?")
 
 
 def _with_message(given: object) -> Described | None:
-    """Read a mapping or object with a message or the text of a traceback."""
+    """Read a mapping or object that has a message or a formatted traceback; `None` if it has neither."""
     name = _first_text(given, "type", "name")
     text = _first_text(given, "message", "value", "msg")
     stack = _first_text(given, "stack", "stacktrace", "traceback")
@@ -185,9 +189,9 @@ def _first_text(given: object, *names: str) -> str | None:
 
 
 def parse_frames(stack: str) -> Iterator[dict[str, Any]]:
-    """The frames in the text of a Python traceback, in its order.
+    """Yield the frames of a formatted Python traceback, in its order.
 
-    The source line is taken from the text: a text may name any file, and none is opened for it.
+    The source lines come from the string. No file is opened, because the string may name any file.
     """
     lines = stack.splitlines()
     for position, line in enumerate(lines):
@@ -198,7 +202,7 @@ def parse_frames(stack: str) -> Iterator[dict[str, Any]]:
 
 
 def frame_text(filename: str, lineno: int | None, function: str, line: str | None) -> dict[str, Any]:
-    """The fields of a frame that is only told of."""
+    """Return the wire fields of a frame of which only a description is available."""
     frame: dict[str, Any] = {"filename": filename, "function": function.strip() or "<unknown>"}
     if lineno:
         frame["lineno"] = lineno

@@ -1,7 +1,7 @@
-"""The variables of frames, as far as they may be shown (6.11).
+"""Read the variables of frames, redacted and limited in size.
 
-Objects are shown by what they hold, never by asking them: no property is evaluated, and `repr` is called
-only on leaves that hold nothing which could be shown.
+Objects are shown by the data that they hold: no property is evaluated. `repr` is called only on leaves, which
+are instances of the classes in `_VALUES`, bytes that are not UTF-8, and objects without attributes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from .frames import local_variables
 
 MAX_EVENT_BYTES = 10 * 1024
 MAX_EVENT_WORK = 128 * 1024
-"""Most characters that are looked at for one event; a value that is not shown has cost time, too."""
+"""The maximum number of characters and nodes read for one event.
+
+Values that are read but not shown count too, because they also cost time.
+"""
 
 MAX_SHOWN_CHARACTERS = 1024
 MAX_READ_CHARACTERS = 2048
@@ -44,7 +47,6 @@ _SCALARS = (type(None), bool, int, float, str)
 _CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
 _RUNNING = (AsyncGeneratorType, CoroutineType, GeneratorType)
 _FUNCTIONS = (FunctionType, staticmethod, classmethod)
-# Their repr says what they are, and asks nothing that they hold for its own.
 _VALUES = {
     ("builtins", "complex"),
     ("builtins", "range"),
@@ -60,11 +62,13 @@ _VALUES = {
     ("re", "Pattern"),
     ("uuid", "UUID"),
 }
+"""Classes whose `repr` shows their value without calling the `repr` of any object inside."""
+
 _WORD = re.compile(r"[^\s()\[\]{}<>'\"`,;=]+")
 
 
 def add_variables(items: Sequence[Item], redaction: Redaction) -> None:
-    """Add `code_variables` to the application's own frames, from the crash site outwards, until 10 KiB."""
+    """Add `code_variables` to the application's own frames, from the crash site outwards, up to 10 KiB."""
     renderer = _Renderer(redaction)
     left = MAX_EVENT_BYTES
     for item in items:
@@ -84,7 +88,7 @@ def add_variables(items: Sequence[Item], redaction: Redaction) -> None:
 
 
 def _of_interest(frame: FrameType) -> dict[str, Any]:
-    """A frame's variables; of a module only the data, not all that it imports and defines."""
+    """Return a frame's variables. For a module, leave out the modules, classes and functions."""
     variables = local_variables(frame)
     if frame.f_code.co_name != "<module>":
         return variables
@@ -92,19 +96,19 @@ def _of_interest(frame: FrameType) -> dict[str, Any]:
 
 
 class _TooMuchError(Exception):
-    """A value has more nodes than are shown, or all values together have taken too long."""
+    """A value has more than `MAX_NODES` nodes, or the event has exceeded `MAX_EVENT_WORK`."""
 
 
 class _Renderer:
     """Renders the variables of one event.
 
-    While it walks over one value it knows which objects are open above, and how many nodes there were.
+    While it walks through a value, it tracks the objects that it is inside of and the number of nodes.
     """
 
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction
         self._work_left = MAX_EVENT_WORK
-        self._show: dict[int, _Show] = {}  # by the class
+        self._show: dict[int, _Show] = {}  # by the id of the class
         self._masked_names: dict[int, list[str]] = {}
         self._open: set[int] = set()
         self._nodes = 0
@@ -114,7 +118,7 @@ class _Renderer:
         return self._work_left < 0
 
     def variables(self, variables: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-        """The variables of one frame as they go on the wire: scalars first, then the rest, by name."""
+        """Yield the variables of one frame as they are sent: scalars first, then the rest, each by name."""
         names = [n for n in variables if type(n) is str and not self._redaction.is_ignored(n)]
         for name in sorted(
             names, key=lambda name: (not introspection.is_exactly(variables[name], _SCALARS), name)
@@ -144,7 +148,7 @@ class _Renderer:
         return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 3] + "..."
 
     def _value(self, value: Any, depth: int) -> Any:
-        """A plain value that stands for any other."""
+        """Return a plain JSON value that represents `value`."""
         self._nodes += 1
         self._work_left -= 1
         if self._nodes > MAX_NODES or self._work_left < 0:
@@ -155,7 +159,7 @@ class _Renderer:
         if kind is bool or value is None:
             return value
         if kind is int:
-            return sanitize(value)  # the largest have no place in a JSON number
+            return sanitize(value)  # very large integers become strings
         if kind is float:
             return value if math.isfinite(value) else str(value)
         if id(value) in self._open:
@@ -199,7 +203,10 @@ class _Renderer:
         return shown
 
     def _names_a_secret(self, before: Any, members: int) -> bool:
-        """Whether a secret's value follows: in a pair, as headers are, or after the option of a command."""
+        """Return True if `before` is a secret's name whose value follows.
+
+        The value may follow in a pair, such as a header, or after a command-line option.
+        """
         if not issubclass(type(before), (str, bytes)):
             return False
         name = self._name(before)
@@ -229,12 +236,12 @@ class _Renderer:
             if self._redaction.is_masked(name):
                 value = REDACTED
             elif name == "netloc" and type(value) is str and ":" in value.rpartition("@")[0]:
-                value = f"{REDACTED}@{value.rpartition('@')[2]}"  # of a URL that was split
+                value = f"{REDACTED}@{value.rpartition('@')[2]}"  # from urlsplit()
             shown[self._redaction.key(name)] = self._value(value, depth)
         return shown
 
     def _name(self, key: Any) -> str:
-        """A key of a dict as text, to be judged as a name."""
+        """Return the key of a dict as a string, to check it as a name."""
         kind = type(key)
         if kind is str:
             return str(key)
@@ -259,7 +266,10 @@ class _Renderer:
         return shown if type(shown) is str else json.dumps(shown, ensure_ascii=False)
 
     def _attributes(self, value: Any, kind: type) -> dict[str, Any] | None:
-        """What an object holds, and the names of what its class makes a secret of; `None` for a leaf."""
+        """Return the attributes of an object, or `None` for a leaf.
+
+        Attributes of the class that have a secret's name are included, with a redacted value.
+        """
         own = introspection.instance_attributes(value) or {}
         if len(own) > MAX_ENTRIES:
             return own
@@ -279,7 +289,7 @@ class _Renderer:
         return {n: v for n, v in found.items() if type(n) is str and not n.startswith("__")}
 
     def _masked_names_of(self, kind: type) -> list[str]:
-        """Properties and other attributes of a class whose names are a secret's; methods are none."""
+        """Return the properties and other class attributes that have a secret's name, without methods."""
         names = self._masked_names.get(id(kind))
         if names is None:
             names = self._masked_names[id(kind)] = [
@@ -307,7 +317,7 @@ class _Renderer:
         self._work_left -= len(text)
         if len(text) > MAX_READ_CHARACTERS or self._redaction.value(text) != text:
             return REDACTED
-        # What stands between the brackets and quotes of a repr is judged by itself, too.
+        # Also check each word between the brackets and quotes of a repr by itself.
         if any(self._redaction.key(word) != word for word in _WORD.findall(text)):
             return REDACTED
         return text
@@ -317,7 +327,7 @@ _Show: TypeAlias = Callable[[_Renderer, Any, type, int], Any]
 
 
 def _how_to_show(kind: type) -> _Show:
-    """What shows the instances of a class that is not one of JSON's scalars itself."""
+    """Return the function that shows the instances of a class, for classes that `_value` does not handle."""
     if introspection.is_enum(kind):
         return lambda _, value, kind, depth: _name_of_member(value, kind)
     for base, show in _BY_BASE:
@@ -354,7 +364,7 @@ _BY_BASE: tuple[tuple[type | tuple[type, ...], _Show], ...] = (
     (bytes, lambda renderer, value, kind, depth: renderer._bytes(value, bytes)),
     (bytearray, lambda renderer, value, kind, depth: renderer._bytes(value, bytearray)),
     (_CODE, lambda renderer, value, kind, depth: _name_of_code(value, kind)),
-    # Of these the frame and the code would be shown, with all that is in them.
+    # Show these by name: their attributes are the frame and the code, with all variables.
     (
         _RUNNING,
         lambda renderer, value, kind, depth: f"<{introspection.class_name(kind)} {_running_name(value)}>",
@@ -363,7 +373,7 @@ _BY_BASE: tuple[tuple[type | tuple[type, ...], _Show], ...] = (
 
 
 def _running_name(value: Any) -> str:
-    """The name of the function that a coroutine or generator runs."""
+    """Return the name of the function that a coroutine or generator runs."""
     for base in _RUNNING:
         if issubclass(type(value), base):
             return str(introspection.class_attributes(base)["__qualname__"].__get__(value))
@@ -371,7 +381,7 @@ def _running_name(value: Any) -> str:
 
 
 def _field_names(kind: type) -> tuple[str, ...] | None:
-    """The names of a namedtuple's fields; `None` for another tuple."""
+    """Return the field names of a namedtuple; `None` for another tuple."""
     for cls in introspection.mro(kind):
         names = introspection.class_attributes(cls).get("_fields")
         if type(names) is tuple:
@@ -386,7 +396,7 @@ def _name_of_member(value: Any, kind: type) -> str:
 
 
 def _name_of_code(value: Any, kind: type) -> str:
-    """Classes, functions and modules by their names: their repr can be the application's."""
+    """Return the name of a class, function or module: its `repr` could run code of the application."""
     if issubclass(kind, type):
         return f"<class {introspection.qualified_name(value)}>"
     if issubclass(kind, ModuleType):

@@ -1,1 +1,1 @@
-"""What an event is made of: identity, properties, timestamps and ids, and the bytes that go on the wire."""
+"""Defines the content of an event: identity, properties, timestamp and id, and the bytes that are sent."""

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def scoped(function: Callable[P, R], fresh: bool, on_exception: OnException | None = None) -> Callable[P, R]:
-    """Run a function in a context of its own each time; the decorator form of `new_context`.
+    """Wrap a function so that each call runs in its own context; the decorator form of `new_context`.
 
-    For plain, `async`, generator and async generator functions. A generator's context is active
-    while its body runs and hidden from whoever consumes its items.
+    It accepts plain, `async`, generator and async generator functions. The context of a generator is active
+    only while the body of the generator runs. The code that consumes the items does not see it.
 
     Args:
-        function: The function.
+        function: The function to wrap.
         fresh: As for `new_context`.
         on_exception: As for `new_context`.
 
@@ -89,7 +89,7 @@ def _generator(
                 try:
                     argument = yield inside.take()
                     step = body.send
-                except BaseException as error:  # closing is one as well
+                except BaseException as error:  # also the GeneratorExit of close()
                     step, argument = body.throw, error
         except StopIteration as stop:
             return stop.value
@@ -114,7 +114,7 @@ def _async_generator(
                 try:
                     argument = yield inside.take()
                     step = body.asend
-                except BaseException as error:  # closing is one as well
+                except BaseException as error:  # also the GeneratorExit of close()
                     step, argument = body.athrow, error
         except StopAsyncIteration:
             return
@@ -123,21 +123,21 @@ def _async_generator(
 
 
 class _Intermittent:
-    """A context entered for each step of a generator and left between the steps.
+    """A context that is entered for each step of a generator and left between the steps.
 
-    Contexts that the body itself has open across a `yield` are hidden and come back with it.
+    Contexts that the body has open across a `yield` are left and entered again in the same way.
     """
 
     def __init__(self, fresh: bool, on_exception: OnException | None) -> None:
         self.item: Any = None
         self._on_exception = on_exception
         self._layer = Layer()
-        # Its own, and then those that are open in the body.
+        # The generator's own context, then the contexts that its body has open.
         self._contexts = [Context(None, fresh, self._layer)]
         self._outer: Context | None = None
 
     def take(self) -> Any:
-        """What the step yielded, which nothing here keeps alive while the consumer has it."""
+        """Return the yielded item and forget it, so that only the consumer keeps it alive."""
         item, self.item = self.item, None
         return item
 
@@ -145,7 +145,7 @@ class _Intermittent:
         self._outer = innermost.get()
         context = active()
         for each in self._contexts:
-            # Anew at each step: the consumer may have changed its own context, or be another one.
+            # Set the parent at each step: the consumer may have changed, or its context may have.
             context = each.replaced(parent=context)
         innermost.set(context)
 
@@ -164,7 +164,7 @@ class _Intermittent:
             if self._on_exception is not None and _is_failure(exc_type):
                 call_in_context(context or self._contexts[0], self._on_exception, exc)
         except RecursionError:
-            pass  # not even the logger can be called here
+            pass  # at the recursion limit not even the logger can be called
         except Exception as error:
             raise_interrupt(error)
         finally:
@@ -172,6 +172,6 @@ class _Intermittent:
 
 
 def _is_failure(exc_type: type[BaseException] | None) -> bool:
-    # The end of a body arrives as an exception as well.
+    # A body that ends normally also raises an exception, which is not a failure.
     ended = (StopIteration, StopAsyncIteration)
     return exc_type is not None and issubclass(exc_type, Exception) and not issubclass(exc_type, ended)

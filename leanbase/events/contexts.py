@@ -1,8 +1,9 @@
 """Contexts: tags and identity that every event captured inside them carries.
 
-A context is a value. What `tag` and its siblings set is seen by the task or thread that calls them and what
-it starts afterwards, not by others that carry a copy. The contexts open in one thread or task form a chain
-through `parent`, and one `ContextVar` holds the innermost. All clients share the contexts of the process.
+A context is an immutable value: `tag` and similar functions replace it. The calling task or thread sees the
+change, and so does what it starts afterwards. Other tasks and threads that carry a copy do not see it. The
+contexts open in one thread or task form a chain through `parent`, and one `ContextVar` holds the innermost.
+All clients share the contexts of the process.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ _NUL = "\x00"
 
 
 class Layer:
-    """One entered `with new_context()`, whatever values it has in which task.
+    """One entered `with new_context()` block. Each task may have its own values for it, in a `Context`.
 
     Attributes:
-        has_ended: Whether it was left out of order, or elsewhere than it was entered.
+        has_ended: Whether the block was left out of order, or in another thread or task than it was entered.
     """
 
     __slots__ = ("has_ended", "number")
 
     def __init__(self) -> None:
         self.has_ended = False
-        self.number = 0  # as long as nobody has asked for it
+        self.number = 0  # assigned on first use
 
 
 class Found:
@@ -64,9 +65,9 @@ class Found:
 
 
 class Lookup:
-    """Identity and tags of a context that are looked up when they are first asked for, once.
+    """Identity and tags of a context, looked up once, when they are first needed.
 
-    What the application has set itself wins over them.
+    Values that the application has set itself win over them.
 
     Args:
         find: Looks them up. It may be called in any thread that carries the context.
@@ -81,7 +82,7 @@ class Lookup:
         self._lock = threading.RLock()
 
     def found(self) -> Found:
-        """What was looked up; inside the look-up itself nothing is known yet."""
+        """Return the result of the lookup. During the lookup itself the result is empty."""
         if self._find is not None:
             with self._lock:
                 if self._find is not None and not self._is_looking:
@@ -90,14 +91,16 @@ class Lookup:
                         self._found = self._find()
                     except Exception as error:
                         raise_interrupt(error)
-                        logger.warning("identity and tags could not be read: %s", type(error).__name__)
+                        logger.warning(
+                            "the identity and tags of a request could not be read: %s", type(error).__name__
+                        )
                     finally:
                         self._find = None
         return self._found
 
 
 class Context:
-    """What a task or thread has set in one layer, and the context around it. Never changed once it is made.
+    """The values that a task or thread has set in one layer, and the context around it. Immutable.
 
     Read it through the functions of this module.
     """
@@ -130,7 +133,7 @@ class Context:
         self.generation = forking.watch()
 
     def replaced(self, **values: Any) -> Context:
-        """The same with other values."""
+        """Return a copy in which these values replace the original ones."""
         copy = Context(self.parent, self.fresh, self.layer, self.lookup)
         copy.tags = self.tags
         copy.distinct_id = self.distinct_id
@@ -142,7 +145,7 @@ class Context:
         return copy
 
     def outwards(self) -> list[Context]:
-        """This context and those it inherits from, innermost first."""
+        """Return this context and the contexts that it inherits from, innermost first."""
         context, contexts = self, [self]
         while not context.fresh and context.parent is not None:
             context = context.parent
@@ -150,7 +153,7 @@ class Context:
         return contexts
 
     def tags_in_effect(self) -> dict[str, Any]:
-        """A copy of all tags, inner values over outer ones."""
+        """Return a copy of all tags; inner values win over outer ones."""
         tags: dict[str, Any] = {}
         for context in reversed(self.outwards()):
             if context.lookup is not None:
@@ -159,7 +162,7 @@ class Context:
         return tags
 
     def nearest(self, attribute: str) -> Any:
-        """The attribute of the nearest context that has one, or `None`."""
+        """Return the attribute of the nearest context in which it is set, or `None`."""
         for context in self.outwards():
             if (value := getattr(context, attribute)) is not None:
                 return value
@@ -175,9 +178,9 @@ innermost: ContextVar[Context | None] = ContextVar("leanbase_context", default=N
 
 
 def active() -> Context | None:
-    """The innermost context of this thread or task, or `None`.
+    """Return the innermost context of this thread or task, or `None`.
 
-    A context that a fork carried into this process does not count: it is the parent's.
+    A context that was inherited through a fork does not count: it belongs to the parent process.
     """
     context = innermost.get()
     while context is not None and context.layer.has_ended:
@@ -186,7 +189,7 @@ def active() -> Context | None:
 
 
 def outermost_number() -> int:
-    """A number that the outermost context open here has to itself; 0 outside of contexts."""
+    """Return a number that identifies the outermost context open here, or 0 outside of contexts."""
     context = active()
     if context is None:
         return 0
@@ -199,17 +202,17 @@ def outermost_number() -> int:
 
 
 class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress` is
-    """Open a context: what is set inside it ends with it.
+    """Open a context: the tags and the identity set inside it end with it.
 
     Args:
-        fresh: `True` starts empty; by default everything that is not set here is inherited from
-            the context around it.
-        on_exception: Called, with the context still active, with an `Exception` that leaves it.
-        lookup: Identity and tags that the context begins with.
-        detached: Whether it has no context around it at all: it is that of a request, and what is open
-            here belongs to another one.
+        fresh: `True` starts with an empty context. By default the context inherits every value that is not
+            set in it from the context around it.
+        on_exception: Called with an `Exception` that leaves the context, while the context is still active.
+        lookup: Identity and tags that the context starts with.
+        detached: Whether to ignore the context around it. For a request: the context that is open here
+            belongs to another request.
 
-    Does not block and never raises. Works in `async def` code with the plain `with`.
+    Does not block and never raises. Works in `async def` code with a plain `with`.
 
     Example:
         >>> with new_context():
@@ -239,7 +242,7 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
         context = Context(parent, self._fresh, Layer(), self._lookup)
         try:
             self._entered.append((context, innermost.set(context)))
-        except BaseException:  # an interrupt: nobody will leave what was not entered
+        except BaseException:  # an interrupt: `__exit__` will not be called
             innermost.set(outer)
             raise
 
@@ -258,7 +261,7 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
             if self._on_exception is not None and exc_type is not None and issubclass(exc_type, Exception):
                 call_in_context(here if is_innermost else context, self._on_exception, exc)
         except RecursionError:
-            pass  # not even the logger can be called here
+            pass  # at the recursion limit not even the logger can be called
         except Exception as error:
             raise_interrupt(error)
         finally:
@@ -266,13 +269,13 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
                 if here is not None and is_innermost:
                     innermost.reset(token)
                     if not self._detached:
-                        # Not what it was: a generator's consumer may be another now.
+                        # Not the previous value: a generator may have another consumer now.
                         innermost.set(here.parent)
             except ValueError:
                 is_innermost = False  # this is a copy of the `contextvars.Context` that it was entered in
                 innermost.set(context.parent)
             if not is_innermost:
-                # Code inside a context of its own stays there, and this one is never active again.
+                # Code inside an inner context stays there. This context is never active again.
                 context.layer.has_ended = True
 
 
@@ -293,7 +296,7 @@ def tag(name: str, value: Any) -> None:
         name: The property's name.
         value: Any value that a property may have.
 
-    Outside a context it has no effect, and says so once. Never blocks, never raises.
+    Outside a context it has no effect, and logs a warning once. Never blocks, never raises.
     """
     if (context := _innermost_for("tag")) is not None:
         name = resolved(name)
@@ -302,28 +305,28 @@ def tag(name: str, value: Any) -> None:
             innermost.set(context.replaced(tags={**context.tags, name: value}))
         else:
             given = "an empty one" if is_text else type(name).__name__
-            logger.warning("tag() needs a non-empty string as name, not %s", given)
+            logger.warning("tag() needs a non-empty string as the name, not %s; the tag is ignored", given)
 
 
 def tag_all(tags: Mapping[str, Any]) -> None:
-    """Add several properties at once, as `tag` does each."""
+    """Add several properties at once, each as `tag` does. Outside a context it has no effect."""
     if tags and (context := active()) is not None:
         innermost.set(context.replaced(tags={**context.tags, **tags}))
 
 
 def get_tags() -> dict[str, Any]:
-    """Return a copy of all tags in effect, inner values over outer ones; `{}` outside a context."""
+    """Return a copy of all tags in effect, or `{}` outside a context. Inner values win over outer ones."""
     context = active()
     return {} if context is None else context.tags_in_effect()
 
 
 def identify_context(distinct_id: object) -> None:
-    """Set the distinct id of events captured in the innermost context without one of their own.
+    """Set the distinct id for events captured in the innermost context without a distinct id of their own.
 
     Args:
-        distinct_id: A non-empty string, a number, or a UUID; anything missing is ignored.
+        distinct_id: A non-empty string, a number, or a UUID. `None` and blank strings are ignored.
 
-    Outside a context it has no effect, and says so once.
+    Outside a context it has no effect, and logs a warning once.
     """
     context, coerced = _innermost_for("identify_context"), coerce_id(distinct_id)
     if context is not None and coerced is not None:
@@ -334,43 +337,43 @@ def set_context_session(session_id: str) -> None:
     """Set the `$session_id` of events captured in the innermost context.
 
     Args:
-        session_id: The id that the web SDK made, a UUIDv7 string; any other non-empty string is
-            used too, but will not join a session replay.
+        session_id: The id that the web SDK created, a UUIDv7 string. Any other non-empty string is used too,
+            but its events are not linked to a session replay.
 
-    Outside a context it has no effect, and says so once.
+    Outside a context it has no effect, and logs a warning once.
     """
     context, coerced = _innermost_for("set_context_session"), coerce_id(session_id)
     if context is not None and coerced is not None:
         if len(coerced) != 36 or coerced[14] != "7":
-            logger.debug("the session id is not a UUIDv7, so its events will not join a replay")
+            logger.debug("the session id is not a UUIDv7: its events cannot be linked to a session replay")
         innermost.set(context.replaced(session_id=coerced))
 
 
 def set_context_device_id(device_id: str) -> None:
-    """Set the device id of the innermost context; outside one it has no effect, and says so once."""
+    """Set the device id of the innermost context. Outside a context it only logs a warning once."""
     context, coerced = _innermost_for("set_context_device_id"), coerce_id(device_id)
     if context is not None and coerced is not None:
         innermost.set(context.replaced(device_id=coerced))
 
 
 def set_capture_exception_code_variables_context(enabled: bool) -> None:
-    """Show the variables of frames, or not, for exceptions captured in the innermost context.
+    """Show or hide the variables of frames, for exceptions captured in the innermost context.
 
     Args:
-        enabled: As the option `capture_exception_code_variables`, which it overrides.
+        enabled: Overrides the option `capture_exception_code_variables`.
 
-    Outside a context it has no effect, and says so once.
+    Outside a context it has no effect, and logs a warning once.
     """
     _override("capture_exception_code_variables", _is_true(enabled))
 
 
 def set_code_variables_mask_patterns_context(mask_patterns: Sequence[str]) -> None:
-    """Choose what is masked among the variables of frames, for exceptions captured in the innermost context.
+    """Choose what is redacted in the variables of frames, for exceptions captured in the innermost context.
 
     Args:
-        mask_patterns: As the option `code_variables_mask_patterns`, which it overrides.
+        mask_patterns: Regular expressions. They override the option `code_variables_mask_patterns`.
 
-    Outside a context it has no effect, and says so once.
+    Outside a context it has no effect, and logs a warning once.
     """
     _override("code_variables_mask_patterns", mask_patterns)
 
@@ -379,37 +382,37 @@ def set_code_variables_ignore_patterns_context(ignore_patterns: Sequence[str]) -
     """Choose which variables are left out, for exceptions captured in the innermost context.
 
     Args:
-        ignore_patterns: As the option `code_variables_ignore_patterns`, which it overrides.
+        ignore_patterns: Regular expressions. They override the option `code_variables_ignore_patterns`.
 
-    Outside a context it has no effect, and says so once.
+    Outside a context it has no effect, and logs a warning once.
     """
     _override("code_variables_ignore_patterns", ignore_patterns)
 
 
 def set_code_variables_mask_url_credentials_context(enabled: bool) -> None:
-    """Hide users and passwords in URLs, or not, for exceptions captured in the innermost context.
+    """Hide or show users and passwords in URLs, for exceptions captured in the innermost context.
 
     Args:
-        enabled: As the option `code_variables_mask_url_credentials`, which it overrides.
+        enabled: Overrides the option `code_variables_mask_url_credentials`.
 
-    Outside a context it has no effect, and says so once.
+    Outside a context it has no effect, and logs a warning once.
     """
     _override("code_variables_mask_url_credentials", _is_true(enabled))
 
 
 def set_code_variables_detect_secrets_context(enabled: bool) -> None:
-    """Hide what looks like a secret, or not, for exceptions captured in the innermost context.
+    """Hide or show strings that look like secrets, for exceptions captured in the innermost context.
 
     Args:
-        enabled: As the option `code_variables_detect_secrets`, which it overrides.
+        enabled: Overrides the option `code_variables_detect_secrets`.
 
-    Outside a context it has no effect, and says so once.
+    Outside a context it has no effect, and logs a warning once.
     """
     _override("code_variables_detect_secrets", _is_true(enabled))
 
 
 def override(option: str) -> Any:
-    """The value that the nearest context sets for a client's option, or `None`."""
+    """Return the value that the nearest context sets for a client option, or `None`."""
     context = active()
     for each in () if context is None else context.outwards():
         if each.overrides is not None and (value := each.overrides.get(option)) is not None:
@@ -418,7 +421,7 @@ def override(option: str) -> Any:
 
 
 def get_context_distinct_id() -> str | None:
-    """Return the distinct id of the active context, or `None`; never makes one up."""
+    """Return the distinct id of the active context, or `None`. Never creates one."""
     distinct_id: str | None = _nearest("distinct_id")
     return distinct_id
 
@@ -436,12 +439,12 @@ def get_context_device_id() -> str | None:
 
 
 def _is_true(value: object) -> bool | None:
-    """Whether a flag that the application gave is set; `None`, which sets nothing, if it cannot be asked."""
+    """Return the truth value of a flag, or `None`, which overrides nothing, if it has none."""
     try:
         return bool(value)
     except Exception as error:
         raise_interrupt(error)
-        logger.warning("%s was given where True or False is expected, and is ignored", type(value).__name__)
+        logger.warning("expected True or False, not %s; it is ignored", type(value).__name__)
         return None
 
 
@@ -470,14 +473,14 @@ _warned_outside: set[str] = set()
 
 @cache
 def _warn_of_id(kind: str) -> None:
-    logger.warning("an id should be a text, a number or a UUID, not %s; what str() makes of it is used", kind)
+    logger.warning("an id should be a string, a number or a UUID, not %s; its str() is used", kind)
 
 
 def coerce_id(value: object) -> str | None:
-    """Return an id as the string that goes on the wire, or `None` when it counts as missing.
+    """Return an id as the string that is sent, or `None` if it counts as missing.
 
-    Text is kept verbatim, numbers keep every digit, bytes are decoded; `None`, blank text, NaN
-    and infinities, and objects without a usable `str()` are missing.
+    Strings stay verbatim, except that NUL becomes U+FFFD. Numbers keep every digit, and bytes are decoded.
+    `None`, blank strings, NaN, infinities, and objects without a usable `str()` count as missing.
     """
     if type(value) is not str:
         value = resolved(value)
@@ -485,14 +488,14 @@ def coerce_id(value: object) -> str | None:
         if isinstance(value, bytes):
             text = value.decode()
         elif isinstance(value, float) and value - value != 0.0:
-            logger.warning("a distinct id that is not a finite number counts as missing")
+            logger.warning("an id that is NaN or infinite counts as missing")
             return None
         elif value is None or isinstance(value, UnboundProxy):
             return None
         elif isinstance(value, str):
             text = str.__str__(value)
         else:
-            if isinstance(value, bool) or not hasattr(value, "__int__"):  # which a UUID has
+            if isinstance(value, bool) or not hasattr(value, "__int__"):  # a UUID has it
                 _warn_of_id(type(value).__name__)
             text = text_of(value)
         if not text.strip():

@@ -1,8 +1,8 @@
-"""Any Python value to strict JSON bytes.
+"""Encodes any Python value as strict JSON bytes.
 
-`sanitize` turns a value into plain `dict`, `list`, `str`, `int`, `float`, `bool` and `None`, total and
-without touching the caller's objects; `encode` writes the finished event as UTF-8 bytes. The rules
-S-1 to S-29 are one row each in the table near the end, or one branch of `_Sanitizer`.
+`sanitize` turns any value into plain `dict`, `list`, `str`, `int`, `float`, `bool` and `None`, and does not
+change the caller's objects. `encode` writes the finished event as UTF-8 bytes. Each of the rules S-1 to S-29
+is one row of the table near the end, or one branch of `_Sanitizer`.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ if TYPE_CHECKING:
 MAX_DEPTH = 64
 MAX_ENTRIES = 10_000
 MAX_TEXT_OF_OTHERS = 1024
-BYTES_OF_A_NODE = 2  # the least that one takes, with its separator
+BYTES_OF_A_NODE = 2
+"""The minimum bytes that one node takes, with its separator."""
 MAX_EVENT_BYTES = 900 * 1024
-"""W-20. Far under the server's 20 MiB; the same for every transport, so that an event which one
-can carry all can (SQS takes 1 MiB per message)."""
+"""The maximum size of one event (W-20). Far below the server's 20 MiB. The same for every transport, so that
+each can carry every event (SQS takes 1 MiB per message)."""
 
 _MAX_HUGE_INT = 10**4000
 _NONE = type(None)
 
 
 class EncodedEvent:
-    """One event as the bytes that go on the wire, never encoded again.
+    """One event as the bytes that are sent. It is never encoded again.
 
     Attributes:
         uuid: The event's uuid, also inside `body`.
         body: One JSON object as UTF-8, at most `MAX_EVENT_BYTES` long.
         scope: The delivery scope in which it was captured, if any.
-        is_quiet: Whether `on_error` is not to hear of its failure, because it has captured it itself.
+        is_quiet: Whether its failure is not reported to `on_error`, because `on_error` captured it itself.
     """
 
     __slots__ = ("body", "is_quiet", "scope", "uuid")
@@ -61,7 +62,7 @@ class EncodedEvent:
         return f"<EncodedEvent {self.uuid}, {len(self.body)} bytes>"
 
     def decode(self) -> dict[str, Any]:
-        """Return the event as a dict, made anew at every call."""
+        """Return the event as a new dict at every call."""
         event: dict[str, Any] = json.loads(self.body)
         return event
 
@@ -73,14 +74,14 @@ def encode(event: dict[str, Any]) -> EncodedEvent:
         event: Plain values only, as `sanitize` returns them, with a valid `uuid`.
 
     Raises:
-        EventTooLargeError: The event is above `MAX_EVENT_BYTES`.
+        EventTooLargeError: The event is larger than `MAX_EVENT_BYTES`.
     """
     text = _to_text(event)
     try:
         body = text.encode()
     except UnicodeEncodeError:
-        # Halves of surrogate pairs (S-1), met here once rather than looked for in every text. Two keys
-        # may have become one, hence the way through a dict.
+        # Halves of surrogate pairs (S-1): handled once here, instead of a search in every string. Decode to a
+        # dict, because two keys may have become equal.
         event = json.loads(_clean(text))
         body = _to_text(event).encode()
     if len(body) > MAX_EVENT_BYTES:
@@ -89,21 +90,19 @@ def encode(event: dict[str, Any]) -> EncodedEvent:
 
 
 def _clean(text: str) -> str:
-    """Join halves of surrogate pairs; lone ones become U+FFFD."""
+    """Join the halves of surrogate pairs; a lone half becomes U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def sanitize(value: object) -> Any:
-    """Return `value` as plain JSON values; what has no JSON form becomes a useful text.
+    """Return `value` as plain JSON values. A value without a JSON format becomes a useful string.
 
-    Texts stay as they are; `encode` sees to halves of surrogate pairs in them.
-
-    Never raises on any value, and never changes one. Mutation by another thread while it runs
-    yields either version.
+    Strings stay as they are; `encode` repairs halves of surrogate pairs in them. The value is never changed.
+    If another thread changes it meanwhile, the result has either version.
 
     Raises:
-        EventTooLargeError: The value has so many nodes that it cannot fit into an event (shared
-            references are written out each time, so a small graph can stand for a huge text).
+        EventTooLargeError: The value cannot fit into an event. A shared reference is written out each time,
+            so a small graph of objects can become a huge JSON document. Nothing else is raised.
 
     >>> sanitize({"at": float("nan"), ("a", 1): b"bytes"})
     {'at': None, "('a', 1)": 'bytes'}
@@ -111,14 +110,14 @@ def sanitize(value: object) -> Any:
     return _Sanitizer().value(value)
 
 
-# Everything that reaches it is plain and acyclic, so the circular check is paid for already.
+# Values that arrive here are plain and acyclic: `sanitize` has already done the circular check.
 _to_text: Callable[[Any], str] = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
 ).encode
 
 
 class _Sanitizer:
-    """One pass over one value: which containers are open above us, and how many bytes are left."""
+    """One pass over one value. Tracks the containers above the current node, and the bytes that are left."""
 
     __slots__ = ("bytes_left", "open")
 
@@ -139,7 +138,7 @@ class _Sanitizer:
             return value if math.isfinite(value) else None
         try:
             if kind is dict:
-                # copy(): one step, so that another thread cannot change the dict under the loop.
+                # copy() is one step, so that another thread cannot change the dict during the loop.
                 return self.object(value, value.copy().items())
             if kind is list or kind is tuple:
                 return self.array(value, value)
@@ -150,10 +149,10 @@ class _Sanitizer:
             raise_interrupt(error)
             return _unreadable(kind)
 
-    # `object` and `array` are the hot ones: what they share is written out, and so is `spend`.
+    # `object` and `array` are the hot path: their shared code is repeated in both, and `spend` is inlined.
 
     def object(self, value: Any, items: Collection[tuple[Any, Any]]) -> Any:
-        """Write `items` for the value that they are from."""
+        """Return a dict of `items`, which come from `value`."""
         opened, identity = self.open, id(value)
         if identity in opened or len(opened) >= MAX_DEPTH:
             return self.refused()
@@ -183,7 +182,7 @@ class _Sanitizer:
         return result
 
     def array(self, value: Any, items: Iterable[Any]) -> Any:
-        """Write `items` for the value that they are from."""
+        """Return a list of `items`, which come from `value`."""
         opened, identity = self.open, id(value)
         if identity in opened or len(opened) >= MAX_DEPTH:
             return self.refused()
@@ -211,7 +210,7 @@ class _Sanitizer:
         return result
 
     def replaced(self, value: Any, replacement: Any) -> Any:
-        """Write what a conversion returned, one level down, with its original still open above."""
+        """Sanitize the replacement of a value one level down, while `value` itself counts as open above."""
         opened, identity = self.open, id(value)
         if identity in opened or len(opened) >= MAX_DEPTH:
             return self.refused()
@@ -225,13 +224,13 @@ class _Sanitizer:
         return "<max depth>" if len(self.open) >= MAX_DEPTH else "<circular>"
 
     def spend(self, size: int) -> None:
-        """Stop as soon as it is certain that the text will not fit, before it is made."""
+        """Subtract bytes; raise as soon as it is certain that the JSON will not fit, before it is written."""
         self.bytes_left -= size
         if self.bytes_left < 0:
             raise EventTooLargeError(MAX_EVENT_BYTES - self.bytes_left, MAX_EVENT_BYTES)
 
     def key(self, key: Any) -> str | None:
-        """A mapping key that is not exactly a `str` (S-14), or `None` when it cannot be rendered."""
+        """Return the string for a key that is not exactly a `str` (S-14), or `None` if that fails."""
         try:
             if isinstance(key, Enum):
                 key = key.value
@@ -249,7 +248,7 @@ class _Sanitizer:
             return None
 
     def other(self, value: Any, kind: type) -> Any:
-        """Everything that is not exactly one of JSON's own types."""
+        """Convert a value whose type is not exactly one of JSON's own types."""
         if issubclass(kind, Enum):
             return self.replaced(value, value._value_)
         for cls in mro(kind):
@@ -281,7 +280,7 @@ class _Sanitizer:
 
 
 def _big_int(value: int) -> str:
-    # Compared, not measured: str() of an int beyond 4300 digits raises, or beyond a limit set lower.
+    # Compare before str(): it raises for an int of more than 4300 digits, or above a limit that is set lower.
     try:
         return str(value) if -_MAX_HUGE_INT < value < _MAX_HUGE_INT else "<huge int>"
     except ValueError:
@@ -291,7 +290,7 @@ def _big_int(value: int) -> str:
 def _unreadable(kind: type) -> str:
     try:
         return f"<{_qualified(kind)}>"
-    except Exception:  # a metaclass may answer __qualname__ with anything
+    except Exception:  # a metaclass may return anything as __qualname__
         return "<object>"
 
 
@@ -324,7 +323,7 @@ def _bytes(value: Any) -> str:
 
 
 def _sorted_by(iterate: Callable[[Any], Iterable[Any]]) -> Callable[[_Sanitizer, Any], Any]:
-    """A row for a collection that has no order."""
+    """Return the conversion for a collection that has no order. Its items are sorted if possible."""
 
     def convert(walk: _Sanitizer, value: Any) -> Any:
         items = list(iterate(value))
@@ -338,7 +337,7 @@ def _sorted_by(iterate: Callable[[Any], Iterable[Any]]) -> Callable[[_Sanitizer,
 
 
 def _values(walk: _Sanitizer, value: Any) -> Any:
-    """The values of a dict, sorted like a set, but for containers: comparing two may take for ever."""
+    """Convert the values of a dict: sorted like a set, except containers, whose comparison may never end."""
     has_containers = any(isinstance(item, (list, tuple, dict)) for item in value)
     return walk.array(value, list(value)) if has_containers else _sorted_by(iter)(walk, value)
 
@@ -377,11 +376,11 @@ def _numpy_scalar(walk: _Sanitizer, value: Any) -> Any:
 
 
 _NUMPY_TYPES_OF_ITS_OWN = "mMgG"
-"""The type codes of durations, times, extended floats and complex numbers of those."""
+"""NumPy type codes with their own conversion: durations, times, extended floats and their complex numbers."""
 
 
 def _text(convert: Callable[[Any], object]) -> Callable[[_Sanitizer, Any], Any]:
-    """A row whose conversion needs no walk and returns a plain value."""
+    """Return the conversion for a value that `convert` turns into a plain value."""
     return lambda walk, value: walk.value(convert(value))
 
 
@@ -389,8 +388,8 @@ def _array_of(convert: Callable[[Any], Iterable[Any]]) -> Callable[[_Sanitizer, 
     return lambda walk, value: walk.array(value, convert(value))
 
 
-# Looked up for each class of a value's MRO, by name: so a type of a module that was never loaded
-# costs nothing, and subclasses are treated as their base (S-28).
+# Looked up by name for each class in the MRO of a value. So a type of a module that was never imported costs
+# nothing, and a subclass is converted like its base class (S-28).
 _BY_CLASS: dict[tuple[str, str], Callable[[_Sanitizer, Any], Any]] = {
     ("builtins", "str"): _text(str.__str__),
     ("builtins", "int"): _text(int.__index__),

@@ -1,7 +1,7 @@
-"""Builds events: identity and the enrichment of properties.
+"""Builds events: identity, and the properties that the SDK adds.
 
-`build` is the one place where an event's dict is put together; the merge order of its properties
-reads from top to bottom in `_properties`.
+`build` is the one place that assembles the dict of an event. `_properties` shows the order in which
+properties are merged, from top to bottom.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ LIB = "leanbase-python"
 
 
 class Draft:
-    """What one call puts into its event.
+    """The arguments of one call, from which its event is built.
 
     Args:
         name: The event's name.
-        properties: The properties given by the caller or made by the call.
-        distinct_id: Whom the event belongs to; `None` makes it personless.
-        timestamp: The caller's, or `None` for now.
-        uuid: The caller's, or `None` for a new one.
-        groups: The caller's `{type: key}`, or `None`.
-        disable_geoip: Whether the server must not look the sender's address up; `None` leaves it to
+        properties: The properties from the caller, or created by the call.
+        distinct_id: The id of the person; `None` makes the event personless.
+        timestamp: The caller's timestamp, or `None` for the current time.
+        uuid: The caller's uuid, or `None` for a new one.
+        groups: The caller's `{type: key}` mapping, or `None`.
+        disable_geoip: Whether the server must not look up the location of the sender's address; `None` uses
             the client's option.
         with_tags: Whether context tags become properties.
-        with_runtime: Whether the interpreter and the operating system are described.
-        finalize: Called with the properties when all sources are merged; it has the last word.
+        with_runtime: Whether properties describe the interpreter and the operating system.
+        finalize: Called last, with the merged properties, which it may change.
 
     Attributes:
         is_exception: Whether the event is about an exception, and can be trimmed to fit.
@@ -91,7 +91,7 @@ class Draft:
 
 
 def pinned(draft: Draft) -> str:
-    """Give a draft that is built later the uuid, the time and the values that it has now; return the uuid."""
+    """Fix the uuid, the timestamp and the values of a draft that is built later; return the uuid."""
     work = idempotency.current()
     if work is not None:
         draft.uuid = work.next_uuid(draft.name) if draft.uuid is None else draft.uuid
@@ -110,17 +110,17 @@ def build(
     super_properties: Mapping[str, Any],
     is_history: bool = False,
 ) -> dict[str, Any]:
-    """Put an event together; every value in it is plain and a copy.
+    """Return the event of a draft. Every value in it is plain, and a copy.
 
     Args:
-        draft: What the call is about.
-        disable_geoip: The client's option, for drafts that do not say.
-        is_server: Whether events are marked as a server's.
-        super_properties: Properties of every event of the client, sanitized already.
+        draft: The arguments of the call.
+        disable_geoip: The client's option, used if the draft has `None`.
+        is_server: Whether the event gets the property `$is_server`.
+        super_properties: Properties of every event of the client, already sanitized.
         is_history: Whether a timestamp that cannot be read makes the event invalid.
 
     Raises:
-        InvalidEventError: The timestamp of an event of the past cannot be read.
+        InvalidEventError: `is_history` is set and the timestamp cannot be read.
     """
     properties = _properties(draft, super_properties)
     uuid, timestamp, distinct_id = draft.uuid, draft.timestamp, draft.distinct_id
@@ -150,7 +150,7 @@ def build(
 
 
 def _properties(draft: Draft, super_properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the sources of properties, each replacing what those before it set (E-20)."""
+    """Merge the sources of properties; a later source replaces values of earlier ones (E-20)."""
     context = contexts.active()
     tags = context.tags_in_effect() if draft.with_tags and context is not None else {}
     given = {} if draft.properties is None else _mapping(draft.properties, "properties")
@@ -170,15 +170,15 @@ def _properties(draft: Draft, super_properties: Mapping[str, Any]) -> dict[str, 
 
 
 def _mapping(value: object, argument: str) -> dict[str, Any]:
-    """What was given for a mapping as a `dict`, whose keys and values may still be anything."""
+    """Return a mapping argument as a `dict`, whose keys and values may still have any type."""
     if type(value) is dict:
         return value
     value = resolved(value)
     if isinstance(value, Mapping):
-        plain = sanitize(value)  # which knows how to read any of them
+        plain = sanitize(value)  # it reads every kind of mapping
         if isinstance(plain, dict):
             return plain
-    logger.warning("%s must be a mapping, not %s; it is left out", argument, type(value).__name__)
+    logger.warning("%s must be a mapping, not %s; it is ignored", argument, type(value).__name__)
     return {}
 
 
@@ -188,19 +188,24 @@ def _flag(value: object, default: bool) -> bool:
 
 
 def checked(event: object, *, is_history: bool = False) -> dict[str, Any]:
-    """Return what a `before_send` hook made of an event as a valid event again (H-6).
+    """Return the result of a `before_send` hook as a valid event (H-6).
 
     Raises:
-        InvalidEventError: It has no name or id any more, or its properties are no object.
+        InvalidEventError: The result is not a dict, has no name or `distinct_id`, or its properties are not a
+            dict. With `is_history`, also if its timestamp cannot be read.
     """
     plain = sanitize(event)
     if not isinstance(plain, dict):
-        raise InvalidEventError("sent nothing: before_send must return the event as a dict")
+        raise InvalidEventError(
+            "has no properties that can be sent: before_send must return the event as a dict"
+        )
     if not isinstance(plain.get("properties"), dict):
-        raise InvalidEventError("sent nothing: before_send left properties that are no dict")
+        raise InvalidEventError(
+            "has no properties that can be sent: before_send replaced them with something that is not a dict"
+        )
     distinct_id = coerce_id(plain.get("distinct_id"))
     if distinct_id is None:
-        raise InvalidEventError("sent nothing: before_send left no distinct_id")
+        raise InvalidEventError("has no distinct_id: before_send removed it")
     return {
         "event": checked_name(plain.get("event"), "sent nothing: the event name that before_send left"),
         "distinct_id": distinct_id,
@@ -216,7 +221,7 @@ def checked_name(name: object, what: str = "the event name") -> str:
     """Return an event name verbatim.
 
     Raises:
-        InvalidEventError: It is not a string with something in it.
+        InvalidEventError: The name is not a string, or is blank.
     """
     if type(name) is not str:
         name = resolved(name)
@@ -228,7 +233,7 @@ def checked_name(name: object, what: str = "the event name") -> str:
 
 @lru_cache(maxsize=1)
 def runtime_properties() -> Mapping[str, str]:
-    """The interpreter and operating system, looked up once."""
+    """Return the properties of the interpreter and the operating system, which are read once."""
     import platform
 
     found = {
@@ -244,7 +249,7 @@ def runtime_properties() -> Mapping[str, str]:
     elif sys.platform == "linux":
         try:
             release = platform.freedesktop_os_release()
-        except Exception:  # missing, or not what it should be
+        except Exception:  # the file is missing or malformed
             release = {}
         found["$os_distro"] = release.get("NAME", "")
         found["$os_version"] = release.get("VERSION_ID") or found["$os_version"]

@@ -1,7 +1,7 @@
-"""Ids and times that come out the same when the same work is done again.
+"""Ids and timestamps that stay the same when the same work runs again.
 
-An asynchronous invocation that is retried, or a message that is delivered once more, captures the same events
-again. With the ids of the first time the server knows them for the same.
+A retried asynchronous invocation, or a redelivered message, captures the same events again. These events
+carry the ids of the first run, so the server recognises them as duplicates.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class IdempotentWork:
-    """A piece of work that may be done again, and the events captured so far while doing it.
+    """A piece of work that may run again, and the number of events captured in this run so far.
 
     Args:
-        key: What names the work, the same each time.
-        timestamp: When it came to be, the same each time: a `datetime` or an ISO 8601 text; `None` if nothing
-            tells.
+        key: Identifies the work; the same in each run.
+        timestamp: When the work was created; the same in each run: a `datetime` or an ISO 8601 string, or
+            `None` if it is unknown.
     """
 
     __slots__ = ("_counts", "_key", "_parts", "generation", "timestamp")
@@ -36,21 +36,21 @@ class IdempotentWork:
         self._parts: dict[str, IdempotentWork] = {}
 
     def part(self, key: str, timestamp: object) -> IdempotentWork:
-        """A part that may be done again by itself; always the same object, or its ids would come twice."""
+        """Return the part with this key, which may run again alone. A second object would repeat uuids."""
         return self._parts.setdefault(key, IdempotentWork(key, timestamp))
 
     def next_uuid(self, name: str) -> str:
-        """The uuid of the next event of this name: a UUIDv5 of the work, the name and the number."""
-        # One dict operation and one step of an iterator: threads need no lock.
+        """Return the uuid of the next event of this name: a UUIDv5 of the work, the name and a number."""
+        # One dict operation and one iterator step, each atomic, so threads need no lock.
         number = next(self._counts.setdefault(name, itertools.count(1)))
         return derived_uuid(f"{self._key}/{number}/{name}")
 
 
 def derived_uuid(text: str) -> str:
-    """The same UUIDv5 whenever it is the same text."""
+    """Return a UUIDv5 that is always the same for the same string."""
     from uuid import NAMESPACE_URL, uuid5
 
-    # Halves of surrogate pairs have no UTF-8.
+    # Lone halves of surrogate pairs cannot be encoded as UTF-8.
     plain = text.encode("utf-8", "backslashreplace").decode()
     return str(uuid5(NAMESPACE_URL, f"leanbase:{plain}"))
 
@@ -59,14 +59,14 @@ _current: ContextVar[IdempotentWork | None] = ContextVar("leanbase_work", defaul
 
 
 def current() -> IdempotentWork | None:
-    """The work that this thread or task is doing, if it is any that may be done again."""
+    """Return the `IdempotentWork` of this thread or task, or `None`."""
     work = _current.get()
-    # A forked child would count from where its parent is, too.
+    # A forked child would continue with the numbers of its parent, and so repeat its uuids.
     return work if work is not None and work.generation == forking.generation else None
 
 
 class using_key:  # noqa: N801 - used like a function
-    """Derive ids and times from `work` inside the `with`; `None` makes new ones."""
+    """Derive ids and timestamps from `work` inside the `with` block; `None` creates new ones."""
 
     __slots__ = ("_token", "_work")
 
@@ -82,4 +82,4 @@ class using_key:  # noqa: N801 - used like a function
             try:
                 _current.reset(self._token)
             except ValueError:
-                pass  # left in another context, which never had it
+                pass  # exited in another `contextvars.Context`, which never had the work

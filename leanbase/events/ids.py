@@ -1,4 +1,4 @@
-"""Ids of events: new UUIDs of version 7, and those that a caller gives."""
+"""Ids of events: new UUIDs of version 7, and the UUIDs that a caller passes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{
 
 
 def uuid7() -> str:
-    """A new UUIDv7 (RFC 9562), ordered by time down to a quarter of a microsecond.
+    """Return a new UUIDv7 (RFC 9562), ordered by time down to a quarter of a microsecond.
 
-    The twelve bits after the milliseconds hold their fraction (method 3 of section 6.2). The rest is
-    from the operating system at each call, so that forks and restored snapshots never repeat one.
+    The twelve bits after the milliseconds hold the fraction of the millisecond (method 3 of section 6.2). The
+    other bits come from the operating system at each call. So forked processes and restored snapshots never
+    repeat a UUID.
     """
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     fraction = nanoseconds * 4096 // 1_000_000
@@ -28,7 +29,7 @@ def uuid7() -> str:
 
 
 def uuid4() -> str:
-    """A new random UUID."""
+    """Return a new random UUID (version 4)."""
     random = int.from_bytes(os.urandom(16), "big")
     return _uuid_text(random & ~(0xF << 76 | 0b11 << 62) | 0x4 << 76 | 0b10 << 62)
 
@@ -39,7 +40,7 @@ def _uuid_text(value: int) -> str:
 
 
 def normalized_uuid(value: object) -> str:
-    """Return a caller's uuid in 8-4-4-4-12 form, or a new one when it is missing or invalid."""
+    """Return a caller's uuid in the format 8-4-4-4-12, or a new one if it is missing or invalid."""
     if value is None:
         return uuid7()
     if type(value) is not str:
@@ -52,5 +53,8 @@ def normalized_uuid(value: object) -> str:
         return str(value if isinstance(value, UUID) else UUID(value))  # type: ignore[arg-type]
     except Exception as error:
         raise_interrupt(error)
-        logger.error("uuid must be a UUID or its text, not %s; a new one is used", type(value).__name__)
+        logger.error(
+            "uuid must be a UUID or a string in UUID format, not %s; a new one is generated",
+            type(value).__name__,
+        )
         return uuid7()

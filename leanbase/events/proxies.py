@@ -1,7 +1,7 @@
-"""Lazy proxies: objects that stand for another, as web frameworks hand out the current user.
+"""Lazy proxies: objects that represent a target, as web frameworks represent the current user.
 
-They answer `__class__` with the class of what they stand for. Which object that is, each kind tells in its
-own way: werkzeug's `LocalProxy`, Django's lazy objects and texts, wrapt's `ObjectProxy` and those like it.
+A proxy returns the class of its target as `__class__`. Each kind of proxy exposes the target in its own way:
+werkzeug's `LocalProxy`, Django's lazy objects and strings, wrapt's `ObjectProxy` and similar classes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _MISSING = object()
 
 
 class UnboundProxy:
-    """In place of a proxy that stands for nothing now, or fails when it is asked."""
+    """Replaces a proxy that has no target now, or whose target cannot be read."""
 
 
 def resolved(value: Any) -> Any:
-    """What a proxy stands for, an `UnboundProxy` for one that fails; any other value as it is."""
+    """Return the target of a proxy, an `UnboundProxy` if the proxy fails, or any other value unchanged."""
     try:
         for _ in range(_LONGEST_CHAIN):
             behind = target(value)
@@ -36,10 +36,10 @@ def resolved(value: Any) -> Any:
 
 
 def target(value: Any) -> Any:
-    """What a proxy stands for, which may be another proxy; any other value as it is.
+    """Return the target of a proxy, which may be another proxy, or any other value unchanged.
 
     Raises:
-        Exception: Whatever the proxy raises.
+        Exception: Any exception that the proxy raises.
     """
     if value.__class__ is type(value):
         return value

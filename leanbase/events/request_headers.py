@@ -1,6 +1,6 @@
 """Identity and request tags from HTTP headers, for handlers and middleware alike.
 
-Headers are attacker-controlled hints for analytics. They never authenticate anything, and one that
+Headers are hints for analytics that an attacker can control. They never authenticate anything. A header that
 cannot be read counts as missing.
 """
 
@@ -18,17 +18,17 @@ DISTINCT_ID = ("x-leanbase-distinct-id", "x-posthog-distinct-id")
 MAX_VALUE_CHARACTERS = 1000
 
 SAFE_IN_PATH = "/:@!$&'()*+,;=~"
-"""What stands in the path of a URL as it is."""
+"""Characters that are not percent-encoded in the path of a URL."""
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Headers:
-    """The headers of one request, in whatever form a framework has them.
+    """The headers of one request, in any format that a framework uses.
 
     Args:
-        pairs: Names and values. A name may be text or bytes, in any case, with `_` for `-`, prefixed
-            with `HTTP_`. A value may be text, bytes, or a list of them.
+        pairs: Names and values. A name may be a string or bytes, in any case, with `_` for `-`, and with the
+            prefix `HTTP_`. A value may be a string, bytes, or a list of both.
 
     >>> Headers({"HTTP_X_LEANBASE_SESSION_ID": " s-1 "}.items()).session_id
     's-1'
@@ -42,7 +42,7 @@ class Headers:
                 continue
             if text := sanitize_header(value):
                 self._values.setdefault(_normal_name(name), text)
-            # No other spelling: the last proxy replaces the others' entries under this name alone.
+            # No other spelling: the last proxy replaces the entries of other senders only under this name.
             if name in ("HTTP_X_FORWARDED_FOR", b"x-forwarded-for") or name.lower() == "x-forwarded-for":
                 for each in value if isinstance(value, (list, tuple)) else (value,):
                     text = each.decode("latin-1") if isinstance(each, bytes) else each
@@ -50,7 +50,7 @@ class Headers:
 
     @classmethod
     def of(cls, *sources: object) -> Headers:
-        """The headers of several mappings; earlier ones win, what is no mapping is passed over."""
+        """Return the headers of several mappings. Earlier mappings win; other types are skipped."""
         pairs: list[tuple[Any, Any]] = []
         for source in sources:
             if isinstance(source, Mapping):
@@ -61,24 +61,24 @@ class Headers:
         return cls(pairs)
 
     def get(self, name: str) -> str | None:
-        """A sanitized value by its lower-case name, or `None`."""
+        """Return the sanitized value of a header by its lower-case name, or `None`."""
         return self._values.get(name)
 
     @property
     def session_id(self) -> str | None:
-        """The session id that the web SDK sent along."""
+        """Return the session id that the web SDK sent, or `None`."""
         return self._first(SESSION_ID)
 
     @property
     def distinct_id(self) -> str | None:
-        """The distinct id that the web SDK sent along."""
+        """Return the distinct id that the web SDK sent, or `None`."""
         return self._first(DISTINCT_ID)
 
     def forwarded_for(self, *, last: bool = False) -> str | None:
-        """The client's address as the proxies have it.
+        """Return the client's address as the proxies report it, or `None`.
 
         Args:
-            last: Whether the last proxy alone is believed, which appends what it has seen itself.
+            last: Whether to trust only the last proxy, which appends the address that it has seen itself.
         """
         return sanitize_header(self._forwarded[-1 if last else 0]) if self._forwarded else None
 
@@ -89,14 +89,14 @@ class Headers:
 def request_tags(
     headers: Headers, *, url: str | None, method: str | None, path: str | None, ip: str | None
 ) -> dict[str, str]:
-    """The tags of a request (§5.2); what is missing is left out.
+    """Return the tags of a request, without tags whose value is missing.
 
     Args:
         headers: Its headers.
         url: Its absolute URL.
         method: Its method.
         path: Its path, without the query.
-        ip: The address of who asks.
+        ip: The address of the HTTP client.
     """
     agent = headers.get("user-agent")
     tags = {
@@ -111,18 +111,18 @@ def request_tags(
 
 
 def forwarded_scheme(headers: Headers) -> str | None:
-    """The scheme that the client used, as the proxy in front has it."""
+    """Return the scheme that the HTTP client used, as the proxy reports it, or `None`."""
     scheme = (headers.get("x-forwarded-proto") or "").partition(",")[0].strip().lower()
     return scheme if scheme in ("http", "https") else None
 
 
 def without_user(host: str | None) -> str | None:
-    """A host without the user and password that a client may have put before it."""
+    """Return a host without a user and password in front of it."""
     return host and host.rpartition("@")[2]
 
 
 def url_with_query(url: str, query: str) -> str:
-    """A URL with its query, without the values of parameters that have a secret's name."""
+    """Return a URL with its query, in which the values of parameters with secret names are redacted."""
     if not query:
         return url
     from ..redaction import redacted_url
@@ -131,7 +131,7 @@ def url_with_query(url: str, query: str) -> str:
 
 
 def sanitize_header(value: object) -> str | None:
-    """Return a header's value without control characters, trimmed and cut; `None` when nothing is left.
+    """Return a header's value without control characters, trimmed and shortened; `None` if nothing is left.
 
     >>> sanitize_header([b"\\x00", " user-1\\r\\n"])
     'user-1'

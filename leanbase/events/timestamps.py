@@ -1,4 +1,4 @@
-"""Timestamps of events: RFC 3339 strings in UTC, from the clock or from what a caller gives."""
+"""Timestamps of events: RFC 3339 strings in UTC, from the clock or from a caller's value."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LOCAL_TIME_WINDOW_SECONDS = 5.0
 
 EPOCH_SECONDS = (10**8, 10**11)
 EPOCH_MILLISECONDS = (10**11, 10**14)
-"""Numbers from the first up to the second are seconds (1973 to 5138), or milliseconds, since the epoch."""
+"""Numbers from the first to below the second are seconds (1973 to 5138), or milliseconds, since the epoch."""
 
-# Not datetime.fromisoformat(): what it reads differs from Python version to version.
+# Not datetime.fromisoformat(): the formats that it accepts differ between Python versions.
 _ISO_8601 = re.compile(
     r"""
     (\d{4}) (?: -?(\d\d)-?(\d\d) | -?W(\d\d)(?:-?([1-7]))? )              # a day, or one of a week
@@ -35,7 +35,7 @@ _ISO_8601 = re.compile(
 
 
 def utc_now() -> str:
-    """The current time as RFC 3339 text in UTC, to the microsecond."""
+    """Return the current time as an RFC 3339 string in UTC, to the microsecond."""
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
     return f"{_to_the_second(seconds)}.{nanoseconds // 1000:06d}+00:00"
 
@@ -46,22 +46,22 @@ def _to_the_second(seconds: int) -> str:
 
 
 def normalized_timestamp(value: object, *, event: object = None, is_history: bool = False) -> str:
-    """Return a caller's timestamp as RFC 3339 string in UTC; the current time when it is missing or unusable.
+    """Return a caller's timestamp as an RFC 3339 string in UTC; the current time if it is missing or invalid.
 
-    A naive datetime is taken as UTC, unless it lies in the last five seconds of local time: that is
-    what `datetime.now()` makes.
+    A naive datetime counts as UTC. If it lies in the last five seconds of local time, it counts as local
+    time, because `datetime.now()` returns such a value.
 
     Args:
-        value: The caller's.
+        value: The caller's timestamp.
         event: The event's name, for the warning.
-        is_history: Whether an unusable one is refused: history dated today cannot be taken back.
+        is_history: Whether an invalid timestamp is refused: an import dated today cannot be undone.
 
     Raises:
-        InvalidEventError: It is unusable, or missing, and must not be.
+        InvalidEventError: The timestamp is invalid, and `is_history` is set.
     """
     if value is None:
         return utc_now()
-    # Here, not above: importing leanbase stays cheap for those who never pass a timestamp.
+    # Imported here: `import leanbase` stays fast for programs that never pass a timestamp.
     from datetime import datetime, timezone
 
     try:
@@ -81,7 +81,9 @@ def normalized_timestamp(value: object, *, event: object = None, is_history: boo
         logger.debug("timestamp could not be converted: %s", type(error).__name__)
     kind = type(value).__name__
     if is_history:
-        raise InvalidEventError(f"cannot read this timestamp, a {kind}, and must not date history today")
+        raise InvalidEventError(
+            f"has a timestamp that cannot be read, a {kind}; the current time is not used for history"
+        )
     logger.warning(
         "event %r: timestamp must be a datetime, a number of seconds or milliseconds since the epoch, or a "
         "string such as 2026-01-02T03:04:05Z, not this %s; the current time is used",
@@ -92,7 +94,7 @@ def normalized_timestamp(value: object, *, event: object = None, is_history: boo
 
 
 def _read(value: Any) -> Any:
-    """The datetime that a value of another kind stands for, naive or aware; `None` for none."""
+    """Return the datetime that a value stands for, naive or aware, or `None` if it is not a timestamp."""
     from datetime import date, datetime, timedelta, timezone
 
     value = resolved(value)
@@ -111,7 +113,7 @@ def _read(value: Any) -> Any:
     if (kind.__module__, kind.__name__) == ("numpy", "datetime64"):
         found = value.astype("datetime64[us]").item()
         return found.replace(tzinfo=timezone.utc) if isinstance(found, datetime) else None
-    found = getattr(value, "datetime", None)  # as Arrow has one
+    found = getattr(value, "datetime", None)  # Arrow objects have it
     return found if isinstance(found, datetime) else None
 
 
@@ -133,7 +135,7 @@ def _parsed(text: str) -> Any:
     is_midnight = (hours, minutes, seconds, microseconds) == (24, 0, 0, 0)
     if minutes > 59 or seconds > 60 or (hours > 23 and not is_midnight):
         return None
-    # As a distance: 24:00 is the next day, and a leap second the next minute.
+    # A timedelta carries over: 24:00 becomes the next day, and a leap second the next minute.
     clock = timedelta(hours=hours, minutes=minutes, seconds=seconds, microseconds=microseconds)
     moment = datetime(found.year, found.month, found.day) + clock
     if offset is None:
@@ -146,7 +148,7 @@ def _parsed(text: str) -> Any:
 
 
 def _warn_of_zone(moment: Any) -> None:
-    """Say once that a naive datetime is taken as UTC, where that is not the time of this machine."""
+    """Warn once that a naive datetime is taken as UTC, if this machine has another time zone."""
     if not moment.astimezone().utcoffset():
         return
     _say_zone()
@@ -155,6 +157,6 @@ def _warn_of_zone(moment: Any) -> None:
 @cache
 def _say_zone() -> None:
     logger.warning(
-        "a timestamp without an offset is taken as UTC, and this machine has another time zone; "
+        "a timestamp without a UTC offset is taken as UTC, but the time zone of this machine is another; "
         "pass datetimes with a tzinfo"
     )

@@ -1,4 +1,4 @@
-"""What wraps a program's work: in a context, and in a scope whose events are delivered before it ends."""
+"""Decorators and handlers that wrap a program's work in a context and a delivery scope."""
 
 from .aws_lambda.decorator import lambda_handler
 from .aws_lambda.records import record_context

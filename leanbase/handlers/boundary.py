@@ -1,4 +1,4 @@
-"""Where a context, a delivery scope, an exception and the close come together, once for all handlers."""
+"""The steps that all handlers share: open a context and a scope, capture an exception, close the scope."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Boundary:
-    """Around some work: a context and a delivery scope, which is closed however the work ends.
+    """Wraps work in a context and a delivery scope, which is closed however the work ends.
 
-    Subclasses say what is special about their work: `begin` after the context and the scope are entered,
-    `capture` an exception that escapes, `close` in place of closing the scope at once, `end` after it.
+    Subclasses override the steps. `begin` runs after the context and the scope are entered. `capture`
+    captures an exception that escapes. `close` closes the scope, or defers that. `end` runs last.
 
     Args:
-        client: Captures exceptions that escape, and sends what it has retained with the scope.
+        client: Captures exceptions that escape. Its retained events are sent together with the scope's.
         scope: Collects the events of the work.
         name: The boundary's name in `leanbase.error_tracking.metadata`.
         capture_exceptions: Whether an exception that escapes is captured.
@@ -46,14 +46,14 @@ class Boundary:
         self._context_left: Context | None = None
 
     def begin(self) -> None:
-        """Begin the work: what is captured from here on belongs to it. Must not raise."""
+        """Begin the work. Events captured from here on belong to it. Must not raise."""
 
     def capture(self, error: BaseException | None) -> None:
-        """Capture what escapes, if anything does."""
+        """Capture the exception that escapes, if there is one."""
         self.client._capture_escaping(error, self._name)
 
     def close(self, error: BaseException | None) -> None:
-        """Close the scope, in which all events of the work are now."""
+        """Close the scope. It now holds all events of the work."""
         self.client._close_scope(self.scope)
 
     def end(self) -> None:
@@ -64,7 +64,7 @@ class Boundary:
             self._context.__enter__()
             self._activated.__enter__()
             self.begin()
-        except BaseException:  # an interrupt: nobody will leave what was not entered
+        except BaseException:  # an interrupt: Python calls no `__exit__` if `__enter__` raised
             self._leave()
             raise
 
@@ -75,7 +75,7 @@ class Boundary:
         self._context.__exit__(None, None, None)
 
     def __exit__(self, exc_type: Any, exc: BaseException | None, traceback: Any) -> None:
-        # Each step is followed by the next, also when a signal handler raises in it.
+        # Every step runs, even if a signal handler raises in the step before it.
         try:
             if self._capture_exceptions:
                 self.capture(exc)
@@ -89,12 +89,12 @@ class Boundary:
                 self._leave()
 
     def resumed(self) -> Resumed:
-        """Enter the context and the scope once more, by `with`, after they were left: the work goes on."""
+        """Return a context manager that enters the context and the scope again after they were left."""
         return Resumed(self)
 
 
 class Resumed:
-    """What `Boundary.resumed` returns."""
+    """The context manager that `Boundary.resumed` returns."""
 
     __slots__ = ("_activated", "_boundary", "_outer")
 
@@ -108,7 +108,7 @@ class Resumed:
         try:
             innermost.set(self._boundary._context_left)
             self._activated.__enter__()
-        except BaseException:  # an interrupt: nobody will leave what was not entered
+        except BaseException:  # an interrupt: Python calls no `__exit__` if `__enter__` raised
             innermost.set(self._outer)
             raise
 

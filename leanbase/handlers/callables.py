@@ -1,4 +1,4 @@
-"""What kind of a callable is decorated: functions and objects with a `__call__` alike."""
+"""Tells apart the kinds of callables that are decorated: functions, and objects with a `__call__`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ if TYPE_CHECKING:
 
 
 def is_generator(function: Any) -> bool:
-    """Whether a call returns a generator, whose body runs later, when it is consumed."""
+    """Return True if a call returns a generator, whose body runs later, when it is consumed."""
     from inspect import isasyncgenfunction, isgeneratorfunction  # slow to import
 
     return any(isgeneratorfunction(each) or isasyncgenfunction(each) for each in _bodies(function))
 
 
 def is_async(function: Any) -> bool:
-    """Whether a call returns a coroutine."""
+    """Return True if a call returns a coroutine."""
     from inspect import iscoroutinefunction  # slow to import
 
     return any(iscoroutinefunction(each) for each in _bodies(function))

@@ -9,6 +9,7 @@ from functools import wraps
 from ..client import Leanbase
 from ..default import default_client
 from ..delivery.scope import DeliveryScope
+from ..messages import log_lost_at_exit
 from .boundary import Boundary
 from .callables import is_async, is_generator
 from .sigterm import termination
@@ -43,17 +44,22 @@ def job(
 ) -> Any:
     """Deliver the events of a script's main function before it ends, however it ends.
 
-    The function runs in a context of its own. Its events leave when 100 have gathered and when it
-    returns, raises or calls `sys.exit`; its result, exception and exit code stay what they were. On
-    SIGTERM, which otherwise ends the process on the spot, they leave first, within the platform's grace; then
-    the signal does what it would have done, also where the program has a handler of its own.
+    The function runs in a context and a delivery scope of its own. Its events leave as in `delivery_scope`,
+    at the latest when the function returns, raises or calls `sys.exit`. Its result, exception and exit code
+    do not change. On SIGTERM, which usually ends the process at once, the client sends the events first,
+    within the platform's grace period. Then the signal has its usual effect, also if the program has its
+    own SIGTERM handler.
 
     Args:
-        function: The function, `async` or not, when used without parentheses.
-        flush: `"end"`, or `"each"` to send inside every capture.
-        client: Who captures the function's exceptions, and whose retained events are sent as well. Default:
-            the default client.
+        function: The function, `async` or not, if the decorator is used without parentheses.
+        flush: `"end"` sends the events together. `"each"` sends inside every capture.
+        client: The client that captures the function's exceptions, and whose retained events are sent as
+            well. Default: the default client.
         capture_exceptions: Whether an exception that leaves the function is captured.
+
+    Raises:
+        ValueError: `flush` is neither `"end"` nor `"each"`.
+        TypeError: The decorated object is not a function that runs to its end, or `client` is not a client.
 
     Sending blocks until the events have an outcome, at most `send_deadline` seconds.
 
@@ -87,14 +93,14 @@ def job(
 
         return wrapped
 
-    DeliveryScope(flush)  # a wrong policy is found here, at decoration
+    DeliveryScope(flush)  # reports an invalid policy now, at decoration
     if client is not None and not isinstance(client, Leanbase):
         raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
     return decorate if function is None else decorate(function)
 
 
 class _Run(Boundary):
-    """One run of a job, which SIGTERM may end."""
+    """One run of a job. SIGTERM may end it."""
 
     def __init__(self, client: Leanbase, flush: FlushPolicy, capture_exceptions: bool) -> None:
         scope = DeliveryScope(flush, last_chance="full", is_handlers=True)
@@ -108,8 +114,8 @@ class _Run(Boundary):
     def close(self, error: BaseException | None) -> None:
         receipt = self.client._close_scope(self.scope)
         if receipt.has_retained:
-            logger.error("%d event(s) are not delivered, and lost when the process ends", receipt.retained)
-        self._termination.wait()  # and die of the signal here
+            log_lost_at_exit(receipt.retained)
+        self._termination.wait()  # after SIGTERM, the process ends during this wait
 
     def end(self) -> None:
         if self._installed:

@@ -1,4 +1,4 @@
-"""One request of a web application: identity and tags, failures, and when its events leave."""
+"""One request of a web application: its identity and tags, its failures, and when its events leave."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..delivery.scope import DeliveryScope, RequestScope, open_scope
 from ..errors import ConfigError
 from ..event_loop import all_called
 from ..events.contexts import Found, Lookup, new_context
-from ..guard import log_internal
 from ..interrupts import raise_interrupt
+from ..messages import log_internal_error, log_lost_at_exit
 from ..transports._repeated import RepeatedLog
 from .boundary import Boundary
 from .sigterm import grace_seconds, install_sigterm_handler, termination
@@ -37,44 +37,45 @@ if TYPE_CHECKING:
     RequestFlushPolicy: TypeAlias = Literal["auto", "before_response", "after_response", "each"]
 
     Description: TypeAlias = tuple[Headers, dict[str, Any], str | None]
-    """The headers of a request, its tags, and the id of a user that the framework knows."""
+    """The headers of a request, its tags, and the user's id if the framework knows it."""
 
 logger = logging.getLogger("leanbase")
 
 FLUSH_POLICIES = ("auto", "before_response", "after_response", "each")
 
 FREEZING = ("AWS_LAMBDA_FUNCTION_NAME", "K_SERVICE", "FUNCTION_TARGET", "VERCEL")
-"""Variables of platforms that may freeze a process as soon as its response is out."""
+"""Environment variables of platforms that may freeze a process as soon as it has sent its response."""
 
 HANG_UPS = frozenset(
     {"ClientDisconnect", "ClientDisconnected", "RequestAborted", "UnreadablePostError", "WebSocketDisconnect"}
 )
-"""Exceptions of Starlette, Werkzeug and Django that say that the client is gone."""
+"""Exceptions of Starlette, Werkzeug and Django which mean that the HTTP client has disconnected."""
 
 REQUEST_KEY = "leanbase.request"
-"""Where a WSGI environ and an ASGI scope have the request that they belong to."""
+"""The key under which a WSGI environ or an ASGI scope holds its `WebRequest`."""
 
 FAILED_STATUS = 500
-"""From this status on a response says that the application has failed."""
+"""Responses with this status or a higher one mean that the application has failed."""
 
 
 class RequestOptions:
-    """How an application's requests are tracked: the keywords that all middlewares have.
+    """How the requests of an application are tracked: the keywords that all middlewares share.
 
     Args:
-        client: Captures the exceptions of requests, and sends what it has retained with their events.
-            Default: the default client.
-        flush: When the events of a request leave: `"before_response"`, `"after_response"`, `"each"` inside
-            every capture, or `"auto"`: before the response where the platform may freeze the process
-            afterwards (AWS Lambda, Cloud Run, Cloud Functions, Vercel), after it everywhere else.
+        client: The client that captures the exceptions of requests. Its retained events are sent together
+            with the requests' events. Default: the default client.
+        flush: When the events of a request leave: `"before_response"`, `"after_response"`, or `"each"`
+            (inside every capture). `"auto"` is `"before_response"` where the platform may freeze the
+            process afterwards (AWS Lambda, Cloud Run, Cloud Functions, Vercel), and `"after_response"`
+            everywhere else.
         capture_exceptions: Whether the exceptions of requests are captured.
-        request_filter: Gets what the framework has for a request; false leaves this one alone.
-        extra_tags: Gets the same; returns more tags, or `None`.
-        tag_map: Gets the dict of all tags and returns the one to use. If it raises, there are no tags: it may
-            be a filter for privacy.
+        request_filter: Called with the framework's request object. Returns false to skip this request.
+        extra_tags: Called with the same object. Returns additional tags, or `None`.
+        tag_map: Called with the dict of all tags. Returns the tags to use. If it raises, the events carry no
+            tags, because it may be a privacy filter.
 
     Raises:
-        ConfigError: `flush` is something else.
+        ConfigError: `flush` is not one of these values.
         TypeError: `client` is not a client.
     """
 
@@ -101,24 +102,24 @@ class RequestOptions:
         self._tag_map = _callable(tag_map, "tag_map")
 
         self._may_die_of_sigterm = False
-        # uvicorn ends its process by the signal that stopped it, and no exit hook runs.
+        # uvicorn ends its process with the signal that stopped it, and no exit hook runs.
         if "uvicorn" in sys.modules and threading.current_thread() is threading.main_thread():
             self._may_die_of_sigterm = True
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-                self.handle_sigterm()  # it comes here when uvicorn has handled it
+                self.handle_sigterm()  # the signal arrives here after uvicorn has handled it
 
     def handle_sigterm(self) -> None:
-        """Send everything on SIGTERM, where the process would die of it."""
+        """Send everything on SIGTERM, if the signal would end the process without exit hooks."""
         if self._may_die_of_sigterm:
             self._may_die_of_sigterm = False
             install_sigterm_handler(self.client)
 
     def need_no_signal(self) -> None:
-        """Note that the server says otherwise when it ends."""
+        """Note that SIGTERM need not be handled: the server announces its end in another way."""
         self._may_die_of_sigterm = False
 
     def track(self, request: Any) -> bool:
-        """Whether a request is tracked."""
+        """Return True if a request is tracked. A filter that raises tracks the request."""
         if self._request_filter is None:
             return True
         try:
@@ -129,11 +130,11 @@ class RequestOptions:
             return True
 
     def look_up(self, describe: Callable[[], Description], request: Any) -> Found:
-        """The identity and the tags of a request.
+        """Return the identity and the tags of a request.
 
         Args:
             describe: Reads the request.
-            request: What the framework has for it.
+            request: The framework's request object.
         """
         headers, tags, user_id = describe()
         if self._extra_tags is not None:
@@ -164,7 +165,7 @@ def _callable(given: Any, option: str) -> Any:
 
 
 def attempt(what: str, read: Callable[[], Any]) -> Any:
-    """What a part of a request's description reads; `None`, and a log record, if it raises."""
+    """Return the result of `read`. If it raises, log a warning about `what` and return `None`."""
     try:
         return read()
     except Exception as error:
@@ -181,29 +182,30 @@ def _warn(what: str, error: Exception, consequence: str) -> None:
 class WebRequest(Boundary):
     """One request, from its arrival to the end of its response.
 
-    Its context and its scope are entered by `with`, for as long as the application handles it, and resumed
-    for what it does later. `finish`, or `finish_in_thread`, closes the scope.
+    Its `with` block holds its context and its scope open while the application handles it. `resumed` opens
+    them again for later work. `finish` or `finish_in_thread` closes the scope.
 
-    Inside another boundary, a handler's or a job's, it has a context alone: the outermost one sends.
+    Inside another boundary (a handler, a job or another request), it opens only a context: the outermost
+    boundary sends.
 
     Args:
         options: How requests are tracked.
         name: The boundary's name in `leanbase.error_tracking.metadata`.
-        describe: Reads the request, when its identity or tags are asked for.
-        request: What the framework has for the request.
-        outer: The boundary that the same request is inside of already.
-        is_concurrent: Whether other requests are handled meanwhile, by other threads or on an event loop,
-            so that this one must not make them wait.
-        is_async: Whether it is handled on an event loop.
-        is_long: Whether it may last, as a WebSocket does.
-        deadline: No send may outlast it.
+        describe: Reads the request. Called when its identity or tags are first needed.
+        request: The framework's request object.
+        outer: The boundary that already wraps the same request.
+        is_concurrent: Whether the process handles other requests at the same time, in threads or on an event
+            loop. A send must not delay the other requests.
+        is_async: Whether the request is handled on an event loop.
+        is_long: Whether the request may last long, as a WebSocket does.
+        deadline: The time by which every send must end.
 
     Attributes:
-        status: That of its response, as soon as it is known.
-        is_nested: Whether it is inside another boundary.
+        status: The status of the response, once it is known.
+        is_nested: Whether the request is inside another boundary.
     """
 
-    is_nested = True  # as long as it is not made
+    is_nested = True  # so that `__del__` does nothing if `__init__` raised
 
     def __init__(
         self,
@@ -221,7 +223,7 @@ class WebRequest(Boundary):
         around: DeliveryScope | None = outer.scope if isinstance(outer, WebRequest) else _scope_around()
         self.is_nested = around is not None
         self.sends_before_response = not self.is_nested and (
-            options.flush == "before_response" or factory.is_overridden()  # tests look at once
+            options.flush == "before_response" or factory.is_overridden()  # tests read events at once
         )
         scope = around or RequestScope(
             "each" if options.flush == "each" else "end",
@@ -256,7 +258,7 @@ class WebRequest(Boundary):
         self.is_inside = False
 
     def capture(self, error: BaseException | None, name: str | None = None) -> None:
-        """Capture an exception of the application, unless it says that the client is gone.
+        """Capture an exception of the application, unless it means that the HTTP client has disconnected.
 
         Args:
             error: The exception.
@@ -267,77 +269,81 @@ class WebRequest(Boundary):
             self.client._capture_escaping(error, name or self._name, properties)
 
     def is_hang_up(self, error: BaseException) -> bool:
-        """Whether an exception says that the client is gone."""
+        """Return True if an exception means that the HTTP client has disconnected."""
         return any(each.__name__ in HANG_UPS for each in type(error).__mro__)
 
     def close(self, error: BaseException | None) -> None:
-        """Leave the scope to `finish`: the response is still to come."""
+        """Leave the scope open for `finish`: the response is still to come."""
         if not self.is_nested:
             self.scope.deferred = not self.scope.finished
 
     def finish(self) -> None:
-        """Close the scope. Blocks for the send where it has to be done by now, or no other request waits."""
+        """Close the scope.
+
+        Blocks for the send if it must finish before the response, or if the process handles one request at
+        a time. Otherwise a thread sends.
+        """
         if not self.is_nested and not self.scope.finished:
             if not self._blocks:
                 self.client._close_scope_later(self.scope)
                 return
             try:
                 self.client._close_scope(self.scope)
-            except BaseException:  # an interrupt, as of a server that ends a worker
+            except BaseException:  # an interrupt, for example by a server that ends its worker
                 self.scope.abandon()
                 raise
 
     def finish_later(self) -> None:
-        """Close the scope; a thread sends."""
+        """Close the scope, and let a thread send. Does not block."""
         if not self.is_nested:
             self.client._close_scope_later(self.scope)
 
     def send_later(self) -> None:
-        """Let a thread send what was captured so far; more may come."""
+        """Let a thread send the events captured so far. The scope stays open. Does not block."""
         if not self.is_nested:
             try:
                 self.scope.send_later(*self.client._outboxes())
             except Exception as error:
-                log_internal("delivery_scope", error)
+                log_internal_error("delivery_scope()", error)
 
     async def send_in_thread(self) -> None:
-        """Send what was captured so far, on an event loop; more may come."""
+        """Send the events captured so far while the event loop continues. The scope stays open."""
         if not self.is_nested:
             try:
                 await self.scope.send_in_thread(*self.client._outboxes())
             except Exception as error:
-                log_internal("delivery_scope", error)
+                log_internal_error("delivery_scope()", error)
 
     async def finish_in_thread(self) -> None:
-        """Close the scope, on an event loop."""
+        """Close the scope on an event loop. Waits for the send only if it must finish before the response."""
         if self.sends_before_response:
             await self.client._close_scope_in_thread(self.scope)
         else:
             self.finish_later()
 
     def __del__(self) -> None:
-        # A response that was thrown away is never closed. Nothing is done here: this may be anywhere.
+        # A discarded response is never closed. The next request closes its scope: this may run anywhere.
         if not self.is_nested and self.scope.deferred and not self.scope.finished:
             _unclosed.append((self.client, self.scope))
 
     # --- the body --------------------------------------------------------------------------------------
 
     def expect_bytes(self, content_length: Any) -> None:
-        """Note how long the body will be, to know which part of it is the last."""
+        """Set the length of the body in bytes, so that `is_last` recognises its last part."""
         try:
             self._unsent_bytes = int(content_length)
         except (TypeError, ValueError):
             self._unsent_bytes = None
 
     def is_last(self, part: Any) -> bool:
-        """Whether nothing follows this part of the body, as far as that can be known."""
+        """Return True if this part of the body is known to be the last one."""
         if self._unsent_bytes is None or not isinstance(part, (bytes, bytearray, memoryview)):
             return False
         self._unsent_bytes -= len(part)
         return self._unsent_bytes <= 0
 
     def parts(self, body: Iterable[Any]) -> Iterator[Any]:
-        """The parts of a body, each produced inside of the request."""
+        """Yield the parts of a body. Each part is produced inside the request."""
         __tracebackhide__ = True
         try:
             with self.resumed():
@@ -358,7 +364,7 @@ class WebRequest(Boundary):
             self.finish()
 
     async def async_parts(self, body: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """The parts of an asynchronous body, each produced inside of the request."""
+        """Yield the parts of an asynchronous body. Each part is produced inside the request."""
         __tracebackhide__ = True
         try:
             while True:
@@ -379,7 +385,7 @@ class WebRequest(Boundary):
             self.finish_later()
 
     def call_resumed(self, function: Callable[[], object]) -> None:
-        """Call what closes a response, inside the request."""
+        """Call a function that closes a response, inside the request."""
         __tracebackhide__ = True
         with self.resumed():
             function()
@@ -390,29 +396,29 @@ class WebRequest(Boundary):
 
 
 async def send_everything(client: Leanbase) -> None:
-    """Send all that is pending, of every client that sends for requests: the server is about to end.
+    """Send all pending events of every client that sends for requests: the server is about to end.
 
-    Takes no longer than a send, and than a platform leaves a process after SIGTERM.
+    Takes at most `grace_seconds()`, because SIGTERM may have started the end of the server.
     """
     try:
         senders = {*client._outboxes(), *background.pending()}
         seconds = grace_seconds()
         await all_called([partial(_flush, sender, seconds) for sender in senders], timeout=seconds)
-        termination().forget(client)  # or the signal would be answered by a second flush
+        termination().forget(client)  # otherwise SIGTERM would start a second flush
     except Exception as error:
-        log_internal("flush", error)
+        log_internal_error("flush()", error)
 
 
 def _flush(sender: Sender, seconds: float, done: Callable[[], object]) -> None:
-    """Send what a client has pending, in a thread, also where sends pause: no later one may come."""
+    """Send a client's pending events in a thread, even while sending is paused: no later send may come."""
 
     def flush() -> None:
         try:
             receipt = sender.flush(timeout=seconds, last_chance="brief")
             if receipt.has_retained:
-                logger.error("%d event(s) are not delivered as the server ends", receipt.retained)
+                log_lost_at_exit(receipt.retained)
         except Exception as error:
-            log_internal("flush", error)
+            log_internal_error("flush()", error)
         finally:
             done()
 
@@ -423,7 +429,7 @@ _END = object()
 _repeated = RepeatedLog()
 
 _unclosed: deque[tuple[Leanbase, DeliveryScope]] = deque()
-"""Scopes of requests whose responses were thrown away; the next request closes them."""
+"""Scopes of requests whose responses were discarded. The next request closes them."""
 
 
 def _close_forgotten() -> None:
@@ -431,14 +437,14 @@ def _close_forgotten() -> None:
         try:
             client, scope = _unclosed.popleft()
         except IndexError:
-            return  # another thread has it
+            return  # another thread took it
         client._close_scope_later(scope)
 
 
 def _scope_around() -> DeliveryScope | None:
-    """The open scope that is not a request's.
+    """Return the open scope, unless it belongs to a request.
 
-    On a kept-alive connection a request may begin inside the context of the one before.
+    On a kept-alive connection, a request may begin inside the context of the previous request.
     """
     scope = open_scope()
     return None if scope is None or scope.is_request or not scope.is_open else scope

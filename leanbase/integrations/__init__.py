@@ -1,1 +1,1 @@
-"""What other libraries and the standard library call, made to capture; each imported by name."""
+"""Integrations with other libraries and the standard library. Import each module by its name."""

@@ -1,6 +1,7 @@
 """ASGI: a middleware for FastAPI, Starlette, Quart, and any other application.
 
-app.add_middleware(LeanbaseMiddleware)
+Example:
+    app.add_middleware(LeanbaseMiddleware)
 """
 
 from __future__ import annotations
@@ -48,25 +49,27 @@ DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 class LeanbaseMiddleware:
     """Gives each request a context with its identity and tags, and sends its events together.
 
-    A thread sends; the event loop is never blocked. Exceptions that leave the application are captured, and
-    go on unchanged; those that an exception handler of Starlette or FastAPI turned into a response of 500 or
-    above are captured as well. What background tasks capture belongs to the request. A WebSocket has a
-    context and a scope of its own: its events leave when it closes, and during a long one at intervals. When
-    the server shuts the application down, everything is sent first.
+    A thread sends the events, so the event loop is never blocked. Exceptions that leave the application are
+    captured and raised unchanged. Exceptions that a handler of Starlette or FastAPI turns into a response of
+    500 or above are captured too. Events that background tasks capture belong to the request.
+
+    A WebSocket has its own context and delivery scope. Its events are sent when it closes, and at intervals
+    while a long one is open. When the server shuts the application down, all pending events are sent first.
 
     Args:
         app: The application.
-        client: Captures exceptions, and sends what it has retained. Default: the default client.
-        flush: `"before_response"`, `"after_response"`, `"each"` with every capture, or `"auto"`: before the
-            last part of the response where the platform may freeze the process afterwards, after it
-            everywhere else.
+        client: Captures exceptions, and sends its retained events. Default: the default client.
+        flush: When events are sent: `"before_response"`, `"after_response"`, `"each"` (with every capture) or
+            `"auto"` (before the last part of the response if the platform may freeze the process afterwards,
+            else after it).
         capture_exceptions: Whether exceptions that leave the application are captured.
-        request_filter: Gets the ASGI scope; false leaves a request alone.
-        extra_tags: Gets the ASGI scope; returns more tags, or `None`.
-        tag_map: Gets the dict of tags and returns the one to use.
+        request_filter: Receives the ASGI scope. If it returns a false value, the request is not tracked.
+        extra_tags: Receives the ASGI scope; returns additional tags, or `None`.
+        tag_map: Receives the dict of all tags and returns the dict to use.
 
     Raises:
-        ConfigError: `flush` is something else.
+        ConfigError: `flush` is not one of these values.
+        TypeError: `client` is not a client.
 
     Example:
         >>> async def app(scope, receive, send): ...
@@ -95,14 +98,14 @@ class LeanbaseMiddleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application."""
+        """Call the application inside the boundary of a request."""
         __tracebackhide__ = True
         if scope["type"] == "lifespan":
             self._options.need_no_signal()
             return await self._app(scope, receive, partial(self._send_of_lifespan, send))
         if scope["type"] not in ("http", "websocket") or not self._options.track(scope):
             return await self._app(scope, receive, send)
-        self._options.handle_sigterm()  # there was no lifespan
+        self._options.handle_sigterm()  # has no effect if there was a lifespan
         outer = scope.get(REQUEST_KEY)
         tracked = _Request(self._options, scope, outer)
         scope[REQUEST_KEY] = tracked
@@ -112,15 +115,15 @@ class LeanbaseMiddleware:
                 await self._app(scope, receive, response.send if scope["type"] == "http" else send)
         finally:
             if outer is None:
-                scope.pop(REQUEST_KEY, None)  # or they would be a circle
+                scope.pop(REQUEST_KEY, None)  # avoids a reference cycle
             else:
                 scope[REQUEST_KEY] = outer
             await tracked.finish_in_thread()
 
     async def _send_of_lifespan(self, send: Send, message: Message) -> None:
-        """Pass a message on, after everything is sent if it says that the application has shut down.
+        """Pass a message on. If it reports the end of the shutdown, send all pending events first.
 
-        uvicorn ends its own process by the signal that stopped it, and no exit hook runs.
+        uvicorn ends its own process with the signal that stopped it, so no exit hook runs.
         """
         if message["type"].startswith("lifespan.shutdown"):
             await send_everything(self._options.client)
@@ -128,13 +131,13 @@ class LeanbaseMiddleware:
 
 
 class _Request(WebRequest):
-    """A request, or a WebSocket."""
+    """A request or a WebSocket."""
 
     def __init__(self, options: RequestOptions, scope: Scope, outer: object) -> None:
         super().__init__(
             options,
             "ASGI",
-            # What is read now is what the client asked for; frameworks change the scope.
+            # Read these values now, as the client sent them: frameworks change the ASGI scope later.
             partial(
                 _describe, scope, scope.get("raw_path"), scope.get("path", ""), scope.get("root_path", "")
             ),
@@ -147,24 +150,24 @@ class _Request(WebRequest):
         self.hang_up: BaseException | None = None
 
     def is_hang_up(self, error: BaseException) -> bool:
-        """Whether an exception says that the client is gone, as sending to it may."""
+        """Return True if an exception means that the client disconnected, such as a failed send to it."""
         if self.hang_up is not None and self.hang_up in (error, error.__context__, error.__cause__):
             return True
         return super().is_hang_up(error)
 
 
 class _Response:
-    """The messages of a response on their way to the server."""
+    """Passes the messages of a response to the server."""
 
     def __init__(self, tracked: _Request, scope: Scope, send: Send) -> None:
         self._tracked = tracked
         self._scope = scope
         self._send = send
         self._has_trailers = False
-        self._outer_error = sys.exc_info()[1]  # what the caller is handling
+        self._outer_error = sys.exc_info()[1]  # the exception that the caller is handling
 
     async def send(self, message: Message) -> None:
-        """Pass a message on, with the request's events before or after the last one."""
+        """Pass a message on. Send the request's events before or after the last message."""
         tracked, kind = self._tracked, message["type"]
         if kind == "http.response.start":
             tracked.status = message["status"]
@@ -190,7 +193,7 @@ class _Response:
         return kind == "http.response.pathsend"
 
     def _capture_answered(self) -> None:
-        """Capture the exception that an exception handler answers just now."""
+        """Capture the exception that an exception handler is responding to."""
         error = sys.exc_info()[1]
         if error is not None and error is not self._outer_error:
             self._tracked.capture(error, None if _is_raised_again() else self._handler())
@@ -202,11 +205,11 @@ class _Response:
 
 
 def _is_raised_again() -> bool:
-    """Whether Starlette answers for want of a handler: it raises the exception again afterwards."""
+    """Return True if Starlette itself responds with 500: it raises the exception again afterwards."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not LeanbaseMiddleware.__call__.__code__:
         if frame.f_globals.get("__name__") == "starlette.middleware.errors":
-            return frame.f_code.co_name == "__call__"  # else it passes the message of somebody else on
+            return frame.f_code.co_name == "__call__"  # its `_send` passes on a message of other code
         frame = frame.f_back
     return False
 
@@ -234,17 +237,17 @@ def _url(scope: Scope, headers: Headers, raw_path: bytes | None, path: str) -> s
     host = without_user(headers.get("host"))
     if host is None:
         server = scope.get("server")
-        if not server or "/" in server[0]:  # none, or the path of a socket
+        if not server or "/" in server[0]:  # unknown, or the path of a Unix socket
             return None
         name, port = server
         host = name if port in (None, DEFAULT_PORTS.get(scheme)) else f"{name}:{port}"
-    # Some servers have the query in the raw path as well.
+    # Some servers include the query in the raw path.
     quoted = raw_path.partition(b"?")[0].decode("latin-1") if raw_path else quote(path, safe=SAFE_IN_PATH)
     return url_with_query(f"{scheme}://{host}{quoted}", scope.get("query_string", b"").decode("latin-1"))
 
 
 def _route(scope: Scope, root_path: str) -> str | None:
-    """The template of the route, as Starlette and FastAPI leave it in the scope."""
+    """Return the template of the route that Starlette or FastAPI stored in the ASGI scope."""
     route = scope.get("route")
     template = getattr(route, "path_format", None) or getattr(route, "path", None)
     if not isinstance(template, str):

@@ -1,6 +1,7 @@
-"""Celery: a context and a delivery scope for each task, and who asked for it.
+"""Celery: a context and a delivery scope for each task, with the identity of its producer.
 
-install()
+Example:
+    install()
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from ..default import default_client
 from ..delivery.scope import DeliveryScope, open_scope
 from ..events.contexts import active, identify_context, new_context, set_context_session, tag_all
 from ..events.encoding import sanitize
-from ..guard import log_internal
 from ..handlers.boundary import Boundary
+from ..messages import log_internal_error
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -28,37 +29,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 HEADER = "leanbase"
-"""The header of a message that has the producer's identity and tags, as JSON."""
+"""The message header that carries the producer's identity, session and tags, as JSON."""
 
 MAX_HEADER_CHARACTERS = 32 * 1024
-"""Brokers bound what all headers of a message may have; RabbitMQ's clients at 128 KiB."""
+"""The maximum length of that header. Brokers limit the size of all headers; RabbitMQ's clients to 128 KiB."""
 
 SAME_FAILURE_SECONDS = 60.0
-"""So long after a task was lost another report of it is of the same loss."""
+"""Seconds after the loss of a task in which another report of it is about the same loss."""
 
 NO_FAILURES = (Ignore, Reject, Retry)
 
 _runs: ContextVar[tuple[_TaskRun, ...]] = ContextVar("leanbase_celery_tasks", default=())
-"""The tasks that run in this thread, one inside the other where tasks are eager."""
+"""The tasks that run in this thread, the innermost last. Eager tasks run inside one another."""
 
 
 def install(app: Celery | None = None, *, client: Leanbase | None = None, propagate: bool = True) -> None:
-    """Track the tasks of this process: those that it publishes, and those that it runs.
+    """Track the tasks that this process publishes, and the tasks that it runs.
 
-    Each task runs in a context of its own, with the identity, the session and the tags that were in effect
-    where it was published, and with the tags `celery.task_name` and `celery.task_id`. Its events leave when
-    it ends, in every kind of pool. An exception that fails it is captured, and so are a time limit and a lost
-    worker; `Retry`, `Ignore`, `Reject` and what the task lists as `throws` are not.
+    Each task runs in its own context. The context has the identity, session and tags of the code that
+    published the task, and the tags `celery.task_name` and `celery.task_id`.
 
-    Call it where the application is made: producers and workers both need it. A second call replaces the
-    first.
+    The events of a task are sent when it ends, in every kind of pool. The end of the task blocks until its
+    events have an outcome, at most `send_deadline` seconds.
+
+    An exception that fails a task is captured, and so are a time limit and a lost worker. `Retry`, `Ignore`,
+    `Reject` and the exceptions in the task's `throws` are not captured.
+
+    Call `install` where the application is created, in producers and in workers. A second call with the same
+    `app` replaces the first.
 
     Args:
-        app: The application whose tasks are tracked when they run. Default: all.
-        client: Captures exceptions, and sends what it has retained. Default: the default client.
+        app: The application whose tasks are tracked when they run. Default: all applications.
+        client: Captures exceptions, and sends its retained events. Default: the default client.
         propagate: Whether messages carry identity, session and tags from producers to workers.
-
-    The end of a task blocks until its events have an outcome, at most `send_deadline` seconds.
 
     Raises:
         TypeError: `client` is not a client.
@@ -83,7 +86,7 @@ def install(app: Celery | None = None, *, client: Leanbase | None = None, propag
 
 
 class _Tracker:
-    """What Celery's signals call. Nothing in it raises; Celery would only log it."""
+    """Receives Celery's signals. Its methods do not raise, because Celery would only log the exception."""
 
     def __init__(self, app: Celery | None, client: Leanbase, propagate: bool) -> None:
         self._app = app
@@ -92,22 +95,22 @@ class _Tracker:
         self._lost: dict[str, float] = {}
 
     def publish(self, headers: dict[str, Any] | None = None, **_: Any) -> None:
-        """Let a message carry what is in effect here."""
+        """Add the current identity, session and tags to a message."""
         if self._propagate and isinstance(headers, dict):
             try:
                 carried = _carried()
                 if carried is not None:
                     headers[HEADER] = carried
             except Exception as error:
-                log_internal("celery", error)
+                log_internal_error("the Celery integration", error)
 
     def begin(self, task_id: str, task: Task, **_: Any) -> None:
-        """Enter a task's context and scope."""
+        """Enter the context and the scope of a task."""
         if self._app is not None and task.app is not self._app:
             return
         running = _runs.get()
         if not task.request.is_eager:
-            while running:  # one whose end Celery did not tell of
+            while running:  # Celery did not signal the end of this task
                 running[-1].leave()
                 running = running[:-1]
         run = _TaskRun(self._client, task, task_id, self._message(task.request))
@@ -117,20 +120,20 @@ class _Tracker:
     def fail(
         self, sender: Task, task_id: str, exception: BaseException, traceback: Any = None, **_: Any
     ) -> None:
-        """Capture what failed a task."""
+        """Capture the exception that failed a task."""
         if isinstance(exception, (*NO_FAILURES, *_throws(sender))):
             return
         run = next((run for run in _runs.get() if run.task_id == task_id), None)
         if run is not None:
             run.capture(exception)
         elif (self._app is None or sender.app is self._app) and not self._is_known(task_id):
-            # In the main process of a worker: the one that ran the task is gone.
+            # This is the main process of a worker: the process that ran the task has ended.
             request = _request_of(sender, task_id, traceback)
             with _LostTask(self._client, sender, task_id, self._message(request)) as lost:
                 lost.capture(exception)
 
     def end(self, task_id: str, **_: Any) -> None:
-        """Send a task's events, and leave its context."""
+        """Send the events of a task and leave its context."""
         running = _runs.get()
         if any(run.task_id == task_id for run in running):
             while running:
@@ -144,7 +147,7 @@ class _Tracker:
         return request.get(HEADER) if self._propagate and request is not None else None
 
     def _is_known(self, task_id: str) -> bool:
-        """Whether this loss was reported before: Celery reports a hard time limit twice."""
+        """Return True if this loss was reported before: Celery reports a hard time limit twice."""
         now = time.monotonic()
         self._lost = {each: at for each, at in self._lost.items() if now - at < SAME_FAILURE_SECONDS}
         known = task_id in self._lost
@@ -153,7 +156,7 @@ class _Tracker:
 
 
 class _TaskRun(Boundary):
-    """One run of a task. Inside a scope, where tasks are eager, the outermost one sends."""
+    """One run of a task. Inside an open scope, such as that of an eager task, the outermost scope sends."""
 
     def __init__(self, client: Leanbase, task: Task, task_id: str, carried: Any) -> None:
         around = open_scope()
@@ -172,7 +175,7 @@ class _TaskRun(Boundary):
             _restore(self._carried)
             tag_all({"celery.task_name": self._task.name, "celery.task_id": self.task_id})
         except Exception as error:
-            log_internal("celery", error)
+            log_internal_error("the Celery integration", error)
 
     def close(self, error: BaseException | None) -> None:
         if not self._is_nested:
@@ -184,7 +187,7 @@ class _TaskRun(Boundary):
 
 
 class _LostTask(_TaskRun):
-    """A task whose process is gone. It is told of in the main process, which must not wait."""
+    """A task whose process has ended. The main process reports it, and must not wait for the send."""
 
     def __enter__(self) -> _LostTask:  # type: ignore[override]
         super().__enter__()
@@ -195,13 +198,13 @@ class _LostTask(_TaskRun):
 
 
 def _throws(task: Task) -> tuple[type[BaseException], ...]:
-    """The exceptions that a task is expected to raise."""
+    """Return the exceptions that a task is expected to raise."""
     throws = getattr(task, "throws", None) or ()
     return throws if isinstance(throws, tuple) else (throws,)
 
 
 def _request_of(task: Task, task_id: str, traceback: Any) -> Any:
-    """The request of a task that another process had; `None` where it cannot be found."""
+    """Return the request of a task that ran in another process; `None` if it cannot be found."""
     if task.request.id == task_id:
         return task.request
     # For a hard time limit Celery raises the exception itself, in a method of the request.
@@ -215,7 +218,7 @@ def _request_of(task: Task, task_id: str, traceback: Any) -> Any:
 
 
 def _carried() -> str | None:
-    """Identity, session and tags that are in effect, as JSON; `None` if there are none."""
+    """Return the current identity, session and tags as JSON; `None` if there are none."""
     context = active()
     if context is None:
         return None
@@ -227,13 +230,16 @@ def _carried() -> str | None:
     }
     text = json.dumps({name: value for name, value in found.items() if value})
     if len(text) > MAX_HEADER_CHARACTERS:
-        logger.warning("tags of %d characters are not carried to a task; identity is", len(text))
+        logger.warning(
+            "tags of %d characters are too large for a task's headers: it gets the identity without tags",
+            len(text),
+        )
         text = json.dumps({name: value for name, value in found.items() if value and name != "tags"})
     return text if text != "{}" else None
 
 
 def _restore(carried: Any) -> None:
-    """Let the active context have what a message carries. What it cannot carry counts as missing."""
+    """Set the identity, session and tags of a message in the active context. Invalid ones are ignored."""
     if not isinstance(carried, str) or len(carried) > MAX_HEADER_CHARACTERS:
         return
     try:

@@ -1,10 +1,11 @@
-"""Django: a middleware, synchronous and asynchronous.
+"""Django: a middleware for synchronous and asynchronous applications.
 
-MIDDLEWARE = [
-...,
-"django.contrib.auth.middleware.AuthenticationMiddleware",
-"leanbase.integrations.django.LeanbaseContextMiddleware",
-]
+Example:
+    MIDDLEWARE = [
+        ...,
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "leanbase.integrations.django.LeanbaseContextMiddleware",
+    ]
 """
 
 from __future__ import annotations
@@ -34,38 +35,45 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 ATTRIBUTE = "_leanbase_request"
-"""Where an `HttpRequest` has the boundary that it belongs to."""
+"""The attribute of an `HttpRequest` that holds its boundary."""
 
 _current: ContextVar[DjangoRequest | None] = ContextVar("leanbase_django_request", default=None)
 """The request that this thread handles."""
 
 _latest: LeanbaseContextMiddleware | None = None
-"""Tracks requests that never reached a middleware, as the one before it raised."""
+"""The latest middleware. It tracks requests that did not reach it, because an earlier one raised."""
 
 
 class LeanbaseContextMiddleware:
     """Gives each request a context with its identity and tags, and sends its events together.
 
-    The identity is the id that the web SDK sent along, else the primary key of the authenticated user. The
-    user is read when the first event of a request needs it; in the asynchronous mode at the start, if the
-    request has a session cookie or an `Authorization` header. Neither makes a page vary by cookie.
+    The identity is the id that the web SDK sent, or else the primary key of the authenticated user. In
+    synchronous mode, the user is read when the first event of a request needs it. In asynchronous mode, it is
+    read at the start, if the request has a session cookie or an `Authorization` header. Reading the user does
+    not make a page vary by cookie.
 
-    Captured is what Django answers with a 500, each exception once, and, as handled, an exception that the
-    application itself turned into a response of 500 or above. Under uvicorn, which ends without exit hooks,
-    SIGTERM is handled: everything is sent first.
+    Each exception for which Django responds with status 500 is captured once. An exception that the
+    application itself turned into a response of 500 or above is captured as handled. Under uvicorn, which
+    ends without exit hooks, the middleware handles SIGTERM and sends all pending events first.
+
+    An event loop is never blocked. In synchronous mode, sending blocks the request, at most `send_deadline`
+    seconds for each send. It does not block if events are sent after the response and the server uses
+    threads.
 
     Put the middleware after Django's authentication. Its settings are read once, when Django starts:
 
     * `LEANBASE_MW_CAPTURE_EXCEPTIONS` (`True`): whether exceptions are captured.
-    * `LEANBASE_MW_CLIENT`: captures them, and sends what it has retained. Default: the default client.
-    * `LEANBASE_MW_REQUEST_FILTER`: gets the request; false leaves it alone.
-    * `LEANBASE_MW_EXTRA_TAGS`: gets the request; returns more tags, or `None`.
-    * `LEANBASE_MW_TAG_MAP`: gets the dict of tags and returns the one to use.
-    * `LEANBASE_MW_FLUSH` (`"auto"`): `"before_response"`, `"after_response"`, `"each"` inside every capture,
-      or `"auto"`: before the response where the platform may freeze the process afterwards, else after it.
+    * `LEANBASE_MW_CLIENT`: captures exceptions, and sends its retained events. Default: the default client.
+    * `LEANBASE_MW_REQUEST_FILTER`: receives the request. If it returns a false value, the request is not
+      tracked.
+    * `LEANBASE_MW_EXTRA_TAGS`: receives the request; returns additional tags, or `None`.
+    * `LEANBASE_MW_TAG_MAP`: receives the dict of all tags and returns the dict to use.
+    * `LEANBASE_MW_FLUSH` (`"auto"`): when events are sent: `"before_response"`, `"after_response"`, `"each"`
+      (inside every capture) or `"auto"` (before the response if the platform may freeze the process
+      afterwards, else after).
 
     Raises:
-        ConfigError: `LEANBASE_MW_FLUSH` is something else.
+        ConfigError: `LEANBASE_MW_FLUSH` is not one of these strings.
     """
 
     sync_capable = True
@@ -75,19 +83,19 @@ class LeanbaseContextMiddleware:
         global _latest
         self.get_response = get_response
         self.options = _options()
-        self.options.handle_sigterm()  # Django does not hear of a server's lifespan
+        self.options.handle_sigterm()  # Django does not support ASGI's lifespan
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
         else:
-            # Only here: in asynchronous mode Django would call it in a thread for each request.
+            # Only in synchronous mode: in asynchronous mode, Django would call it in a thread each time.
             self.process_view = self._process_view
         got_request_exception.connect(_on_exception, dispatch_uid=__name__)
         request_finished.connect(_on_finish, dispatch_uid=__name__)
         _latest = self
 
     def __call__(self, request: Any) -> Any:
-        """Answer a request."""
+        """Return the response to a request."""
         __tracebackhide__ = True
         if self._is_async:
             return self._answer_async(request)
@@ -115,7 +123,7 @@ class LeanbaseContextMiddleware:
         tracked = DjangoRequest(self.options, request, is_async=True)
         task = asyncio.current_task()
         if task is not None:
-            # Where a middleware around this one answers in its own way, nobody closes our response.
+            # If an outer middleware returns another response, nobody closes this one.
             task.add_done_callback(lambda _: tracked.finish_later())
         if _has_credentials(request):
             tracked.user = await _authenticated(request)
@@ -133,13 +141,13 @@ class LeanbaseContextMiddleware:
         return response
 
     def process_exception(self, request: Any, exception: BaseException) -> None:
-        """Remember what a view raised: the application may still answer it."""
+        """Remember the exception of a view: the application may still respond to it."""
         tracked = getattr(request, ATTRIBUTE, None)
         if tracked is not None:
             tracked.error = exception
 
     def _process_view(self, request: Any, view: Any, args: Any, kwargs: Any) -> None:
-        """Read the user before an asynchronous view, in which Django forbids it."""
+        """Read the user before an asynchronous view, because Django forbids it inside the view."""
         tracked = getattr(request, ATTRIBUTE, None)
         if tracked is not None and iscoroutinefunction(view) and _has_credentials(request):
             tracked.user = _user(request)
@@ -149,8 +157,8 @@ class DjangoRequest(WebRequest):
     """A request that Django handles.
 
     Attributes:
-        user: Primary key and e-mail address of the user, if that was read already.
-        error: An exception of the view, which a middleware may still answer.
+        user: Primary key and e-mail address of the user, if the user was read already.
+        error: An exception of the view, to which a middleware may still respond.
     """
 
     def __init__(self, options: RequestOptions, request: Any, *, is_async: bool = False) -> None:
@@ -171,28 +179,28 @@ class DjangoRequest(WebRequest):
         setattr(request, ATTRIBUTE, self)
 
     def answered(self, response: Any) -> None:
-        """Capture what the view raised if the application made a failure of it."""
+        """Capture the exception of the view if the application turned it into a response of 500 or above."""
         self.status = response.status_code
         error, self.error = self.error, None
         if error is not None and response.status_code >= FAILED_STATUS:
             self.capture(error, "DJANGO_EXCEPTION_HANDLER")
 
     def failed(self, error: BaseException) -> None:
-        """Capture an exception that Django makes a 500 of, here or in a middleware around this one."""
+        """Capture an exception for which Django responds with 500, raised here or in an outer middleware."""
         if self.is_inside:
             self.capture(error)
         else:
             self.status = None
             with self.resumed():
                 self.capture(error)
-            self.finish_later()  # the response that was to do it is gone
+            self.finish_later()  # no response will do this
 
     def streams(self, response: Any) -> bool:
-        """Whether the application has still to produce the body of a response."""
+        """Return True if the application still has to produce the body of a response."""
         return response.streaming and getattr(response, "file_to_stream", None) is None
 
     def follow(self, response: Any) -> None:
-        """Produce the body of a response inside the request, and end the request with it."""
+        """Produce the body of a response inside the request, and finish the request when it is closed."""
         closers = response._resource_closers
         closers[:] = [*(partial(self.call_resumed, close) for close in closers), self.finish]
         if self.streams(response):
@@ -223,7 +231,7 @@ class DjangoRequest(WebRequest):
 
 
 def _on_exception(request: Any = None, **_: Any) -> None:
-    """Capture what Django is about to answer with a 500."""
+    """Capture an exception for which Django is about to respond with status 500."""
     error = sys.exc_info()[1]
     if error is None or request is None:
         return
@@ -231,7 +239,7 @@ def _on_exception(request: Any = None, **_: Any) -> None:
     if tracked is not None:
         tracked.failed(error)
     elif _latest is not None and _latest.options.track(request):
-        # A middleware before ours raised.
+        # A middleware before this one raised.
         tracked = DjangoRequest(_latest.options, request)
         with tracked:
             tracked.capture(error)
@@ -239,9 +247,9 @@ def _on_exception(request: Any = None, **_: Any) -> None:
 
 
 def _on_finish(**_: Any) -> None:
-    """End the request of this thread, if its response was thrown away."""
+    """Finish the request of this thread if its response was discarded."""
     tracked = _current.get()
-    if tracked is not None and not tracked.is_inside:  # else a view has asked for another page itself
+    if tracked is not None and not tracked.is_inside:  # inside, a view has requested another page
         _current.set(None)
         tracked.finish()
 
@@ -254,17 +262,17 @@ def _has_credentials(request: Any) -> bool:
 
 
 def _user(request: Any) -> tuple[str, str | None] | None:
-    """Primary key and e-mail address of the authenticated user; may cost the query that reads it."""
+    """Return primary key and e-mail address of the authenticated user. This may cost a database query."""
     session: Any = getattr(request, "session", None)
     untouched = session is not None and not session.accessed
     user = None
     try:
         user = getattr(request, "user", None)
         found = _identity(user)
-    except Exception:  # a backend that fails; or a view of an event loop, where Django forbids a query
+    except Exception:  # a backend that fails, or a view on an event loop, where Django forbids queries
         found = None
     if untouched and session.accessed:
-        # The page does not depend on the user for our reading, but it does as soon as the view reads it.
+        # The page does not depend on the user because of this read, but it does when the view reads it.
         state = getattr(user, "__dict__", {})
         value = state.get("_wrapped", state)
         if "_setupfunc" in state:
@@ -280,7 +288,7 @@ def _user(request: Any) -> tuple[str, str | None] | None:
 
 
 async def _authenticated(request: Any) -> tuple[str, str | None] | None:
-    """The same, on an event loop."""
+    """Do the same as `_user`, on an event loop."""
     read: Any = getattr(request, "auser", None)
     session: Any = getattr(request, "session", None)
     untouched = session is not None and not session.accessed
@@ -312,14 +320,14 @@ def _identity(user: Any) -> tuple[str, str | None] | None:
 
 
 def _options() -> RequestOptions:
-    """The options that Django's settings have; those of a wrong type do not count."""
+    """Return the options from Django's settings. Settings of a wrong type are ignored."""
 
     def setting(name: str, fits: Callable[[Any], bool], default: Any = None) -> Any:
         value = getattr(conf.settings, f"LEANBASE_MW_{name}", default)
         if fits(value) or value is default:
             return value
         kind = type(value).__name__
-        logger.warning("LEANBASE_MW_%s does not count: its value is %s, which does not fit", name, kind)
+        logger.warning("LEANBASE_MW_%s is ignored: its value has the wrong type, %s", name, kind)
         return default
 
     return RequestOptions(

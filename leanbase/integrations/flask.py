@@ -1,6 +1,7 @@
-"""Flask: an extension.
+"""Flask: an extension that tracks the requests of an application.
 
-LeanbaseFlask(app)
+Example:
+    LeanbaseFlask(app)
 """
 
 from __future__ import annotations
@@ -22,21 +23,25 @@ if TYPE_CHECKING:
 class LeanbaseFlask:
     """Gives each request of a Flask application a context with its identity and tags, and sends its events.
 
-    Exceptions that Flask answers with a 500 are captured, each once. It is the WSGI middleware, with what
-    Flask knows besides: the rule of the URL, and the exception behind a response.
+    Exceptions for which Flask responds with status 500 are captured, each once. The extension is the WSGI
+    middleware, with two additions that Flask knows: the rule of the URL, and the exception behind a response.
+
+    Sending blocks the request, at most `send_deadline` seconds for each send. It does not block if events are
+    sent after the response and the server uses threads.
 
     Args:
-        app: The application; or call `init_app` later.
-        client: Captures exceptions, and sends what it has retained. Default: the default client.
-        flush: `"before_response"`, `"after_response"`, `"each"` inside every capture, or `"auto"`: before the
-            response where the platform may freeze the process afterwards, after it everywhere else.
+        app: The application. Without it, call `init_app` later.
+        client: Captures exceptions, and sends its retained events. Default: the default client.
+        flush: When events are sent: `"before_response"`, `"after_response"`, `"each"` (inside every capture)
+            or `"auto"` (before the response if the platform may freeze the process afterwards, else after).
         capture_exceptions: Whether exceptions are captured.
-        request_filter: Gets the `flask.Request`; false leaves a request alone.
-        extra_tags: Gets the `flask.Request`; returns more tags, or `None`.
-        tag_map: Gets the dict of tags and returns the one to use.
+        request_filter: Receives the `flask.Request`. If it returns a false value, the request is not tracked.
+        extra_tags: Receives the `flask.Request`; returns additional tags, or `None`.
+        tag_map: Receives the dict of all tags and returns the dict to use.
 
     Raises:
-        ConfigError: `flush` is something else.
+        ConfigError: `flush` is not one of these values.
+        TypeError: `client` is not a client.
 
     Example:
         >>> LeanbaseFlask(flush="after_response")  # doctest: +ELLIPSIS
@@ -66,14 +71,14 @@ class LeanbaseFlask:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Track the requests of an application; doing it twice is doing it once."""
+        """Track the requests of an application. A second call for the same one has no effect."""
         if app.extensions.setdefault("leanbase", self) is self and not isinstance(app.wsgi_app, _Tracked):
             app.wsgi_app = _Tracked(app, self._options)  # type: ignore[method-assign]
             got_request_exception.connect(_capture, app)
 
 
 class _Tracked:
-    """The WSGI side of an application, with its requests tracked."""
+    """Tracks the requests of an application, as a wrapper around its `wsgi_app`."""
 
     def __init__(self, app: Flask, options: RequestOptions) -> None:
         self._app = app
@@ -91,10 +96,10 @@ class _Tracked:
 
 
 def _made(app: Flask, environ: dict[str, Any]) -> Request:
-    """A request of the application's class, beside the one that the views get, whose body it leaves alone."""
+    """Create a request of the application's class besides the view's. It does not read the body."""
     before = environ.get("werkzeug.request")
     made = app.request_class(environ)
-    made.shallow = True  # to read the body here would take it away from the view
+    made.shallow = True  # a body that is read here is lost for the view
     if before is None:
         environ.pop("werkzeug.request", None)
     else:
@@ -103,14 +108,17 @@ def _made(app: Flask, environ: dict[str, Any]) -> Request:
 
 
 def _capture(_sender: Flask, exception: BaseException, **_: Any) -> None:
-    """Capture what Flask answers with a 500."""
+    """Capture an exception for which Flask responds with status 500."""
     tracked = request.environ.get(REQUEST_KEY)
     if isinstance(tracked, WebRequest):
         tracked.capture(exception, "FLASK")
 
 
 def _with_request(function: Any) -> Any:
-    """Let a function of the user get Flask's own request where there is one, which knows its endpoint."""
+    """Wrap a function of the user, so that it receives a `flask.Request`.
+
+    This is Flask's current request if it exists, because that knows its endpoint, or else a new one.
+    """
     if not callable(function):
         return function
     current: Any = request

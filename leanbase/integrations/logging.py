@@ -1,9 +1,10 @@
-"""Records of the standard library's `logging` as exceptions.
+"""Capture records of the standard library's `logging` as exceptions.
 
-import logging
-from leanbase.integrations.logging import LeanbaseHandler
+Example:
+    import logging
+    from leanbase.integrations.logging import LeanbaseHandler
 
-logging.getLogger().addHandler(LeanbaseHandler())
+    logging.getLogger().addHandler(LeanbaseHandler())
 """
 
 from __future__ import annotations
@@ -29,16 +30,19 @@ _emitting: ContextVar[bool] = ContextVar("leanbase_emitting_log_record", default
 class LeanbaseHandler(logging.Handler):
     """Captures log records at a level and above.
 
-    A record with exception information is captured as that exception, once, also when a context or
-    decorator around it sees the same one. Any other becomes an exception `LoggedError`, `LoggedWarning` …
-    with the message and the stack of the logging call. Both carry the record's level and the properties
-    `logger_name` and `logger_level`. The SDK's own records are passed over.
+    A record with exception information is captured as that exception. It is captured once, even if a context
+    or decorator around it sees the same exception. Any other record becomes an exception `LoggedError`,
+    `LoggedWarning` …, with the message and the stack of the logging call. Both carry the record's level and
+    the properties `logger_name` and `logger_level`. The SDK's own records are skipped.
+
+    Logging a record blocks like `capture`, and never raises.
 
     Args:
         level: The lowest level to capture, a number or name of `logging`.
-        client: Which client captures. Default: the default client, once it has its settings.
+        client: The client that captures. Default: the default client, once it has its settings.
 
-    Logging a record blocks like `capture`: not at all inside a delivery scope. It never raises.
+    Raises:
+        TypeError: `client` is not a client.
 
     Example:
         >>> log = logging.getLogger("shop")
@@ -53,12 +57,12 @@ class LeanbaseHandler(logging.Handler):
         self._client = client or default_client
 
     def addFilter(self, filter: Any) -> None:  # noqa: N802 - logging's name
-        """Add a filter; but for that by which a Powertools `Logger` mutes the handlers of the root logger."""
+        """Add a filter, but skip filters of Powertools: its `Logger` mutes the root logger's handlers."""
         if not type(filter).__module__.startswith("aws_lambda_powertools."):
             super().addFilter(filter)
 
     def handle(self, record: logging.LogRecord) -> Any:
-        """Filter and capture a record; without a lock, or threads would wait for one another's requests."""
+        """Filter and capture a record. No lock is held: threads must not wait for each other's requests."""
         passed: Any = self.filter(record)
         if passed:
             self.emit(passed if isinstance(passed, logging.LogRecord) else record)
@@ -67,11 +71,11 @@ class LeanbaseHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Capture a record."""
         if _emitting.get() or current_attempt.get() is not None:
-            return  # what our own sending logs
+            return  # logged during a capture or a send of the SDK
         if record.name == "leanbase" or record.name.startswith("leanbase."):
             return
         try:
-            _emitting.set(True)  # inside, as an interrupt may strike right after it
+            _emitting.set(True)  # inside the `try`: a signal may interrupt right after it
             self._capture(record)
         except Exception:
             self.handleError(record)
@@ -108,12 +112,12 @@ def _is_of_this_thread(record: logging.LogRecord) -> bool:
 
 
 def _place(record: logging.LogRecord) -> list[dict[str, Any]]:
-    """All that is left of the stack of a call in another thread, or process."""
+    """Return the one frame that is known of a logging call in another thread or process."""
     return [frame_text(record.pathname, record.lineno, record.funcName or "", None)]
 
 
 def _stack(record: logging.LogRecord) -> list[Call]:
-    """The stack of the logging call: up to where the record says that it was made, if that is on it."""
+    """Return the stack of the logging call, up to the line that the record names if that is on it."""
     calls = stack_calls(sys._getframe(), without=_NOT_OF_THE_CALLER)
     for position in range(len(calls) - 1, -1, -1):
         frame, lineno = calls[position]

@@ -1,6 +1,7 @@
-"""WSGI: a middleware around any application, and what other integrations build on.
+"""WSGI: a middleware for any application, and functions that other integrations use.
 
-app = LeanbaseMiddleware(app)
+Example:
+    app = LeanbaseMiddleware(app)
 """
 
 from __future__ import annotations
@@ -26,28 +27,32 @@ if TYPE_CHECKING:
     from ..handlers.web_request import Description, RequestFlushPolicy
 
 LAMBDA_EVENTS = ("apig_wsgi.full_event", "awsgi.event", "serverless.event")
-"""Where adapters of WSGI applications to Lambda leave the event in the environ."""
+"""The keys of the environ in which adapters from Lambda to WSGI store the event."""
 
 
 class LeanbaseMiddleware:
     """Gives each request a context with its identity and tags, and sends its events together.
 
-    Exceptions that leave the application are captured, and go on unchanged. What is captured while the body
-    is produced belongs to the request as well. After the response means in `close()` of what the server
-    gets; a server with threads does not wait for it there.
+    Exceptions that leave the application are captured and raised unchanged. Events that are captured while
+    the body is produced belong to the request too. "After the response" means in `close()` of the body. On a
+    server with threads, `close()` does not wait for the send.
+
+    Sending blocks the request, at most `send_deadline` seconds for each send. It does not block if events are
+    sent after the response and the server uses threads.
 
     Args:
         app: The application.
-        client: Captures exceptions, and sends what it has retained. Default: the default client.
-        flush: `"before_response"`, `"after_response"`, `"each"` inside every capture, or `"auto"`: before the
-            response where the platform may freeze the process afterwards, after it everywhere else.
+        client: Captures exceptions, and sends its retained events. Default: the default client.
+        flush: When events are sent: `"before_response"`, `"after_response"`, `"each"` (inside every capture)
+            or `"auto"` (before the response if the platform may freeze the process afterwards, else after).
         capture_exceptions: Whether exceptions that leave the application are captured.
-        request_filter: Gets the environ; false leaves a request alone.
-        extra_tags: Gets the environ; returns more tags, or `None`.
-        tag_map: Gets the dict of tags and returns the one to use.
+        request_filter: Receives the environ. If it returns a false value, the request is not tracked.
+        extra_tags: Receives the environ; returns additional tags, or `None`.
+        tag_map: Receives the dict of all tags and returns the dict to use.
 
     Raises:
-        ConfigError: `flush` is something else.
+        ConfigError: `flush` is not one of these values.
+        TypeError: `client` is not a client.
 
     Example:
         >>> def app(environ, start_response):
@@ -78,7 +83,7 @@ class LeanbaseMiddleware:
         )
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Call the application."""
+        """Call the application inside the boundary of a request."""
         __tracebackhide__ = True
         if not self._options.track(environ):
             return self._app(environ, start_response)
@@ -119,14 +124,14 @@ def track(
             try:
                 body = app(environ, start)
             except Exception:
-                tracked.status = None  # another response comes in its place
+                tracked.status = None  # the server sends another response instead
                 raise
     except BaseException:
         tracked.finish()
         raise
     finally:
         if outer is None:
-            environ.pop(REQUEST_KEY, None)  # or they would be a circle
+            environ.pop(REQUEST_KEY, None)  # avoids a reference cycle
         else:
             environ[REQUEST_KEY] = outer
     if tracked.is_nested and isinstance(body, (list, tuple)):
@@ -142,7 +147,7 @@ def track(
 
 
 class _Parts:
-    """A body that was produced already. Of a single part servers derive its length."""
+    """A body that was produced already. It has a length: servers derive `Content-Length` from one part."""
 
     def __init__(self, tracked: WebRequest, body: Sequence[bytes]) -> None:
         self._tracked = tracked
@@ -155,12 +160,12 @@ class _Parts:
         return len(self._body)
 
     def close(self) -> None:
-        """Let the request's events leave."""
+        """Finish the request, so that its events are sent."""
         self._tracked.finish()
 
 
 class _Body:
-    """What the server gets: the application's body, produced inside the request, which it ends."""
+    """The application's body, produced inside the request. Closing it finishes the request."""
 
     def __init__(self, tracked: WebRequest, body: Any) -> None:
         self._tracked = tracked
@@ -176,12 +181,12 @@ class _Body:
         return part
 
     def close(self) -> None:
-        """Close the application's body, and let the request's events leave."""
+        """Close the application's body and finish the request, so that its events are sent."""
         __tracebackhide__ = True
         tracked = self._tracked
         try:
             if hasattr(self._body, "close"):
-                tracked.call_resumed(self._body.close)  # a server logs what this raises: it has the response
+                tracked.call_resumed(self._body.close)  # not captured: the server logs this error
         finally:
             tracked.finish()
 
@@ -192,7 +197,7 @@ def _is_file(body: Any, environ: dict[str, Any]) -> bool:
 
 
 def _finishes_on_close(body: Any, tracked: WebRequest) -> bool:
-    """Let the end of a file's response be that of the request; false when it will not have that."""
+    """Make `close()` of a file body finish the request. Return False if the body does not allow it."""
     close = getattr(body, "close", None)
 
     def finish() -> None:
@@ -210,12 +215,12 @@ def _finishes_on_close(body: Any, tracked: WebRequest) -> bool:
 
 
 def lambda_event(environ: Mapping[str, Any]) -> object:
-    """The Lambda event behind a request, or `None`."""
+    """Return the Lambda event behind a request, or `None`."""
     return next((environ[name] for name in LAMBDA_EVENTS if name in environ), None)
 
 
 def describe(environ: dict[str, Any]) -> Description:
-    """Headers and tags of a request."""
+    """Return the headers and tags of a request."""
     headers = Headers((name, value) for name, value in environ.items() if name.startswith("HTTP_"))
     script, path = environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")
     raw = (script + path).encode("latin-1", "replace")

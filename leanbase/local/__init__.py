@@ -1,6 +1,6 @@
 """An ingestion server for development: `python -m leanbase.local`.
 
-It takes what the real one takes, refuses what the real one refuses and says why, and shows what
-arrives. Loopback only. `validation` judges a request, `store` keeps events, `server` is the HTTP in
-between, `table` what a person sees.
+It accepts and refuses the same requests as the real server, returns the reason for a refusal, and prints the
+events that arrive. It listens only on loopback addresses. `validation` checks a request, `store` stores its
+events, `server` is the HTTP between them, and `table` formats events for people.
 """

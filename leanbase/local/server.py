@@ -1,4 +1,4 @@
-"""The HTTP of the local ingestion server."""
+"""Serve the HTTP requests of the local ingestion server."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ IDLE_SECONDS = 120.0
 
 
 class LocalServer:
-    """A running ingestion server on a loopback address.
+    """An ingestion server on a loopback address. It runs inside a `with` block, or during `serve()`.
 
     Args:
         host: `127.0.0.1`, `::1` or `localhost`.
-        port: The port; `0` takes a free one.
-        store: Where events are kept. Default: in memory.
-        show: Whether arrivals are printed to stdout.
+        port: The port; `0` selects a free one.
+        store: Where events are stored. Default: in memory.
+        show: Whether received events are printed to stdout.
 
     Raises:
-        ConfigError: The host is not loopback.
-        OSError: The port is taken.
+        ConfigError: The host is not a loopback address.
+        OSError: The port is in use.
 
     Example:
         >>> with LocalServer() as server:
@@ -47,18 +47,18 @@ class LocalServer:
             raise ConfigError(f"the local server only listens on loopback addresses, not on {host!r}")
         self.store = store or Store()
         self._http = _HTTPServer((host, port), self.store, show)
-        # Asks this often whether to end: an application that starts one for each test should not wait for it.
+        # Check this often whether to stop: tests that start one server each should not wait at the end.
         serve = partial(self._http.serve_forever, poll_interval=0.02)
         self._thread = threading.Thread(target=serve, name="leanbase-local", daemon=True)
 
     @property
     def url(self) -> str:
-        """The address to set as `host`."""
+        """The URL to set as `host`."""
         name = self._http.server_address[0]
         return f"http://{f'[{name!s}]' if ':' in str(name) else name!s}:{self._http.server_port}"
 
     def serve(self) -> None:
-        """Serve in this thread until it is interrupted."""
+        """Serve in this thread. Blocks until it is interrupted."""
         self._http.serve_forever()
 
     def __enter__(self) -> LocalServer:
@@ -78,7 +78,7 @@ class LocalServer:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address, without a port, is this machine's own."""
+    """Return True if a host name or address, without a port, is a loopback address."""
     if host.lower() == "localhost":
         return True
     try:
@@ -100,7 +100,7 @@ class _HTTPServer(ThreadingHTTPServer):
         self.show = show
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is nothing to report."""
+        """Ignore errors of a connection, such as a client that disconnected."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = IDLE_SECONDS
     disable_nagle_algorithm = True
-    wbufsize = -1  # one packet for the head and body of an answer
+    wbufsize = -1  # sends head and body of a response in one packet
     server: _HTTPServer
 
     def do_POST(self) -> None:
@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_with(self, route: Any) -> None:
         try:
-            # A page in a browser can make any name point to 127.0.0.1 and then speak to us.
+            # A page in a browser can make its host name resolve to 127.0.0.1, then send requests here.
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
             if not is_loopback(host):
                 raise RefusedError("the Host header must name a loopback address", 403)
@@ -180,4 +180,4 @@ class _Handler(BaseHTTPRequestHandler):
             sys.stdout.flush()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Arrivals are printed by `_print`; the access log would only repeat them."""
+        """Print nothing: `_print` reports received events already."""

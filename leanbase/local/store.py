@@ -1,4 +1,4 @@
-"""Keeps received events in SQLite, in a file or in memory."""
+"""Store received events in SQLite, in a file or in memory."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ CREATE TABLE IF NOT EXISTS events (
 
 
 class Store:
-    """Events in the order of their arrival; duplicates collapse as they do on the real server.
+    """Events in the order of their arrival. Duplicates collapse as they do on the real server.
 
     Args:
-        path: The database file, made with mode 0600; `None` keeps events in memory.
+        path: The database file, created with mode 0600. `None` stores events in memory.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -43,7 +43,7 @@ class Store:
             self._database.execute(_SCHEMA)
 
     def add(self, envelope: dict[str, Any]) -> list[bool]:
-        """Keep the events of one accepted request, all or none; which of them are new."""
+        """Store the events of one accepted request, all or none. Return for each event whether it is new."""
         with self._lock, self._database:
             newest = self._database.execute("SELECT coalesce(max(request), 0) FROM events").fetchone()[0]
             return [
@@ -68,7 +68,7 @@ class Store:
         return False
 
     def events(self, after: int = 0) -> list[dict[str, Any]]:
-        """All events with an id above `after`, each with the number of the request that brought it."""
+        """Return all events with an id above `after`, each with the number of the request that sent it."""
         with self._lock:
             rows = self._database.execute(
                 "SELECT * FROM events WHERE id > ? ORDER BY id", (after,)
@@ -83,7 +83,7 @@ class Store:
         ]
 
     def clear(self) -> None:
-        """Forget all events."""
+        """Delete all events."""
         with self._lock, self._database:
             self._database.execute("DELETE FROM events")
 

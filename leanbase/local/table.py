@@ -1,4 +1,4 @@
-"""Events as a person wants to see them."""
+"""Format events for people."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-# What the SDK adds to every event, or a handler to every event of an invocation, tells none apart.
 _EVERYWHERE = (
     "$context_tags", "$geoip_disable", "$ip", "$is_server", "$lib", "$os", "$python", "$raw_user_agent",
     "$request_", "$user_agent", "cloud.", "faas.",
 )  # fmt: skip
+"""Prefixes of properties that do not distinguish events.
+
+The SDK adds them to every event, or a handler adds them to every event of an invocation.
+"""
+
 _HEADINGS = ("time", "event", "distinct id", "properties")
 
 
 def rows(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
-    """The cells of each event: time of day in UTC, name, distinct id, the properties of interest."""
+    """Return the cells of each event: time of day in UTC, name, distinct id, the properties of interest."""
     return [
         (
             event["timestamp"][11:23],
@@ -28,7 +32,7 @@ def rows(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]
 
 
 def properties_of_interest(properties: Mapping[str, Any]) -> str:
-    """The properties that tell events apart, on one line; the application's own come first."""
+    """Return the properties that distinguish events, on one line; the application's own come first."""
     what = _exception(properties)
     left_out = (*_EVERYWHERE, "$exception_") if what else _EVERYWHERE
     shown = {name: value for name, value in properties.items() if not name.startswith(left_out)}
@@ -37,7 +41,7 @@ def properties_of_interest(properties: Mapping[str, Any]) -> str:
 
 
 def _exception(properties: Mapping[str, Any]) -> list[str]:
-    """What an exception event is about: type, message, and the innermost frame that is the application's."""
+    """Return an exception event's type, message, level and innermost frame of the application."""
     try:
         first = properties["$exception_list"][0]
         what = [f"{first['type']}: {_short(first['value'])}"]
@@ -49,11 +53,11 @@ def _exception(properties: Mapping[str, Any]) -> list[str]:
         what.append(f"({properties['$exception_level']}{handled})")
         return [printable(each) for each in what]
     except (KeyError, IndexError, TypeError, AttributeError):
-        return []  # no exception, or one that an application put together itself
+        return []  # not an exception event, or one whose properties the application set itself
 
 
 def render(events: Iterable[Mapping[str, Any]], width: int) -> str:
-    """A table with a heading, cut to `width` characters a line."""
+    """Return a table with a heading, each line cut to `width` characters."""
     cells: list[Sequence[str]] = [_HEADINGS, *rows(events)]
     widths = [min(36, max(len(row[column]) for row in cells)) for column in range(3)]
     lines = ["  ".join([*(_fit(c, w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in cells]
@@ -62,7 +66,7 @@ def render(events: Iterable[Mapping[str, Any]], width: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from the network without what a terminal would obey.
+    """Replace the unprintable characters of a received string: a terminal could execute them.
 
     >>> printable("a\\x1b[2Jb")
     'a�[2Jb'

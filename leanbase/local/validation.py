@@ -1,4 +1,4 @@
-"""Judges a request body as the ingestion endpoint does, and says why when it refuses."""
+"""Check a request body as the ingestion endpoint does, and give the reason for a refusal."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
 
 
 class RefusedError(Exception):
-    """The request is refused.
+    """The server refuses the request.
 
     Attributes:
-        status: The HTTP status to answer with.
+        status: The HTTP status of the response.
     """
 
     def __init__(self, reason: str, status: int = 400) -> None:
@@ -27,10 +27,10 @@ class RefusedError(Exception):
 
 
 def decompress(body: bytes, encoding: str) -> bytes:
-    """Undo the content encoding, within the limit of a body.
+    """Decompress a request body.
 
     Raises:
-        RefusedError: Unknown encoding, damaged data, or too much of it.
+        RefusedError: The encoding is unknown, the data is damaged, or the result exceeds 20 MiB.
     """
     if encoding in ("", "identity"):
         return body
@@ -52,8 +52,8 @@ def parse(body: bytes) -> dict[str, Any]:
     """Return the envelope of a batch.
 
     Raises:
-        RefusedError: It is not strict JSON, or the envelope or one of its events is not valid; one bad
-            event makes the endpoint refuse all.
+        RefusedError: The body is not strict JSON, or the envelope or one of its events is invalid. One
+            invalid event makes the endpoint refuse the whole batch.
     """
     try:
         envelope = json.loads(

@@ -1,4 +1,4 @@
-"""What may be seen of names and texts (V-3 to V-7, V-10 to V-12), and of the process's own secrets."""
+"""Redact secrets in names, strings and URLs, also secrets of the environment (V-3 to V-7, V-10 to V-12)."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ DEFAULT_MASK_PATTERNS = (
         )
     ),
     r"(?i)(?<![a-z])(?:pw|pin|otp|ssn)(?![a-z])",
-    # Not task_id, not disk_usage; not author.
+    # Must not match task_id, disk_usage or author.
     r"(?i)(?:^|[^a-z_])sk_|auth(?:$|[^a-z]|orization|entication|enticate)",
 )  # fmt: skip
 
 Matcher = Callable[[str], bool]
 
-_PARAMETER = re.compile(r"([?&;#][^=&?;#\s]{1,64}=)[^&;#\s'\"<>]+")  # of a URL's query, or behind its #
+_PARAMETER = re.compile(r"([?&;#][^=&?;#\s]{1,64}=)[^&;#\s'\"<>]+")  # in the query or fragment of a URL
 _URL_SAFE = str.maketrans("+/", "-_")
 _QUERY_PART = re.compile(r"[^&;]+")
 _LITERAL = re.compile(r"\(\?i\)([\w \-/@:]+)")
 
 
 def broken_in(patterns: tuple[str, ...]) -> tuple[str, ...]:
-    """Those that are no regular expressions."""
+    """Return the patterns that are not valid regular expressions."""
     return tuple(each for each in patterns if not _LITERAL.fullmatch(each) and _compiled(each) is None)
 
 
@@ -56,13 +56,13 @@ def _compiled(pattern: str) -> re.Pattern[str] | None:
 
 @lru_cache(maxsize=64)
 def matcher(patterns: tuple[str, ...]) -> Matcher:
-    """Say whether one of some regular expressions is found in a text; broken ones are skipped."""
+    """Return a function that searches a string for any of the patterns. Invalid patterns are skipped."""
     found = [(_LITERAL.fullmatch(pattern), pattern) for pattern in patterns]
     literals = [literal[1].lower().replace("-", "_") for literal, _ in found if literal]
     others = [expression for literal, pattern in found if not literal and (expression := _compiled(pattern))]
 
     def matches(text: str) -> bool:
-        lowered = text.lower().replace("-", "_")  # as in x-api-key
+        lowered = text.lower().replace("-", "_")  # `api_key` also matches x-api-key
         for literal in literals:
             if literal in lowered:
                 return True
@@ -72,15 +72,15 @@ def matcher(patterns: tuple[str, ...]) -> Matcher:
 
 
 class Redaction:
-    """Decides what is shown of names and texts.
-
-    Args:
-        mask: Says of a name, or a text, that it is a secret's.
-        ignore: Says of a variable's name that it is left out.
-        mask_url_credentials: Whether users and passwords in URLs are replaced.
-        detect_secrets: Whether texts that look like secrets are replaced.
+    """Decides what is shown of names and strings.
 
     The values of environment variables with a secret's name are replaced wherever they appear.
+
+    Args:
+        mask: Returns True for a name or string that names a secret.
+        ignore: Returns True for the name of a variable that is left out.
+        mask_url_credentials: Whether users and passwords in URLs are replaced.
+        detect_secrets: Whether strings that look like secrets are replaced.
     """
 
     def __init__(
@@ -98,24 +98,24 @@ class Redaction:
         self._known_secrets = _secrets_of(os.environ, mask)
 
     def value(self, text: str) -> str:
-        """A text found in a variable: as it is, in part, or not at all."""
+        """Return a string from a variable: unchanged, partly redacted, or replaced completely."""
         if self.is_masked(text):
             return REDACTED
         return self.key(text)
 
     def key(self, text: str) -> str:
-        """The key of a dict, which may be called `password`: that hides the value, not the key."""
+        """Return the key of a dict, redacted. A key such as `password` stays: only its value is hidden."""
         text = self._certain(text)
         if not self._detect_secrets:
             return text
         masked = mask_known(text, REDACTED)
-        # Of a long text the rest may be worth reading.
+        # A short string is replaced as a whole. The rest of a long one may be worth reading.
         if looks_random(text) or (masked != text and len(text) <= MAX_SHORT_TEXT):
             return REDACTED
         return masked
 
     def message(self, text: str) -> str:
-        """The message of an exception: what is certainly a secret is replaced, the rest stays readable."""
+        """Return the message of an exception: definite secrets are replaced, and the rest stays readable."""
         text = _PARAMETER.sub(self._parameter, self._certain(text))
         return mask_known(text, REDACTED) if self._detect_secrets else text
 
@@ -130,12 +130,12 @@ class Redaction:
 
 
 def redacted_value(value: Any, redaction: Redaction, name: str = "") -> Any:
-    """A plain value without the secrets in it.
+    """Return a plain value with its secrets replaced.
 
     Args:
-        value: As JSON has them.
-        redaction: What may be seen.
-        name: What it is the value of.
+        value: A value of JSON's types.
+        redaction: The rules of redaction.
+        name: The name that the value belongs to.
     """
     if name and redaction.is_masked(name):
         return REDACTED
@@ -149,13 +149,13 @@ def redacted_value(value: Any, redaction: Redaction, name: str = "") -> Any:
 
 
 def redacted_answer(body: bytes, limit: int) -> str:
-    """What a server said, which may quote what it was sent: without the secrets, by the default patterns.
+    """Return the body of a server's response, redacted by the default patterns: it may quote the request.
+
+    A string that names a secret is replaced as a whole, because the end of the secret in it is unknown.
 
     Args:
-        body: JSON or text.
-        limit: How many characters of it are shown.
-
-    A text that names a secret is replaced whole: where the secret ends in it, nobody can tell.
+        body: JSON or plain text.
+        limit: The maximum number of characters to return.
     """
     redaction = Redaction(
         matcher(DEFAULT_MASK_PATTERNS), matcher(()), mask_url_credentials=True, detect_secrets=True
@@ -169,7 +169,9 @@ def redacted_answer(body: bytes, limit: int) -> str:
 
 
 def redacted_url(url: str) -> str:
-    """A URL without the values of query parameters that have a secret's name, or that are such a URL.
+    """Return a URL with the secrets in its query replaced.
+
+    A parameter is secret if it has a secret's name, or if its value is a URL with such a parameter.
 
     >>> redacted_url("https://example.com/reset?page=2&token=abc")
     'https://example.com/reset?page=2&token=$$_leanbase_redacted_based_on_masking_rules_$$'
@@ -189,13 +191,13 @@ def _redacted_part(part: re.Match[str]) -> str:
 
 
 def _has_secret(url: str) -> bool:
-    """Whether the URL that a parameter holds has itself one with a secret's name."""
+    """Return True if the URL in a parameter has itself a parameter with a secret's name."""
     names = (part.partition("=")[0] for part in _QUERY_PART.findall(url.partition("?")[2] or url))
     return any(_is_secret_name(unquote_plus(name)) for name in names)
 
 
 def _secrets_of(environment: Mapping[str, str], mask: Matcher) -> Sequence[str]:
-    """The values of the environment's variables with a secret's name, longest first, as they may appear."""
+    """Return the values of variables with a secret's name in all their formats, the longest first."""
     found: set[str] = set()
     for name, value in list(environment.items()):
         if len(value) < LEAST_SECRET_CHARACTERS or _is_place(name, value):
@@ -206,7 +208,7 @@ def _secrets_of(environment: Mapping[str, str], mask: Matcher) -> Sequence[str]:
 
 
 def _is_place(name: str, value: str) -> bool:
-    """Whether it is the working directory, or says where a secret is: a path, which messages are full of."""
+    """Return True for the working directory or a path to a secret: paths are common in messages."""
     return name in ("PWD", "OLDPWD") or (
         name.endswith(("_DIR", "_FILE", "_PATH", "_SOCK")) and value.startswith(("/", "./", "~"))
     )
@@ -214,7 +216,7 @@ def _is_place(name: str, value: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _appearances(value: str) -> frozenset[str]:
-    """The forms that a text has inside of a repr, of JSON and of a URL."""
+    """Return the formats that a string has inside a `repr`, JSON, base64 or a URL."""
     stripped = value.strip()
     return frozenset(
         {
@@ -235,10 +237,10 @@ def _appearances(value: str) -> frozenset[str]:
 
 
 def _in_base64(value: str) -> Iterator[str]:
-    """What of a text stands in the base64 of a longer one, at each of the three places where it may begin."""
+    """Yield the base64 of a string inside longer data, for each of the three offsets where it may begin."""
     data = value.encode("utf-8", "replace")
     for offset in range(3):
-        # The first and last characters hold bits of what is around it.
+        # The first and last characters also hold bits of the bytes around it.
         whole = b64encode(b"\0" * offset + data + b"\0" * (-(offset + len(data)) % 3)).decode()
         first, last = (offset * 8 + 5) // 6, (offset + len(data)) * 8 // 6
         if last - first >= LEAST_SECRET_CHARACTERS:
@@ -248,5 +250,5 @@ def _in_base64(value: str) -> Iterator[str]:
 
 @lru_cache(maxsize=1024)
 def _is_secret_name(name: str) -> bool:
-    """Whether it is one by the default patterns, also for a client that has its own."""
+    """Return True if the default patterns match, which also apply to clients with their own patterns."""
     return matcher(DEFAULT_MASK_PATTERNS)(name)

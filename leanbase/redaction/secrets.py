@@ -1,4 +1,4 @@
-"""Texts that are secrets by their looks (V-11, V-12)."""
+"""Find strings that look like secrets (V-11, V-12)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 import re
 from collections import Counter
 
-LEAST_KNOWN_CHARACTERS = 14  # of the shortest of the formats
+LEAST_KNOWN_CHARACTERS = 14
+"""The length of the shortest secret in `_FORMATS`."""
+
 LEAST_CARD_DIGITS = 13
 LEAST_RANDOM_CHARACTERS = 16
 LEAST_ENTROPY_BITS = 3.8
@@ -14,12 +16,12 @@ LEAST_CHARACTER_CLASSES = 3
 
 _CREDENTIALS = re.compile(
     r"([A-Za-z][A-Za-z0-9+.\-]{0,30}://)"
-    # User and password; or a password with a slash or hash in it, which is not a port and a path.
+    # User and password. A password may contain a slash or hash, but a port and a path are not a password.
     r"([^\s/?#]*|[^\s/?#:@]*:(?!\d{1,5}[/?#])[^\s@'\"<>]{1,200})@"
 )
 
-# A text that each secret of the format contains, to look for first, and the format. The formats are those
-# that the providers document, or that their tokens have.
+# For each format, a string that all its secrets contain, which is searched for first, and its pattern. The
+# formats are documented by the providers, or seen in their tokens.
 _FORMATS = [
     (marker, re.compile(rf"(?<![A-Za-z0-9]){pattern}"))
     for marker, pattern in [
@@ -36,7 +38,7 @@ _FORMATS = [
         ("k_", r"[rs]k_(?:live|test|prod)_[A-Za-z0-9]{10,}"),
         ("whsec_", r"whsec_[A-Za-z0-9+/]{16,}"),
         ("sq0", r"sq0[a-z]{3}-[A-Za-z0-9_-]{16,}"),
-        # forges and continuous integration
+        # code hosting and continuous integration
         ("gh", r"gh[oprsu]_[A-Za-z0-9]{16,}"),
         ("github_pat_", r"github_pat_[A-Za-z0-9_]{16,}"),
         ("gl", r"gl[a-z]{2,6}-[A-Za-z0-9_.-]{16,}"),
@@ -63,7 +65,7 @@ _FORMATS = [
         ("EARER ", r"(?i:bearer) (?=[A-Za-z._~+/-]*[0-9])[A-Za-z0-9._~+/-]{8,}=*"),
         ("asic ", r"(?i:basic) (?=[A-Za-z+/]*[A-Z0-9])[A-Za-z0-9+/]{8,}={0,2}(?![A-Za-z0-9+/])"),
         ("ASIC ", r"(?i:basic) (?=[A-Za-z+/]*[A-Z0-9])[A-Za-z0-9+/]{8,}={0,2}(?![A-Za-z0-9+/])"),
-        # signatures and tokens of URLs, webhooks whose address is the secret, keys of storage accounts
+        # signatures and tokens in URLs, webhooks whose URL is the secret, keys of storage accounts
         ("X-Amz-", r"(?<=X-Amz-Signature=)[^&\s'\"]{8,}"),
         ("sig=", r"(?<=sig=)[A-Za-z0-9%+/_-]{16,}=*"),
         ("access_token=", r"(?<=access_token=)[^&\s'\"]{8,}"),
@@ -75,7 +77,7 @@ _FORMATS = [
         ("eyJ", r"(?<![_-])eyJ[A-Za-z0-9_-]{8,2048}\.[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]{4,}"),
     ]
 ]
-# Four digits together at least, as cards are written; not a part of a longer number or word.
+# A card number has at least four digits in a row, and is not part of a longer number or word.
 _CARD_START = re.compile(r"\d{4}[ -]?\d{2}")
 _CARD = re.compile(r"(?<![A-Za-z0-9.-])\d(?:[ -]?\d){12,18}(?![A-Za-z0-9]|[.-]\d)")
 _ISSUER = re.compile(r"4|5[1-5]|2[2-7]|3[47]|6(?:011|4[4-9]|5)|3(?:0[0-5]|[68])|35")
@@ -86,7 +88,7 @@ _PEM = re.compile(
 
 
 def mask_credentials(text: str, mask: str) -> str:
-    """Replace the user and password of every URL in a text; one without a password stays.
+    """Replace the user and password of every URL in a string. URLs without a password do not change.
 
     >>> mask_credentials("postgres://jo:pw@db:5432/shop, ssh://git@host", "***")
     'postgres://***@db:5432/shop, ssh://git@host'
@@ -97,7 +99,7 @@ def mask_credentials(text: str, mask: str) -> str:
 
 
 def mask_known(text: str, mask: str) -> str:
-    """Replace every private key, every token of a known format and every number of a card in a text."""
+    """Replace every private key, token of a known format and payment card number in a string."""
     if len(text) < LEAST_CARD_DIGITS:
         return text
     if _CARD_START.search(text):
@@ -113,7 +115,7 @@ def mask_known(text: str, mask: str) -> str:
 
 
 def _is_card(text: str) -> bool:
-    """Whether some digits are the number of a payment card: of a known issuer, with the right check digit."""
+    """Return True for the number of a payment card: of a known issuer, with a valid check digit."""
     digits = [int(digit) for digit in text if digit.isdecimal()]
     if not (13 <= len(digits) <= 19 and _ISSUER.match("".join(map(str, digits)))):
         return False
@@ -125,7 +127,7 @@ def _is_card(text: str) -> bool:
 
 _NEVER_IN_TOKENS = re.compile(r"[\s\\()\[\]{}<>'\"`,;]")
 _LOWER_CASE_SEGMENT = re.compile(r"[a-z]{2,}(?:[._-][a-z0-9]+)*")
-# Texts that are ids, digests or names, however random they look.
+# Strings that are ids, digests or names, even if they look random.
 _HARMLESS = re.compile(
     r"""
       [0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}                  # a UUID
@@ -139,7 +141,10 @@ _HARMLESS = re.compile(
 
 
 def looks_random(text: str) -> bool:
-    """Whether a text looks like a key: long, of mixed characters, of high entropy, and no name of a thing."""
+    """Return True if a string looks like a key: long, of mixed characters and high entropy.
+
+    Ids, digests, dotted names and paths are not keys.
+    """
     if len(text) < LEAST_RANDOM_CHARACTERS or _NEVER_IN_TOKENS.search(text) or "://" in text:
         return False
     classes = {_character_class(character) for character in text}
@@ -162,6 +167,6 @@ def _character_class(character: str) -> str:
 
 
 def _entropy(text: str) -> float:
-    """Shannon entropy in bits per character."""
+    """Return the Shannon entropy in bits per character."""
     total = len(text)
     return -sum(n / total * math.log2(n / total) for n in Counter(text).values())

@@ -1,6 +1,6 @@
-"""The Lambda function that delivers what others handed to a queue or a log: `leanbase.relay.handler`.
+"""The relay: a Lambda function that delivers events from a queue or a log, `leanbase.relay.handler`.
 
-Its key, host and options are those of its own environment. A Powertools application: install
+It reads its API key, host and options from its own environment. It is a Powertools application: install
 `leanbase[relay]`.
 """
 

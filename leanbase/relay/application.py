@@ -1,4 +1,4 @@
-"""The entry point: which source an event is of, and where its events go."""
+"""The entry point of the relay: detects the source of an invocation, and delivers its events."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _latest: tuple[Settings, HttpTransport] | None = None
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any] | None:
-    """Deliver what an SQS event source or a CloudWatch Logs subscription matches.
+    """Deliver the events that an SQS event source or a CloudWatch Logs subscription passes to the relay.
 
-    It keeps nothing between invocations but connections: what it could not deliver is the source's to
-    bring again. Blocks until all events have an outcome, at most for the function's remaining time.
+    The relay retains only connections between invocations: the source must redeliver events that failed.
+    Blocks until all events have an outcome, at most for the function's remaining time.
 
     Args:
-        event: Of either source.
-        context: The invocation's.
+        event: The Lambda event, from either source.
+        context: The context object of the invocation.
 
     Returns:
-        For SQS the records that are to come again, as `ReportBatchItemFailures` wants them: exactly those of
-        which an event was not delivered. For CloudWatch Logs nothing.
+        For SQS, the messages to redeliver, in the format of `ReportBatchItemFailures`: exactly the messages
+        with an undelivered event. For CloudWatch Logs, `None`.
 
     Raises:
-        ConfigError: `LEANBASE_API_KEY` or `LEANBASE_HOST` is missing, or the event is of neither source.
-        NotDeliveredError: An event of a log was not delivered; Lambda invokes again.
+        ConfigError: `LEANBASE_API_KEY` or `LEANBASE_HOST` is missing, or the event is from another source.
+        NotDeliveredError: An event of a log was not delivered. Lambda then invokes the relay again.
 
     Example:
         ```yaml
@@ -47,17 +47,17 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any] | N
     if sqs.matches(event):
         return sqs.relay(event, context, delivery)
     if not cloudwatch_logs.matches(event):
-        raise ConfigError("the relay takes events of SQS and of CloudWatch Logs subscriptions, no others")
+        raise ConfigError("the relay accepts SQS batches and CloudWatch Logs subscription events only")
     cloudwatch_logs.relay(event, delivery, settings)
     return None
 
 
 def _transport(settings: Settings) -> HttpTransport:
-    """The one of the last invocation, with its connections, as long as nothing else is configured."""
+    """Return the transport of the last invocation with its connections, or a new one if settings changed."""
     global _latest
     missing = [f"LEANBASE_{name.upper()}" for name in HttpTransport.requires if not getattr(settings, name)]
     if missing:
-        # Nothing is taken from the source, so nothing is lost.
+        # Raised before anything is taken from the source, so nothing is lost.
         raise ConfigError(f"the relay needs {' and '.join(missing)} in its environment")
     if _latest is None or _latest[0] != settings:
         _latest = settings, HttpTransport.from_settings(settings)

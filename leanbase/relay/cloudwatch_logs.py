@@ -1,7 +1,7 @@
-"""Lines of a Lambda function's log, brought by a CloudWatch Logs subscription.
+"""Reads the log lines of a Lambda function, from a CloudWatch Logs subscription.
 
-Tagged lines carry events. Lines of the platform may tell of an end that nobody inside the function could
-capture; it becomes an `$exception`. All other lines are passed over.
+Tagged lines carry events. Lines of the platform may report an end that no code inside the function could
+capture. Such an end becomes an `$exception` event. All other lines are skipped.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ OF_A_REQUEST = ("$context_tags", "$groups", "$process_person_profile", "$session
 SOURCE = "aws_lambda.platform"
 PREFIX = "/aws/lambda/"
 TAGGED = re.compile(r'\{"leanbase":\s*\d')
-"""Where a batch of events begins in a line."""
+"""Matches the start of a batch of events in a line."""
 
 _STREAM = re.compile(r"\d{4}/\d\d/\d\d/([^\[]*)\[([^\]]+)\]")
 
 
 def matches(event: dict[str, Any]) -> bool:
-    """Whether the event is of a subscription of CloudWatch Logs."""
+    """Return True if the event is from a CloudWatch Logs subscription."""
     return isinstance(event.get("awslogs"), dict)
 
 
 def relay(event: dict[str, Any], delivery: Delivery, settings: Settings) -> None:
-    """Deliver what the lines carry and tell.
+    """Deliver the events that the lines carry or report.
 
     Raises:
-        NotDeliveredError: Not all of it was; Lambda matches the same lines again.
+        NotDeliveredError: A line was not delivered. Lambda then passes the same lines again.
     """
     data = _decoded(event)
     if data.message_type != "DATA_MESSAGE":
@@ -62,12 +62,14 @@ def relay(event: dict[str, Any], delivery: Delivery, settings: Settings) -> None
     failures = {**stream.failures, **delivery.deliver(stream.records)}
     if failures:
         for error in failures.values():
-            logger.error("a line of %s is not delivered: %s", data.log_group, error)
-        raise NotDeliveredError(f"{len(failures)} line(s) of {data.log_group} were not delivered")
+            logger.error("a line of log group %s could not be delivered: %s", data.log_group, error)
+        raise NotDeliveredError(
+            f"{len(failures)} line(s) of log group {data.log_group} could not be delivered"
+        )
 
 
 def _decoded(event: dict[str, Any]) -> CloudWatchLogsDecodedData:
-    # Not Powertools' own decompression, which has no limit.
+    # Powertools' own decompression is not used: it has no size limit.
     text = handoff.gunzip(b64decode(CloudWatchLogsEvent(event).raw_logs_data), MAX_LOG_BYTES)
     return CloudWatchLogsDecodedData(json.loads(text))
 
@@ -77,7 +79,7 @@ class _Stream:
 
     Attributes:
         records: The events to deliver, by the id of their line.
-        failures: Why a tagged line could not be read, by its id.
+        failures: The reason why a tagged line could not be read, by the id of the line.
     """
 
     def __init__(self, data: CloudWatchLogsDecodedData, settings: Settings) -> None:
@@ -92,16 +94,16 @@ class _Stream:
         self._unconfirmed: dict[str, Failure] = {}
 
     def read(self, id: str, timestamp: int, line: str) -> None:
-        """Take in one line.
+        """Read one line.
 
         Args:
-            id: The line's, the same whenever it comes.
+            id: The id of the line, the same at each delivery.
             timestamp: Milliseconds since the epoch.
-            line: Its text.
+            line: The content of the line.
         """
         tagged = TAGGED.search(line)
         if tagged is not None:
-            self._take(id, line, tagged.start())  # what was printed without a newline stands before it
+            self._take(id, line, tagged.start())  # output without a newline may precede it
             return
         record = _json_object(line)
         if record is not None and type(record.get("leanbase")) is int:
@@ -114,7 +116,7 @@ class _Stream:
             return
         if found is None and (request_id := report_without_status(line, record)) is not None:
             found = self._unconfirmed.get(request_id)
-        # Several lines may say the same. The report is the one that counts: it comes for every invocation.
+        # Several lines may report the same end. The report counts: Lambda writes one for every invocation.
         if found is not None and (key := found.request_id or id) not in self._reported:
             self._reported.add(key)
             self.records[id] = [self._exception(found, key, timestamp)]
@@ -125,13 +127,13 @@ class _Stream:
             self._captured.extend((self._current, event) for event in self.records[id])
         except handoff.UnreadableError as error:
             if position == 0:
-                # Without its frames, which would keep what was read alive.
+                # A new exception without frames: the frames would keep the line in memory.
                 self.failures[id] = handoff.UnreadableError(str(error))
-            else:  # it may as well be the application's own text
-                logger.warning("a part of a line looks like events and cannot be read: %s", error)
+            else:  # the application may have printed this string itself
+                logger.warning("part of a log line looks like events but cannot be read: %s", error)
 
     def _exception(self, found: Failure, key: str, timestamp: int) -> EncodedEvent:
-        # The same each time that the line comes: the server then knows it for the same.
+        # The same uuid at each delivery of the line, so that the server recognises a duplicate.
         uuid = uuid5(NAMESPACE_URL, f"leanbase:{self._name}/{key}")
         identity = self._identity(found.request_id) if found.request_id else None
         distinct_id, known = identity or (str(uuid), {"$process_person_profile": False})
@@ -162,7 +164,7 @@ class _Stream:
         )
 
     def _identity(self, request_id: str) -> tuple[str, dict[str, Any]] | None:
-        """Whose request it was and what is known of it, as its last event says that came before."""
+        """Return the distinct id and known properties of a request, from its last event before this line."""
         for current, event in reversed(self._captured):
             if current != request_id and request_id.encode() not in event.body:
                 continue
@@ -178,13 +180,13 @@ class _Stream:
 
 
 def _tags(data: CloudWatchLogsDecodedData) -> dict[str, str]:
-    """What group and stream tell about the function."""
+    """Return tags about the function, from the names of the log group and the log stream."""
     tags = {"cloud.provider": "aws"}
     if region := os.environ.get("AWS_REGION"):
         tags["cloud.region"] = region
     name = data.log_group.removeprefix(PREFIX) if data.log_group.startswith(PREFIX) else ""
     if match := _STREAM.match(data.log_stream):
-        # A log group of another name, which functions may share, has the function's in its streams.
+        # Functions may share a log group with a custom name. Its stream names contain the function's name.
         name = name or match[1]
         tags["faas.version"] = match[2]
     if name:

@@ -1,4 +1,4 @@
-"""Events of many records in few requests, and which of the records failed."""
+"""Sends the events of many records in few requests, and reports which records failed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ logger = logging.getLogger("leanbase")
 MALFORMED = 400
 
 READING_SHARE = 0.5
-"""Of an invocation's time, reading takes no more; the rest is for sending what was read."""
+"""The share of an invocation's time that reading may take. The rest is for sending."""
 
 Key = TypeVar("Key", int, str)
 
 
 class Delivery:
-    """Delivers what one invocation matches.
+    """Delivers the events of one invocation.
 
     Args:
-        transport: Where events go. It keeps none.
-        deadline: When the invocation must end.
+        transport: Where events go. It must not retain events.
+        deadline: The time by which the invocation must end.
     """
 
     def __init__(self, transport: BaseTransport, deadline: Deadline) -> None:
@@ -36,14 +36,14 @@ class Delivery:
         self._reading_until = deadline.remaining() * (1 - READING_SHARE)
 
     def must_send(self) -> bool:
-        """Whether what is read by now has to be sent: reading has taken its share of the time."""
+        """Return True if reading has used its share of the time, so that sending must begin."""
         return self._deadline.remaining() < self._reading_until
 
     def deliver(self, records: Mapping[Key, Sequence[EncodedEvent]]) -> dict[Key, Exception]:
-        """Send the events of all records together, and say which records failed and why.
+        """Send the events of all records together. Return the records that failed, with the reason.
 
-        The endpoint refuses a request for a single event that it finds malformed. The records of a request
-        refused for that are sent once more, each by itself, so that only the one it is about fails.
+        The endpoint rejects a whole request, with status 400, for a single malformed event. The records of
+        such a request are resent, each by itself, so that only the record with the malformed event fails.
         """
         receipt = self._send(records)
         failures = _failed(records, receipt)

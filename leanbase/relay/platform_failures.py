@@ -1,8 +1,8 @@
-"""What Lambda's own log lines say about ends that no code inside the function sees.
+"""Reads failures from Lambda's own log lines that no code inside the function can see.
 
-In the text format these are the lines `REPORT` and `INIT_REPORT`, in the JSON format the records
-`platform.report`, `platform.runtimeDone` and `platform.initReport`. Errors that the handler raised are not
-among them: those are captured where they happen.
+In the text format these are the lines `REPORT`, `INIT_REPORT` and `Task timed out`. In the JSON format they
+are the records `platform.report`, `platform.runtimeDone` and `platform.initReport`. Errors that the handler
+raises are left out: they are captured where they happen.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _FIELDS = {
 
 
 class Failure:
-    """One end that the platform reports.
+    """A failure that the platform reports.
 
     Attributes:
-        request_id: The request that it ended; `None` when it was the initialisation.
-        type: What Lambda calls it, such as `Runtime.OutOfMemory`.
-        text: The same in words, with the figures.
+        request_id: The id of the request that failed. `None` if the initialisation failed.
+        type: Lambda's name for the failure, such as `Runtime.OutOfMemory`.
+        text: A description of the failure, with duration and memory if known.
         is_last_word: Whether the line is a report, which Lambda writes for every invocation.
     """
 
@@ -53,11 +53,11 @@ class Failure:
 
 
 def started(line: str, record: Mapping[str, Any] | None) -> str | None:
-    """The request that a line of either format says begins; `None` if it says no such thing.
+    """Return the id of the request whose start a line reports, or `None` if it reports no start.
 
     Args:
-        line: As it is in the log.
-        record: The same as JSON, if it is that.
+        line: The line of the log.
+        record: The line parsed as a JSON object, or `None` in the text format.
     """
     if record is None:
         match = _START.match(line)
@@ -67,11 +67,11 @@ def started(line: str, record: Mapping[str, Any] | None) -> str | None:
 
 
 def report_without_status(line: str, record: Mapping[str, Any] | None) -> str | None:
-    """The request of a report that does not say how it ended; `None` if this is no such line.
+    """Return the request id of a report that has no status, or `None` if the line is not such a report.
 
     Args:
-        line: As it is in the log.
-        record: The same as JSON, if it is that.
+        line: The line of the log.
+        record: The line parsed as a JSON object, or `None` in the text format.
     """
     if record is not None:
         about = _about(record)
@@ -82,11 +82,11 @@ def report_without_status(line: str, record: Mapping[str, Any] | None) -> str | 
 
 
 def failure(line: str, record: Mapping[str, Any] | None) -> Failure | None:
-    """The failure that a line of either format reports; `None` if it reports none.
+    """Return the failure that a line reports, or `None` if it reports no failure.
 
     Args:
-        line: As it is in the log.
-        record: The same as JSON, if it is that.
+        line: The line of the log.
+        record: The line parsed as a JSON object, or `None` in the text format.
     """
     if record is not None:
         about, kind = _about(record), record.get("type")
@@ -112,7 +112,7 @@ def _of_invocation(
 
 def _of_initialisation(about: Mapping[str, Any]) -> Failure | None:
     if _text(about, "phase") == "invoke":
-        return None  # of an invocation, which has a report of its own that says the same
+        return None  # the report of the invocation contains the same failure
     found = _type_and_text(about, "the initialisation of the function")
     return Failure(None, *found) if found else None
 
@@ -134,7 +134,7 @@ def _type_and_text(about: Mapping[str, Any], what: str) -> tuple[str, str] | Non
 
 
 def _figures(about: Mapping[str, Any]) -> str:
-    """As in ` (after 3.00 s, 60 of 128 MB used)`."""
+    """Return a suffix such as ` (after 3.00 s, 60 of 128 MB used)`."""
     figures = []
     try:
         if duration := _text(about, "durationMs"):
@@ -153,7 +153,7 @@ def _fields(line: str) -> dict[str, str]:
 
 
 def _about(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a record of the platform says, with its metrics among the rest."""
+    """Return the fields of a record of the platform, merged with its metrics."""
     inner = record.get("record")
     about: Mapping[str, Any] = inner if isinstance(inner, Mapping) else {}
     metrics = about.get("metrics")

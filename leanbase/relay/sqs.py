@@ -1,4 +1,4 @@
-"""Messages of an SQS queue."""
+"""Reads the messages of an SQS queue."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("leanbase")
 
 
 def matches(event: dict[str, Any]) -> bool:
-    """Whether the event is of an SQS event source mapping."""
+    """Return True if the event is from an SQS event source mapping."""
     records = event.get("Records")
     return (
         isinstance(records, list)
@@ -37,11 +37,11 @@ def matches(event: dict[str, Any]) -> bool:
 
 
 def relay(event: dict[str, Any], context: Any, delivery: Delivery) -> dict[str, Any]:
-    """Deliver the events of all messages; the answer names the messages that are to come again.
+    """Deliver the events of all messages. Return the messages that SQS must redeliver.
 
-    Of a FIFO queue nothing is delivered behind a message that could not be: order goes before.
+    For a FIFO queue, delivery stops at the first message that fails, to preserve the order.
     """
-    # By position: a message may be there twice.
+    # Keyed by position, because a message may appear twice.
     messages: dict[int, list[EncodedEvent]] = {}
     failures: dict[int, Exception] = {}
     records = list(SQSEvent(event).records)
@@ -53,7 +53,7 @@ def relay(event: dict[str, Any], context: Any, delivery: Delivery) -> dict[str, 
             try:
                 messages[position] = handoff.decode(record.body)
             except handoff.UnreadableError as error:
-                # Without its frames, which would keep what was read alive.
+                # A new exception without frames: the frames would keep the message in memory.
                 failures[position] = handoff.UnreadableError(str(error))
         if is_fifo and position in failures:
             break
@@ -69,10 +69,10 @@ def relay(event: dict[str, Any], context: Any, delivery: Delivery) -> dict[str, 
     def outcome(record: SQSRecord) -> None:
         failure = failures.get(next(positions))
         if failure is not None:
-            logger.error("the message %s is not delivered: %s", record.message_id, failure)
+            logger.error("SQS message %s could not be delivered: %s", record.message_id, failure)
             raise failure
 
-    # All messages of an invocation may fail without the invocation being a failed one.
+    # If all messages fail, the invocation itself must still succeed.
     processor: BatchProcessor = (
         SqsFifoPartialProcessor()
         if is_fifo

@@ -1,7 +1,7 @@
-"""What tests of code that uses Leanbase need.
+"""Helpers for tests of code that uses Leanbase.
 
-Installed with the package is a pytest plugin: under pytest no client sends anything, unless it is asked to,
-and the fixture `leanbase_events` has what was captured.
+The package installs a pytest plugin. Under pytest, no client sends unless the test or the configuration
+allows it, and the fixture `leanbase_events` holds the captured events.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _MODULES = {
 
 
 def _lazily(name: str) -> Any:
-    """Import a name when it is asked for: pytest loads the plugin of everybody who has the package."""
+    """Import a name at its first use: pytest loads the plugin wherever the package is installed."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
-if not TYPE_CHECKING:  # checkers see the real names, and catch typos
+if not TYPE_CHECKING:  # type checkers see the real names, and catch typos
     __getattr__ = _lazily

@@ -1,4 +1,4 @@
-"""What was captured, and what a test says about it."""
+"""The events that a test captured, and assertions about them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ NOTHING = (
 
 
 class CapturedEvents(list[dict[str, Any]]):
-    """Events as dicts (`event`, `distinct_id`, `uuid`, `timestamp`, `properties`) in the order they left in.
+    """Captured events as dicts, in the order in which they left.
+
+    The keys are `event`, `distinct_id`, `uuid`, `timestamp` and `properties`.
 
     Example:
         >>> events = CapturedEvents([{"event": "paid", "distinct_id": "u1", "properties": {"total": 42}}])
@@ -31,7 +33,7 @@ class CapturedEvents(list[dict[str, Any]]):
     """
 
     def named(self, event: str) -> list[dict[str, Any]]:
-        """The events of this name."""
+        """Return the events with this name."""
         return [each for each in self if each["event"] == event]
 
     def assert_captured(
@@ -45,17 +47,17 @@ class CapturedEvents(list[dict[str, Any]]):
         """Assert that an event was captured.
 
         Args:
-            event: Its name.
-            distinct_id: Whose it is; any, if it is not given.
-            properties: Properties that it has, among others. They are compared as they are sent: a `Decimal`
-                with the number, an `Enum` with its value.
-            times: How often such an event was captured; at least once, if it is not given.
+            event: The event's name.
+            distinct_id: The distinct id that the event must have. Default: any.
+            properties: Properties that the event must have. It may have others. They are compared in the
+                form in which they are sent: a `Decimal` as a number, an `Enum` as its value.
+            times: The exact number of matching events. Default: one or more.
 
         Returns:
-            The first such event.
+            The first matching event, or `{}` with `times=0`.
 
         Raises:
-            AssertionError: There is none, or another number; the text says what was captured.
+            AssertionError: The number of matching events is wrong. The message lists the captured events.
         """
         __tracebackhide__ = True
         found = [each for each in self.named(event) if _fits(each, distinct_id, properties)]
@@ -68,17 +70,17 @@ class CapturedEvents(list[dict[str, Any]]):
         return found[0] if found else {}
 
     def assert_not_captured(self, event: str | None = None) -> None:
-        """Assert that no event of this name was captured; without a name, that none was.
+        """Assert that no event with this name was captured. Without a name, assert that no event was.
 
         Raises:
-            AssertionError: One was; the text says what was captured.
+            AssertionError: Such an event was captured. The message lists the captured events.
         """
         __tracebackhide__ = True
         if self.named(event) if event is not None else self:
             raise AssertionError(f"captured, but not expected: {event or 'anything'}\n{self._listed()}")
 
     def _differences(self, event: str, distinct_id: object, properties: Mapping[str, Any] | None) -> str:
-        """How the event of that name that comes nearest is another one."""
+        """Describe how the most similar event with this name differs. Return an empty string without one."""
         wanted = sanitize(properties or {})
         person = coerce_id(distinct_id)
         lines: list[str] | None = None
@@ -113,7 +115,7 @@ def _fits(captured: dict[str, Any], distinct_id: object, properties: Mapping[str
 
 
 def _own(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Properties without those that the SDK adds, also to events of an invocation or a request."""
+    """Return the properties without those that the SDK, an invocation or a request adds."""
     return {
         name: value
         for name, value in properties.items()
@@ -122,7 +124,7 @@ def _own(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _described(event: str, distinct_id: str | None, properties: Mapping[str, Any]) -> str:
-    """An event in one line."""
+    """Return an event as one line."""
     own = dict(properties)
     whose = "" if distinct_id is None else f" of {distinct_id!r}"
     return f"{event!r}{whose}{f' with {own!r}' if own else ''}"

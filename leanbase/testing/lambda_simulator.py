@@ -1,4 +1,4 @@
-"""A Lambda sandbox for unit tests: a process that is frozen between invocations, times out and is ended."""
+"""A Lambda sandbox for unit tests: a process that freezes between invocations, times out and ends."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ INITIALISATION_SECONDS = 10.0
 
 
 class LambdaContext:
-    """What Lambda passes beside the event, with a clock that runs.
+    """The context object that Lambda passes to a handler, with a running clock.
 
     Args:
-        timeout: Seconds until the function times out, from now on.
+        timeout: Seconds from now until the function times out.
         function_name: The function's name.
-        memory_limit_in_mb: Its memory.
-        aws_request_id: The invocation's id. Default: a new one.
+        memory_limit_in_mb: The function's memory in MB.
+        aws_request_id: The invocation's request id. Default: a new one.
 
     Example:
         >>> context = LambdaContext(timeout=3.0)
@@ -75,17 +75,17 @@ class LambdaContext:
         self.log_stream_name = "2026/01/01/[$LATEST]0123456789abcdef0123456789abcdef"
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until the function times out, never negative."""
+        """Return the milliseconds until the function times out, never negative."""
         return max(0, int((self._ends - time.monotonic()) * 1000))
 
 
 class FunctionError(Exception):
-    """An invocation that has no result, as its caller hears of it.
+    """An invocation that failed, as its caller sees it.
 
     Attributes:
-        type: The class of the exception that left the handler, or what Lambda calls the end of the sandbox:
-            `Sandbox.Timedout`, `Runtime.ExitError`.
-        stack: The lines of the traceback, if there is one.
+        type: The class name of the exception that left the handler, or Lambda's name for the failure, such
+            as `Sandbox.Timedout` or `Runtime.ExitError`.
+        stack: The traceback as a string. Empty if there is none.
     """
 
     def __init__(self, type: str, message: str, stack: str = "") -> None:
@@ -97,21 +97,22 @@ class FunctionError(Exception):
 class LambdaSimulator:
     """Runs a handler as Lambda does: in a process of its own, frozen between invocations.
 
-    The first invocation, and the one after a timeout, a crash or an end, is a cold start in a new process,
-    which is forked from the test's: what the test has patched is patched there, too. What the process
-    captures arrives in `events` when it leaves, so that what would be lost in Lambda is lost here.
-    Nothing is sent, but by clients that were made before without the pytest plugin. Linux and macOS.
+    The first invocation is a cold start in a new process, and so is the first one after a timeout, a crash
+    or the end of the sandbox. The process is forked from the process of the test, so it has the patches of
+    the test. An event appears in `events` when it leaves the process: an event that would be lost in Lambda
+    does not appear. Nothing is sent, except by clients that were created earlier without the pytest plugin.
+    Works on Linux and macOS.
 
     Args:
-        handler: The handler, or `"module.function"`, which is then imported in the process.
+        handler: The handler, or its name as `"module.function"`, which the new process then imports.
         timeout: The function's timeout in seconds.
         environment: Environment variables of the function.
-        extension: Whether the function has an extension, on Python 3.12 or later: a timeout then matches
-            SIGTERM before the end; without, it ends at once. Default: a handler that is decorated with
-            `flush="after_response"` has one.
+        extension: Whether the function has an extension. With one, a timeout sends SIGTERM before it ends
+            the sandbox, as in Lambda from Python 3.12 on. Without one, it ends the sandbox at once.
+            Default: a handler decorated with `flush="after_response"` has an extension.
 
     Attributes:
-        events: What left the sandboxes so far, as `CapturedEvents`.
+        events: The events that have left the sandboxes so far, as `CapturedEvents`.
 
     Example:
         >>> import leanbase
@@ -156,17 +157,19 @@ class LambdaSimulator:
         self.kill()
 
     def invoke(self, event: Any, *, request_id: str | None = None) -> Any:
-        """Invoke the function and wait for its result, thawed; then it is frozen again.
+        """Thaw the sandbox, invoke the function, wait for its result, and freeze the sandbox again.
 
         Args:
-            event: Anything with a JSON form.
-            request_id: The id of the invocation, to repeat one that failed. Default: a new one.
+            event: A value that JSON can represent.
+            request_id: The request id of the invocation, to repeat one that failed. Default: a new one.
 
         Returns:
-            The result, as its caller gets it: through JSON.
+            The result as its caller receives it, after a round trip through JSON.
 
         Raises:
-            FunctionError: The handler raised, timed out, or ended its process.
+            FunctionError: The handler could not be loaded, raised, timed out, or ended its process.
+
+        Blocks at most for the function's timeout, plus 10 s at a cold start, and 0.5 s if SIGTERM is sent.
         """
         __tracebackhide__ = True
         if self._sandbox is None:
@@ -186,18 +189,22 @@ class LambdaSimulator:
         return answer["result"]
 
     def freeze(self) -> None:
-        """Stop all that runs in the sandbox, at whatever point it is. Done after each invocation."""
+        """Stop every process of the sandbox in the middle of its work. `invoke` does this at its end."""
         if self._sandbox is not None:
             self._sandbox.signal_all(signal.SIGSTOP)
 
     def thaw(self, seconds: float = 0.0) -> None:
-        """Let the sandbox go on without an invocation, and wait that long."""
+        """Let the sandbox run without an invocation, and wait for this number of seconds."""
         if self._sandbox is not None:
             self._sandbox.signal_all(signal.SIGCONT)
             self._sandbox.read_for(seconds)
 
     def terminate(self) -> bool:
-        """End the sandbox as Lambda does: thaw, SIGTERM, after 0.5 s SIGKILL; whether that was needed."""
+        """End the sandbox as Lambda does: thaw it, send SIGTERM, and send SIGKILL after 0.5 s.
+
+        Returns:
+            True if the sandbox had to be killed.
+        """
         killed = False
         if self._sandbox is not None:
             self._sandbox.signal_all(signal.SIGCONT)
@@ -207,7 +214,7 @@ class LambdaSimulator:
         return killed
 
     def kill(self) -> None:
-        """End the sandbox on the spot, as the kernel does when its memory is used up."""
+        """Kill the sandbox at once, as the kernel does when the sandbox is out of memory."""
         sandbox, self._sandbox = self._sandbox, None
         if sandbox is not None:
             sandbox.close()
@@ -220,7 +227,7 @@ class _EndedError(Exception):
 
 
 class _Sandbox:
-    """The process and the pipes to it."""
+    """The process of the sandbox, and the pipes to it."""
 
     def __init__(
         self, handler: Handler | str, environment: dict[str, str], timeout: float, events: CapturedEvents
@@ -231,7 +238,7 @@ class _Sandbox:
         self._rest = b""
         self._exit: int | None = None
         with warnings.catch_warnings():
-            # From 3.12 on a fork of a process with threads is warned of; of theirs nothing is used.
+            # Python 3.12 and later warn of a fork in a process with threads. The child does not use them.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._pid = os.fork()
         if self._pid == 0:
@@ -239,7 +246,7 @@ class _Sandbox:
             os.close(self._write)
             os.close(self._read)
             _serve(handler, environment, timeout, questions, answers)
-        # A frozen process would outlive a test that forgets its simulator, with all that it has open.
+        # If a test does not close its simulator, the frozen process would outlive it, with its open files.
         self._forgotten = weakref.finalize(self, _kill, self._pid)
         os.close(questions)
         os.close(answers)
@@ -257,15 +264,15 @@ class _Sandbox:
         self.has_extension: bool = answer["has_extension"]
 
     def ask(self, question: Any, seconds: float) -> dict[str, Any]:
-        """Send an event and wait for the answer.
+        """Send an event and wait for the answer of the process.
 
         Raises:
-            _EndedError: None came in time, or the process is gone.
+            _EndedError: No answer arrived in time, or the process has ended.
         """
         try:
             write_line(self._write, question)
         except BrokenPipeError:
-            pass  # its end is found when reading
+            pass  # the process has ended, which `_next` reports
         return self._next(seconds)
 
     def _next(self, seconds: float) -> dict[str, Any]:
@@ -278,8 +285,8 @@ class _Sandbox:
         raise _EndedError("Sandbox.Timedout", f"Task timed out after {seconds:.2f} seconds")
 
     def _messages(self, seconds: float) -> list[dict[str, Any]]:
-        """Read what has come, wait that long if nothing has; captured events are put aside."""
-        # In short steps: children of the process may hold the pipe open when it has ended.
+        """Return the messages that arrive within `seconds`, if any. Store captured events in `events`."""
+        # In short steps: children of the process may hold the pipe open after it has ended.
         if not select.select([self._read], [], [], min(seconds, LOOK_SECONDS))[0]:
             self._look_for_end(os.WNOHANG)
             return []
@@ -295,13 +302,13 @@ class _Sandbox:
         return [message for message in messages if "captured" not in message]
 
     def read_for(self, seconds: float) -> None:
-        """Take what the process captures for that long."""
+        """Store the events that the process captures within this number of seconds."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and self._exit is None:
             self._messages(left)
 
     def ends_within(self, seconds: float) -> bool:
-        """Whether the process ends by itself in that time."""
+        """Return True if the process ends by itself within this number of seconds."""
         self.read_for(seconds)
         return self._exit is not None
 
@@ -321,7 +328,7 @@ class _Sandbox:
             os.kill(self._pid, signal.SIGTERM)
 
     def close(self) -> None:
-        """Kill all processes, wait for the end, and take the last that was captured."""
+        """Kill all processes, wait for the end, and store the last captured events."""
         self._forgotten.detach()
         self.signal_all(signal.SIGKILL)
         self._look_for_end(0)
@@ -340,7 +347,7 @@ def _kill(pid: int) -> None:
 def _serve(
     handler: Handler | str, environment: dict[str, str], timeout: float, questions: int, answers: int
 ) -> NoReturn:
-    """What runs in the sandbox: one invocation after the other, until it is killed."""
+    """Run in the sandbox: handle one invocation after the other, until the process is killed."""
     code = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,7 +1,7 @@
-"""The pytest plugin: nothing is sent, and the fixture `leanbase_events` has what was captured.
+"""The pytest plugin: no client sends, and the fixture `leanbase_events` holds the captured events.
 
-A test that is to send carries the marker `leanbase_send`; the setting `leanbase_send = true` lets all of them
-send. Under another module name of this package its plugin has that name in place of `leanbase`.
+The marker `leanbase_send` lets one test send. The setting `leanbase_send = true` lets all tests send. If the
+package has another module name, the plugin uses that name in place of `leanbase`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def pytest_unconfigure() -> None:
 
 
 def _intercept() -> None:
-    # Here, not above: pytest loads this in every project that has the package.
+    # Imported here: pytest loads this module in every project in which the package is installed.
     from ..delivery import factory
     from .recording import recorder
 
@@ -45,7 +45,7 @@ def _intercept() -> None:
 
 @pytest.fixture(autouse=True, name=f"_{PACKAGE}_sends")
 def _leanbase_sends(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let a test with the marker send, with a default client of its own."""
+    """Let a test with the marker send, with its own default client."""
     if request.node.get_closest_marker(SEND) is None or request.config.getini(SEND):
         yield
         return
@@ -61,7 +61,7 @@ def _leanbase_sends(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(name=EVENTS)
 def leanbase_events(request: pytest.FixtureRequest) -> Iterator[CapturedEvents]:
-    """The events that any client captured during the test, when they would have been sent."""
+    """Return the events that any client captured during the test, in the order in which they left."""
     if request.node.get_closest_marker(SEND) is not None or request.config.getini(SEND):
         pytest.fail(f"{EVENTS} has nothing where events are sent: the test is marked {SEND}, or that is set")
     from .captured import CapturedEvents

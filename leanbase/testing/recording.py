@@ -1,4 +1,4 @@
-"""Where events go in tests, instead of where the configuration says."""
+"""The transport that records events in tests, in place of the configured transport."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .captured import CapturedEvents
 
 
 class RecordingTransport(BaseTransport):
-    """Gives events to whoever records them, and forgets them when nobody does.
+    """Records events in a list or writes them to a pipe. Without either, it discards them.
 
     Attributes:
-        recording: Takes the events, if anything does.
-        pipe: A file descriptor that they are written to instead, a line each.
+        recording: The list that receives the events, or `None`.
+        pipe: A file descriptor. If set, events are written to it instead, each as one line.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class RecordingTransport(BaseTransport):
         self.lock = threading.RLock()
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Take the events. Counts as delivered."""
+        """Record the events, and report them as delivered."""
         with self.lock:
             if self.pipe is not None:
                 for event in events:
@@ -42,14 +42,14 @@ _writing = threading.RLock()
 
 
 def reset_after_fork() -> None:
-    """In a forked child: the locks that somebody may have held are the parent's."""
+    """Replace the locks in a forked child, because threads of the parent may have held them."""
     global _writing
     _writing = threading.RLock()
     recorder.lock = threading.RLock()
 
 
 def write_line(descriptor: int, message: object) -> None:
-    """Write an object to a pipe, as a line of JSON."""
+    """Write an object to a pipe as one line of JSON."""
     rest = memoryview(json.dumps(message).encode() + b"\n")
     with _writing:
         while rest:
@@ -57,4 +57,4 @@ def write_line(descriptor: int, message: object) -> None:
 
 
 recorder = RecordingTransport()
-"""The one of this process. What clients were made with stays the same from test to test."""
+"""The recording transport of this process. Clients use the same one from test to test."""

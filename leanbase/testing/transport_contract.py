@@ -1,4 +1,4 @@
-"""What every transport promises, as tests that its author can run."""
+"""Tests that every transport must pass, for authors of transports."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .plugin import SEND
 
 
 class TransportContract:
-    """Tests for a transport. A subclass provides it as a fixture; pytest does the rest.
+    """Tests for a transport. A subclass provides the transport as a fixture, and pytest runs the tests.
 
-    The transport may deliver or fail, as the fixture has it: the promises hold either way. It gets a few
-    hundred small events, with names from `"e0"` on.
+    The fixture decides whether the transport delivers or fails: the tests must pass in both cases. The
+    transport receives a few hundred small events, named `"e0"`, `"e1"` and so on.
 
     Example:
         ```python
@@ -34,7 +34,7 @@ class TransportContract:
         ```
     """
 
-    # Not caught by our own plugin: it is the transport that is tested.
+    # Lets the clients send: Leanbase's own plugin would replace the transport that is tested.
     pytestmark = getattr(pytest.mark, SEND)
 
     def test_every_event_has_exactly_one_outcome(self, transport: BaseTransport) -> None:

@@ -1,7 +1,8 @@
-"""How events go: one transport a module, and what a writer of transports needs.
+"""The transports, one in each module, and what the author of a transport needs.
 
-`base` is the interface, with its words `Deadline` and `Receipt`. `http`, `sqs`, `log`, `spool` and `memory`
-carry events somewhere; `fallback` and `buffered` go around others. Modules with an underscore are shared.
+`base` is the interface; `Deadline` and `Receipt` are its argument and its result. `http`, `sqs`, `log`,
+`spool` and `memory` take events somewhere. `fallback` and `buffered` wrap other transports. Modules with an
+underscore hold what the transports share.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _MODULES = {
 
 
 def _lazily(name: str) -> Any:
-    """Import a transport when it is first asked for, so that none costs who does not use it."""
+    """Import a name at its first use, so that a transport that is not used costs no import time."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
@@ -62,5 +63,5 @@ def _lazily(name: str) -> Any:
     return getattr(import_module(_MODULES[name], __name__), name)
 
 
-if not TYPE_CHECKING:  # checkers see the real names, and catch typos
+if not TYPE_CHECKING:  # type checkers see the real names and find typos
     __getattr__ = _lazily

@@ -1,6 +1,6 @@
-"""The end of the process: what a transport still has gets one more attempt, and what is lost is said.
+"""The end of the process: pending events get one more attempt, and lost events are reported.
 
-Nothing is registered before a transport has something that could be lost.
+No exit hook is registered before a transport has events that could be lost.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from .. import forking
+from ..messages import log_internal_error
 from . import _pool_workers
 from .deadline import Deadline
 
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 EXIT_SECONDS = 2.0
-"""Most time that all clients together may hold up the end of the process (Q-52)."""
+"""The maximum number of seconds that all clients together may delay the end of the process (Q-52)."""
 
 MOST_ORPHANS = 100
-"""So many transports are kept whose clients were let go with what they could not deliver."""
+"""The number of watched transports above which the oldest orphan is abandoned and its events are lost.
+
+An orphan is a transport whose client was garbage-collected with pending events.
+"""
 
 _watched: dict[RetainingTransport, None] = {}
 _collecting: WeakSet[RetainingTransport] = WeakSet()
@@ -34,16 +38,16 @@ _is_ending = False
 
 
 def deadline() -> Deadline | None:
-    """When the end of the process has begun: the time by which all are to be through with it."""
+    """Return the deadline of all work at the end of the process; `None` before the end has begun."""
     global _deadline
     if _deadline is None and _registered_in != forking.generation and _main_thread_is_over():
-        # Python calls no hook that is registered now: this is called by one.
+        # Exit hooks run already. Python would not call one that is registered now.
         _deadline = Deadline.after(EXIT_SECONDS, "full")
     return _deadline
 
 
 def _main_thread_is_over() -> bool:
-    """Whether Python has ended its main thread, as it does before it calls the hooks of `atexit`."""
+    """Return whether Python has ended its main thread, which it does before it calls `atexit` hooks."""
     main = threading.main_thread()
     try:
         # Not `is_alive()`: before 3.13 an interrupt in it marks the thread as stopped (python/cpython#90882).
@@ -53,7 +57,7 @@ def _main_thread_is_over() -> bool:
 
 
 def watch(transport: RetainingTransport) -> None:
-    """Give a transport that has something its turn at the end of the process, also if its client is gone."""
+    """Close a transport with pending events at the end of the process, even if its client is collected."""
     _register()
     _watched[transport] = None
     if len(_watched) > MOST_ORPHANS:
@@ -63,7 +67,7 @@ def watch(transport: RetainingTransport) -> None:
 
 
 def watch_collected(transport: RetainingTransport) -> None:
-    """Give a transport its turn as well if, at the end, a scope that nobody closes has collected for it."""
+    """Close a transport at the end of the process if an unclosed scope has then collected events for it."""
     _register()
     _collecting.add(transport)
 
@@ -71,7 +75,7 @@ def watch_collected(transport: RetainingTransport) -> None:
 def _register() -> None:
     global _registered_in, _watched
     if _registered_in != forking.generation:
-        _registered_in, _watched = forking.generation, {}  # a parent's transports are the parent's
+        _registered_in, _watched = forking.generation, {}  # the parent closes its own transports
         _collecting.clear()
         atexit.register(_end)
         _pool_workers.register(_end)
@@ -79,26 +83,32 @@ def _register() -> None:
 
 def _lose(orphan: RetainingTransport) -> None:
     count = len(orphan.abandon(deadline=Deadline.after(0)).undelivered)
-    logger.error("%d event(s) are lost: their client is gone; keep it, or shut it down", count)
+    logger.error(
+        "%d event(s) are lost: their client was garbage collected; keep a reference to it, or shut it down",
+        count,
+    )
 
 
 def forget(transport: RetainingTransport) -> None:
-    """Take back `watch`: it has nothing any more."""
+    """Undo `watch`: the transport has no pending events any more."""
     _watched.pop(transport, None)
 
 
 def _end() -> bool:
-    """Give every transport its turn, within the time that all have together; false if that is under way."""
+    """Close every watched transport; together they have EXIT_SECONDS.
+
+    Return False if this call has interrupted another call of this function that is still running.
+    """
     global _deadline, _is_ending
     if _deadline is not None or _registered_in != forking.generation:
-        return not _is_ending  # it was done before, or is a child's that has nothing
+        return not _is_ending  # it has run already, or this is a forked child without events
     _is_ending, lost = True, 0
     _deadline = Deadline.after(EXIT_SECONDS, "full")
     try:
         collecting = [each for each in list(_collecting) if each.ledger.collecting()]
         transports = list(dict.fromkeys([*_watched, *collecting]))
         for number, transport in enumerate(transports):
-            # One that hangs is not to take the time of all.
+            # A transport that hangs must not take the time of the others.
             share = _deadline.remaining() / (len(transports) - number)
             lost += _close(transport, _deadline.at_most(share))
     finally:
@@ -109,16 +119,16 @@ def _end() -> bool:
 
 
 def _close(transport: RetainingTransport, deadline: Deadline) -> int:
-    """Send what a transport has, unless its client is switched off; how many events are lost."""
+    """Send the events of a transport, unless its client is disabled. Return how many events are lost."""
     try:
         end = transport.abandon if transport.is_disabled() else transport.close
         return len(end(deadline=deadline).undelivered)
-    except Exception as error:  # the next one is to have its turn
-        logger.error("internal error %s; please report it", type(error).__name__)
+    except Exception as error:  # the next transport must still be closed
+        log_internal_error("the exit hook", error)
         return 0
 
 
 def say_lost(error: Exception) -> None:
-    """Say that events are lost, unless it is said for all clients together in a moment."""
+    """Log that events are lost, unless `_end` is about to log it for all clients together."""
     if not _is_ending:
         logger.log(logging.WARNING if _deadline is None else logging.ERROR, "%s", error)

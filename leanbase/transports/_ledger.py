@@ -1,15 +1,17 @@
-"""The books of one client: where each of its events is, and how many came and went.
+"""The ledger of one client: where each of its events is, and how many had each outcome.
 
-An event that was captured is in exactly one place: collected in a delivery scope, kept for the next send, or
-in flight. When it leaves the last of them it has an outcome, of which the number stays.
+A captured event is in exactly one place: collected in a delivery scope, retained for the next send, or in
+flight. When it leaves the last of these it has an outcome, and only the count of that outcome remains.
 
-A lock keeps threads apart. It does not keep out a signal handler that captures, flushes or raises in the
-middle of its own thread's work, so every change here is one *step*. CPython runs signal handlers at the
-beginning of a Python function, at a backward jump, and after a call of a function written in C. A step is a
-run of statements with none of these between its first change and its last: assignments, `+=` on an
-attribute, `list[slice] = ...`, `del dict[key]`, `is`, and at most one call of `list.append` at the end. What
-a step needs is computed before it, and compared once more where a handler might have changed it since. So a
-handler finds the books whole wherever it strikes, and an exception that it raises leaves them whole.
+A lock keeps threads apart. It does not stop a signal handler that captures, flushes or raises in the middle
+of its own thread's work. So every change here is one *step*, which no signal handler can interrupt.
+
+CPython runs signal handlers at the beginning of a Python function, at a backward jump, and after a call of a
+function written in C. A step is a sequence of statements with none of these between its first change and its
+last. It may contain assignments, `+=` on an attribute, `list[slice] = ...`, `del dict[key]`, `is`, and at
+most one call of `list.append`, at its end. The values that a step needs are computed before it. Where a
+handler might have changed them since, they are compared again. So a handler always finds a consistent ledger,
+and an exception that it raises leaves the ledger consistent. The comment `# step` marks where a step begins.
 """
 
 from __future__ import annotations
@@ -33,29 +35,32 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 TRY_AGAIN_SECONDS = 1.0
-"""So long after a send in the place of an interrupted one has failed, none is tried again."""
+"""Seconds after a failed resend of an interrupted send's events, in which there is no other resend."""
 
 _FRONT = slice(0, 0)
 _END = slice(sys.maxsize, None)
 
 
 class Flight:
-    """One send of one thread, and the events in it.
+    """An in-flight send: one send of one thread, and its events.
+
+    It is launched when it gets its events, and has landed when their outcomes are in the ledger.
 
     Args:
-        scope: The delivery scope that it is for, if any.
+        scope: The delivery scope that the send is for, if any.
 
     Attributes:
-        events: What it answers for, in order.
-        sent: What is sent: the same, unless another send was tried in its place and some of that came back.
-        has_backlog: Whether some were kept from an earlier send.
-        interrupted: The send of the same thread in whose place this one is tried, by a signal handler.
-        tried: When another send was last tried in its place, and failed.
-        receipt: What became of its events, once it has landed.
-        failed: Whether the transport retained some.
-        is_recorded: Whether its delivery scope has taken down what became of it.
-        is_followed: Whether events were captured during the send, by a signal handler, that wait for its end.
-        admitted: Whether the event that it was made for is in the books.
+        events: The events whose outcomes this send must report, in order.
+        sent: The events that are sent. They differ from `events` only after a signal handler has resent them:
+            `events` then holds those that the resend could not deliver.
+        has_backlog: Whether some events were retained by an earlier send, or taken over from one.
+        interrupted: The send of the same thread that a signal handler interrupted to resend its events here.
+        tried: When a signal handler last resent its events, and did not deliver all.
+        receipt: The outcomes of its events, once it has landed.
+        failed: Whether the transport retained some events.
+        is_recorded: Whether the delivery scopes have recorded the outcomes.
+        is_followed: Whether a signal handler captured events during the send, which wait for its end.
+        admitted: Whether the ledger has the event that the send was created for.
     """
 
     __slots__ = (
@@ -88,9 +93,10 @@ class Flight:
         self.admitted = False
 
     def may_be_replaced(self) -> bool:
-        """Whether a flush in a signal handler may try another send in its place.
+        """Return whether a flush in a signal handler may take over its events and resend them.
 
-        Not a second time at once: the first has failed, or was itself interrupted, and this may succeed.
+        It may not twice in a row. The first resend has failed or was itself interrupted, and the original
+        send may still succeed.
         """
         if self.tried is not None:
             return self.tried.seconds() >= TRY_AGAIN_SECONDS
@@ -98,13 +104,13 @@ class Flight:
 
 
 class Collected:
-    """What one delivery scope has collected of one client.
+    """The events of one client that one delivery scope has collected.
 
     Attributes:
         events: The events, in order.
-        bytes: Their size.
-        since: When the first of them came, on the monotonic clock.
-        is_taken: Whether a send has them.
+        bytes: The size of the events, in bytes.
+        since: When the first event was collected, in seconds on the monotonic clock.
+        is_taken: Whether the events have moved on, into a send or to the retained events.
     """
 
     __slots__ = ("bytes", "events", "is_taken", "since")
@@ -117,19 +123,19 @@ class Collected:
 
 
 class Ledger:
-    """Keeps the books of one client in this process.
+    """Records where each event of one client is in this process, and counts the outcomes.
 
     Args:
-        limit: Most events kept for the next send; above it the oldest are dropped.
-        limit_bytes: Most bytes of them.
-        drops_oldest: `False` counts what is in flight or collected as well, and refuses new events for the
-            lack of room but drops none that was admitted.
+        limit: The maximum number of events retained for the next send. Above it, the oldest are dropped.
+        limit_bytes: The maximum size of these events, in bytes.
+        drops_oldest: If `False`, no admitted event is dropped for lack of room. New events are refused
+            instead, and the limits count collected and in-flight events as well.
 
     Attributes:
         lock: Held for single steps, never while something is sent, logged or called back.
-        tells: Whether somebody wants to be told of what sends drop.
+        tells: Whether the client reports dropped events to `on_error`.
         sealed: Whether no more events are admitted.
-        closed: Whether none are kept: what a send retains is dropped.
+        closed: Whether events that a send retains are dropped.
     """
 
     def __init__(self, limit: int, limit_bytes: int, *, drops_oldest: bool = True) -> None:
@@ -142,7 +148,7 @@ class Ledger:
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """Start the books of this process: the parent's events are the parent's."""
+        """Start with an empty ledger in this process: the parent process delivers its own events."""
         self.lock = threading.RLock()
         self._landed = threading.Condition(self.lock)
         self._kept: list[EncodedEvent] = []
@@ -156,10 +162,10 @@ class Ledger:
         self._spooled = 0
         self._dropped: dict[str, int] = {}
 
-    # --- events that come ----------------------------------------------------------------------------
+    # --- new events ----------------------------------------------------------------------------------
 
     def drop(self, reason: str) -> None:
-        """Count an event that was captured and not admitted."""
+        """Count an event that was captured but not admitted."""
         with self.lock:
             while True:
                 before = self._dropped
@@ -170,10 +176,10 @@ class Ledger:
                     return
 
     def keep(self, event: EncodedEvent) -> bool:
-        """Admit an event and keep it, behind the others; false, and dropped, when there is no room.
+        """Admit an event and retain it, after the others. Return False, and drop it, if there is no room.
 
         Raises:
-            ClosedError: Nothing is admitted any more.
+            ClosedError: The ledger is sealed.
         """
         with self.lock:
             if self.sealed:
@@ -188,13 +194,13 @@ class Ledger:
         return False
 
     def collect(self, event: EncodedEvent, scope: Any) -> Collected | None:
-        """Admit an event into what a delivery scope collects.
+        """Admit an event into a delivery scope.
 
         Returns:
-            What the scope has collected now; `None` when it is closed.
+            All events that the scope has collected for this client; `None` if the scope is closed.
 
         Raises:
-            ClosedError: Nothing is admitted any more.
+            ClosedError: The ledger is sealed.
         """
         size = len(event)
         with self.lock:
@@ -222,17 +228,17 @@ class Ledger:
         first: int | None = None,
         over: Iterable[Flight] = (),
     ) -> None:
-        """Begin to send: move events into a flight.
+        """Begin a send: move events into it.
 
         Args:
-            flight: A new one.
-            event: Admit this one, behind the others.
-            scope: Send what this delivery scope has collected, after what was kept.
-            first: Send only so many of those kept.
-            over: Flights whose events this one takes over: their sends may never go on.
+            flight: The new send.
+            event: Admit this event and send it last.
+            scope: Send the events that this delivery scope has collected, after the retained ones.
+            first: Send only this many of the retained events, and nothing else.
+            over: In-flight sends whose events this one takes over, because they may never continue.
 
         Raises:
-            ClosedError: There is an event, and none is admitted any more.
+            ClosedError: There is an event to admit, and the ledger is sealed.
         """
         with self.lock:
             if event is not None and self.sealed:
@@ -273,7 +279,7 @@ class Ledger:
                     self._launch_again(flight)
 
     def _launch_again(self, flight: Flight) -> None:
-        """Begin anew with a flight whose events a signal handler has sent in the middle of its launch."""
+        """Start again without events: a signal handler took them over in the middle of the launch."""
         fresh: list[EncodedEvent] = []
         flight.events = flight.sent = fresh
         self._flights[flight] = None
@@ -292,18 +298,19 @@ class Ledger:
                 return
 
     def land(self, flight: Flight, receipt: Receipt) -> tuple[list[EncodedEvent], Receipt]:
-        """End a send: book the outcomes, and keep what was retained, in front.
+        """End a send: count the outcomes, and put retained events in front of the others.
 
-        What is retained is dropped when the books are closed, and the oldest of it when there is no room.
-        What is retained of an interrupted send goes back to that: it may still succeed.
+        If the ledger is closed, retained events are dropped. If there is no room, the oldest of them are
+        dropped. Events that were taken over from an interrupted send go back to it, because it may still
+        succeed.
 
         Args:
-            flight: From `launch`. Nothing is left to do when it has landed before. If another flight has
-                taken over its events, only those are booked that came back from there.
-            receipt: What became of its events.
+            flight: The launched send. If it has landed before, nothing happens. If another send has taken
+                over its events, only the events that the other send retained are counted.
+            receipt: The outcomes of its events.
 
         Returns:
-            The events that were booked, and the receipt about them.
+            The events that were counted, and the receipt for them.
         """
         with self.lock:
             if flight.sent is not flight.events:
@@ -343,7 +350,7 @@ class Ledger:
     def _divided(
         self, flight: Flight, receipt: Receipt
     ) -> tuple[Receipt, list[EncodedEvent], list[EncodedEvent]]:
-        """The receipt without what cannot be kept; which events are kept, and which go back."""
+        """Return the receipt with excess events dropped, the events to retain, and those to give back."""
         retained, back = receipt.retained_events(), []
         if self.closed:
             return receipt.giving_up(retained, _lost_at_shutdown(len(retained))), [], []
@@ -360,7 +367,7 @@ class Ledger:
         return receipt, retained, back
 
     def _excess(self, events: Sequence[EncodedEvent], others: int = 0, bytes_of_others: int = 0) -> int:
-        """How many of these, the oldest first, must go for the rest to fit beside others."""
+        """Return how many of these events, the oldest first, must be dropped so that the rest fits."""
         if not self.drops_oldest:
             return 0
         count = min(len(events), max(0, len(events) + others - self.limit))
@@ -371,9 +378,9 @@ class Ledger:
         return count
 
     def _recall(self, flight: Flight, receipt: Receipt) -> Flight:
-        """A flight of those events that are kept although the receipt has an outcome for them.
+        """Return a new send with the retained events for which the receipt has a final outcome.
 
-        Another flight took them over and did not deliver them; this one did.
+        Another send took these events over and retained them, but `flight` has delivered or dropped them.
         """
         came_back = Flight(flight.scope)
         came_back.has_backlog = True
@@ -391,7 +398,7 @@ class Ledger:
         return came_back
 
     def keep_collected(self, scope: Any) -> list[EncodedEvent]:
-        """Leave what a delivery scope has collected to the next send, behind what is kept already."""
+        """Move the events that a delivery scope has collected behind the retained ones, and return them."""
         moved: list[EncodedEvent] = []
         with self.lock:
             while (collected := self._collected.get(scope)) is not None:
@@ -405,17 +412,17 @@ class Ledger:
 
     @property
     def limits(self) -> str:
-        """The limits in words."""
+        """The limits, for a message."""
         return f"max_queue_size is {self.limit}, max_queue_bytes {self.limit_bytes}"
 
-    # --- what is told of ---------------------------------------------------------------------------------
+    # --- reports of dropped events -----------------------------------------------------------------------
 
     def has_untold(self) -> bool:
-        """Whether sends have dropped events of which nobody was told."""
+        """Return whether sends have dropped events that are not reported yet."""
         return bool(self._untold)
 
     def tell(self, call: Callable[[OutcomeGroup], object]) -> None:
-        """Call with each group of events that sends have dropped; again if an interrupt ends the call."""
+        """Call `call` with each group of events that sends have dropped. Later repeat an interrupted call."""
         while self._untold:
             groups: list[OutcomeGroup] = []
             fresh: list[OutcomeGroup] = []
@@ -431,25 +438,25 @@ class Ledger:
                     with self.lock:
                         self._untold[_FRONT] = groups
 
-    # --- what there is ---------------------------------------------------------------------------------
+    # --- counts and pending events ---------------------------------------------------------------------
 
     @property
     def kept(self) -> int:
-        """How many events are kept for the next send."""
+        """The number of events retained for the next send."""
         return len(self._kept)
 
     @property
     def settled(self) -> int:
-        """How many events have an outcome."""
+        """The number of events that have a final outcome."""
         return self._delivered + self._handed_off + self._spooled + sum(list(self._dropped.values()))
 
     def collecting(self) -> list[Any]:
-        """The delivery scopes that have collected events."""
+        """Return the delivery scopes that have collected events."""
         with self.lock:
             return list(self._collected)
 
     def has_room(self, size: int) -> bool:
-        """Whether one more event of this size may be admitted."""
+        """Return whether one more event of this size, in bytes, may be admitted."""
         with self.lock:
             count, kept = len(self._kept), self._kept_bytes
             if not self.drops_oldest:
@@ -460,36 +467,36 @@ class Ledger:
             return not count or (count < self.limit and kept + size <= self.limit_bytes)
 
     def excess(self) -> int:
-        """How many of the events that are kept, the oldest first, are too many."""
+        """Return how many retained events, the oldest first, are above the limits."""
         with self.lock:
             return self._excess(self._kept)
 
     def has_flights(self) -> bool:
-        """Whether anything is in flight."""
+        """Return whether any send is in flight."""
         return bool(self._flights)
 
     def flights(self, wanted: Callable[[Flight], bool]) -> list[Flight]:
-        """The flights that are wanted, oldest first."""
+        """Return the in-flight sends for which `wanted` is true, the oldest first."""
         with self.lock:
             return [flight for flight in list(self._flights) if wanted(flight)]
 
     def wait_for(self, flights: Iterable[Flight], seconds: float | None) -> None:
-        """Wait until these flights have landed, or the time is up."""
+        """Wait until these sends have landed, at most `seconds`; `None` waits without a limit."""
         awaited = set(flights)
         self.wait_until(lambda: awaited.isdisjoint(self._flights), seconds)
 
     def wait_until(self, condition: Callable[[], bool], seconds: float | None) -> None:
-        """Wait until a condition holds, which is looked at whenever a flight lands, or the time is up."""
+        """Wait until `condition` is true, at most `seconds`. It is checked whenever a send lands."""
         with self.lock:
             self._landed.wait_for(condition, seconds)
 
     def seal(self) -> None:
-        """Admit no more events. One that is just being admitted is in the books afterwards."""
+        """Admit no more events. An event that is being admitted meanwhile is in the ledger afterwards."""
         with self.lock:
             self.sealed = True
 
     def pending(self, flights: Iterable[Flight]) -> list[EncodedEvent]:
-        """What is kept, and what these flights still have."""
+        """Return the retained events and the events that these in-flight sends still have."""
         wanted = set(flights)
         with self.lock:
             flights = [each for each in list(self._flights) if each in wanted]
@@ -497,8 +504,8 @@ class Ledger:
             return [*self._kept, *flying]
 
     def stats(self) -> Stats:
-        """The numbers at this moment. Whether they add up is checked: every event is counted where it is."""
-        for _ in range(3):  # a signal handler may capture half-way through
+        """Return the counts of this moment. Pending events are counted where they are, to check the sum."""
+        for _ in range(3):  # a signal handler may capture an event in between
             with self.lock:
                 captured, dropped = self._captured, self._dropped
                 retained = len(self._kept)

@@ -1,7 +1,8 @@
-"""The end of a process that multiprocessing has made, or billiard, a copy of it that Celery has.
+"""The end of a process that multiprocessing has started, or billiard, which is Celery's copy of it.
 
-Such a process skips `atexit` (before Python 3.13). A worker of billiard's pool ends itself on the spot. One
-of multiprocessing's is ended with SIGTERM, which by default kills on the spot as well; its pool waits for it.
+Such a process skips `atexit` before Python 3.13. A worker of a billiard pool ends itself immediately. A
+multiprocessing pool ends its workers with SIGTERM, which by default kills them immediately, and waits for
+them.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.01
 SECONDS_TO_DIE = 0.2
-"""So long the main thread has to run the handler, once everything is sent."""
+"""Seconds that the main thread has to run the signal handler, after everything is sent."""
 
 
 def register(end: Callable[[], bool]) -> None:
-    """Call `end` when this process ends, if it is a child of multiprocessing or of billiard.
+    """Call `end` when this process ends, if it is a child process of multiprocessing or billiard.
 
     Args:
-        end: Called perhaps more than once; false when it has interrupted another call of it.
+        end: May be called more than once. It returns False if another call of it is still running.
     """
     process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
     if process is None or util is None:
@@ -36,14 +37,14 @@ def register(end: Callable[[], bool]) -> None:
     current: Any = process.current_process()
     if getattr(current, "_parent_pid", None) is None:
         return
-    util.Finalize(None, end, exitpriority=0)  # billiard's children run these, too
+    util.Finalize(None, end, exitpriority=0)  # billiard's child processes run these finalizers, too
     _register_in_worker(getattr(current, "_target", None), end)
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         try:
             _Sigterm(end).install()
         except ValueError:
-            pass  # a sub-interpreter's main thread, which has no signals
+            pass  # the main thread of a sub-interpreter cannot handle signals
 
 
 def _register_in_worker(worker: Any, end: Callable[[], bool]) -> None:
@@ -62,15 +63,16 @@ def _register_in_worker(worker: Any, end: Callable[[], bool]) -> None:
 
 
 class _Sigterm:
-    """Handles SIGTERM: calls `end`, then dies of the signal.
+    """Handles SIGTERM: calls `end`, then lets the signal kill the process.
 
-    The work is done in a thread that hears of the signal at once: the main thread may be in the middle of a
-    long call of C, and runs the handler only after it.
+    A thread that is notified of the signal at once does the work. The main thread may be in a long call of C
+    code, and runs the signal handler only after it.
     """
 
     def __init__(self, end: Callable[[], bool]) -> None:
         self._end = end
-        self._process = os.getpid()  # the signal may come before a forked child has counted itself
+        # A forked child inherits the handler, and may get the signal before `forking.generation` changes.
+        self._process = os.getpid()
 
     def install(self) -> None:
         signal.signal(signal.SIGTERM, self._handle)
@@ -78,7 +80,7 @@ class _Sigterm:
 
     def _handle(self, signum: int, _: object) -> None:
         if self._process == os.getpid() and not self._end():
-            return  # it is under way: in the thread, or because this process ends anyway
+            return  # the call in progress, in the thread or at exit, ends the process
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
 

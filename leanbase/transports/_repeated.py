@@ -1,4 +1,4 @@
-"""Says what goes on and on once a minute, with how often it has happened since."""
+"""Logs a failure that goes on once a minute, with the number of events since the last time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MAX_KINDS = 20
 
 
 class RepeatedLog:
-    """Logs each kind of trouble with events at most once a minute, and counts the events in between."""
+    """Logs each kind of failure at most once a minute, and counts the events in between."""
 
     def __init__(self) -> None:
         self._said: dict[Hashable, Stopwatch] = {}
         self._unsaid: dict[Hashable, int] = {}
 
     def log(self, level: int, kind: Hashable, events: int, what: str, things: str = "event(s)") -> None:
-        """Log `N event(s) what`, where N includes those of the times when it was not said."""
+        """Log `N event(s) what`. N includes the events since the last log record of this kind."""
         said = self._said.get(kind)
         if said is not None and said.seconds() < SILENT_SECONDS:
             self._unsaid[kind] = self._unsaid.get(kind, 0) + events

@@ -1,4 +1,4 @@
-"""Keeps what a transport could not deliver, and sends it first the next time."""
+"""Retains the events that a transport could not deliver, and sends them first in the next send."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..errors import ConfigError, DroppedError
 from ..events.encoding import EncodedEvent
 from ..forking import reset_in_child
 from ..interrupts import raise_interrupt
+from ..messages import log_internal_error
 from . import _at_exit
 from ._ledger import Flight, Ledger
 from ._repeated import RepeatedLog
@@ -26,16 +27,16 @@ Report: TypeAlias = Callable[[Sequence[OutcomeGroup]], object]
 logger = logging.getLogger("leanbase")
 
 REST_SECONDS = 0.5
-"""So long a caller that waits for room leaves a transport alone that has just failed."""
+"""Seconds that a caller that waits for room pauses after a send that made no room."""
 
 MOST_FOLLOWING = 100
-"""So many times in a row a call sends what signal handlers have captured during its sends."""
+"""The maximum number of sends in a row for events that signal handlers capture during these sends."""
 
 _NOTHING_TRIED = DroppedError(WAITING, "nothing was tried")
 
 
 class _ReceiptError(Exception):
-    """What a transport returned is not a receipt for what it was given."""
+    """A transport returned something that is not a receipt for the events it was given."""
 
 
 def _checked(receipt: object, call: str) -> Receipt:
@@ -48,11 +49,11 @@ def _check_count(receipt: Receipt, count: int) -> None:
     undelivered = sum([len(group.events) for group in receipt.groups])
     reported = receipt.delivered + receipt.handed_off + receipt.spooled + undelivered
     if reported != count:
-        raise _ReceiptError(f"the receipt of {count} event(s) tells of {reported}")
+        raise _ReceiptError(f"the receipt for {count} event(s) reports {reported}")
 
 
 def _what_is_wrong(call: str, error: Exception) -> str:
-    # The text of somebody else's exception may quote a property.
+    # The message of an exception from other code may quote a property of an event.
     return str(error) if isinstance(error, _ReceiptError) else f"{call}() raised {type(error).__name__}"
 
 
@@ -60,35 +61,36 @@ def must_not_retain(inner: BaseTransport) -> None:
     """Ensure that a transport can be inside another one.
 
     Raises:
-        ConfigError: It keeps events itself; the transport around it would take them for undelivered.
+        ConfigError: The transport retains events itself, so the one around it would retain them as well.
     """
     if isinstance(inner, RetainingTransport):
         raise ConfigError(
-            f"{type(inner).__name__} goes around the other transports, not into one; "
+            f"{type(inner).__name__} wraps other transports and cannot be inside one; "
             "for a buffer around any transport, set sync_mode=False"
         )
 
 
 class RetainingTransport(BaseTransport):
-    """Wraps a transport; what it returns as retained is kept in the ledger, in order, in bounded memory.
+    """Wraps a transport and retains in its ledger, in order, the events that the transport could not deliver.
 
-    Each client puts one around its transport, so that an event which no transport could deliver is pending
-    in exactly one place. Nothing here starts a send of its own.
+    Each client wraps its transport in one of these, so that an undelivered event is pending in exactly one
+    place. It never starts a send by itself.
 
     Args:
-        inner: Where events go.
-        limit: Most events kept; above it the oldest are dropped with the reason `"overflow"`.
-        limit_bytes: Most bytes of them.
-        waits_for_room: Whether a caller waits for room instead, so that none of them is dropped.
+        inner: The transport that delivers the events.
+        limit: The maximum number of retained events. Above it, the oldest are dropped as `"overflow"`.
+        limit_bytes: The maximum size of the retained events, in bytes.
+        waits_for_room: Whether a caller waits for room instead, so that no retained event is dropped.
 
     Attributes:
-        ledger: Where each event is, and the one list of sends in flight.
-        report: Receives what a send has retained, or a call refused; tells what the ledger has not told.
-        is_disabled: Whether nothing may be sent for now.
-        is_buffer: Whether it sends by itself what it keeps.
+        ledger: Where each event is, and the list of sends in flight.
+        report: Called with the events that a send retained or a call refused. It also reports the dropped
+            events that the ledger has not reported yet.
+        is_disabled: Returns whether the client is disabled, so that nothing may be sent for now.
+        is_buffer: Whether it sends retained events by itself, in a thread.
 
     Raises:
-        ConfigError: `inner` retains as well; two would keep each event twice.
+        ConfigError: `inner` also retains events, so each event would be retained twice.
     """
 
     is_buffer = False
@@ -107,7 +109,7 @@ class RetainingTransport(BaseTransport):
         self._watches_collected = False
         self._owner: Callable[[], object] | None = None
         self._repeated = RepeatedLog()
-        self._scopes: set[Any] = set()  # open ones, of which events are retained
+        self._scopes: set[Any] = set()  # the open scopes that have retained events
         reset_in_child(self)
 
     def _reset_after_fork(self) -> None:
@@ -119,22 +121,23 @@ class RetainingTransport(BaseTransport):
     def attach(
         self, report: Report, is_disabled: Callable[[], bool], *, owner: Callable[[], object], tells: bool
     ) -> Ledger:
-        """Attach this transport to the client that owns it. Reopens a closed transport, with new books.
+        """Attach this transport to the client that owns it. A closed transport reopens with a new ledger.
 
         Args:
             report: See the attribute.
-            is_disabled: Whether nothing may be sent for now.
-            owner: Gives the client, or something that lives as long; `None` when it is gone.
-            tells: Whether the client wants to be told of what is dropped.
+            is_disabled: See the attribute.
+            owner: Returns the client, or an object that lives as long. Returns `None` once that object was
+                garbage-collected.
+            tells: Whether the client reports dropped events to `on_error`.
 
         Returns:
-            The books of that client.
+            The ledger of that client.
 
         Raises:
-            ConfigError: It belongs to another client, or that is still closing it.
+            ConfigError: The transport belongs to another client, or another client is still closing it.
         """
         if self._is_attached:
-            raise ConfigError(f"this {type(self).__name__} belongs to another client; make one for each")
+            raise ConfigError(f"this {type(self).__name__} belongs to another client; create one for each")
         if self.ledger.closed:
             self.ledger = Ledger(
                 self.ledger.limit, self.ledger.limit_bytes, drops_oldest=self.ledger.drops_oldest
@@ -150,13 +153,13 @@ class RetainingTransport(BaseTransport):
     # --- one event -------------------------------------------------------------------------------------
 
     def put(self, event: EncodedEvent, deadline: Deadline, scope: Any = None) -> bool:
-        """Admit an event and send it, after what was kept. Blocks up to the deadline.
+        """Admit an event and send it, after the retained events. Blocks until the deadline at the latest.
 
-        Inside a send of the same thread, where a signal handler or a callback captures, it is kept, and the
-        call that was interrupted sends it.
+        If a signal handler or a callback calls this inside a send of the same thread, the event is retained.
+        The interrupted call then sends it.
 
         Returns:
-            Whether it was admitted.
+            Whether the event was admitted.
 
         Raises:
             ClosedError: The client was shut down.
@@ -171,13 +174,13 @@ class RetainingTransport(BaseTransport):
         except Exception as error:
             if not flight.admitted:
                 raise
-            if not isinstance(error, RecursionError):  # with which there is no room for more calls
+            if not isinstance(error, RecursionError):  # at the recursion limit another call would fail
                 raise_interrupt(error)
-                _log_internal(error)  # the event is in the books
+                log_internal_error("a transport", error)  # the ledger has the event
         return True
 
     def keep(self, event: EncodedEvent) -> bool:
-        """Admit an event and keep it for the next send; false when there is no room. Does not block."""
+        """Admit and retain an event for the next send; False if there is no room. Does not block."""
         if event.scope is not None:
             self._scopes.add(event.scope)
         if not self.ledger.keep(event):
@@ -186,12 +189,12 @@ class RetainingTransport(BaseTransport):
         return True
 
     def wait_for_room(self, event: EncodedEvent, deadline: Deadline, scope: Any = None) -> bool:
-        """Send what is pending until there is room for an event. Blocks up to the deadline.
+        """Send pending events until there is room for `event`. Blocks until the deadline at the latest.
 
-        Not inside a send of the same thread: that makes the room.
+        Inside a send of the same thread it returns at once: that send makes the room.
 
         Returns:
-            Whether there is room; else the event is dropped.
+            False if no room came free in time; the event is then dropped as `"overflow"`.
         """
         size = len(event)
         while not self.ledger.has_room(size) and not self.is_sending():
@@ -215,14 +218,14 @@ class RetainingTransport(BaseTransport):
         return False
 
     def is_sending(self) -> bool:
-        """Whether this thread is inside a send, which a signal handler or a callback has interrupted."""
+        """Return whether a signal handler or a callback called this inside a send of its thread."""
         return self.ledger.has_flights() and self._interrupted() is not None
 
     def _interrupted(self) -> tuple[Flight, bool] | None:
-        """The send that this call is inside of, and whether a log record of that send has led here.
+        """Return the send that this call is inside of, and whether a log record of that send led here.
 
-        A flight of this thread that is not on its stack any more lost its frame to an exception, as at the
-        limit of recursion. The next launch takes over its events.
+        An in-flight send that is not on the stack of its thread any more lost its frame to an exception, such
+        as a RecursionError. The next `send_pending` of the thread takes over its events.
         """
         flights = self._own_flights()
         if not flights:
@@ -243,7 +246,7 @@ class RetainingTransport(BaseTransport):
     # --- everything ------------------------------------------------------------------------------------
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Send what was kept and then `events`. The receipt is about both."""
+        """Send the retained events and then `events`. The receipt is about both."""
         if self.ledger.closed:
             for _ in events:
                 self.ledger.drop("shutdown")
@@ -255,13 +258,16 @@ class RetainingTransport(BaseTransport):
     def send_pending(
         self, deadline: Deadline, *, scope: Any = None, over: Sequence[Flight] | None = None
     ) -> Receipt:
-        """Send what is kept and what a delivery scope has collected. Blocks up to the deadline.
+        """Send the retained events and those that a delivery scope has collected.
+
+        Blocks until the deadline at the latest.
 
         Args:
-            deadline: When the caller must have its thread back.
+            deadline: When this call must have returned.
             scope: The delivery scope.
-            over: Flights to take over. Default: those of this thread, which a signal handler has interrupted:
-                the process may end when the handler does. (Not for a log record that a send has written.)
+            over: In-flight sends whose events this send takes over. Default: the sends of this thread that a
+                signal handler interrupted, because the process may end when the handler does. (A log record
+                that a send writes takes over nothing.)
         """
         flight = Flight(scope)
         if over is None:
@@ -275,7 +281,7 @@ class RetainingTransport(BaseTransport):
         return self._fly(flight, deadline, scope=scope, over=over)
 
     def keep_collected(self, scope: Any) -> Receipt:
-        """Leave what a delivery scope has collected to the next send."""
+        """Move the events that a delivery scope has collected to the retained ones. Does not block."""
         if self.ledger.closed:
             return self._give_up((), scope)
         collected = self.ledger.keep_collected(scope)
@@ -293,22 +299,22 @@ class RetainingTransport(BaseTransport):
         return receipt
 
     def waiting(self) -> Receipt:
-        """A receipt of all that is kept or in flight in other threads, without an attempt to send it."""
+        """Return a receipt for the retained events and those in flight in other threads. Does not send."""
         return Receipt.retaining(self.ledger.pending(self._others()), WAITING, _NOTHING_TRIED)
 
     def _others(self, wanted: Callable[[Flight], bool] = lambda _: True) -> list[Flight]:
-        """The flights of other threads."""
+        """Return the in-flight sends of other threads."""
         if not self.ledger.has_flights():
             return []
         me = threading.get_ident()
         return self.ledger.flights(lambda flight: flight.thread != me and wanted(flight))
 
     def join(self, deadline: Deadline, wanted: Callable[[Flight], bool] = lambda _: True) -> bool:
-        """Wait for sends that are in flight in other threads; whether all passed everything on, in time."""
+        """Wait for in-flight sends of other threads. Return whether all passed on all events in time."""
         return not self._joined(self._others(wanted), deadline).groups
 
     def _joined(self, flights: Sequence[Flight], deadline: Deadline) -> Receipt:
-        """Wait for flights; a receipt of what they did not pass on, or still have."""
+        """Wait for in-flight sends. Return a receipt for the events that they did not pass on."""
         if not flights:
             return Receipt()
         self.ledger.wait_for(flights, deadline.remaining())
@@ -322,7 +328,7 @@ class RetainingTransport(BaseTransport):
         return receipt
 
     def flush(self, *, deadline: Deadline) -> Receipt:
-        """Send what was kept, flush the transport inside, and wait for sends that are in flight."""
+        """Send the retained events, flush the inner transport, and wait for the sends in flight."""
         if not self.ledger.kept and not self.ledger.has_flights():
             return self._ask("flush", deadline)
         others = self._others()
@@ -342,9 +348,9 @@ class RetainingTransport(BaseTransport):
         over: Sequence[Flight] = (),
         follow: bool = True,
     ) -> Receipt:
-        """Launch a flight, transmit its events and land it, whatever happens in between."""
+        """Run one send: launch it, transmit its events, and land it even if an exception interrupts it."""
         receipt: Receipt | None = None
-        ledger = self.ledger  # of the client that owns the transport now
+        ledger = self.ledger  # `self.ledger` changes when another client attaches
         try:
             ledger.launch(flight, event, scope=scope, first=first, over=over)
             receipt = self._transmit(flight.events, deadline)
@@ -354,12 +360,12 @@ class RetainingTransport(BaseTransport):
                 self._follow(flight, booked, deadline)
             return booked
         except BaseException as error:
-            # Raised by a signal handler, or at the limit of recursion: the events are not to go with it.
+            # Raised by a signal handler or at the recursion limit: it must not cost the events.
             if receipt is None:
                 cut_off = DroppedError("interrupted", f"{type(error).__name__} ended the send")
                 receipt = Receipt.retaining(flight.events, "interrupted", cut_off)
             if flight.receipt is not None and not flight.is_recorded:
-                self._record(flight, flight.events, flight.receipt)  # it was booked, and no more
+                self._record(flight, flight.events, flight.receipt)  # it has landed but is not in its scopes
             self._land(ledger, flight, receipt)
             self._watch()
             raise
@@ -383,7 +389,7 @@ class RetainingTransport(BaseTransport):
         return booked
 
     def _record(self, flight: Flight, events: Sequence[EncodedEvent], receipt: Receipt) -> None:
-        """Give each delivery scope its part of a receipt."""
+        """Record in each delivery scope its part of a receipt."""
         if flight.scope is not None and receipt.has_retained:
             self._scopes.add(flight.scope)
         if not flight.has_backlog:
@@ -398,7 +404,7 @@ class RetainingTransport(BaseTransport):
                 self._scopes.discard(scope)
 
     def _follow(self, flight: Flight, receipt: Receipt, deadline: Deadline) -> None:
-        """Send what signal handlers have captured during a send, and during the sends of that."""
+        """Send the events that signal handlers captured during a send, and during the sends that follow."""
         for _ in range(MOST_FOLLOWING):
             if not flight.is_followed or receipt.has_retained or deadline.expired:
                 return
@@ -415,12 +421,12 @@ class RetainingTransport(BaseTransport):
         except Exception as error:
             raise_interrupt(error)
             name = type(self._inner).__name__
-            logger.error("%s: %s; %d event(s) are kept", name, _what_is_wrong("send", error), len(batch))
+            logger.error("%s: %s; %d event(s) are retained", name, _what_is_wrong("send", error), len(batch))
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt.retaining(batch, "failed", error)
 
     def _ask(self, call: Literal["flush", "close"], deadline: Deadline) -> Receipt:
-        """Call the inner transport's method; what it raises is not to cost what is around it."""
+        """Call a method of the inner transport. Log its errors: they must not cost the caller its receipt."""
         try:
             return _checked(getattr(self._inner, call)(deadline=deadline), call)
         except Exception as error:
@@ -436,37 +442,40 @@ class RetainingTransport(BaseTransport):
         self._ask("close", deadline)
 
     def close(self, *, deadline: Deadline) -> Receipt:
-        """Send what was kept one last time; what still fails is dropped with the reason `"shutdown"`."""
+        """Send the retained events a last time. Events that still fail are dropped as `"shutdown"`.
+
+        Blocks until the deadline at the latest.
+        """
         return self._end(deadline, last_try=True)
 
     def abandon(self, *, deadline: Deadline) -> Receipt:
-        """Close without a last try."""
+        """Close without a last attempt: pending events are dropped as `"shutdown"`."""
         return self._end(deadline, last_try=False)
 
     def _end(self, deadline: Deadline, *, last_try: bool) -> Receipt:
         try:
-            # The inner transport first: this ends retry back-offs, whose events then come back as retained.
+            # Close the inner transport first: this ends retry back-offs. Their events come back as retained.
             receipt = self._ask("close", deadline)
-            for scope in self.ledger.collecting():  # which close too late, or never
+            for scope in self.ledger.collecting():  # these scopes close too late or never
                 self.ledger.keep_collected(scope)
                 self._scopes.add(scope)
             self.join(deadline)
             self.ledger.closed = True
             self._forget()
-            # This signal handler may have interrupted the thread's own send, which may never go on.
+            # A signal handler may run this inside a send of its own thread, which may never continue.
             own = self._own_flights()
             if last_try:
                 receipt += self.send_pending(deadline, over=own) + self._ask("close", deadline)
             else:
                 receipt += self._give_up(own)
-            # A thread may have begun to send what was kept just before the books were closed.
+            # A thread may have begun to send retained events just before the ledger was closed.
             others = self._joined(self._others(), deadline)
             return receipt + others + self.waiting().without(others.retained_events())
         finally:
             self._is_attached = False
 
     def _give_up(self, over: Sequence[Flight], scope: Any = None) -> Receipt:
-        """Drop what is pending: the books are closed."""
+        """Drop the pending events, because the ledger is closed."""
         ledger, flight = self.ledger, Flight(scope)
         try:
             ledger.launch(flight, over=over, scope=scope)
@@ -475,41 +484,36 @@ class RetainingTransport(BaseTransport):
         return given_up
 
     def _watch(self) -> None:
-        """See to it that what is kept has its turn at the end of the process, and is not lost in silence."""
+        """Ensure that retained events are sent at the end of the process, or that their loss is logged."""
         if self._is_watched or not self.ledger.kept:
             return
         if _at_exit.deadline() is None:
             self._is_watched = True
             _at_exit.watch(self)
-        else:  # this was captured after it
+        else:  # captured after the exit hook began
             self.ledger.closed = True
             self._give_up(())
 
     def watch_collected(self) -> None:
-        """See to it that what a scope collects is not lost if nobody closes it."""
+        """Ensure that events in a scope are sent at the end of the process if the scope is never closed."""
         if not self._watches_collected:
             self._watches_collected = True
             _at_exit.watch_collected(self)
 
     def _forget(self) -> None:
-        """Undo `_watch`: there is nothing to lose any more."""
+        """Undo `_watch`: no retained events are left."""
         self._is_watched = False
         _at_exit.forget(self)
         if not self.ledger.closed:
-            self._watch()  # a signal handler may have captured just now
+            self._watch()  # a signal handler may have captured an event just now
 
     def is_orphan(self) -> bool:
-        """Whether the client that owns it is gone."""
+        """Return whether the client that owned this transport was garbage-collected."""
         return self._owner is not None and self._owner() is None
 
     def warm_up(self, *, deadline: Deadline) -> None:
-        """Warm up the transport inside."""
+        """Warm up the inner transport."""
         self._inner.warm_up(deadline=deadline)
-
-
-def _log_internal(error: Exception) -> None:
-    logger.error("internal error %s; please report it", type(error).__name__)
-    logger.debug("it happened here:", exc_info=error)
 
 
 _FLY = RetainingTransport._fly.__code__

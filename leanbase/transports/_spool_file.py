@@ -1,8 +1,10 @@
 """The files of the spool.
 
-A file is a header, then one event a line. The header says up to which position the events are done with, so
-that after a kill at most the batch on its way is sent again. Each file belongs to one process, which holds a
-lock on it as long as it lives, or as long as it reads the file of one that is gone.
+A file is a header, then one event on each line. The header says up to which position all events have an
+outcome. So if the process is killed, at most the batch in flight is sent again.
+
+Each file belongs to one process, which holds a lock on it while the process lives. A process that sends the
+file of a process that has ended holds the lock meanwhile.
 """
 
 from __future__ import annotations
@@ -36,41 +38,43 @@ _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class SpoolFile:
-    """An open, locked file. Positions in it only ever grow, also when it is emptied and begun anew.
+    """An open, locked spool file.
+
+    Positions only grow, even when the file is emptied and starts again.
 
     Args:
-        descriptor: Of the file.
-        path: Where it is.
+        descriptor: The file descriptor of the open file.
+        path: The path of the file.
     """
 
     def __init__(self, descriptor: int, path: str) -> None:
         self._descriptor = descriptor
         self._path = path
-        self._emptied = 0  # how many bytes were in it before
+        self._emptied = 0  # bytes of the lines that were removed when it was emptied
         self._done = _HEADER_BYTES
         self._is_damaged = False
 
     @property
     def name(self) -> str:
-        """The file's name in its directory, where names are in order of age."""
+        """The name of the file in its directory. Names sort by age, the oldest first."""
         return os.path.basename(self._path)  # noqa: PTH119
 
     @property
     def end(self) -> int:
-        """Where the file ends."""
+        """The position of the end of the file."""
         return os.fstat(self._descriptor).st_size
 
     @property
     def done_with(self) -> int:
-        """The position before which everything has its outcome."""
+        """The position before which every event has an outcome."""
         return self._emptied + self._done
 
     def batches(self, until: int) -> Iterator[tuple[list[EncodedEvent], list[int]]]:
-        """Read what is not done with, up to a position, a batch at a time.
+        """Read the events without an outcome, up to a position, batch by batch.
 
         Yields:
-            Events, and the position of each, with the position after the last as one more. Lines that
-            are no events are passed over, and the file counts as damaged.
+            A list of events and a list of positions: one for each event, then the position after the last.
+            Lines that are not valid events are skipped, and the file then counts as damaged.
         """
         position = self.done_with
         while position < until:
@@ -89,7 +93,7 @@ class SpoolFile:
             while len(batch) < BATCH_EVENTS and size < BATCH_BYTES and position < until:
                 line = file.readline(MAX_LINE_BYTES)
                 if not line.endswith(b"\n"):
-                    # The end; or a line that a kill cut off, whose event nobody was told was accepted.
+                    # The end, or a line that a kill cut off; its event was never reported as spooled.
                     self._is_damaged = self._is_damaged or len(line) == MAX_LINE_BYTES
                     break
                 event = _event(line)
@@ -103,7 +107,7 @@ class SpoolFile:
         return batch, [*positions, position]
 
     def done(self, position: int) -> None:
-        """Remember that everything before a position has its outcome."""
+        """Record in the header that every event before a position has an outcome."""
         self._done = max(self._done, position - self._emptied)
         self._write_header()
 
@@ -112,18 +116,18 @@ class SpoolFile:
 
 
 class OwnFile(SpoolFile):
-    """The file that this process writes to. It is made with mode 0600 and locked before anyone can see it.
+    """The file that this process writes to. It has mode 0600, and is locked before it gets its final name.
 
     Args:
-        directory: Where to make it.
-        project: Whose events it is for; part of its name.
+        directory: The directory to create it in.
+        project: The project of its events; a part of the file's name.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The file cannot be created.
     """
 
     def __init__(self, directory: str, project: str) -> None:
-        # In order of age, then unique.
+        # The timestamp makes names sort by age; the rest makes them unique.
         parts = f"{time.time_ns():020d}", str(os.getpid()), os.urandom(4).hex(), project
         path = os.path.join(directory, "-".join(filter(None, parts)) + SUFFIX)  # noqa: PTH118
         descriptor = os.open(f"{path}.new", _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
@@ -137,20 +141,27 @@ class OwnFile(SpoolFile):
 
     @property
     def end(self) -> int:
-        """Where the file ends, without what is just being written."""
+        """The position of the end of the file, without events that are being written."""
         return self._emptied + self._end
 
     @property
     def is_removed(self) -> bool:
-        """Whether somebody has removed it from its directory."""
+        """Whether the file was removed from its directory."""
         return os.fstat(self._descriptor).st_nlink == 0
 
     def append(self, events: Sequence[EncodedEvent], *, fsync: bool) -> int:
-        """Write events, all or none, and return the position where they begin.
+        """Write events, all or none.
+
+        Args:
+            events: The events to write.
+            fsync: Whether to wait until the disk has stored them.
+
+        Returns:
+            The position of the first event.
 
         Raises:
-            OSError: There is no room, or something else is wrong with the disk; or this is a signal handler
-                in the middle of it.
+            OSError: The disk is full or failed.
+            BlockingIOError: A signal handler called this while its own thread was writing.
         """
         if self._is_writing:
             raise BlockingIOError(errno.EAGAIN, "the interrupted thread is writing")
@@ -176,40 +187,46 @@ class OwnFile(SpoolFile):
         return self._emptied + start
 
     def done(self, position: int) -> None:
-        """Remember how far it is done with; when that is all, begin it anew. Nothing when it is closed."""
+        """Record that every event before a position has an outcome. Empty the file if that is all of them.
+
+        If the file is closed, do nothing.
+        """
         if not self._is_open:
             return
         super().done(position)
         if self._done >= self._end > _HEADER_BYTES:
-            # In this order: a header beyond the end of a file means that nothing is left in it.
+            # Truncate first: a position in the header beyond the end of the file means that no event is left.
             os.ftruncate(self._descriptor, _HEADER_BYTES)
             self._emptied += self._end - _HEADER_BYTES
             self._end = self._done = _HEADER_BYTES
             self._write_header()
 
     def close(self) -> None:
-        """Leave it to other processes, or remove it when nothing is left in it."""
+        """Close the file. Other processes send the events left in it; without any, it is removed."""
         if self._done >= self._end:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)  # noqa: PTH108
         self.forget()
 
     def forget(self) -> None:
-        """Close it as it is."""
+        """Close the file descriptor and leave the file as it is."""
         self._is_open = False
         os.close(self._descriptor)
 
 
 class AbandonedFile(SpoolFile):
-    """A file whose process is gone."""
+    """A file whose process has ended."""
 
     @classmethod
     @contextlib.contextmanager
     def taken(cls, path: str) -> Iterator[AbandonedFile | None]:
-        """Lock a file and give it, or `None` when somebody has it. Removed at the end if all is done."""
+        """Lock a file and yield it, or yield `None` if another process has it.
+
+        At the end the file is removed, if every event in it has an outcome.
+        """
         try:
             descriptor = os.open(path, _FLAGS)
-        except OSError:  # removed meanwhile, or a link
+        except OSError:  # removed meanwhile, or a symbolic link
             yield None
             return
         try:
@@ -239,21 +256,21 @@ class AbandonedFile(SpoolFile):
     def _end_of_use(self) -> None:
         left = os.pread(self._descriptor, MAX_LINE_BYTES, self._done)
         if b"\n" in left:
-            return  # not all could be sent
+            return  # some events could not be sent
         if self._is_damaged or len(left) >= MAX_LINE_BYTES:
-            logger.error("a damaged file in the spool is set aside: %s%s", self._path, DAMAGED_SUFFIX)
+            logger.error("a damaged spool file was renamed to %s%s", self._path, DAMAGED_SUFFIX)
             os.rename(self._path, self._path + DAMAGED_SUFFIX)  # noqa: PTH104
         else:
             os.unlink(self._path)  # noqa: PTH108
 
 
 def project_in(name: str) -> str:
-    """Whose events a file is for, by its name; `""` for nobody's in particular."""
+    """Return the project in the name of a file; `""` if it has none."""
     return "".join(name.removesuffix(SUFFIX).split("-")[3:])
 
 
 def _is_same_and_ours(descriptor: int, path: str) -> bool:
-    """Whether the locked file is still the one of that name, a regular one, and this user's."""
+    """Return whether the locked file still has this path, is a regular file, and belongs to this user."""
     opened, named = os.fstat(descriptor), os.lstat(path)
     return (
         (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
@@ -263,7 +280,7 @@ def _is_same_and_ours(descriptor: int, path: str) -> bool:
 
 
 def _event(line: bytes) -> EncodedEvent | None:
-    """The event in a line, made valid anew: one that is not would make the server refuse its whole batch."""
+    """Decode and validate the event in a line: the server would reject a whole batch for an invalid event."""
     try:
         return encode(checked(json.loads(line)))
     except Exception:

@@ -1,4 +1,4 @@
-"""The interface of a transport: where encoded events go."""
+"""The interface of a transport, which delivers encoded events or hands them off."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class BaseTransport(ABC):
-    """Where events go. Implement `send`; the other methods have defaults.
+    """The base class of transports. Implement `send`; the other methods have defaults.
 
-    A transport is called from any thread, several at a time. It should not raise: what goes wrong
-    belongs into the receipt. (If it does raise, its caller keeps the events.)
+    Several threads may call a transport at the same time. A transport should not raise: it reports failures
+    in the receipt. (If it raises, the caller retains the events.)
 
     Attributes:
-        requires: The options without which it cannot deliver. A client that lacks one of them is
-            disabled and says so.
+        requires: The options without which the transport cannot deliver. A client that lacks one of them is
+            disabled and logs it.
 
     Example:
         >>> class PrintTransport(BaseTransport):
@@ -39,51 +39,66 @@ class BaseTransport(ABC):
     requires: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def from_settings(cls: type[T], settings: Settings) -> T:  # noqa: ARG003 - most need none of them
-        """Make one for a client that names it. Override it to use the client's options.
+    def from_settings(cls: type[T], settings: Settings) -> T:  # noqa: ARG003 - most need no settings
+        """Create a transport for a client. Override this to use the client's options.
 
         Args:
-            settings: The client's, with all that `requires` names.
+            settings: The settings of the client. The options that `requires` names are set.
+
+        Returns:
+            The transport.
 
         Raises:
-            ConfigError: An option can never work.
+            ConfigError: An option has a value that can never work.
         """
         return cls()
 
     @abstractmethod
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Deliver or hand off these events, in order, before the deadline.
+        """Deliver or hand off events, in order. Blocks until the deadline at the latest.
 
         Args:
-            events: One JSON object of UTF-8 bytes each, at most 900 KiB; never empty.
-            deadline: When the caller must have its thread back.
+            events: The encoded events, at least one. Each is a JSON object of at most 900 KiB, in UTF-8.
+            deadline: When this call must have returned.
 
         Returns:
-            One outcome for every event: delivered, handed off, spooled, retained or dropped (why).
-            *Retained* means "not this time": unless the transport says in its own documentation
-            that it keeps them, the events are still the caller's.
+            A receipt with one outcome for every event: delivered, handed off, spooled, retained or dropped.
+            *Retained* means "not this time": the caller still owns the event and sends it again later. (A
+            transport that stores such events itself must say so in its documentation.)
         """
 
     def flush(self, *, deadline: Deadline) -> Receipt:
-        """Send what the transport itself keeps; by default it keeps nothing.
+        """Send the events that the transport itself stores. By default there are none.
+
+        Blocks until the deadline at the latest.
 
         Args:
-            deadline: When the caller must have its thread back.
+            deadline: When this call must have returned.
 
         Returns:
-            The outcome of every event that was still waiting.
+            A receipt for the events that were still pending in the transport.
         """
         return Receipt()
 
     def close(self, *, deadline: Deadline) -> Receipt:
-        """Flush, then release connections, files and threads. By default it only flushes.
+        """Flush, then release connections, files and threads. By default this only flushes.
 
-        A transport can be closed twice. A send after it may open again what was released.
+        Blocks until the deadline at the latest. A transport may be closed twice. A later send may open
+        connections and files again.
+
+        Args:
+            deadline: When this call must have returned.
+
+        Returns:
+            A receipt for the events that were still pending in the transport.
         """
         return self.flush(deadline=deadline)
 
     def warm_up(self, *, deadline: Deadline) -> None:  # noqa: B027 - optional
-        """Do ahead of the first send what can be done: imports, a connection. By default nothing.
+        """Prepare the first send: import modules, open a connection. By default this does nothing.
 
-        Failures stay inside; the first send meets them again.
+        It must not raise: the first send meets the same failure and reports it.
+
+        Args:
+            deadline: When this call must have returned.
         """

@@ -1,4 +1,4 @@
-"""A bounded buffer in memory and one thread that empties it, for services that live long."""
+"""A bounded buffer in memory and one thread that empties it, for long-running services."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from weakref import ref
 
 from ..errors import DroppedError, TransportError
 from ..events.encoding import EncodedEvent
+from ..messages import log_internal_error
 from . import _at_exit
 from ._ledger import Flight, Ledger
 from ._retaining import REST_SECONDS, Report, RetainingTransport
@@ -25,28 +26,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 LONGEST_WAIT_SECONDS = 60.0
-"""So often at least the thread looks whether its buffer is still there."""
+"""The longest time, in seconds, until the thread checks again whether its transport still exists."""
 
 
 class BufferedTransport(RetainingTransport):
-    """Takes events without a wait; a thread sends them when enough have gathered or waited long enough.
+    """Takes events without blocking. A thread sends them when there are enough or the oldest is due.
 
-    What could not be delivered waits in the same buffer and goes out first with the next send; nothing is
-    sent without new events, a flush, or the end of the process. A full buffer refuses new events.
+    Events that could not be delivered are retained in the same buffer, and the next send takes them first.
+    Only new events, a flush or the end of the process start a send. A full buffer refuses new events.
 
-    The thread starts with the first event. At the exit of the interpreter what is left is sent, within 2 s; a
-    `shutdown()` of the client before that has more time. Inside a delivery scope nothing is buffered:
-    its events leave when it closes.
+    The thread starts with the first event. When the interpreter exits, pending events are sent within 2 s;
+    `shutdown()` of the client before that has more time. A delivery scope that collects events bypasses the
+    buffer and sends them when it closes. (The scope of a web request does so only if it sends before the
+    response.)
 
     Args:
-        inner: Where events go.
-        flush_at: As many new events are sent at once.
-        flush_interval: Most seconds that a new event waits.
-        max_queue_size: Most events in the buffer.
-        max_queue_bytes: Most bytes of them.
-        send_deadline: Most seconds for one send of the thread.
-        waits_for_room: Whether a full buffer, with what is in flight, makes the caller wait for room, up to
-            the deadline of its send.
+        inner: The transport that delivers the events.
+        flush_at: The number of new events that starts a send. One send of the thread takes at most this many.
+        flush_interval: Seconds after which a new event is sent, at the latest.
+        max_queue_size: The maximum number of events in the buffer.
+        max_queue_bytes: The maximum size of the events in the buffer, in bytes.
+        send_deadline: The maximum number of seconds for one send of the thread.
+        waits_for_room: Whether the caller waits for room, at most for the time of a send, if the buffer is
+            full. Events in flight count as well.
 
     Example:
         >>> from leanbase.transports import HttpTransport
@@ -91,14 +93,14 @@ class BufferedTransport(RetainingTransport):
 
     @classmethod
     def from_settings(cls, settings: Settings) -> BufferedTransport:
-        """Make one around HTTP."""
+        """Create a buffer around an `HttpTransport` with the client's options."""
         from .http import HttpTransport
 
         return cls.around(HttpTransport.from_settings(settings), settings)
 
     @classmethod
     def around(cls, inner: BaseTransport, settings: Settings) -> BufferedTransport:
-        """Make one around any transport, with the client's limits."""
+        """Create a buffer around any transport, with the client's limits."""
         return cls(
             inner,
             flush_at=settings.flush_at,
@@ -110,7 +112,14 @@ class BufferedTransport(RetainingTransport):
         )
 
     def put(self, event: EncodedEvent, deadline: Deadline, scope: Any = None) -> bool:
-        """Put an event into the buffer; false, and dropped as `"overflow"`, when it does not fit."""
+        """Put an event into the buffer. Does not block while the thread runs.
+
+        Returns:
+            Whether the event was admitted. If it does not fit, it is dropped as `"overflow"`.
+
+        Raises:
+            ClosedError: The client was shut down.
+        """
         if self._start():
             if event.scope is not None:
                 self._scopes.add(event.scope)
@@ -120,36 +129,36 @@ class BufferedTransport(RetainingTransport):
                     admitted = self.ledger.keep(event)
                     self._note_new()
             if buffered:
-                self._watch()  # not under the lock: under gevent another greenlet may have its turn in this
+                self._watch()  # outside the lock: gevent may switch to another greenlet here
                 return admitted or self._refuse(event)
-        # Nobody would empty the buffer any more.
+        # No thread would empty the buffer any more, so send now.
         return super().put(event, deadline.earlier(_at_exit.deadline()), scope)
 
     def wait_for_room(self, event: EncodedEvent, deadline: Deadline, scope: Any = None) -> bool:
-        """Let the thread make room for an event; else, and in a scope, as every transport."""
+        """Wait until the thread has made room. Without a thread, or in a scope, send in this thread."""
         if scope is None and self._start() and not self._cannot_start:
             size = len(event)
             while not (self._stopping or deadline.expired or self.ledger.has_room(size) or self.is_sending()):
                 with self.ledger.lock:
-                    self._new = max(self._new, self._flush_at)  # a reason to send what fills the buffer
+                    self._new = max(self._new, self._flush_at)  # this makes the thread send
                     self._changed.notify_all()
                 seconds = min(REST_SECONDS, deadline.remaining())
                 self.ledger.wait_until(lambda: self._stopping or self.ledger.has_room(size), seconds)
         return super().wait_for_room(event, deadline, scope)
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Put events into the buffer: retained for now. What does not fit is dropped as `"overflow"`."""
+        """Put events into the buffer; the receipt counts them as retained, or dropped as `"overflow"`."""
         if self.ledger.closed or not self._start():
             return super().send(events, deadline=deadline.earlier(_at_exit.deadline()))
         refused = [event for event in events if not self.put(event, deadline)]
         error = DroppedError("overflow", "there is no room in the buffer")
-        waiting = Receipt.retaining(events, WAITING, DroppedError(WAITING, "it is in the buffer"))
+        waiting = Receipt.retaining(events, WAITING, DroppedError(WAITING, "the event is in the buffer"))
         return waiting.giving_up(refused, error) if refused else waiting
 
     def send_pending(
         self, deadline: Deadline, *, scope: Any = None, over: Sequence[Flight] | None = None
     ) -> Receipt:
-        """Send what is in the buffer, and what a delivery scope has collected, in this thread."""
+        """Send the events in the buffer and those that a delivery scope has collected, in this thread."""
         receipt = Receipt()
         for _ in range((self.ledger.kept - 1) // self._flush_at):
             part = Flight()
@@ -172,7 +181,7 @@ class BufferedTransport(RetainingTransport):
             self._changed.notify_all()
 
     def _start(self) -> bool:
-        """Start the thread, unless it runs; false at the end of the client or the process."""
+        """Start the thread unless it runs. Return False at the end of the client or the process."""
         with self.ledger.lock:
             if self._stopping or _at_exit.deadline() is not None:
                 return False
@@ -184,11 +193,11 @@ class BufferedTransport(RetainingTransport):
             except RuntimeError:  # a sub-interpreter may have no daemon threads
                 return self._start_failed()
         try:
-            # Outside the lock: an RLock made before gevent's monkey-patching is owned by every greenlet.
+            # Outside the lock: an RLock created before gevent's monkey-patching is owned by every greenlet.
             worker.start()
         except RuntimeError as error:
             self._worker = None
-            if "shutdown" in str(error):  # says Python from 3.12 on
+            if "shutdown" in str(error):  # Python 3.12 and later
                 return False
             return self._start_failed()
         return True
@@ -206,12 +215,15 @@ class BufferedTransport(RetainingTransport):
     def _start_failed(self) -> Literal[True]:
         if not self._cannot_start:
             self._cannot_start = True
-            logger.warning("no thread can be started; events are sent on flush() and shutdown()")
+            logger.warning("the sending thread cannot be started; events are sent by flush() and shutdown()")
         return True
 
     def _seconds_until_due(self, changed: threading.Condition) -> float | None:
-        """How long there is nothing to send: infinite if nothing waits; `None` when it is time to end."""
-        if self._stopping or changed is not self._changed:  # the books were closed, or made anew
+        """Return the seconds until the next send is due, infinite without new events.
+
+        `None` means that the thread must end.
+        """
+        if self._stopping or changed is not self._changed:  # closed, or reopened with a new ledger
             return None
         if not self._new:
             return math.inf
@@ -228,7 +240,7 @@ class BufferedTransport(RetainingTransport):
         try:
             receipt = self._fly(flight, Deadline.after(self._send_seconds), first=self._flush_at)
         except Exception as error:
-            logger.error("internal error %s; please report it", type(error).__name__)
+            log_internal_error("the sending thread", error)
         else:
             if flight.failed:
                 self._rest(receipt, untried)
@@ -243,7 +255,10 @@ class BufferedTransport(RetainingTransport):
                 self._not_before = self._new_since + error.retry_after
 
     def flush(self, *, deadline: Deadline) -> Receipt:
-        """Wait for what is in flight, and if that goes well, send the rest and flush the inner transport."""
+        """Wait for the sends in flight. If they succeed, send the rest and flush the inner transport.
+
+        Blocks until the deadline at the latest.
+        """
         this = object()
         try:
             self._flushing.add(this)
@@ -259,7 +274,7 @@ class BufferedTransport(RetainingTransport):
     def attach(
         self, report: Report, is_disabled: Callable[[], bool], *, owner: Callable[[], object], tells: bool
     ) -> Ledger:
-        """Attach this transport to the client that owns it. Reopens a closed transport, with new books."""
+        """Attach this transport to the client that owns it. A closed transport reopens with a new ledger."""
         ledger = super().attach(report, is_disabled, owner=owner, tells=tells)
         self._begin()
         return ledger
@@ -272,7 +287,7 @@ class BufferedTransport(RetainingTransport):
 
 
 def _empty(reference: ref[BufferedTransport], changed: threading.Condition) -> None:
-    """Send what is due, until the buffer is closed, or gone with its client. Runs in the thread."""
+    """Send events that are due until the buffer is closed or garbage-collected. Runs in the thread."""
     try:
         while True:
             with changed:
@@ -282,12 +297,12 @@ def _empty(reference: ref[BufferedTransport], changed: threading.Condition) -> N
                     return
                 if seconds > 0:
                     if not transport.ledger.kept:
-                        transport._forget()  # so that it can go with its client
+                        transport._forget()  # so that it can be garbage-collected with its client
                     transport = None
                     changed.wait(min(seconds, LONGEST_WAIT_SECONDS))
                     continue
             transport._send_due()
-            transport = None  # or it would be kept alive until the loop comes round
+            transport = None  # else this variable would keep it alive during the wait
     finally:
         transport = reference()
         if transport is not None and transport._changed is changed:

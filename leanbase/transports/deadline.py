@@ -1,4 +1,4 @@
-"""By when the caller must have its thread back, and whether a later send may come."""
+"""Deadlines of sends, and a stopwatch that counts the time in a frozen sandbox."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class Deadline:
-    """The moment by which the caller must have its thread back, on the monotonic clock.
+    """The time by which a call must have returned.
 
     Args:
-        at: That moment.
-        last_chance: Whether one attempt is made even while sends to the endpoint pause, because no later send
-            may come: `"brief"` where it will probably come after all (a flush), `"full"` at a real end.
+        at: That time in seconds, on the monotonic clock.
+        last_chance: Whether one attempt is made even while sends to the endpoint are paused, because there
+            may be no later send. `"brief"` if a later send is likely (in a flush), `"full"` at a real end.
 
     >>> Deadline.after(5.0).remaining() <= 5.0
     True
@@ -33,21 +33,21 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float, last_chance: LastChance | None = None) -> Deadline:
-        """A deadline this many seconds from now; negative counts as now."""
+        """Create a deadline this many seconds from now. A negative number counts as 0."""
         return cls(time.monotonic() + max(0.0, seconds), last_chance)
 
     def earlier(self, other: Deadline | None) -> Deadline:
-        """The earlier of the two moments; whether it is a last chance, this one says."""
+        """Return the earlier of two deadlines, with the `last_chance` of this one."""
         if other is None or self._at <= other._at:
             return self
         return other if other.last_chance == self.last_chance else Deadline(other._at, self.last_chance)
 
     def at_most(self, seconds: float) -> Deadline:
-        """This deadline, or the one so many seconds from now if that is earlier."""
+        """Return this deadline, or the one this many seconds from now if that is earlier."""
         return Deadline.after(seconds, self.last_chance).earlier(self)
 
     def remaining(self) -> float:
-        """Seconds left, never negative."""
+        """Return the seconds left, never negative."""
         return max(0.0, self._at - time.monotonic())
 
     @property
@@ -57,10 +57,10 @@ class Deadline:
 
 
 class Stopwatch:
-    """Seconds since it was made, by whichever clock saw more of them.
+    """Counts the seconds since it was created, on the monotonic or the wall clock, whichever counted more.
 
-    A frozen sandbox may stop the monotonic clock while the world goes on; the wall clock is put
-    right after the thaw. For "has this been idle too long?", not for measuring.
+    The monotonic clock may stop while a sandbox is frozen. The wall clock is corrected after the thaw. Use it
+    for "has this been idle too long?", not to measure durations.
     """
 
     __slots__ = ("_monotonic", "_wall")

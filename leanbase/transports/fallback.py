@@ -1,4 +1,4 @@
-"""What one transport could not deliver goes to another."""
+"""A transport that sends through a second transport what the first could not deliver."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ logger = logging.getLogger("leanbase")
 
 RESERVE_SECONDS = 0.5
 RESERVE_SHARE = 0.1
-"""Of a send's time, so much is kept for the second transport, but no more than RESERVE_SECONDS."""
+"""The share of a send's time that is reserved for the second transport, at most RESERVE_SECONDS."""
 
 TOO_LARGE = "too_large"
 
 
 class FallbackTransport(BaseTransport):
-    """Sends through the first transport, and what that could not deliver through the second, in order.
+    """Sends events through the first transport, and through the second what the first could not deliver.
 
-    Not delivered is what the first retains, and what is too large for it. What a server has refused for
-    good is not tried again.
+    The second gets the events that the first retains or drops as `"too_large"`, in order. It does not get
+    events that a server rejected permanently.
 
     Args:
-        first: Where events go.
-        second: Where those go that the first could not deliver.
+        first: The transport that gets all events.
+        second: The transport that gets the events that `first` could not deliver.
 
     Raises:
-        ConfigError: One of them is a `BufferedTransport`; that goes around this one.
+        ConfigError: One of them is a `BufferedTransport`, which cannot be inside another transport.
 
     Example:
         >>> from leanbase.transports import HttpTransport, LogTransport
@@ -50,7 +50,10 @@ class FallbackTransport(BaseTransport):
         return f"FallbackTransport({self._first!r}, {self._second!r})"
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Send through both in turn, before the deadline; a part of the time is kept for the second."""
+        """Send through the first transport, then through the second what the first could not deliver.
+
+        Blocks until the deadline at the latest. A part of the time is reserved for the second transport.
+        """
         try:
             receipt = self._first.send(events, deadline=with_reserve(deadline))
         except Exception as error:
@@ -64,24 +67,26 @@ class FallbackTransport(BaseTransport):
         second = self._second.send(rest, deadline=deadline)
         passed_on = second.delivered + second.handed_off + second.spooled
         if passed_on:
-            logger.warning("%d event(s) went to the fallback, %s", passed_on, type(self._second).__name__)
+            logger.warning(
+                "%d event(s) were passed to the fallback, %s", passed_on, type(self._second).__name__
+            )
         return receipt.without(rest) + second
 
     def flush(self, *, deadline: Deadline) -> Receipt:
-        """Flush both."""
+        """Flush both transports. Blocks until the deadline at the latest."""
         return self._first.flush(deadline=deadline) + self._second.flush(deadline=deadline)
 
     def close(self, *, deadline: Deadline) -> Receipt:
-        """Close both."""
+        """Close both transports. Blocks until the deadline at the latest."""
         return self._first.close(deadline=deadline) + self._second.close(deadline=deadline)
 
     def warm_up(self, *, deadline: Deadline) -> None:
-        """Warm up the first; the second is for when that fails."""
+        """Warm up the first transport. The second is used only when the first fails."""
         self._first.warm_up(deadline=deadline)
 
 
 def with_reserve(deadline: Deadline) -> Deadline:
-    """When the first transport must be through, so that there is time for the second."""
+    """Return an earlier deadline for the first transport, which leaves time for the second."""
     left = deadline.remaining()
     return Deadline.after(left - min(RESERVE_SECONDS, left * RESERVE_SHARE), deadline.last_chance)
 

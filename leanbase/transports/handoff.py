@@ -1,7 +1,8 @@
-"""The form in which events are handed to a queue or a log, and read again by the relay.
+"""The format of the messages that hand events to a queue or a log, and that the relay reads.
 
-One JSON object: `{"leanbase": 1, "events": [...]}`, or `{"leanbase": 1, "gzip": "<base64>"}`, where the data
-are the former. Readers ignore unknown keys; any other version number means an incompatible format.
+A message is one JSON object: `{"leanbase": 1, "events": [...]}` or `{"leanbase": 1, "gzip": "<base64>"}`. The
+second contains a message of the first kind, compressed. Readers ignore unknown keys. Any other version number
+means an incompatible format.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from ..events.event import checked
 VERSION = 1
 COMPRESSION_LEVEL = 1
 MAX_UNPACKED_BYTES = 8 * 1024 * 1024
-"""Eight times what a transport of ours puts into a message. A few hundred KB can hold a gigabyte of zeros."""
+"""Eight times what the transports put into a message.
+
+A limit is necessary: a few hundred KB of gzip can decompress to a gigabyte.
+"""
 
 MAX_OTHER_CHARACTERS = 64 * 1024
-"""Most that the value of another key may take."""
+"""The maximum length of a value outside the list of events, unless it is a string."""
 
 _HEAD = b'{"leanbase":1,'
 _EVENTS = b'"events":['
@@ -37,24 +41,27 @@ _OVERHEAD = len(_HEAD) + len(_EVENTS) + len(_TAIL)
 
 
 def encode(events: Sequence[EncodedEvent], more: bytes = b"") -> bytes:
-    """The events as one object, readable.
+    """Encode events as one uncompressed message.
 
     Args:
         events: The events.
-        more: Other members of the object, each with a comma behind it.
+        more: Other members of the JSON object, each followed by a comma.
     """
     return b"".join((_HEAD, more, _EVENTS, b",".join([event.body for event in events]), _TAIL))
 
 
 def encode_gzip(events: Sequence[EncodedEvent], more: bytes = b"") -> bytes:
-    """The events as one object, compressed; for arguments see `encode`."""
+    """Encode events as one compressed message. For the arguments see `encode`."""
     packer = zlib.compressobj(COMPRESSION_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     data = packer.compress(encode(events)) + packer.flush()
     return b"".join((_HEAD, more, _GZIP, b64encode(data), _GZIP_TAIL))
 
 
 def split_by_size(events: Sequence[EncodedEvent], limit: int) -> Iterator[Sequence[EncodedEvent]]:
-    """Cut into runs of at most `limit` bytes each, when plain; what is above it by itself is alone."""
+    """Split events into runs, each of at most `limit` bytes as an uncompressed message.
+
+    An event that is larger than that is alone in its run.
+    """
     start, size = 0, _OVERHEAD
     for position, event in enumerate(events):
         if position > start and size + len(event) + 1 > limit:
@@ -66,17 +73,17 @@ def split_by_size(events: Sequence[EncodedEvent], limit: int) -> Iterator[Sequen
 
 
 class UnreadableError(Exception):
-    """A message that can never be delivered; the text says what is wrong with it, and quotes nothing."""
+    """A message can never be delivered. The exception says why, and quotes nothing from the message."""
 
 
 def decode(message: str | bytes, position: int | None = None) -> list[EncodedEvent]:
-    """The events of a message, each made valid and within the limits again.
+    """Return the events of a message, each validated and encoded again.
 
-    They are read one after the other: what is no event is refused before the rest takes memory.
+    Events are read one after the other, so that an invalid event is found before the rest takes memory.
 
     Args:
-        message: The message, or a text in which it stands.
-        position: Where it begins in such a text. Default: the message is all of it.
+        message: The message, or a string that contains it.
+        position: Where the message begins in that string. Default: the string is the message.
 
     Raises:
         UnreadableError: The message is malformed, has an unsupported version, is too large once decompressed,
@@ -93,7 +100,7 @@ def decode(message: str | bytes, position: int | None = None) -> list[EncodedEve
 
 
 class _Reader:
-    """Reads one object from its start to its end."""
+    """Reads one JSON object from its start to its end."""
 
     def __init__(self, text: str | bytes) -> None:
         try:
@@ -104,10 +111,10 @@ class _Reader:
         self.gzip: object = None
 
     def read(self, start: int | None = None) -> None:
-        """Read the object that begins at a position, or that the whole text is.
+        """Read the object that begins at `start`; by default the whole string must be the object.
 
         Raises:
-            UnreadableError: As `decode`.
+            UnreadableError: As in `decode`.
         """
         version: object = None
         position = self._skip(self._expect("{", self._skip(start or 0)))
@@ -138,7 +145,7 @@ class _Reader:
         return self._skip(position + 1)
 
     def _after(self, position: int, end: str) -> int:
-        """Where the next member or item begins, or its end is."""
+        """Return the position of the next member or item, or of the `end` character."""
         if self._peek(position) == end:
             return position
         position = self._skip(self._expect(",", position))
@@ -147,8 +154,8 @@ class _Reader:
         return position
 
     def _value(self, position: int, limit: int = MAX_OTHER_CHARACTERS) -> tuple[Any, int]:
-        """The value that begins here, and where the next thing does."""
-        # A string costs its own length, anything else up to a hundred times that.
+        """Return the value that begins at a position, and the position of what follows it."""
+        # A string takes memory of its own length, any other value up to a hundred times its length.
         text = self._text
         window = text if text.startswith('"', position) else text[position : position + limit]
         start = position if window is text else 0
@@ -174,29 +181,36 @@ class _Reader:
 
 
 def gunzip(data: bytes, limit: int) -> bytes:
-    """Undo gzip.
+    """Decompress gzip data.
+
+    Args:
+        data: The compressed data.
+        limit: The maximum size of the result, in bytes.
 
     Raises:
-        UnreadableError: It is no gzip, or it ends too early, or there is more in it than the limit.
+        UnreadableError: The data is not gzip, is incomplete, or is too large once decompressed.
     """
     stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         plain = stream.decompress(data, limit)
     except zlib.error:
-        raise UnreadableError("the data are not gzip") from None
+        raise UnreadableError("the data is not gzip") from None
     if not stream.eof:
         raise UnreadableError(
-            f"the data are above {limit} bytes when unpacked" if len(plain) == limit else "the data end early"
+            f"the data is above {limit} bytes when decompressed"
+            if len(plain) == limit
+            else "the data ends early"
         )
     return plain
 
 
 def _check_version(version: object) -> None:
     if type(version) is not int:
-        raise UnreadableError("this is not a message of Leanbase")
+        raise UnreadableError("this is not a Leanbase message")
     if version != VERSION:
         raise UnreadableError(
-            f"the message is of version {version}, this reads {VERSION}: is the relay older than the sender?"
+            f"the message has version {version}, this relay reads version {VERSION}: "
+            "is the relay older than the sender?"
         )
 
 
@@ -204,7 +218,7 @@ def _unpacked(text: object) -> bytes:
     try:
         data = b64decode(text, validate=True) if isinstance(text, str) else b""
     except ValueError:
-        raise UnreadableError("the data are not base64") from None
+        raise UnreadableError("the data is not base64") from None
     return gunzip(data, MAX_UNPACKED_BYTES)
 
 
@@ -217,11 +231,11 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def _event(value: Any, position: int) -> EncodedEvent:
-    # With made up ones it would be another event each time that it comes.
+    # Never invent these here: every redelivery would then look like a new event.
     for name, form in (("uuid", _UUID), ("timestamp", _UTC)):
         given = value.get(name) if isinstance(value, dict) else None
         if not isinstance(given, str) or not form.fullmatch(given):
-            raise UnreadableError(f"event {position} of the message has no {name}, or another form of one")
+            raise UnreadableError(f"event {position} of the message has a missing or invalid {name}")
     try:
         return encode_event({**checked(value), "timestamp": value["timestamp"]})
     except (InvalidEventError, EventTooLargeError):

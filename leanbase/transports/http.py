@@ -37,9 +37,9 @@ PAYLOAD_TOO_LARGE = 413
 MAX_QUOTED_CHARACTERS = 200
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_RETRY_AFTER_SECONDS = 300.0
-"""So long a `Retry-After` is respected, whatever it says (Q-12)."""
+"""The longest `Retry-After` that is respected; a larger value counts as this one (Q-12)."""
 
-# Backslashes, white space, control and other characters that a URL cannot have.
+# Backslashes, white space, control and non-ASCII characters, which a URL cannot contain.
 _ODD_IN_LOCATION = re.compile(r"[^!-\[\]-~]")
 
 _EXPLAINED = {
@@ -52,17 +52,17 @@ _EXPLAINED = {
 class HttpTransport(BaseTransport):
     """Posts events to `{host}/batch/` over kept-alive connections.
 
-    It is stateless but for its connections and its circuit breaker: what could not be delivered is
-    returned as retained and stays with the caller (a client keeps it for its next send).
+    Its only state is its connections and its circuit breaker. It stores no events: what it could not deliver
+    is retained by the caller. (A client sends retained events first in its next send.)
 
     Args:
         api_key: The project API key.
-        host: The `http(s)://` address of the ingestion server, path prefix allowed.
-        timeout: Most seconds for one attempt, connecting included.
-        max_retries: Attempts after the first, for one batch.
-        gzip: Compress bodies: always, never, or (`None`) from 1 KiB on.
-        flush_at: Most events in one request.
-        historical_migration: Mark the events as an import.
+        host: The `http(s)://` URL of the ingestion server; it may have a path prefix.
+        timeout: The maximum number of seconds for one attempt, including the time to connect.
+        max_retries: The maximum number of attempts after the first, for one batch.
+        gzip: `True` compresses every body, `False` none, `None` bodies of 1 KiB and more.
+        flush_at: The maximum number of events in one request.
+        historical_migration: Whether to mark the events as a historical import.
 
     Example:
         >>> transport = HttpTransport("phc_key", "https://leanbase.example.com", timeout=3.0)
@@ -72,7 +72,7 @@ class HttpTransport(BaseTransport):
 
     @classmethod
     def from_settings(cls, settings: Settings) -> HttpTransport:
-        """Make one with the client's key, host and limits."""
+        """Create a transport with the client's API key, host and limits."""
         return cls(
             settings.api_key or "",
             settings.host or "",
@@ -109,10 +109,10 @@ class HttpTransport(BaseTransport):
         return f"HttpTransport({self._url!r})"
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Post the events in as few requests as the limits allow. Blocks up to the deadline.
+        """Post the events in as few requests as the limits allow.
 
-        Delivery stops at the first batch that is retained; a batch that the server refuses for good
-        is dropped, and the next one is sent.
+        Blocks until the deadline at the latest. A batch that the server rejects permanently is dropped, and
+        the next one is sent. After the first batch that is retained, the rest is retained without an attempt.
         """
         if len(events) == 1:
             return self._send_batch(events, deadline)
@@ -133,12 +133,12 @@ class HttpTransport(BaseTransport):
         self._sender.warm_up(self._url, deadline=deadline)
 
     def close(self, *, deadline: Deadline) -> Receipt:
-        """End waits between retries and close idle connections."""
+        """End the waits between retries and close idle connections. Does not block."""
         self._sender.close(deadline)
         return Receipt()
 
     def _cut(self, events: Sequence[EncodedEvent], start: int) -> Sequence[EncodedEvent]:
-        """The longest run from `start` that fits into one request; at least one event."""
+        """Return the longest run of events from `start` that fits into one request; at least one event."""
         size = len(events[start])
         end = start + 1
         stop = min(len(events), start + self._max_events)
@@ -147,7 +147,7 @@ class HttpTransport(BaseTransport):
         return events[start:end]
 
     def _send_batch(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
-        """One delivery cycle for one batch, halved where the server finds it too large."""
+        """Send one batch with retries. Halve it if the server responds that it is too large."""
         try:
             self._sender.send_with_retries(lambda limit: self._post_once(batch, limit), deadline)
         except RejectedError as error:
@@ -191,14 +191,16 @@ class HttpTransport(BaseTransport):
                 body = packer.compress(body) + packer.flush()
                 headers = GZIP_HEADERS
             except Exception as error:
-                logger.warning("sending %d event(s) uncompressed: %s", len(batch), type(error).__name__)
+                logger.warning(
+                    "%d event(s) are sent uncompressed: gzip raised %s", len(batch), type(error).__name__
+                )
         return body, headers
 
     def _redirected(self, response: Response) -> str | None:
-        """Where a 307 or 308 leads, when that is still the configured host.
+        """Return the target URL of a 307 or 308 if it is on the configured host, else `None`.
 
-        Only the path is taken from what the response names. Which host that is, is not a matter on which two
-        parsers must agree.
+        Only path and query come from the response. The host comes from the configured URL, so it does not
+        matter whether two URL parsers see the same host in the response.
         """
         from urllib.parse import urljoin, urlsplit
 
@@ -225,27 +227,30 @@ class HttpTransport(BaseTransport):
         if status in RETRIED_4XX or status >= 500:
             retry_after = parse_retry_after(response.headers.get("Retry-After"))
             who = "a proxy" if status == PROXY_AUTHENTICATION_REQUIRED else "the server"
-            raise TransportError(f"{who} answered {status}", retry_after=retry_after)
+            raise TransportError(f"{who} responded with {status}", retry_after=retry_after)
         if 300 <= status < 400:
             raise RejectedError(
-                f"the server answered {status} and points to {_host_in(response.headers.get('Location'))}, "
-                "which is not followed; set host to the address that takes events",
+                f"the server responded with {status}, a redirect to "
+                f"{_host_in(response.headers.get('Location'))}, "
+                "which is not followed; set host to the URL that accepts events",
                 status=status,
             )
         if logger.isEnabledFor(logging.DEBUG):
             from ..redaction import redacted_answer
 
             logger.debug(
-                "the server answered %d: %s", status, redacted_answer(response.body, MAX_QUOTED_CHARACTERS)
+                "the server responded with %d: %s",
+                status,
+                redacted_answer(response.body, MAX_QUOTED_CHARACTERS),
             )
-        raise RejectedError(f"the server answered {status}{_EXPLAINED.get(status, '')}", status=status)
+        raise RejectedError(f"the server responded with {status}{_EXPLAINED.get(status, '')}", status=status)
 
     def _warn_of_quota(self, body: bytes, count: int) -> None:
         if b"quota_limited" not in body:
             return
         try:
             limited = json.loads(body).get("quota_limited")
-        except Exception:  # whatever it says, the events are delivered
+        except Exception:  # the events are delivered, even if the body is malformed
             return
         if limited:
             what = "discarded by the server: the project is over its quota"
@@ -258,11 +263,17 @@ def _host_in(location: str | None) -> str:
     try:
         return urlsplit(location or "").hostname or "the same host"
     except ValueError:
-        return "an address that is none"
+        return "an invalid URL"
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Seconds from a `Retry-After` header, at most 300: a non-negative number or an HTTP date; else `None`.
+    """Return the seconds to wait that a `Retry-After` header asks for.
+
+    Args:
+        value: The header: a non-negative number of seconds or an HTTP date.
+
+    Returns:
+        Seconds from 0 to 300, or `None` if the header is missing or invalid.
 
     >>> parse_retry_after("1.5"), parse_retry_after("-1"), parse_retry_after("86400")
     (1.5, None, 300.0)

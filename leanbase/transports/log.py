@@ -1,4 +1,4 @@
-"""Hand-off to the log: one tagged line of JSON per batch on stdout, for the relay to pick up."""
+"""Hand-off to the log: each batch becomes one tagged line of JSON on stdout, which the relay reads."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from .receipt import Receipt
 logger = logging.getLogger("leanbase")
 
 MAX_LINE_BYTES = 200_000
-"""CloudWatch Logs takes 256 KB an event; the rest is for what a log agent may put around a line."""
+"""CloudWatch Logs accepts 256 KB for one line. The rest is room for what a log agent may add to it."""
 
 STDOUT = 1
 
 HIGH_LEVELS = ("WARN", "ERROR", "FATAL")
-"""Levels of Lambda at which it drops lines of level INFO."""
+"""Values of `AWS_LAMBDA_LOG_LEVEL` with which Lambda discards lines of level INFO."""
 
 
 class LogTransport(BaseTransport):
-    """Writes events to stdout, one line per batch, with a single write each and past Python's buffers.
+    """Writes events to stdout: one line for each batch, in one write, without Python's buffers.
 
-    In Lambda the line goes to CloudWatch Logs, from where a subscription takes it to the relay. With the JSON
-    log format it has a level that passes the function's `AWS_LAMBDA_LOG_LEVEL`. An event
-    that does not fit into a line is compressed, and dropped with the reason `"too_large"` if that is not
-    enough (a fallback gets it then).
+    In Lambda the line goes to CloudWatch Logs, from where a subscription takes it to the relay. With Lambda's
+    JSON log format the line has a level that passes the function's `AWS_LAMBDA_LOG_LEVEL`. An event that does
+    not fit into a line is compressed. If it still does not fit, it is dropped with the reason `"too_large"`,
+    and a fallback, if there is one, gets it.
 
     Args:
-        descriptor: The file descriptor to write to.
+        descriptor: The file descriptor to write to. Default: stdout.
 
     Example:
         >>> transport = LogTransport()
@@ -56,7 +56,11 @@ class LogTransport(BaseTransport):
         self._lock = threading.RLock()
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Write the events. Blocks only while the reader of the log is slow, at most to the deadline."""
+        """Write the events.
+
+        Blocks while the reader of the log is slow: until the deadline if the descriptor is non-blocking, else
+        without a limit.
+        """
         receipt = Receipt()
         sent = 0
         more = _json_log_members()
@@ -83,14 +87,14 @@ class LogTransport(BaseTransport):
     def _write(self, line: bytes, deadline: Deadline) -> None:
         with self._lock:
             if self._descriptor == STDOUT:
-                # What the program has printed stays in front, and its lines whole.
+                # Flush what the program has printed, so that it stays in front and its lines stay whole.
                 with contextlib.suppress(Exception):
                     sys.stdout.flush()
             self._writes = this = self._writes + 1
             rest = memoryview(b"\n" + line if self._torn else line)
             self._torn = True
             while rest:
-                if self._writes != this:  # a signal handler has written in the middle of the line
+                if self._writes != this:  # a signal handler wrote in the middle of the line: start a new one
                     self._writes = this = self._writes + 1
                     rest = memoryview(b"\n" + line)
                 try:
@@ -102,7 +106,10 @@ class LogTransport(BaseTransport):
 
 
 def _json_log_members() -> bytes:
-    """What Lambda wants in a line where it filters JSON by level: a level that passes, and a time."""
+    """Return the JSON members `level` and `timestamp`, if Lambda filters JSON log lines by level.
+
+    The level passes the filter.
+    """
     if os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() != "JSON":
         return b""
     level = os.environ.get("AWS_LAMBDA_LOG_LEVEL", "").upper()

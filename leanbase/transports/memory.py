@@ -1,4 +1,4 @@
-"""A transport that keeps events in a list, for tests."""
+"""A transport that stores events in a list, for tests."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .receipt import Receipt
 
 
 class MemoryTransport(BaseTransport):
-    """Keeps every event as a dict; nothing leaves the process. Counts as delivered.
+    """Stores every event as a dict in a list. Nothing leaves the process; the events count as delivered.
 
     Attributes:
-        events: All events in capture order. Clear it with `events.clear()`.
+        events: All events in the order of their captures. Clear the list with `events.clear()`.
 
     Example:
         >>> from leanbase import Leanbase
@@ -30,5 +30,5 @@ class MemoryTransport(BaseTransport):
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         """Append the events to `events`. Never blocks."""
-        self.events += [event.decode() for event in events]  # in one step, for threads and signal handlers
+        self.events += [event.decode() for event in events]  # one `+=`: safe with threads and signal handlers
         return Receipt(delivered=len(events))

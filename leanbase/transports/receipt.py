@@ -1,6 +1,6 @@
-"""What became of the events of a send: one outcome for every event.
+"""Receipts: one outcome for every event of a send.
 
-The outcomes and reasons that there are stand here, once; `docs/delivery.md` shows them.
+This module defines all outcomes and reasons; `docs/delivery.md` shows them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     Outcome = Literal["retained", "dropped"]
 
     class Stats(TypedDict):
-        """What became of the events of one client in this process, in numbers of events.
+        """Numbers of events of one client in this process, by outcome.
 
-        `captured` is the sum of the others: `retained` ones are pending in an open delivery scope, in memory
-        or in a send, `dropped` ones are gone, counted by reason.
+        `captured` is the sum of the others. Retained events are pending in an open delivery scope, in memory
+        or in an in-flight send. Dropped events are lost; `dropped` counts them by reason.
         """
 
         captured: int
@@ -39,7 +39,7 @@ OUTCOMES = {
     "retained": "it is pending: in an open scope, in a buffer, in a send, or in memory for the next send",
     "dropped": "it is gone, counted by reason",
 }
-"""What can become of an event."""
+"""Every outcome of an event, with its meaning."""
 
 RETAINED_REASONS = {
     "unavailable": "no connection, no response in time, 407, 408, 429, 5xx",
@@ -51,7 +51,7 @@ RETAINED_REASONS = {
     "failed": "the transport raised",
     "waiting": "nothing was tried: the client is disabled, or another send has it",
 }
-"""Why an event is pending, as a receipt says it."""
+"""Every reason in a receipt for a retained event, with its meaning."""
 
 DROPPED_REASONS = {
     "invalid": "the arguments, or what a hook left, make no event",
@@ -64,20 +64,20 @@ DROPPED_REASONS = {
     "send_off": "the option `send` is `False`",
     "internal": "a defect of this package; it is logged",
 }
-"""Why an event is gone, as a receipt and `stats()` say it."""
+"""Every reason in a receipt and in `stats()` for a dropped event, with its meaning."""
 
 WAITING = "waiting"
-"""The reason of events for which nothing was tried."""
+"""The reason in a receipt for an event that the call did not try to send."""
 
 
 class Undelivered:
-    """One event that a send did not pass on.
+    """One event that a send retained or dropped.
 
     Attributes:
         event: The event, encoded.
-        outcome: `"retained"` when it is still to be delivered, `"dropped"` when it is gone.
-        reason: Why, as `stats()` counts it: `"unavailable"`, `"rejected"`, `"overflow"` ...
-        error: The same as an exception, for `on_error`.
+        outcome: `"retained"` if it is still pending, `"dropped"` if it is lost.
+        reason: A key of `RETAINED_REASONS` or `DROPPED_REASONS`, such as `"unavailable"` or `"overflow"`.
+        error: The exception that `on_error` gets.
     """
 
     __slots__ = ("error", "event", "outcome", "reason")
@@ -98,7 +98,10 @@ class Undelivered:
 
 
 class OutcomeGroup:
-    """Events that met the same fate together. A receipt of ten thousand must not make as many objects."""
+    """Events with the same outcome, reason and error.
+
+    One group holds many events, so that a receipt for ten thousand events does not need ten thousand objects.
+    """
 
     __slots__ = ("error", "events", "outcome", "reason")
 
@@ -111,25 +114,31 @@ class OutcomeGroup:
         self.error = error
 
     def with_events(self, more: Sequence[EncodedEvent]) -> OutcomeGroup:
-        """The same with more events."""
+        """Return a copy of the group with more events."""
         return OutcomeGroup([*self.events, *more], self.outcome, self.reason, self.error)
 
     def lightened(self) -> OutcomeGroup:
-        """The same without the contents of the events."""
+        """Return a copy of the group whose events have only their uuids, to save memory."""
         uuids = [type(event)(event.uuid, b"{}") for event in self.events]
         return OutcomeGroup(uuids, self.outcome, self.reason, self.error)
 
 
 class Receipt:
-    """What became of the events of a send, flush or shutdown.
+    """The outcomes of the events of a send, flush or shutdown.
 
-    True when every event was passed on: delivered, handed off or spooled. False when any is retained or was
-    dropped. Receipts of parts add up with `+`.
+    A receipt is true if every event was delivered, handed off or spooled. It is false if any event was
+    retained or dropped. `+` adds two receipts.
+
+    Args:
+        delivered: See the attribute.
+        handed_off: See the attribute.
+        spooled: See the attribute.
+        groups: The retained and dropped events. `retaining` and `dropping` create receipts with groups.
 
     Attributes:
-        delivered: How many the ingestion server accepted.
-        handed_off: How many a queue or a log took over.
-        spooled: How many wait in a directory.
+        delivered: The number of events that the ingestion server accepted.
+        handed_off: The number of events that a queue or a log accepted.
+        spooled: The number of events that were stored in the spool's directory.
     """
 
     __slots__ = ("delivered", "groups", "handed_off", "spooled")
@@ -148,17 +157,29 @@ class Receipt:
 
     @classmethod
     def retaining(cls, events: Sequence[EncodedEvent], reason: str, error: Exception) -> Receipt:
-        """None of `events` went out; whoever sent them still has them."""
+        """Create a receipt for events that were not sent and that the caller still owns.
+
+        Args:
+            events: The events. Without any, the receipt is empty and true.
+            reason: A key of `RETAINED_REASONS`.
+            error: The exception that `on_error` gets.
+        """
         return cls(groups=(OutcomeGroup(events, "retained", reason, error),)) if events else cls()
 
     @classmethod
     def dropping(cls, events: Sequence[EncodedEvent], reason: str, error: Exception) -> Receipt:
-        """All of `events` are given up."""
+        """Create a receipt for events that are lost.
+
+        Args:
+            events: The events. Without any, the receipt is empty and true.
+            reason: A key of `DROPPED_REASONS`.
+            error: The exception that `on_error` gets.
+        """
         return cls(groups=(OutcomeGroup(events, "dropped", reason, error),)) if events else cls()
 
     @property
     def undelivered(self) -> tuple[Undelivered, ...]:
-        """Every event that was retained or dropped, with its uuid and the reason."""
+        """Every event that was retained or dropped, with its uuid and its reason."""
         return tuple(
             Undelivered(event, group.outcome, group.reason, group.error)
             for group in self.groups
@@ -167,17 +188,17 @@ class Receipt:
 
     @property
     def has_retained(self) -> bool:
-        """Whether any are still to be delivered."""
+        """Whether any event was retained."""
         return "retained" in [group.outcome for group in self.groups]
 
     @property
     def retained(self) -> int:
-        """How many are still to be delivered."""
+        """The number of retained events."""
         return sum([len(group.events) for group in self.groups if group.outcome == "retained"])
 
     @property
     def dropped(self) -> dict[str, int]:
-        """How many were given up, by reason."""
+        """The number of dropped events by reason."""
         counts: dict[str, int] = {}
         for group in self.groups:
             if group.outcome == "dropped":
@@ -185,11 +206,11 @@ class Receipt:
         return counts
 
     def retained_events(self) -> list[EncodedEvent]:
-        """The events that are still to be delivered, in order."""
+        """Return the retained events, in order."""
         return [event for group in self.groups if group.outcome == "retained" for event in group.events]
 
     def without(self, events: Iterable[EncodedEvent]) -> Receipt:
-        """The same receipt without what it says of these undelivered events."""
+        """Return a copy of the receipt without these retained or dropped events."""
         others = set(map(id, events))
         groups = []
         for group in self.groups:
@@ -199,21 +220,25 @@ class Receipt:
         return Receipt(self.delivered, self.handed_off, self.spooled, tuple(groups))
 
     def giving_up(self, events: Sequence[EncodedEvent], error: DroppedError) -> Receipt:
-        """The same receipt, but that these of the undelivered events are dropped."""
+        """Return a copy of the receipt in which these retained events are dropped."""
         return self.without(events) + Receipt.dropping(events, error.reason, error)
 
     def lightened(self) -> Receipt:
-        """The same receipt, of events that went for want of room only with their uuids."""
+        """Return a copy in which events dropped as `"overflow"` have only their uuids, to save memory."""
         if "overflow" not in [group.reason for group in self.groups]:
             return self
         groups = [group.lightened() if group.reason == "overflow" else group for group in self.groups]
         return Receipt(self.delivered, self.handed_off, self.spooled, tuple(groups))
 
     def about(self, some: Iterable[EncodedEvent], batch: Sequence[EncodedEvent]) -> Receipt:
-        """The part of the receipt that is about some events of a batch.
+        """Return the part of the receipt that is about some events of a batch.
 
-        Which of the others were delivered, handed off or spooled it does not say. Transports send in order,
-        so the first in the batch count as delivered, the next as handed off, the last as spooled.
+        The receipt does not say which events were delivered, handed off or spooled, only how many. Transports
+        send in order, so the first of these count as delivered, the next as handed off, the last as spooled.
+
+        Args:
+            some: The events that the result is about.
+            batch: All events that this receipt is about, in the order in which they were sent.
         """
         wanted = set(map(id, some))
         undelivered = {id(event) for group in self.groups for event in group.events}
@@ -251,11 +276,11 @@ class Receipt:
 
 
 def no_stats() -> Stats:
-    """The stats of a client that has captured nothing."""
+    """Return the stats of a client that has captured nothing."""
     return {"captured": 0, "delivered": 0, "handed_off": 0, "spooled": 0, "retained": 0, "dropped": {}}
 
 
 def imbalance(stats: Stats) -> int:
-    """How many captured events are in no place and have no outcome; negative when some count twice."""
+    """Return how many captured events are not accounted for; negative if some count twice."""
     settled = stats["delivered"] + stats["handed_off"] + stats["spooled"] + sum(stats["dropped"].values())
     return stats["captured"] - settled - stats["retained"]

@@ -1,7 +1,7 @@
-"""A directory in which events outlive their process, and from where the next send of any process takes them.
+"""Stores events in a directory, from which the next send of any process delivers them.
 
-Who sends, sends first what is there: files that nobody has a lock on any more, oldest first, and then the
-process's own. `spool_file` is about the files.
+A send first delivers the stored events: first the files that no process has locked, oldest first, then the
+process's own file. `_spool_file.py` reads and writes the files.
 """
 
 from __future__ import annotations
@@ -32,41 +32,42 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 KEY_CHARACTERS = 12
-"""Of a file's project, what stands for the API key; the rest stands for the host."""
+"""The number of characters of a project that identify the API key. The rest identifies the host."""
 
 MAX_BYTES = 64 * 1024 * 1024
 
 
 class _Written(NamedTuple):
-    """Where events were written."""
+    """The file and the position at which events were written."""
 
     file: OwnFile
     position: int
 
 
 class SpoolTransport(BaseTransport):
-    """Keeps events in a directory until another transport has delivered them.
+    """Stores events in a directory until another transport has delivered them.
 
-    With `write_first` an event is on disk before anything else is tried: killed at any moment, the process
-    loses none, and at most the batch on its way is sent again, with the same uuids. Without, only what
-    could not be delivered is written. In either case what is there already goes first: other processes'
-    leavings, oldest first, then this one's own.
+    With `write_first`, each event is on disk before it is sent. If the process is killed, no event is lost,
+    and at most the batch in flight is sent again, with the same uuids. Without it, only events that could not
+    be delivered are written. In either case stored events are sent first: those of processes that have ended,
+    oldest first, then this process's own.
 
     Without an inner transport events are only written, for another process to send.
 
     Args:
-        directory: Where to keep them; made with mode 0700 if it is missing.
-        inner: What delivers them.
-        project: Whose events they are, a short text of letters and digits, or `""` for nobody's in
-            particular. Only files of this project and nobody's are sent. Default: nobody's, and all
-            files are sent.
+        directory: The directory to store events in. It is created with mode 0700 if it is missing.
+        inner: The transport that delivers the events.
+        project: The project of the events, a short string of letters and digits, or `""` for none. Only
+            files of this project, of its API key without a host, and of no project are sent. `None`, the
+            default, writes files of no project and sends all files.
         write_first: Whether to write events before they are sent.
-        fsync: Whether to wait until the disk has them: they then survive a power failure, too.
-        max_bytes: Most bytes in the directory; what would be more stays with the caller.
+        fsync: Whether to wait until the disk has stored the events, so that they survive a power failure.
+        max_bytes: The maximum size of all files in the directory, in bytes. Events above it are not written;
+            if they cannot be delivered, the caller retains them.
 
     Raises:
-        ConfigError: The directory cannot be used, or belongs to somebody else; or `inner` is a
-            `BufferedTransport`, which goes around this one.
+        ConfigError: The directory cannot be used or belongs to another user, or `inner` is a
+            `BufferedTransport`, which cannot be inside another transport.
 
     Example:
         >>> from leanbase.transports import HttpTransport
@@ -99,7 +100,7 @@ class SpoolTransport(BaseTransport):
         reset_in_child(self)
 
     def _reset_after_fork(self) -> None:
-        # The parent's files are the parent's. Their locks go with the last process that has them open.
+        # The files belong to the parent. Their locks end when the last process closes them.
         for file in (self._file, *self._retired):
             if file is not None:
                 file.forget()
@@ -114,19 +115,20 @@ class SpoolTransport(BaseTransport):
 
     @classmethod
     def from_settings(cls, settings: Settings) -> SpoolTransport:
-        """Make one that delivers over HTTP, if there is a host to deliver to."""
+        """Create a transport that delivers over HTTP, or only writes if `host` or `api_key` is not set."""
         from .http import HttpTransport
 
         reachable = settings.host is not None and settings.api_key is not None
         if not reachable:
             logger.warning(
-                "the spool only writes: host or api_key is not set; a process that has both must send"
+                "the spool only stores events: host or api_key is not set; "
+                "a process that has both must send them"
             )
         return cls._made(settings, HttpTransport.from_settings(settings) if reachable else None, True)
 
     @classmethod
     def around(cls, first: BaseTransport, settings: Settings) -> SpoolTransport:
-        """Make the fallback of another transport."""
+        """Create the fallback of another transport: it stores the events that `first` could not deliver."""
         return cls._made(settings, first, False)
 
     @classmethod
@@ -141,7 +143,10 @@ class SpoolTransport(BaseTransport):
         )
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Send what is spooled and then these, or spool them. Blocks for it, at most to the deadline."""
+        """Send the stored events and then `events`. Store `events` if that fails.
+
+        Blocks until the deadline at the latest. Writes to the disk have no time limit.
+        """
         written = self._appended(events) if self._write_first else None
         deadline = deadline if self._write_first else with_reserve(deadline)
         if self._inner is not None:
@@ -162,7 +167,7 @@ class SpoolTransport(BaseTransport):
             positions = [
                 *itertools.accumulate((len(event) + 1 for event in events), initial=written.position)
             ]
-            # Another thread may have had its turn first, and sent some of these out of the file.
+            # Another thread may have sent some of these events from the file before.
             gone = sum(position < written.file.done_with for position in positions[:-1])
             events, positions = events[gone:], positions[gone:]
             if not events:
@@ -175,7 +180,10 @@ class SpoolTransport(BaseTransport):
         return receipt.without(retained) + self._spool(retained, written) if retained else receipt
 
     def flush(self, *, deadline: Deadline) -> Receipt:
-        """Send what is spooled, also by processes that are gone, as far as the time allows."""
+        """Send stored events, also those of processes that have ended.
+
+        Blocks until the deadline at the latest.
+        """
         if self._inner is None:
             return Receipt()
         with self._turn(deadline) as has_turn:
@@ -184,7 +192,7 @@ class SpoolTransport(BaseTransport):
         return self._inner.flush(deadline=deadline)
 
     def close(self, *, deadline: Deadline) -> Receipt:
-        """Flush, and leave what could not be sent to the next process."""
+        """Flush, and leave the events that could not be sent to the next process."""
         try:
             receipt = self.flush(deadline=deadline)
         finally:
@@ -196,7 +204,7 @@ class SpoolTransport(BaseTransport):
         return receipt if self._inner is None else receipt + self._inner.close(deadline=deadline)
 
     def _close_retired(self) -> None:
-        """Close the files that `close` took away, unless a send is under way, which does it at its end."""
+        """Close retired files. If a send is in flight, it does this when it ends."""
         while self._retired and acquired(self._sending, 0.0):
             with self._sending:
                 self._sending.release()
@@ -212,14 +220,17 @@ class SpoolTransport(BaseTransport):
 
     @contextlib.contextmanager
     def _turn(self, deadline: Deadline) -> Iterator[bool]:
-        """Wait for the turn to send; false when there is no time left, or a send of this thread is open."""
+        """Wait for the turn to send. Yield False if no time is left.
+
+        Yield False also in a signal handler that interrupted the send of its own thread.
+        """
         try:
             if not acquired(self._sending, deadline.remaining()):
                 yield False
                 return
             with self._sending:
                 self._sending.release()
-                if self._is_sending:  # this is a signal handler, in the middle of it
+                if self._is_sending:  # a signal handler has interrupted this thread's own send
                     yield False
                     return
                 self._is_sending = True
@@ -231,39 +242,41 @@ class SpoolTransport(BaseTransport):
             self._close_retired()
 
     def _appended(self, events: Sequence[EncodedEvent]) -> _Written | None:
-        """Write events to this process's file and tell where; `None` if that is impossible."""
+        """Write events to this process's file and return where; `None` if they could not be written."""
         with self._file_lock:
             try:
                 if self._file is not None and self._file.is_removed:
                     self._retired.append(self._file)
                     self._file = None
                 if sum(map(len, events)) + len(events) + _size(self._directory) > self._max_bytes:
-                    logger.warning("the spool is full; %d event(s) are not written to it", len(events))
+                    logger.warning("the spool is full: %d event(s) were not stored", len(events))
                     return None
                 if self._file is None:
                     make_private(self._directory)
                     self._file = OwnFile(self._directory, self._project or "")
                 return _Written(self._file, self._file.append(events, fsync=self._fsync))
-            except BlockingIOError:  # a signal handler, in the middle of another append
+            except BlockingIOError:  # a signal handler has interrupted an append of this thread
                 return None
             except (OSError, ConfigError) as error:
                 logger.error("the spool cannot be written: %s", type(error).__name__)
                 return None
 
     def _spool(self, events: Sequence[EncodedEvent], written: _Written | None) -> Receipt:
-        """What could not be sent: it is on disk already, or is written now, or stays with the caller."""
+        """Return a receipt for unsent events: written before, written now, or retained by the caller."""
         if written is None and self._write_first is False:
             written = self._appended(events)
             if written is not None:
-                logger.warning("%d event(s) wait in %s for the next send", len(events), self._directory)
+                logger.warning(
+                    "%d event(s) are stored in %s until the next send", len(events), self._directory
+                )
         if written is None:
             return Receipt.retaining(events, "unavailable", TransportError("neither delivered nor spooled"))
         return Receipt(spooled=len(events))
 
     def _replay(self, inner: BaseTransport, deadline: Deadline, until: _Written | None) -> bool:
-        """Send other processes' files and then this one's up to a position; false when not all of it went.
+        """Send the files of ended processes, then this process's file up to a position.
 
-        A file that cannot be read stands in nobody's way.
+        Unreadable files are skipped. Return False if some events of the others could not be sent.
         """
         own = self._file
         for entry in sorted(_entries(self._directory), key=lambda entry: entry.name):
@@ -298,7 +311,7 @@ class SpoolTransport(BaseTransport):
             left = self._send_inner(inner, batch, deadline).retained_events() if batch else []
             self._done(file, batch, positions, left)
             if batch:
-                logger.info("%d of %d event(s) left the spool", len(batch) - len(left), len(batch))
+                logger.info("%d of %d event(s) were sent from the spool", len(batch) - len(left), len(batch))
             if left:
                 return False
         return True
@@ -310,7 +323,7 @@ class SpoolTransport(BaseTransport):
         positions: list[int],
         left: Sequence[EncodedEvent],
     ) -> None:
-        """Remember that the events at these positions have an outcome, up to the first that is left."""
+        """Record that these events have an outcome, up to the first that could not be sent."""
         kept = set(map(id, left))
         not_done = [at for event, at in zip(events, positions, strict=False) if id(event) in kept]
         try:
@@ -321,7 +334,7 @@ class SpoolTransport(BaseTransport):
 
     def _leave_alone(self, name: str, error: OSError) -> None:
         self._unusable.add(name)
-        logger.error("%s in the spool is left alone: %s", name, error.strerror)
+        logger.error("skipping spool file %s: %s", name, error.strerror)
 
     @staticmethod
     def _send_inner(inner: BaseTransport, events: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
@@ -330,13 +343,16 @@ class SpoolTransport(BaseTransport):
         except Exception as error:
             raise_interrupt(error)
             logger.error(
-                "%s raised %s; %d event(s) are kept", type(inner).__name__, type(error).__name__, len(events)
+                "%s raised %s; %d event(s) are retained",
+                type(inner).__name__,
+                type(error).__name__,
+                len(events),
             )
             return Receipt.retaining(events, "failed", error)
 
 
 def default_directory() -> str:
-    """A directory of this user: where the system keeps state, if it says so; else among temporary files."""
+    """Return a directory for this user: in `XDG_STATE_HOME` if that is set, else among temporary files."""
     state = os.environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(state):  # noqa: PTH117
         return os.path.join(state, "leanbase")  # noqa: PTH118
@@ -346,10 +362,10 @@ def default_directory() -> str:
 
 
 def project_of(api_key: str | None, host: str | None) -> str:
-    """What tells the files of one API key and host from those of others without giving the key away.
+    """Return a string that identifies an API key and host in file names without revealing the key.
 
-    Without a host it is that of the key alone, whose files any host's process of that key sends; without a
-    key it is `""`.
+    Without a host it identifies the key alone: processes with that key and any host send such files. Without
+    a key it is `""`.
     """
     import hashlib
 
@@ -360,20 +376,20 @@ def project_of(api_key: str | None, host: str | None) -> str:
 
 
 def make_private(directory: str) -> None:
-    """Make a directory that only this user can enter, or see to it that it is one.
+    """Create a directory that only this user can enter, or check that an existing one is private.
 
     Raises:
-        UnusableError: It cannot be made, or is somebody else's, or open to others.
+        UnusableError: It cannot be created, belongs to another user, or is accessible to others.
     """
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
         found = os.lstat(directory)
     except OSError as error:
-        raise UnusableError(f"spool_directory {directory} cannot be made: {error.strerror}") from error
+        raise UnusableError(f"spool_directory {directory} cannot be created: {error.strerror}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise UnusableError(
-            f"spool_directory {directory} must be a directory of this user alone (mode 0700); "
-            "name one that does not exist yet, and it is made"
+            f"spool_directory {directory} must be a directory that only this user can access (mode 0700); "
+            "a directory that does not exist yet is created"
         )
 
 
@@ -391,6 +407,6 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
 def _size(directory: str) -> int:
     size = 0
     for entry in _entries(directory):
-        with contextlib.suppress(FileNotFoundError):  # sent meanwhile by another process
+        with contextlib.suppress(FileNotFoundError):  # another process has sent and removed it meanwhile
             size += entry.stat(follow_symlinks=False).st_size
     return size

@@ -1,4 +1,4 @@
-"""Hand-off to an SQS queue, from where the relay delivers: `SendMessageBatch` over our own connections."""
+"""Hand-off to an SQS queue, which the relay reads: `SendMessageBatch` without boto3."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 MAX_BYTES = 1024 * 1024
-"""Of one message, and of all messages of a request, without what JSON puts around them."""
+"""The maximum size of one message, and of all messages of a request, without the JSON around them."""
 
 MAX_ENTRIES = 10
 COMPRESS_FROM_BYTES = 1024
@@ -44,7 +44,8 @@ REFUSED = "refused"
 FAULTS_OF_A_MESSAGE = frozenset({"InvalidMessageContents", "InvalidParameterValue"})
 THROTTLED = frozenset({"RequestThrottled", "Throttling", "KmsThrottled", "TooManyRequests"})
 
-# XML 1.0, and so SQS, knows all characters that JSON leaves as they are but these two.
+# SQS accepts only the characters of XML 1.0. These two are the only ones that JSON leaves unescaped and that
+# XML 1.0 does not allow.
 _NONCHARACTERS = ((b"\xef\xbf\xbe", rb"\ufffe"), (b"\xef\xbf\xbf", rb"\uffff"))
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d+")
 _THAN_BYTES = re.compile(r"(?:shorter|longer) than (\d+) bytes")
@@ -65,23 +66,24 @@ _EXPLAINED = {
 class SqsTransport(BaseTransport):
     """Hands events to an SQS queue over kept-alive connections, without boto3.
 
-    Events are packed into messages and these into requests, within the limits of SQS; `leanbase.relay`
-    takes them from the queue and delivers. Signed with the credentials of the environment (as in Lambda),
-    read anew for every request; with others if botocore is installed (`leanbase[aws]`). A FIFO queue
-    gets the events of one `distinct_id` in order.
+    Events are packed into messages and messages into requests, within the limits of SQS. `leanbase.relay`
+    takes them from the queue and delivers them. A FIFO queue gets the events of one `distinct_id` in order.
 
-    It is stateless but for its connections and its circuit breaker: what the queue did not take is
-    returned as retained, also when permission to send is missing.
+    Requests are signed with the credentials of the environment (as in Lambda), which are read again for every
+    request. Without these, botocore finds the credentials if it is installed (`leanbase[aws]`).
+
+    Its only state is its connections and its circuit breaker. Events that the queue did not accept are
+    retained by the caller, even if the permission to send is missing.
 
     Args:
-        queue_url: The URL of the queue. It says which region that is; when it does not, `AWS_REGION` does.
-            Requests go to its host, or to `AWS_ENDPOINT_URL_SQS` or `AWS_ENDPOINT_URL` if that is set.
-        timeout: Most seconds for one attempt, connecting included.
-        max_retries: Attempts after the first, for one request.
+        queue_url: The URL of the queue. If it does not contain the region, `AWS_REGION` must be set. Requests
+            go to the host of the URL, or to `AWS_ENDPOINT_URL_SQS` or `AWS_ENDPOINT_URL` if one is set.
+        timeout: The maximum number of seconds for one attempt, including the time to connect.
+        max_retries: The maximum number of attempts after the first, for one request.
 
     Raises:
-        ConfigError: The URL is none of a queue, or tells no region.
-        MissingDependencyError: There are no credentials in the environment, and botocore is not installed.
+        ConfigError: The URL is not the URL of a queue, or there is no region.
+        MissingDependencyError: The environment has no credentials, and botocore is not installed.
 
     Example:
         >>> import os
@@ -93,7 +95,7 @@ class SqsTransport(BaseTransport):
 
     @classmethod
     def from_settings(cls, settings: Settings) -> SqsTransport:
-        """Make one with the client's queue and limits."""
+        """Create a transport with the client's queue and limits."""
         return cls(settings.queue_url or "", timeout=settings.timeout, max_retries=settings.max_retries)
 
     def __init__(self, queue_url: str, *, timeout: float = 10.0, max_retries: int = 3) -> None:
@@ -110,13 +112,16 @@ class SqsTransport(BaseTransport):
         return f"SqsTransport({self._queue_url!r})"
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Hand the events over in as few requests as the limits allow. Blocks up to the deadline."""
+        """Hand off the events in as few requests as the limits allow.
+
+        Blocks until the deadline at the latest.
+        """
         work = _Work(events, by_distinct_id=self._is_fifo)
         try:
             while work.groups:
                 self._sender.send_with_retries(lambda limit: self._send_batch(work, limit), deadline)
         except RejectedError as error:
-            # Permissions, or the queue itself: that can be mended, and there may be a fallback.
+            # Retain the events: permissions or the queue can be repaired, and there may be a fallback.
             self._repeated.log(logging.ERROR, error.status, len(work), self._not_handed_off(error))
             return work.receipt + work.retained(TransportError(str(error), reason=REFUSED))
         except TransportError as error:
@@ -132,24 +137,24 @@ class SqsTransport(BaseTransport):
         return f"not handed off yet: SQS queue {self._name}: {error}"
 
     def warm_up(self, *, deadline: Deadline) -> None:
-        """Import urllib3 and open a connection, and find the credentials."""
+        """Find the credentials, import urllib3 and open a connection."""
         try:
             self._credentials.current(deadline)
         except TransportError as error:
-            logger.debug("no credentials ahead of the first send: %s", error)
+            logger.debug("loading credentials ahead of the first send failed: %s", error)
         self._sender.warm_up(self._endpoint, deadline=deadline)
 
     def close(self, *, deadline: Deadline) -> Receipt:
-        """End waits between retries and close idle connections."""
+        """End the waits between retries and close idle connections. Does not block."""
         self._sender.close(deadline)
         return Receipt()
 
     def _send_batch(self, work: _Work, limit: Deadline) -> None:
-        """One request, with what is first in line.
+        """Send one request with the first of the events that are left.
 
         Raises:
-            RejectedError: The queue takes nothing from us.
-            TransportError: It did not take all of it this time; `work` knows what is left.
+            RejectedError: The queue rejected the whole request permanently.
+            TransportError: The queue did not accept all messages this time; `work` has the events left.
         """
         batch = self._batch(work)
         if not batch:
@@ -164,7 +169,7 @@ class SqsTransport(BaseTransport):
         self._read(response, batch, work)
 
     def _batch(self, work: _Work) -> list[_Message]:
-        """What fits into one request; what can never fit is dropped."""
+        """Return the messages that fit into one request. Drop events that can never fit."""
         batch: list[_Message] = []
         size = 0
         for message in self._messages(work):
@@ -187,7 +192,7 @@ class SqsTransport(BaseTransport):
                 yield from self._fitting(run, group)
 
     def _fitting(self, events: Sequence[EncodedEvent], group: str) -> Iterator[_Message]:
-        """One message, or several where it comes out too large; a single event may still be."""
+        """Yield one message, or several if one would be too large. A single event may still be too large."""
         body = handoff.encode(events)
         for character, escaped in _NONCHARACTERS:
             body = body.replace(character, escaped)
@@ -215,9 +220,9 @@ class SqsTransport(BaseTransport):
                 logger.error("%d event(s) dropped: queue %s: %s", len(message.events), self._name, code)
                 work.dropped(message, RejectedError(f"the queue rejected the message: {code}"))
             else:
-                others.add(code or "it says nothing of them")
+                others.add(code or "no reason given")
         if others:
-            raise TransportError(f"messages were not taken: {', '.join(sorted(others))}")
+            raise TransportError(f"messages were not accepted: {', '.join(sorted(others))}")
 
     def _read_failure(self, response: Response, batch: Sequence[_Message]) -> None:
         code, text = _failure(response.body)
@@ -227,20 +232,20 @@ class SqsTransport(BaseTransport):
                 self._max_message_bytes = min(self._max_message_bytes, self._max_request_bytes)
             else:
                 self._max_message_bytes = _smaller(text, max(len(message.body) for message in batch))
-            logger.debug("smaller messages from now on for the queue %s, which says: %s", self._name, text)
+            logger.debug("the queue %s needs smaller messages from now on: %s", self._name, text)
             return
         if response.status >= 500 or response.status == 429 or code in THROTTLED:
-            raise TransportError(f"it answered {response.status} {code}".rstrip())
-        # What it says of it names the account and the role.
-        logger.debug("the queue %s answered %d: %s", self._name, response.status, text[:1000])
+            raise TransportError(f"it responded with {response.status} {code}".rstrip())
+        # DEBUG only: the message of AWS names the account and the role.
+        logger.debug("the queue %s responded with %d: %s", self._name, response.status, text[:1000])
         explained = f": {_EXPLAINED[code]}" if code in _EXPLAINED else ""
         raise RejectedError(
-            f"it answered {response.status} {code}".rstrip() + explained, status=response.status
+            f"it responded with {response.status} {code}".rstrip() + explained, status=response.status
         )
 
 
 class _Message:
-    """One message: its body, the events in it, and the group that these are of in a FIFO queue."""
+    """One message: its body, its events, and its group in a FIFO queue, else `""`."""
 
     __slots__ = ("body", "events", "group")
 
@@ -250,7 +255,7 @@ class _Message:
         self.group = group
 
     def entry(self, number: int) -> bytes:
-        """It as an entry of a request."""
+        """Return the message as a JSON entry of a request."""
         entry = {"Id": str(number), "MessageBody": self.body.decode()}
         if self.group:
             entry["MessageGroupId"] = self.group
@@ -259,7 +264,7 @@ class _Message:
 
 
 class _Work:
-    """The events of one send: what is left of them, in groups, and what became of the others."""
+    """The events of one send: those that are left, in groups, and a receipt for the others."""
 
     def __init__(self, events: Sequence[EncodedEvent], *, by_distinct_id: bool) -> None:
         self.receipt = Receipt()
@@ -281,7 +286,7 @@ class _Work:
         self._take_out(message)
 
     def retained(self, error: TransportError) -> Receipt:
-        """What is left, in its first order."""
+        """Return a receipt that retains the events that are left, in their original order."""
         return Receipt.retaining(list(self._left.values()), error.reason, error)
 
     def _take_out(self, message: _Message) -> None:
@@ -295,7 +300,7 @@ class _Work:
 
 
 def _digest(text: str) -> str:
-    """A text as one that an id may be: short, of letters and digits, and telling nobody who it is."""
+    """Return a hash that is a valid SQS id and does not reveal the string."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -305,7 +310,7 @@ def _request(queue_url: str, batch: Sequence[_Message]) -> bytes:
 
 
 def _results(body: bytes) -> tuple[set[str], dict[str, tuple[str, str]]]:
-    """The ids of what was taken, and code and text for what was not."""
+    """Return the ids of the accepted messages, and the error code and text of each of the others."""
     response = _json_object(body)
     taken = {str(entry.get("Id")) for entry in _objects(response.get("Successful"))}
     failed = {
@@ -316,13 +321,13 @@ def _results(body: bytes) -> tuple[set[str], dict[str, tuple[str, str]]]:
 
 
 def _failure(body: bytes) -> tuple[str, str]:
-    """Code and text of an error."""
+    """Return the code and the text of an error response."""
     response = _json_object(body)
     return _code(response.get("__type")), str(response.get("message") or response.get("Message") or "")
 
 
 def _code(value: object) -> str:
-    """An error code without what the protocols of AWS put around it."""
+    """Return an error code without the prefixes and suffixes of the AWS protocols."""
     name = str(value or "").rpartition("#")[2]
     return name.removeprefix("AWS.SimpleQueueService.").removesuffix("Exception")
 
@@ -344,14 +349,18 @@ def _is_too_long(code: str, text: str) -> bool:
 
 
 def _smaller(text: str, size: int) -> int:
-    """The limit that the text speaks of, or half the size that was too long."""
+    """Return the limit that the error text names, or half the size that was too long."""
     found = _THAN_BYTES.search(text)
     limit = int(found[1]) if found else 0
     return limit if 0 < limit < size else size // 2
 
 
 def _parsed(queue_url: str) -> tuple[str, str, str]:
-    """Where requests go, the name of the queue, and its region."""
+    """Return the URL for requests, the name of the queue, and its region.
+
+    Raises:
+        ConfigError: The URL is not the URL of a queue, or there is no region.
+    """
     try:
         parts = urlsplit(queue_url)
         path = parts.path.strip("/").split("/")
@@ -370,6 +379,6 @@ def _parsed(queue_url: str) -> tuple[str, str, str]:
     region = regions[0] if regions else "us-east-1" if host == "queue.amazonaws.com" else None
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region:
-        raise ConfigError("queue_url does not tell the region of the queue: set AWS_REGION")
+        raise ConfigError("queue_url does not contain the region of the queue: set AWS_REGION")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_SQS") or os.environ.get("AWS_ENDPOINT_URL")
     return (endpoint or f"{parts.scheme}://{parts.netloc}").rstrip("/") + "/", path[-1], region

@@ -1,6 +1,6 @@
 """What becomes of the events of a program without a decorator when its process ends, by transport.
 
-Each cell is run by `test_exit_faults.py` in a process of its own; `python -m tests.guarantees_page` makes a page of
+Each cell is run by `test_exit_faults.py` in a process of its own; `python -m scripts.guarantees_page` makes a page of
 them.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.fault_server import Behaviour
+from tests.support.fault_server import Behaviour
 
 SENT = "sent"
 """Before the process is gone."""

@@ -35,7 +35,7 @@ from leanbase.transports import FallbackTransport, HttpTransport, LogTransport, 
 from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
 from tests.delivery.strikes import Strike
-from tests.fault_server import Behaviour, FaultServer
+from tests.support.fault_server import Behaviour, FaultServer
 from tests.transports.test_buffered import in_child
 from tests.transports.test_sqs import QUEUE, taking
 

@@ -17,8 +17,8 @@ import pytest
 from leanbase import Leanbase
 from leanbase.transports import handoff
 from tests.delivery.exit_faults import DISK, EVENTS, EXIT_FAULTS, LOST, SENT, TOLD, WAYS, ExitFault
-from tests.fault_server import Behaviour, FaultServer
-from tests.moto_server import CREDENTIALS
+from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.moto_server import CREDENTIALS
 from tests.transports.test_sqs import QUEUE, taking
 
 pytestmark = [

@@ -96,7 +96,7 @@ def test_what_a_transport_needs_decides_whether_the_client_is_disabled(
         assert not Leanbase(**options).disabled
     assert not caplog.records
     assert not Leanbase(transport="spool", spool_directory=str(tmp_path / "spool")).disabled
-    assert "the spool only writes: host or api_key is not set" in caplog.text
+    assert "the spool only stores events: host or api_key is not set" in caplog.text
     caplog.clear()
     for options in (
         {"transport": "http"},
@@ -120,7 +120,7 @@ def test_an_entry_point_of_another_package(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(str(tmp_path))
     entry_point(tmp_path, "choosy", f"{__name__}:Choosy")
     assert type(made(transport="choosy")) is Choosy
-    with pytest.raises(ConfigError, match=r"there are .*choosy.*http.*log"):
+    with pytest.raises(ConfigError, match=r"known are .*choosy.*http.*log"):
         made(transport="chosy")
     entry_point(tmp_path, "broken", "no_such_module:Thing")
     with pytest.raises(ConfigError, match="'broken' cannot be loaded: ModuleNotFoundError"):

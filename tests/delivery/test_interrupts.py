@@ -29,7 +29,7 @@ from leanbase.transports import (
 from leanbase.transports._retaining import RetainingTransport
 from tests.conftest import balanced
 from tests.delivery.strikes import Strike
-from tests.fault_server import Behaviour, FaultServer
+from tests.support.fault_server import Behaviour, FaultServer
 
 
 class SoftTimeLimit(Exception):

@@ -16,7 +16,7 @@ from leanbase.handlers.sigterm import flush_all
 from leanbase.transports._http import breaker
 from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
-from tests.fault_server import Behaviour, FaultServer, black_hole
+from tests.support.fault_server import Behaviour, FaultServer, black_hole
 from tests.transports.test_buffered import in_child
 
 Make = Callable[..., Leanbase]

@@ -231,8 +231,9 @@ def test_an_error_while_a_scope_closes_strands_nothing() -> None:
         assert client.stats()["delivered"] == 1
 
 
+@pytest.mark.rule("Q-32")
 @pytest.mark.parametrize("outcome", ["retained", "rejected"])
-def test_q32_a_flush_is_false_when_a_send_fails_that_was_in_flight(outcome: str) -> None:
+def test_a_flush_is_false_when_a_send_fails_that_was_in_flight(outcome: str) -> None:
     gate = Gate(outcome)
     client = Leanbase("k", transport=gate)
     capturing = in_thread(client.capture, "e", distinct_id="u")

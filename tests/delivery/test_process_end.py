@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from leanbase import Leanbase
-from tests.fault_server import Behaviour, FaultServer, black_hole
+from tests.support.fault_server import Behaviour, FaultServer, black_hole
 
 HEAD = """
 import atexit, logging, multiprocessing, os, sys, time, leanbase
@@ -197,7 +197,7 @@ def test_clients_without_end_that_are_gone_do_not_fill_the_memory() -> None:
         """
     )
     assert "100" in done.said
-    gone = [line for line in done.errors if "their client is gone; keep it, or shut it down" in line]
+    gone = [line for line in done.errors if "their client was garbage collected; keep a reference" in line]
     assert len(gone) == 55
     assert "told e0 DroppedError" in done.said
     assert done.errors[-1] == LOST % 100

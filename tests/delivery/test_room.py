@@ -15,7 +15,7 @@ from leanbase import Leanbase
 from leanbase.settings import Settings
 from leanbase.transports import BufferedTransport, MemoryTransport
 from tests.conftest import balanced
-from tests.fault_server import Behaviour, FaultServer
+from tests.support.fault_server import Behaviour, FaultServer
 from tests.transports.doubles import Failing
 
 Make = Callable[..., Leanbase]

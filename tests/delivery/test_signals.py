@@ -14,7 +14,7 @@ from leanbase import Leanbase
 from leanbase.transports import BaseTransport, Deadline, EncodedEvent, MemoryTransport, Receipt
 from tests.conftest import balanced
 from tests.delivery.strikes import Strike
-from tests.fault_server import Behaviour, FaultServer
+from tests.support.fault_server import Behaviour, FaultServer
 
 
 class Weather(MemoryTransport):

@@ -21,7 +21,7 @@ from leanbase.error_tracking.rate_limit import RateLimiter
 from leanbase.transports import MemoryTransport
 from tests.error_tracking.conftest import Wire
 from tests.error_tracking.wire import functions
-from tests.fault_server import FaultServer, black_hole
+from tests.support.fault_server import FaultServer, black_hole
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +50,8 @@ def run(url: str, script: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_x40_x43_an_uncaught_exception_arrives_before_the_interpreter_ends(wire: Wire) -> None:
+@pytest.mark.rule("X-40", "X-43")
+def test_an_uncaught_exception_arrives_before_the_interpreter_ends(wire: Wire) -> None:
     ended = run(wire.server.url, "leanbase.tag('a', 1)\nraise ValueError('uncaught')")
     assert ended.returncode == 1
     assert "ValueError: uncaught" in ended.stderr
@@ -62,13 +63,15 @@ def test_x40_x43_an_uncaught_exception_arrives_before_the_interpreter_ends(wire:
     assert (mechanism["type"], mechanism["handled"]) == ("onuncaughtexception", False)
 
 
-def test_x41_interrupts_and_exits_are_passed_on(wire: Wire) -> None:
+@pytest.mark.rule("X-41")
+def test_interrupts_and_exits_are_passed_on(wire: Wire) -> None:
     assert run(wire.server.url, "raise SystemExit(7)").returncode == 7
     assert "KeyboardInterrupt" in run(wire.server.url, "raise KeyboardInterrupt").stderr
     assert wire.received() == []
 
 
-def test_x40_an_exception_in_a_thread(wire: Wire) -> None:
+@pytest.mark.rule("X-40")
+def test_an_exception_in_a_thread(wire: Wire) -> None:
     script = (
         "def work(): raise ValueError('in a thread')\n"
         "thread = threading.Thread(target=work); thread.start(); thread.join()\n"
@@ -83,8 +86,9 @@ def test_x40_an_exception_in_a_thread(wire: Wire) -> None:
     assert functions(properties)[-1] == "work"
 
 
+@pytest.mark.rule("X-43")
 @pytest.mark.slow
-def test_x43_a_black_hole_holds_the_exit_up_for_two_seconds_in_all() -> None:
+def test_a_black_hole_holds_the_exit_up_for_two_seconds_in_all() -> None:
     script = (
         "import time\n"
         "others = [leanbase.Leanbase('phc_2', leanbase.host, enable_exception_autocapture=True) for _ in range(3)]\n"
@@ -130,7 +134,8 @@ def fail() -> tuple[type[BaseException], BaseException, Any]:
         return type(error), error, error.__traceback__
 
 
-def test_x40_the_previous_hook_is_called_even_if_capturing_fails(own_hooks: list[Any]) -> None:
+@pytest.mark.rule("X-40")
+def test_the_previous_hook_is_called_even_if_capturing_fails(own_hooks: list[Any]) -> None:
     def interrupted(event: dict[str, Any]) -> dict[str, Any]:
         raise KeyboardInterrupt
 
@@ -144,10 +149,9 @@ def test_x40_the_previous_hook_is_called_even_if_capturing_fails(own_hooks: list
     client.shutdown()
 
 
+@pytest.mark.rule("X-42")
 @pytest.mark.parametrize("closed_first", [0, 1])
-def test_x42_clients_stack_their_hooks_and_close_in_any_order(
-    closed_first: int, own_hooks: list[Any]
-) -> None:
+def test_clients_stack_their_hooks_and_close_in_any_order(closed_first: int, own_hooks: list[Any]) -> None:
     original = sys.excepthook, threading.excepthook
     transports = [MemoryTransport(), MemoryTransport()]
     clients = [Leanbase("phc", transport=each, enable_exception_autocapture=True) for each in transports]
@@ -167,7 +171,8 @@ def test_x42_clients_stack_their_hooks_and_close_in_any_order(
     assert len(own_hooks) == 3
 
 
-def test_x42_a_closed_client_is_kept_alive_by_no_hook(own_hooks: list[Any]) -> None:
+@pytest.mark.rule("X-42")
+def test_a_closed_client_is_kept_alive_by_no_hook(own_hooks: list[Any]) -> None:
     first, second = (Leanbase("phc", transport="memory", enable_exception_autocapture=True) for _ in range(2))
     wrapped = sys.excepthook
     sys.excepthook = lambda *args: wrapped(*args)
@@ -179,7 +184,8 @@ def test_x42_a_closed_client_is_kept_alive_by_no_hook(own_hooks: list[Any]) -> N
     assert [each() for each in alive] == [None, None]
 
 
-def test_x42_a_hook_that_somebody_wrapped_becomes_a_pass_through(own_hooks: list[Any]) -> None:
+@pytest.mark.rule("X-42")
+def test_a_hook_that_somebody_wrapped_becomes_a_pass_through(own_hooks: list[Any]) -> None:
     memory = MemoryTransport()
     client = Leanbase("phc", transport=memory, enable_exception_autocapture=True)
     ours = sys.excepthook
@@ -213,7 +219,8 @@ class Clock:
         return self.now
 
 
-def test_x44_a_burst_lets_one_less_than_the_bucket_through_and_refills_by_whole_intervals() -> None:
+@pytest.mark.rule("X-44")
+def test_a_burst_lets_one_less_than_the_bucket_through_and_refills_by_whole_intervals() -> None:
     clock = Clock()
     limiter = RateLimiter(5, 2, 10.0, clock)
     assert [limiter.admits("A") for _ in range(7)] == [True] * 4 + [False] * 3
@@ -228,7 +235,8 @@ def test_x44_a_burst_lets_one_less_than_the_bucket_through_and_refills_by_whole_
     assert [limiter.admits("A") for _ in range(6)] == [True] * 4 + [False] * 2
 
 
-def test_x44_bounds() -> None:
+@pytest.mark.rule("X-44")
+def test_bounds() -> None:
     assert not RateLimiter(0, 10, 10.0).admits("A")
     assert not RateLimiter(1, 10, 10.0).admits("A")
     always = RateLimiter(2, 0, 0.0)
@@ -241,7 +249,8 @@ def test_x44_bounds() -> None:
     assert len(limiter._buckets) <= 1000
 
 
-def test_x44_the_hooks_are_limited_by_class_and_nothing_else_is(
+@pytest.mark.rule("X-44")
+def test_the_hooks_are_limited_by_class_and_nothing_else_is(
     own_hooks: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     memory = MemoryTransport()
@@ -261,6 +270,7 @@ def test_x44_the_hooks_are_limited_by_class_and_nothing_else_is(
     client.shutdown()
 
 
+@pytest.mark.rule("X-44")
 @pytest.mark.parametrize(
     ("given", "used"),
     [({}, (50, 10, 10.0)), ({"exception_autocapture_bucket_size": 1000}, (100, 10, 10.0)),
@@ -269,7 +279,7 @@ def test_x44_the_hooks_are_limited_by_class_and_nothing_else_is(
      ({"exception_autocapture_bucket_size": "many", "exception_autocapture_refill_interval_seconds": "long"},
       (100, 10, 86_400.0))],
 )  # fmt: skip
-def test_x44_settings_that_make_no_sense(given: dict[str, Any], used: tuple[Any, ...]) -> None:
+def test_settings_that_make_no_sense(given: dict[str, Any], used: tuple[Any, ...]) -> None:
     settings = Leanbase("phc", transport="memory", **given)._current().settings
     assert used == (
         settings.exception_autocapture_bucket_size,
@@ -278,7 +288,8 @@ def test_x44_settings_that_make_no_sense(given: dict[str, Any], used: tuple[Any,
     )
 
 
-def test_x44_settings_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.rule("X-44")
+def test_settings_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEANBASE_EXCEPTION_AUTOCAPTURE_BUCKET_SIZE", "many")
     monkeypatch.setenv("LEANBASE_IN_APP_MODULES", "shop, billing.core")
     settings = Leanbase("phc", transport="memory")._current().settings

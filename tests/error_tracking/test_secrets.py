@@ -21,7 +21,7 @@ from leanbase.integrations.logging import LeanbaseHandler
 from leanbase.redaction import REDACTED, redacted_url
 from leanbase.transports import MemoryTransport
 from tests.error_tracking.conftest import raised
-from tests.fault_server import FaultServer
+from tests.support.fault_server import FaultServer
 
 # Made here and now, so that none of them is in a line of source that an event quotes.
 _random = random.Random(20260102)
@@ -275,8 +275,9 @@ def readable(secret: str, body: str) -> bool:
     return any(part in body for part in parts)
 
 
+@pytest.mark.rule("V-12")
 @pytest.mark.parametrize("name", [*KNOWN, *OPAQUE])
-def test_v12_secrets_in_variables_are_not_readable(
+def test_secrets_in_variables_are_not_readable(
     name: str, server: FaultServer, make: Callable[..., Leanbase]
 ) -> None:
     secret = {**KNOWN, **OPAQUE}[name]
@@ -286,16 +287,18 @@ def test_v12_secrets_in_variables_are_not_readable(
     assert not readable(secret, found)
 
 
+@pytest.mark.rule("V-12")
 @pytest.mark.parametrize("name", ["openai", "jwt", "pem rsa", "random token"])
-def test_v12_secrets_in_models_are_not_readable(
+def test_secrets_in_models_are_not_readable(
     name: str, server: FaultServer, make: Callable[..., Leanbase]
 ) -> None:
     secret = {**KNOWN, **OPAQUE}[name]
     assert not readable(secret, body_of(server, make, holders_of_libraries(secret)))
 
 
+@pytest.mark.rule("V-11")
 @pytest.mark.parametrize("name", IN_URLS)
-def test_v11_passwords_in_urls_are_not_readable(
+def test_passwords_in_urls_are_not_readable(
     name: str, server: FaultServer, make: Callable[..., Leanbase]
 ) -> None:
     url, secret = IN_URLS[name]
@@ -381,10 +384,9 @@ def test_short_or_harmless_environment_variables_are_left_alone(
     assert server.events[0]["properties"]["$exception_message"] == "short12 in north-by-northwest"
 
 
+@pytest.mark.rule("V-12")
 @pytest.mark.parametrize("text", HARMLESS)
-def test_v12_harmless_texts_stay_readable(
-    text: str, server: FaultServer, make: Callable[..., Leanbase]
-) -> None:
+def test_harmless_texts_stay_readable(text: str, server: FaultServer, make: Callable[..., Leanbase]) -> None:
     client = make(server, capture_exception_code_variables=True)
     local = holders(text)
     for name in ("plain", "in_a_dict", "in_a_dataclass", "in_a_tuple", "as_a_key", "in_bytes"):

@@ -28,7 +28,8 @@ def client(memory: MemoryTransport) -> Leanbase:
     return Leanbase("phc", transport=memory)
 
 
-def test_k17_a_stored_exception_is_captured_in_each_invocation(
+@pytest.mark.rule("K-17")
+def test_a_stored_exception_is_captured_in_each_invocation(
     error: Exception, client: Leanbase, memory: MemoryTransport
 ) -> None:
     @leanbase.lambda_handler(client=client)
@@ -42,7 +43,8 @@ def test_k17_a_stored_exception_is_captured_in_each_invocation(
     assert len(memory.events) == 3
 
 
-def test_k17_each_context_captures_it_once_with_its_own_identity(
+@pytest.mark.rule("K-17")
+def test_each_context_captures_it_once_with_its_own_identity(
     error: Exception, client: Leanbase, memory: MemoryTransport
 ) -> None:
     for person in ("ann", "bob"):
@@ -55,7 +57,8 @@ def test_k17_each_context_captures_it_once_with_its_own_identity(
     assert [event["distinct_id"] for event in memory.events] == ["ann", "bob"]
 
 
-def test_k17_a_failed_future_is_captured_for_each_who_awaits_it(
+@pytest.mark.rule("K-17")
+def test_a_failed_future_is_captured_for_each_who_awaits_it(
     error: Exception, client: Leanbase, memory: MemoryTransport
 ) -> None:
     future: Future[None] = Future()
@@ -66,7 +69,8 @@ def test_k17_a_failed_future_is_captured_for_each_who_awaits_it(
     assert len(memory.events) == 2
 
 
-def test_k17_outside_of_contexts_it_stays_captured(
+@pytest.mark.rule("K-17")
+def test_outside_of_contexts_it_stays_captured(
     error: Exception, client: Leanbase, memory: MemoryTransport
 ) -> None:
     with pytest.raises(type(error)), client.new_context():
@@ -76,7 +80,8 @@ def test_k17_outside_of_contexts_it_stays_captured(
     assert len(memory.events) == 1
 
 
-def test_k17_what_another_process_has_captured_is_captured_here(
+@pytest.mark.rule("K-17")
+def test_what_another_process_has_captured_is_captured_here(
     error: Exception, client: Leanbase, memory: MemoryTransport
 ) -> None:
     with client.new_context():

@@ -30,7 +30,8 @@ from leanbase.events.contexts import (
 from leanbase.transports import MemoryTransport
 
 
-def test_k1_a_scope_inherits_and_overrides_without_touching_its_parent() -> None:
+@pytest.mark.rule("K-1")
+def test_a_scope_inherits_and_overrides_without_touching_its_parent() -> None:
     with new_context():
         tag("a", 1)
         tag("b", 1)
@@ -49,7 +50,8 @@ def test_k1_a_scope_inherits_and_overrides_without_touching_its_parent() -> None
     assert get_context_distinct_id() is None
 
 
-def test_k2_a_fresh_scope_inherits_nothing_not_even_from_grandparents() -> None:
+@pytest.mark.rule("K-2")
+def test_a_fresh_scope_inherits_nothing_not_even_from_grandparents() -> None:
     with new_context():
         tag("a", 1)
         identify_context("u")
@@ -58,7 +60,8 @@ def test_k2_a_fresh_scope_inherits_nothing_not_even_from_grandparents() -> None:
             assert get_context_distinct_id() is None
 
 
-def test_k3_values_are_resolved_at_capture_time(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("K-3")
+def test_values_are_resolved_at_capture_time(client: Leanbase, memory: MemoryTransport) -> None:
     """Of the calling task or thread: what it inherited when it started, and what it has set since."""
     with new_context():
         tag("before", 1)
@@ -71,8 +74,9 @@ def test_k3_values_are_resolved_at_capture_time(client: Leanbase, memory: Memory
     assert tags == [["before", "of the copy"], ["after", "before"]]
 
 
+@pytest.mark.rule("K-6")
 @pytest.mark.parametrize("setter", [identify_context, set_context_session, set_context_device_id])
-def test_k6_tasks_that_carry_a_copy_do_not_change_one_another(setter: Callable[[str], None]) -> None:
+def test_tasks_that_carry_a_copy_do_not_change_one_another(setter: Callable[[str], None]) -> None:
     """A batch under gather() never mixes persons."""
     read = {
         identify_context: get_context_distinct_id,
@@ -96,7 +100,8 @@ def test_k6_tasks_that_carry_a_copy_do_not_change_one_another(setter: Callable[[
     assert (left, tags) == (None, {})
 
 
-def test_k6_threads_that_carry_a_copy_do_not_change_one_another() -> None:
+@pytest.mark.rule("K-6")
+def test_threads_that_carry_a_copy_do_not_change_one_another() -> None:
     together = threading.Barrier(3, timeout=10)
     seen: list[tuple[str, str | None]] = []
 
@@ -117,7 +122,8 @@ def test_k6_threads_that_carry_a_copy_do_not_change_one_another() -> None:
     assert sorted(seen) == [(name, name) for name in "abc"]
 
 
-def test_k6_what_starts_after_a_change_sees_it() -> None:
+@pytest.mark.rule("K-6")
+def test_what_starts_after_a_change_sees_it() -> None:
     async def child() -> dict[str, Any]:
         return get_tags()
 
@@ -131,7 +137,8 @@ def test_k6_what_starts_after_a_change_sees_it() -> None:
     assert asyncio.run(main()) == [{}, {"a": 1}]
 
 
-def test_k8_an_async_generator_that_is_left_early_leaves_its_context_with_nobody() -> None:
+@pytest.mark.rule("K-8")
+def test_an_async_generator_that_is_left_early_leaves_its_context_with_nobody() -> None:
     async def rows() -> AsyncIterator[int]:
         with new_context():
             identify_context("ann")
@@ -147,7 +154,8 @@ def test_k8_an_async_generator_that_is_left_early_leaves_its_context_with_nobody
     assert asyncio.run(main()) is None
 
 
-def test_k5_a_new_thread_has_no_context_unless_it_is_copied() -> None:
+@pytest.mark.rule("K-5")
+def test_a_new_thread_has_no_context_unless_it_is_copied() -> None:
     seen: list[dict[str, Any]] = []
     with new_context():
         tag("a", 1)
@@ -159,7 +167,8 @@ def test_k5_a_new_thread_has_no_context_unless_it_is_copied() -> None:
     assert seen == [{}, {"a": 1}]
 
 
-def test_k6_tasks_inherit_and_do_not_see_each_other() -> None:
+@pytest.mark.rule("K-6")
+def test_tasks_inherit_and_do_not_see_each_other() -> None:
     async def request(name: str) -> dict[str, Any]:
         with new_context():
             tag("request", name)
@@ -174,7 +183,8 @@ def test_k6_tasks_inherit_and_do_not_see_each_other() -> None:
     assert asyncio.run(main()) == [{"app": 1, "request": "a"}, {"app": 1, "request": "b"}]
 
 
-def test_k6_a_background_task_keeps_the_scope_it_was_created_in() -> None:
+@pytest.mark.rule("K-6")
+def test_a_background_task_keeps_the_scope_it_was_created_in() -> None:
     async def background() -> list[dict[str, Any]]:
         await asyncio.sleep(0.01)
         before = get_tags()
@@ -191,7 +201,8 @@ def test_k6_a_background_task_keeps_the_scope_it_was_created_in() -> None:
     assert asyncio.run(main()) == [{"request": 1}, {"request": 1}]
 
 
-def test_k8_scopes_left_out_of_order_do_not_raise_and_do_not_come_back() -> None:
+@pytest.mark.rule("K-8")
+def test_scopes_left_out_of_order_do_not_raise_and_do_not_come_back() -> None:
     outer, inner = new_context(), new_context()
     outer.__enter__()
     tag("outer", 1)
@@ -205,7 +216,8 @@ def test_k8_scopes_left_out_of_order_do_not_raise_and_do_not_come_back() -> None
     new_context().__exit__(None, None, None)
 
 
-def test_k8_a_scope_left_in_another_thread_does_not_raise() -> None:
+@pytest.mark.rule("K-8")
+def test_a_scope_left_in_another_thread_does_not_raise() -> None:
     scope = new_context()
     scope.__enter__()
     tag("a", 1)
@@ -219,7 +231,8 @@ def test_k8_a_scope_left_in_another_thread_does_not_raise() -> None:
     assert get_tags() == {}
 
 
-def test_k9_what_a_context_holds_reaches_the_event(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("K-9")
+def test_what_a_context_holds_reaches_the_event(client: Leanbase, memory: MemoryTransport) -> None:
     session = "0198c0de-0000-7000-8000-000000000abc"
     with client.new_context():
         client.tag("b", {1})
@@ -328,7 +341,7 @@ def test_an_id_of_an_odd_type_is_told_of(
 ) -> None:
     contexts._warn_of_id.cache_clear()
     assert contexts.coerce_id(value) == str(value)
-    told = f"an id should be a text, a number or a UUID, not {kind}" in caplog.text
+    told = f"an id should be a string, a number or a UUID, not {kind}" in caplog.text
     assert told == (kind is not None)
     assert bool(caplog.text) == told
 

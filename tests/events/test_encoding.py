@@ -225,13 +225,15 @@ def test_each_rule(value: Any, expected: Any) -> None:
     assert encode(event).decode() == {"uuid": str(ID), "alone": expected, "inside": {"k": expected}}
 
 
-def test_s1_keys_that_become_one_are_one() -> None:
+@pytest.mark.rule("S-1")
+def test_keys_that_become_one_are_one() -> None:
     """A strict server refuses an object with the same key twice."""
     body = encode({"uuid": str(ID), "p": sanitize({"\ud800": 1, "\udfff": 2})}).body  # noqa: F601
     assert body.decode().count("\ufffd") == 1
 
 
-def test_s24_circular_references_end_and_shared_ones_are_written_out() -> None:
+@pytest.mark.rule("S-24")
+def test_circular_references_end_and_shared_ones_are_written_out() -> None:
     """A cycle is named where it closes; the same object twice side by side is no cycle."""
     circular: list[Any] = [1]
     circular.append({"again": circular})
@@ -243,7 +245,8 @@ def test_s24_circular_references_end_and_shared_ones_are_written_out() -> None:
     assert sanitize(order) == {"id": 1, "lines": ["<circular>"]}
 
 
-def test_s25_depth_is_limited() -> None:
+@pytest.mark.rule("S-25")
+def test_depth_is_limited() -> None:
     """64 levels are written, the 65th is not; the depth of the interpreter's stack does not matter."""
     deep: list[Any] = []
     for _ in range(5000):
@@ -253,7 +256,8 @@ def test_s25_depth_is_limited() -> None:
     assert "<max depth>" in text
 
 
-def test_s26_long_collections_are_cut() -> None:
+@pytest.mark.rule("S-26")
+def test_long_collections_are_cut() -> None:
     """10 000 entries are kept, and something says that there were more."""
     assert len(sanitize(list(range(MAX_ENTRIES)))) == MAX_ENTRIES
     cut = sanitize(list(range(MAX_ENTRIES + 5)))
@@ -265,11 +269,13 @@ def test_s26_long_collections_are_cut() -> None:
     assert sanitize(range(10**15))[-1] == "<truncated>"
 
 
-def test_s27_long_strings_are_not_cut() -> None:
+@pytest.mark.rule("S-27")
+def test_long_strings_are_not_cut() -> None:
     assert sanitize("x" * 500_000) == "x" * 500_000
 
 
-def test_s29_mutation_from_another_thread_is_harmless() -> None:
+@pytest.mark.rule("S-29")
+def test_mutation_from_another_thread_is_harmless() -> None:
     """A dict that grows and shrinks under the encoder yields one version or another, never an error."""
     shared: dict[str, int] = {}
     stop = threading.Event()
@@ -290,7 +296,8 @@ def test_s29_mutation_from_another_thread_is_harmless() -> None:
         thread.join()
 
 
-def test_w20_a_small_graph_that_stands_for_a_huge_text_is_refused_quickly() -> None:
+@pytest.mark.rule("W-20")
+def test_a_small_graph_that_stands_for_a_huge_text_is_refused_quickly() -> None:
     """Ten references nested thirty deep would be 10**30 nodes; the walk stops at what an event can hold."""
     bomb: list[Any] = ["x"]
     for _ in range(30):
@@ -299,7 +306,8 @@ def test_w20_a_small_graph_that_stands_for_a_huge_text_is_refused_quickly() -> N
         sanitize(bomb)
 
 
-def test_w20_an_event_of_900_kib_passes_and_a_byte_more_does_not() -> None:
+@pytest.mark.rule("W-20")
+def test_an_event_of_900_kib_passes_and_a_byte_more_does_not() -> None:
     event = {"uuid": str(ID), "p": ""}
     event["p"] = "x" * (MAX_EVENT_BYTES - len(encode(event)))
     assert len(encode(event)) == MAX_EVENT_BYTES

@@ -32,8 +32,9 @@ def captured(memory: MemoryTransport) -> dict[str, Any]:
     return memory.events[0]
 
 
+@pytest.mark.rule("E-1")
 @pytest.mark.parametrize("name", ["", "  ", None, 7, b"bytes"])
-def test_e1_an_event_without_a_name_is_dropped_with_a_warning(
+def test_an_event_without_a_name_is_dropped_with_a_warning(
     name: Any, client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert client.capture(name, distinct_id="u") is None
@@ -42,11 +43,13 @@ def test_e1_an_event_without_a_name_is_dropped_with_a_warning(
     assert "the event name must be a non-empty string" in caplog.text
 
 
-def test_e1_a_name_is_verbatim(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("E-1")
+def test_a_name_is_verbatim(client: Leanbase, memory: MemoryTransport) -> None:
     client.capture(" Order  Created ", distinct_id="u")
     assert captured(memory)["event"] == " Order  Created "
 
 
+@pytest.mark.rule("E-2")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -60,7 +63,7 @@ def test_e1_a_name_is_verbatim(client: Leanbase, memory: MemoryTransport) -> Non
         ("x" * 300, "x" * 300),
     ],
 )
-def test_e2_ids_that_count(given: Any, expected: str, client: Leanbase, memory: MemoryTransport) -> None:
+def test_ids_that_count(given: Any, expected: str, client: Leanbase, memory: MemoryTransport) -> None:
     client.capture("e", distinct_id=given)
     assert captured(memory)["distinct_id"] == expected
     assert "$process_person_profile" not in captured(memory)["properties"]
@@ -71,8 +74,9 @@ class Unprintable:
         raise RuntimeError
 
 
+@pytest.mark.rule("E-10")
 @pytest.mark.parametrize("given", [None, "", "  ", float("nan"), float("inf"), b"\xff", Unprintable()])
-def test_e10_a_missing_id_makes_the_event_personless(
+def test_a_missing_id_makes_the_event_personless(
     given: Any, client: Leanbase, memory: MemoryTransport
 ) -> None:
     client.capture("e", distinct_id=given)
@@ -81,15 +85,15 @@ def test_e10_a_missing_id_makes_the_event_personless(
     assert event["properties"]["$process_person_profile"] is False
 
 
-def test_e10_an_explicit_choice_about_the_person_profile_stays(
-    client: Leanbase, memory: MemoryTransport
-) -> None:
+@pytest.mark.rule("E-10")
+def test_an_explicit_choice_about_the_person_profile_stays(client: Leanbase, memory: MemoryTransport) -> None:
     client.capture("e", properties={"$process_person_profile": True})
     client.capture("e", distinct_id="u", properties={"$process_person_profile": False})
     assert [e["properties"]["$process_person_profile"] for e in memory.events] == [True, False]
 
 
-def test_e3_uuids(client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("E-3")
+def test_uuids(client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture) -> None:
     """The caller's uuid is kept in its spelling, rewritten to it, or replaced; the return value is the wire's."""
     spelled = "0198C0DE-0000-7000-8000-000000000ABC"
     returned = [
@@ -110,7 +114,8 @@ def test_e3_uuids(client: Leanbase, memory: MemoryTransport, caplog: pytest.LogC
     assert "not a uuid" not in caplog.text
 
 
-def test_e3_uuid7_is_ordered_and_well_formed() -> None:
+@pytest.mark.rule("E-3")
+def test_uuid7_is_ordered_and_well_formed() -> None:
     made = [uuid7() for _ in range(2000)]
     assert len(set(made)) == 2000
     assert [each[:18] for each in made] == sorted(each[:18] for each in made)
@@ -124,6 +129,7 @@ def test_e3_uuid7_is_ordered_and_well_formed() -> None:
     assert uuid.UUID(uuid4()).variant == uuid.RFC_4122
 
 
+@pytest.mark.rule("E-4")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -142,7 +148,7 @@ def test_e3_uuid7_is_ordered_and_well_formed() -> None:
         ("2025-01-02T03:04:05.123456789Z", "2025-01-02T03:04:05.123456+00:00"),
     ],
 )
-def test_e4_timestamps_become_utc(given: Any, expected: str) -> None:
+def test_timestamps_become_utc(given: Any, expected: str) -> None:
     assert normalized_timestamp(given) == expected
 
 
@@ -157,12 +163,14 @@ class NoOffset(dt.tzinfo):
         return "?"
 
 
-def test_e4_a_tzinfo_without_an_offset_counts_as_naive() -> None:
+@pytest.mark.rule("E-4")
+def test_a_tzinfo_without_an_offset_counts_as_naive() -> None:
     moment = dt.datetime(2025, 1, 2, 3, 4, 5, tzinfo=NoOffset())
     assert normalized_timestamp(moment) == "2025-01-02T03:04:05+00:00"
 
 
-def test_e4_a_naive_datetime_of_just_now_is_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.rule("E-4")
+def test_a_naive_datetime_of_just_now_is_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """`datetime.now()` is what people pass; far from UTC, it must not move the event by hours."""
     import time
 
@@ -186,6 +194,7 @@ class Arrow:
     datetime = dt.datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
+@pytest.mark.rule("E-4")
 @pytest.mark.parametrize(
     ("given", "instant"),
     [
@@ -205,11 +214,12 @@ class Arrow:
         (Arrow(), "2020-01-02T03:04:05"),
     ],
 )
-def test_e4_other_kinds_of_timestamps_are_that_instant(given: Any, instant: str) -> None:
+def test_other_kinds_of_timestamps_are_that_instant(given: Any, instant: str) -> None:
     assert normalized_timestamp(given) == f"{instant}+00:00"
 
 
-def test_e4_history_is_never_dated_today(memory: MemoryTransport) -> None:
+@pytest.mark.rule("E-4")
+def test_history_is_never_dated_today(memory: MemoryTransport) -> None:
     client = Leanbase("k", transport=memory, historical_migration=True)
     assert client.capture("row", distinct_id="u", timestamp="the day before yesterday") is None
     client.before_send = lambda event: {**event, "timestamp": "soon"}
@@ -220,7 +230,8 @@ def test_e4_history_is_never_dated_today(memory: MemoryTransport) -> None:
     assert [event["timestamp"] for event in memory.events] == ["2020-01-02T00:00:00+00:00"]
 
 
-def test_e4_a_naive_time_that_is_taken_as_utc_is_said_once(
+@pytest.mark.rule("E-4")
+def test_a_naive_time_that_is_taken_as_utc_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     timestamps._say_zone.cache_clear()
@@ -237,26 +248,29 @@ def test_e4_a_naive_time_that_is_taken_as_utc_is_said_once(
     assert "UTC" in caplog.text
 
 
+@pytest.mark.rule("E-4")
 @pytest.mark.parametrize(
     "given",
     ["yesterday", "", 42, 10**15, True, float("nan"), "2025-13-01T00:00:00Z", "2025-01-02T25:00:00Z", "2025-W60-1",
      "2025-01-02T24:00:01Z", "2025-01-02Z", "0001-01-01T00:00:00+14:00", b"2025-01-02T03:04:05Z", object()],
 )  # fmt: skip
-def test_e4_what_is_no_timestamp_is_now_with_a_warning(given: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_timestamp_is_now_with_a_warning(given: Any, caplog: pytest.LogCaptureFixture) -> None:
     result = normalized_timestamp(given)
     assert RFC_3339_UTC.fullmatch(result)
     assert abs((dt.datetime.fromisoformat(result) - dt.datetime.now(UTC)).total_seconds()) < 5
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
+@pytest.mark.rule("E-4")
 @given(st.datetimes(min_value=dt.datetime(1900, 1, 1), timezones=st.timezones()))
-def test_e4_any_aware_datetime_keeps_its_instant(moment: dt.datetime) -> None:
+def test_any_aware_datetime_keeps_its_instant(moment: dt.datetime) -> None:
     result = normalized_timestamp(moment)
     assert RFC_3339_UTC.fullmatch(result)
     assert dt.datetime.fromisoformat(result) == moment.astimezone(UTC)
 
 
-def test_e5_properties_that_are_no_mapping_are_left_out(
+@pytest.mark.rule("E-5")
+def test_properties_that_are_no_mapping_are_left_out(
     client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.capture("e", distinct_id="u", properties=["secret"])  # type: ignore[arg-type]
@@ -310,7 +324,8 @@ def test_2_4_geoip_and_is_server_are_options(memory: MemoryTransport) -> None:
     assert third["$is_server"] is True
 
 
-def test_e20_merge_order(memory: MemoryTransport) -> None:
+@pytest.mark.rule("E-20")
+def test_merge_order(memory: MemoryTransport) -> None:
     """Each source replaces what is below it, and fills or owns what it should."""
     client = Leanbase("k", transport=memory, super_properties={"s": "super", "$lib": "mine"})
     with client.new_context():
@@ -342,7 +357,8 @@ def test_e20_merge_order(memory: MemoryTransport) -> None:
     assert properties["$context_tags"] == ["p", "s", "t"]
 
 
-def test_g5_arguments_are_snapshotted(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("G-5")
+def test_arguments_are_snapshotted(client: Leanbase, memory: MemoryTransport) -> None:
     """Inside a scope the event is sent later; changing the dict meanwhile changes nothing."""
     properties = {"items": [1]}
     with client.delivery_scope():

@@ -11,39 +11,45 @@ from leanbase.events.encoding import sanitize
 np: Any = pytest.importorskip("numpy")
 
 
+@pytest.mark.rule("S-20")
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-def test_s20_times_of_any_unit_are_iso_8601(unit: str) -> None:
+def test_times_of_any_unit_are_iso_8601(unit: str) -> None:
     moment = np.datetime64("2026-01-02T03:04:05", unit)
     assert sanitize(moment)[:19] == "2026-01-02T03:04:05"
     assert [each[:19] for each in sanitize(np.array([moment]))] == ["2026-01-02T03:04:05"]
 
 
+@pytest.mark.rule("S-20")
 @pytest.mark.parametrize(
     ("text", "unit"), [("2026", "Y"), ("2026-01", "M"), ("2026-01-02", "D"), ("2026-01-02T03", "h")]
 )
-def test_s20_coarse_times_keep_their_precision(text: str, unit: str) -> None:
+def test_coarse_times_keep_their_precision(text: str, unit: str) -> None:
     assert sanitize(np.datetime64(text, unit)) == text
 
 
+@pytest.mark.rule("S-20")
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [((1_500_000_000, "ns"), 1.5), ((250, "ms"), 0.25), ((2, "h"), 7200.0), ((-1, "D"), -86400.0)],
 )
-def test_s20_time_distances_are_seconds(value: tuple[int, str], seconds: float) -> None:
+def test_time_distances_are_seconds(value: tuple[int, str], seconds: float) -> None:
     assert sanitize(np.timedelta64(*value)) == seconds
     assert sanitize(np.array([np.timedelta64(*value)])) == [seconds]
 
 
-def test_s20_months_and_years_are_texts() -> None:
+@pytest.mark.rule("S-20")
+def test_months_and_years_are_texts() -> None:
     assert sanitize([np.timedelta64(3, "M"), np.timedelta64(2, "Y")]) == ["3 months", "2 years"]
 
 
-def test_s20_what_is_no_time_is_null() -> None:
+@pytest.mark.rule("S-20")
+def test_what_is_no_time_is_null() -> None:
     nat = np.datetime64("NaT"), np.timedelta64("NaT", "s")
     assert sanitize([*nat, np.array([nat[0]])]) == [None, None, [None]]
 
 
-def test_s20_numbers() -> None:
+@pytest.mark.rule("S-20")
+def test_numbers() -> None:
     values = (
         np.int64(7),
         np.float32(0.5),
@@ -56,7 +62,8 @@ def test_s20_numbers() -> None:
     assert sanitize([np.complex64(1 + 2j), np.clongdouble(1 + 2j)]) == ["(1+2j)", "(1+2j)"]
 
 
-def test_s21_arrays_are_nested_lists_up_to_the_cap() -> None:
+@pytest.mark.rule("S-21")
+def test_arrays_are_nested_lists_up_to_the_cap() -> None:
     assert sanitize(np.array([[1, 2], [3, 4]])) == [[1, 2], [3, 4]]
     assert sanitize(np.array([[1.5], [2]], dtype="longdouble")) == [[1.5], [2.0]]
     assert sanitize(np.array(1.5, dtype="longdouble")) == 1.5

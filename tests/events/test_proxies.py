@@ -142,7 +142,7 @@ def test_a_proxy_that_stands_for_nothing_costs_no_event(
     [event] = memory.events
     assert "kept" in event["properties"] or argument == "properties"
     assert client.stats()["dropped"] == {}
-    assert "what str() makes of it" not in caplog.text
+    assert "its str() is used" not in caplog.text
 
 
 def test_a_proxy_that_stands_for_nothing_as_a_value(client: Leanbase, memory: MemoryTransport) -> None:

@@ -12,22 +12,25 @@ from hypothesis import strategies as st
 from leanbase.events.request_headers import Headers, request_tags, sanitize_header
 
 
+@pytest.mark.rule("M-1")
 @pytest.mark.parametrize(
     "name",
     ["X-LEANBASE-SESSION-ID", "x-leanbase-session-id", "HTTP_X_LEANBASE_SESSION_ID", b"x-leanbase-session-id",
      "X-PostHog-Session-Id"],
 )  # fmt: skip
-def test_m1_names_match_in_any_form(name: Any) -> None:
+def test_names_match_in_any_form(name: Any) -> None:
     assert Headers([(name, "s-1")]).session_id == "s-1"
 
 
-def test_m2_the_primary_name_wins_if_it_has_a_value() -> None:
+@pytest.mark.rule("M-2")
+def test_the_primary_name_wins_if_it_has_a_value() -> None:
     both = {"X-POSTHOG-DISTINCT-ID": "second", "X-LEANBASE-DISTINCT-ID": "first"}
     assert Headers.of(both).distinct_id == "first"
     assert Headers.of({**both, "X-LEANBASE-DISTINCT-ID": " \x00"}).distinct_id == "second"
     assert Headers.of({}).distinct_id is None
 
 
+@pytest.mark.rule("M-3")
 @pytest.mark.parametrize(
     ("value", "clean"),
     [
@@ -43,11 +46,12 @@ def test_m2_the_primary_name_wins_if_it_has_a_value() -> None:
         (None, None),
     ],
 )
-def test_m3_values_are_sanitized(value: Any, clean: str | None) -> None:
+def test_values_are_sanitized(value: Any, clean: str | None) -> None:
     assert sanitize_header(value) == clean
 
 
-def test_m4_what_cannot_be_read_counts_as_missing() -> None:
+@pytest.mark.rule("M-4")
+def test_what_cannot_be_read_counts_as_missing() -> None:
     class Odd(dict):  # type: ignore[type-arg]
         def items(self) -> Any:
             raise RuntimeError
@@ -86,8 +90,9 @@ def test_what_the_last_proxy_says_cannot_be_forged(forged: Any) -> None:
     assert Headers(forged).forwarded_for(last=True) == "203.0.113.7"
 
 
+@pytest.mark.rule("M-3")
 @given(st.recursive(st.text() | st.binary() | st.none() | st.integers(), st.lists, max_leaves=8))
-def test_m3_any_value_is_clean_or_missing(value: Any) -> None:
+def test_any_value_is_clean_or_missing(value: Any) -> None:
     """Whatever a header holds: no control characters, trimmed, at most 1000 characters, never empty."""
     clean = sanitize_header(value)
     if clean is not None:

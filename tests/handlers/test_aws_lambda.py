@@ -19,8 +19,8 @@ import leanbase
 from leanbase import Leanbase
 from leanbase.handlers.aws_lambda import invocation
 from leanbase.transports import MemoryTransport
-from tests.fault_server import Behaviour, FaultServer
 from tests.handlers.events import ALB, ALB_MULTI, HEADERS, HTTP_API, REST, LambdaContext
+from tests.support.fault_server import Behaviour, FaultServer
 
 
 @pytest.fixture
@@ -265,6 +265,7 @@ def test_the_invocation_is_described(sent: MemoryTransport, monkeypatch: pytest.
     assert "outside" not in first
 
 
+@pytest.mark.rule("M-5")
 @pytest.mark.parametrize(
     ("event", "url"),
     [
@@ -277,7 +278,7 @@ def test_the_invocation_is_described(sent: MemoryTransport, monkeypatch: pytest.
     ],
     ids=["REST API", "HTTP API", "ALB", "ALB multi-value", "only multi-value", "only single-value"],
 )
-def test_m5_http_events_give_identity_and_request_tags(
+def test_http_events_give_identity_and_request_tags(
     event: dict[str, Any], url: str, sent: MemoryTransport
 ) -> None:
     @leanbase.lambda_handler
@@ -302,7 +303,8 @@ def test_m5_http_events_give_identity_and_request_tags(
     assert (second["distinct_id"], second["properties"]["$session_id"]) == ("explicit", "mine")
 
 
-def test_m5_a_session_without_an_id_is_personless(sent: MemoryTransport) -> None:
+@pytest.mark.rule("M-5")
+def test_a_session_without_an_id_is_personless(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
         leanbase.capture("e")
@@ -328,6 +330,7 @@ class Hostile(dict):  # type: ignore[type-arg]
         raise RuntimeError("hostile")
 
 
+@pytest.mark.rule("M-4")
 @pytest.mark.parametrize(
     "event",
     [
@@ -341,7 +344,7 @@ class Hostile(dict):  # type: ignore[type-arg]
         Hostile(headers={}),
     ],
 )
-def test_m4_events_of_any_shape_are_survived(event: Any, sent: MemoryTransport) -> None:
+def test_events_of_any_shape_are_survived(event: Any, sent: MemoryTransport) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> str:
         leanbase.capture("e", distinct_id="u")
@@ -511,7 +514,7 @@ def test_an_async_handler_that_lambda_would_not_await_is_told_of(
     assert "async" not in caplog.text
     monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9")
     leanbase.lambda_handler(preconnect=False)(handle)
-    assert "Lambda does not await an async handler" in caplog.text
+    assert "Lambda does not await async handlers" in caplog.text
 
 
 API_HOST = "a1b2c3d4e5.execute-api.eu-west-1.amazonaws.com"

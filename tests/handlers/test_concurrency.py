@@ -20,7 +20,7 @@ from leanbase.delivery.scope import send_deadline
 from leanbase.testing import LambdaContext
 from leanbase.transports import MemoryTransport
 from tests.conftest import balanced
-from tests.fault_server import Behaviour, FaultServer
+from tests.support.fault_server import Behaviour, FaultServer
 
 INVOCATIONS = 20
 

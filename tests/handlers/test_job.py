@@ -16,7 +16,7 @@ import pytest
 import leanbase
 from leanbase import Leanbase
 from leanbase.transports import MemoryTransport
-from tests.fault_server import Behaviour, FaultServer
+from tests.support.fault_server import Behaviour, FaultServer
 
 SCRIPT = """
 import os, signal, sys, time
@@ -117,7 +117,7 @@ def test_sigterm_with_a_dead_endpoint_still_terminates(server: FaultServer) -> N
 def test_events_that_are_lost_with_the_process_are_reported(server: FaultServer) -> None:
     server.always(Behaviour(status=503))
     _, output = run(server, "pass", "leanbase.max_retries = 0")
-    assert "1 event(s) are not delivered, and lost when the process ends" in output
+    assert "1 event(s) could not be delivered and will be lost at exit" in output
 
 
 def test_a_handler_of_the_programs_own_has_its_turn_afterwards(server: FaultServer) -> None:
@@ -204,4 +204,4 @@ def test_a_thread_without_the_jobs_context_is_told_of_once(
 
     main()
     assert len(memory.events) == 2
-    assert caplog.text.count("a thread captures without the context of the handler or job") == 1
+    assert caplog.text.count("a thread captured an event outside the context of the handler or job") == 1

@@ -304,7 +304,7 @@ def test_a_whole_event_in_place_of_a_record_is_told(caplog: pytest.LogCaptureFix
     for _ in range(2):
         with leanbase.record_context({"Records": [SQS]}):
             pass
-    assert caplog.text.count("it takes one of the Records") == 1
+    assert caplog.text.count("pass one entry of its Records") == 1
 
 
 def test_something_else_than_a_client_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -331,7 +331,7 @@ def test_without_a_request_id_records_have_the_same_ids_again(
     outside, inside, outside_again, inside_again = map(identity, sent.events)
     assert inside == inside_again
     assert outside != outside_again
-    assert caplog.text.count("needs a context with an aws_request_id") == 1
+    assert caplog.text.count("needs a Lambda context with an aws_request_id") == 1
 
 
 SES = {

@@ -13,7 +13,7 @@ import pytest
 
 import leanbase
 from leanbase.handlers.sigterm import grace_seconds
-from tests.fault_server import Behaviour, FaultServer, black_hole
+from tests.support.fault_server import Behaviour, FaultServer, black_hole
 
 SCRIPT = """
 import asyncio, os, signal, sys, threading, time
@@ -122,7 +122,7 @@ def test_what_cannot_be_sent_in_time_goes_to_the_fallback(fallback: str, tmp_pat
     on_disk = "".join(path.read_text() for path in spool.glob("*.spool"))
     assert ('"collected"' in on_disk) == fallback.startswith("spool")
     assert ('"collected"' in output) == (fallback == "log")
-    assert ("1 event(s) are not delivered, and lost" in output) == (fallback == "none")
+    assert ("1 event(s) could not be delivered and will be lost" in output) == (fallback == "none")
 
 
 def test_the_previous_handler_has_its_turn_when_the_events_are_sent(server: FaultServer) -> None:
@@ -260,7 +260,7 @@ signal.signal(signal.SIGTERM, theirs)
 
 def test_wrong_use_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert not leanbase.install_sigterm_handler("client")  # type: ignore[arg-type]
-    assert "takes a Leanbase, not str" in caplog.text
+    assert "client must be a Leanbase, not str" in caplog.text
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.fault_server import FaultServer
+from tests.support.fault_server import FaultServer
 
 RESTORES = 3
 SCRIPT = """

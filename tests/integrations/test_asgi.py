@@ -20,8 +20,8 @@ from leanbase import Leanbase
 from leanbase.errors import ConfigError
 from leanbase.integrations.asgi import LeanbaseMiddleware
 from leanbase.transports import MemoryTransport
-from tests.fault_server import Behaviour, FaultServer
-from tests.web_servers import Application, WebServer, application, serving, uvicorn
+from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.web_servers import Application, WebServer, application, serving, uvicorn
 
 APP = "tests.integrations.apps.web_fastapi:app"
 

@@ -17,7 +17,7 @@ import pytest
 
 from leanbase.local.server import LocalServer
 from tests.integrations.test_asgi import exception_of
-from tests.web_servers import ROOT
+from tests.support.web_servers import ROOT
 
 APP = "tests.integrations.apps.tasks"
 ARRIVAL_SECONDS = 30.0
@@ -187,7 +187,7 @@ def test_tags_that_are_too_much_for_a_message_stay_behind(caplog: pytest.LogCapt
         identify_context("user_1")
         tag("much", "x" * 40_000)
         carried = celery._carried()
-    assert "are not carried" in caplog.text
+    assert "are too large" in caplog.text
     assert "xxx" not in caplog.text
     with new_context(fresh=True):
         celery._restore(carried)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from urllib3.exceptions import ProtocolError
 
-from tests.fault_server import Behaviour, FaultServer
 from tests.integrations.test_asgi import exception_of
-from tests.web_servers import ROOT, Application, application, gunicorn, serving, uvicorn
+from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.web_servers import ROOT, Application, application, gunicorn, serving, uvicorn
 
 APP = "tests.integrations.apps.web_django:app"
 SERVERS = ["threads", "loop"]

@@ -14,7 +14,7 @@ from leanbase.delivery import factory
 from leanbase.integrations.flask import LeanbaseFlask
 from leanbase.transports import MemoryTransport
 from tests.integrations.test_asgi import delivered, exception_of
-from tests.web_servers import Application, application, gunicorn
+from tests.support.web_servers import Application, application, gunicorn
 
 APP = "tests.integrations.apps.web_flask:app"
 

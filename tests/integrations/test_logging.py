@@ -17,7 +17,7 @@ from leanbase import Leanbase
 from leanbase.integrations.logging import LeanbaseHandler
 from leanbase.transports import MemoryTransport
 from tests.error_tracking.wire import assert_valid, frames, functions
-from tests.fault_server import Behaviour, FaultServer
+from tests.support.fault_server import Behaviour, FaultServer
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.web_servers import ROOT, application, gunicorn, uvicorn
+from tests.support.web_servers import ROOT, application, gunicorn, uvicorn
 
 PAGES = ["asgi", "celery", "django", "flask", "web-applications", "wsgi"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault_server import Behaviour, FaultServer
-from tests.web_servers import application, configuration
+from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.web_servers import application, configuration
 
 APPS = "tests.integrations.apps"
 FASTAPI = [f"{APPS}.web_fastapi:app", "/threaded/3"]

@@ -21,9 +21,9 @@ import leanbase
 from leanbase import Leanbase
 from leanbase.integrations.wsgi import LeanbaseMiddleware
 from leanbase.transports import MemoryTransport
-from tests.fault_server import Behaviour, FaultServer
 from tests.integrations.test_asgi import delivered, exception_of
-from tests.web_servers import Application, application, configuration, gunicorn, serving
+from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.web_servers import Application, application, configuration, gunicorn, serving
 
 APP = "tests.integrations.apps.web_wsgi:app"
 

@@ -1,6 +1,6 @@
 """The fault matrix: what happens to a function, and what then becomes of its events.
 
-Each cell is run by `test_faults.py` in AWS's emulator; `python -m tests.guarantees_page` makes a page of them.
+Each cell is run by `test_faults.py` in AWS's emulator; `python -m scripts.guarantees_page` makes a page of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.fault_server import Behaviour
+from tests.support.fault_server import Behaviour
 
 if TYPE_CHECKING:
     from tests.lambda_runtime.world import World

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.fault_server import Behaviour, FaultServer
 from tests.lambda_runtime.emulator import Emulator
 from tests.lambda_runtime.runtime_api import RuntimeApi
+from tests.support.fault_server import Behaviour, FaultServer
 
 pytestmark = [
     pytest.mark.slow,
@@ -171,7 +171,7 @@ def test_where_registration_is_refused_events_leave_before_the_response(
             assert answer["stats"]["captured"] == 2 * invocation
     finally:
         output = api.stop()
-    said = 'flush="after_response" is the same as "end" here: the Extensions API answered'
+    said = 'flush="after_response" is not available, "end" is used: the Extensions API responded with'
     assert output.count(said) == 1
     assert refusal[1] in output
     assert api.registrations == 1  # three handlers of the module want it
@@ -203,7 +203,7 @@ def test_tracers_do_not_see_the_requests_of_the_extension(monkeypatch: pytest.Mo
     import http.client
 
     from leanbase.handlers.aws_lambda import extension
-    from tests.fault_server import Behaviour, FaultServer
+    from tests.support.fault_server import Behaviour, FaultServer
 
     seen: list[str] = []
     monkeypatch.setattr(http.client.HTTPConnection, "_send_request", lambda self, *_: seen.append("traced"))

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.fault_server import Behaviour, FaultServer, black_hole
 from tests.handlers.events import HTTP_API
 from tests.lambda_runtime.emulator import Emulator, find_emulator
+from tests.support.fault_server import Behaviour, FaultServer, black_hole
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import trustme
 
-from tests.fault_server import FaultServer
-from tests.guarantees_page import PAGE, guarantees_page
+from scripts.guarantees_page import PAGE, guarantees_page
 from tests.lambda_runtime.faults import FAULTS, FLUSHES, LOST, NEVER, Fault
 from tests.lambda_runtime.world import World
+from tests.support.fault_server import FaultServer
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,5 +49,5 @@ def test_no_event_is_lost_that_the_page_does_not_name(fault: Fault, tls_url: str
 
 
 def test_the_page_is_what_the_table_says() -> None:
-    """`python -m tests.guarantees_page` prints it."""
+    """`python -m scripts.guarantees_page` prints it."""
     assert PAGE.read_text() == guarantees_page()

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from leanbase.local.server import LocalServer
-from tests.fault_server import Behaviour, FaultServer, black_hole
 from tests.lambda_runtime.emulator import Emulator
 from tests.lambda_runtime.runtime_api import RuntimeApi
+from tests.support.fault_server import Behaviour, FaultServer, black_hole
 
 pytestmark = [
     pytest.mark.slow,

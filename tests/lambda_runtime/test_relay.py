@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault_server import Behaviour, FaultServer
 from tests.lambda_runtime.emulator import Emulator
-from tests.moto_server import CREDENTIALS, MotoServer
 from tests.relay.sources import logs_event
+from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.moto_server import CREDENTIALS, MotoServer
 
 pytestmark = [
     pytest.mark.slow,

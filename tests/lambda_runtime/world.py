@@ -17,10 +17,10 @@ from typing import Any
 
 from leanbase.relay.cloudwatch_logs import TAGGED
 from leanbase.transports import handoff
-from tests.fault_server import Behaviour, FaultServer
 from tests.lambda_runtime.emulator import Emulator
 from tests.lambda_runtime.faults import DISK, LOST, NEXT, SENT, WAYS, Fault
-from tests.moto_server import CREDENTIALS
+from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.moto_server import CREDENTIALS
 from tests.transports.test_sqs import QUEUE, taking
 
 LEVELS = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")

@@ -9,8 +9,8 @@ import pytest
 
 from leanbase import relay
 from leanbase.local.server import LocalServer
-from tests.fault_server import FaultServer
 from tests.relay.sources import Context
+from tests.support.fault_server import FaultServer
 
 Relay = Callable[..., Any]
 

@@ -15,8 +15,8 @@ from leanbase.errors import NotDeliveredError
 from leanbase.local.server import LocalServer
 from leanbase.relay.platform_failures import failure
 from leanbase.transports import handoff
-from tests.fault_server import Behaviour, FaultServer
 from tests.relay.sources import event, logs_event
+from tests.support.fault_server import Behaviour, FaultServer
 
 REQUEST = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 OTHER = "9b2fe8a4-0000-4000-8000-000000000001"
@@ -113,7 +113,7 @@ def test_what_is_not_delivered_raises_so_that_lambda_brings_it_again(relay: Any,
 def test_a_tagged_line_that_cannot_be_read_is_a_failure_of_its_own(
     relay: Any, server: FaultServer, line: str
 ) -> None:
-    with pytest.raises(NotDeliveredError, match=r"1 line\(s\) of /aws/lambda/orders"):
+    with pytest.raises(NotDeliveredError, match=r"1 line\(s\) of log group /aws/lambda/orders"):
         relay(logs_event([tagged(captured()), line, tagged(captured())]))
     assert len(server.events) == 2
 
@@ -296,7 +296,7 @@ def test_a_part_of_a_line_that_only_looks_like_events_stops_nothing(
     event = captured()
     relay(logs_event(['received {"leanbase": 1, "events": [7]}', tagged(event)]))
     assert server.events == [event.decode()]
-    assert "looks like events and cannot be read" in caplog.text
+    assert "looks like events but cannot be read" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from leanbase import Leanbase
 from leanbase.local.server import LocalServer
-from tests.moto_server import CREDENTIALS, MotoServer
+from tests.support.moto_server import CREDENTIALS, MotoServer
 
 EVENTS = 10_000
 LARGE = 150

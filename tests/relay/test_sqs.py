@@ -14,8 +14,8 @@ import pytest
 from leanbase.errors import ConfigError
 from leanbase.local.server import LocalServer
 from leanbase.transports import handoff
-from tests.fault_server import Behaviour, FaultServer, Request
 from tests.relay.sources import Context, event, sqs_event
+from tests.support.fault_server import Behaviour, FaultServer, Request
 
 
 def failed(answer: Any) -> list[str]:
@@ -145,7 +145,7 @@ def test_without_key_or_host_nothing_is_taken(
 )
 def test_events_of_others_are_refused(configured: Any, server: FaultServer, other: Any) -> None:
     relay = configured(server)
-    with pytest.raises(ConfigError, match="SQS and of CloudWatch Logs"):
+    with pytest.raises(ConfigError, match="SQS batches and CloudWatch Logs"):
         relay(other)
 
 

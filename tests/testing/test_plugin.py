@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from leanbase.testing import CapturedEvents
-from tests.fault_server import FaultServer
+from tests.support.fault_server import FaultServer
 
 APP = """
 import leanbase

@@ -9,7 +9,7 @@ from leanbase.events.ids import uuid7
 from leanbase.transports import BaseTransport, HttpTransport
 from leanbase.transports.deadline import Deadline
 from leanbase.transports.receipt import Receipt
-from tests.fault_server import Behaviour, FaultServer
+from tests.support.fault_server import Behaviour, FaultServer
 
 
 class Failing(BaseTransport):

@@ -22,7 +22,7 @@ from leanbase.errors import ConfigError
 from leanbase.transports import BufferedTransport, FallbackTransport, MemoryTransport, SpoolTransport
 from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
-from tests.fault_server import Behaviour, FaultServer, black_hole
+from tests.support.fault_server import Behaviour, FaultServer, black_hole
 from tests.transports.doubles import Failing, events
 
 Make = Callable[..., Leanbase]
@@ -57,7 +57,8 @@ def workers() -> list[threading.Thread]:
 # --- queue and batches ---------------------------------------------------------------------------------
 
 
-def test_q1_q2_enough_events_are_sent_at_once_in_order(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-1", "Q-2")
+def test_enough_events_are_sent_at_once_in_order(buffered: Make, server: FaultServer) -> None:
     client = buffered(flush_at=10, flush_interval=3600)
     for number in range(25):
         client.capture(f"e{number}", distinct_id="u")
@@ -67,7 +68,8 @@ def test_q1_q2_enough_events_are_sent_at_once_in_order(buffered: Make, server: F
     assert all(len(request.events) <= 10 for request in server.requests)
 
 
-def test_q2_the_oldest_event_waits_no_longer_than_the_interval(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-2")
+def test_the_oldest_event_waits_no_longer_than_the_interval(buffered: Make, server: FaultServer) -> None:
     client = buffered(flush_at=1000, flush_interval=0.2)
     client.capture("e", distinct_id="u")
     assert not server.requests
@@ -76,7 +78,8 @@ def test_q2_the_oldest_event_waits_no_longer_than_the_interval(buffered: Make, s
     assert client.stats()["delivered"] == 1
 
 
-def test_q2_q35_capture_returns_while_the_server_hangs(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-2", "Q-35")
+def test_capture_returns_while_the_server_hangs(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
     client = buffered(flush_at=1, timeout=30)
     started = time.monotonic()
@@ -86,7 +89,8 @@ def test_q2_q35_capture_returns_while_the_server_hangs(buffered: Make, server: F
     assert client.stats()["retained"] == 50
 
 
-def test_q3_a_full_buffer_refuses_new_events_and_says_so_once(
+@pytest.mark.rule("Q-3")
+def test_a_full_buffer_refuses_new_events_and_says_so_once(
     make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[int] = []
@@ -112,7 +116,8 @@ def test_q3_a_full_buffer_refuses_new_events_and_says_so_once(
     assert balanced(client)
 
 
-def test_q3_an_import_waits_for_room(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-3")
+def test_an_import_waits_for_room(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(delay=0.02))
     client = buffered(max_queue_size=20, flush_at=10, historical_migration=True)
     uuids = [client.capture(f"e{number}", distinct_id="u") for number in range(300)]
@@ -125,7 +130,8 @@ def test_q3_an_import_waits_for_room(buffered: Make, server: FaultServer) -> Non
     assert all(request.envelope["historical_migration"] for request in server.requests)
 
 
-def test_q3_an_import_does_not_wait_for_ever(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-3")
+def test_an_import_does_not_wait_for_ever(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
     client = buffered(max_queue_size=2, flush_at=1, historical_migration=True, send_deadline=0.3)
     uuids = [client.capture("e", distinct_id="u") for _ in range(6)]
@@ -135,7 +141,8 @@ def test_q3_an_import_does_not_wait_for_ever(buffered: Make, server: FaultServer
     assert balanced(client)
 
 
-def test_q4_q5_events_of_many_threads_arrive_once_each(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-4", "Q-5")
+def test_events_of_many_threads_arrive_once_each(buffered: Make, server: FaultServer) -> None:
     server.script(*[Behaviour(status=500), Behaviour(delay=0.01)] * 5)
     client = buffered(flush_at=7, max_retries=0)
     uuids: list[str | None] = []
@@ -161,7 +168,8 @@ def test_q4_q5_events_of_many_threads_arrive_once_each(buffered: Make, server: F
     assert balanced(client)
 
 
-def test_q6_g7_one_thread_from_the_first_event_on(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-6", "G-7")
+def test_one_thread_from_the_first_event_on(buffered: Make, server: FaultServer) -> None:
     before = set(workers())
     client = buffered()
     assert client.flush()
@@ -177,7 +185,8 @@ def test_q6_g7_one_thread_from_the_first_event_on(buffered: Make, server: FaultS
 # --- after a failure -----------------------------------------------------------------------------------
 
 
-def test_q12_the_worker_heeds_a_long_retry_after_and_a_flush_does_not(
+@pytest.mark.rule("Q-12")
+def test_the_worker_heeds_a_long_retry_after_and_a_flush_does_not(
     buffered: Make, server: FaultServer
 ) -> None:
     server.script(Behaviour(status=429, headers={"Retry-After": "3600"}))
@@ -191,7 +200,8 @@ def test_q12_the_worker_heeds_a_long_retry_after_and_a_flush_does_not(
     assert names(server)[1:] == ["first", "second"]
 
 
-def test_q20_q21_what_failed_goes_out_ahead_of_the_next_event_and_nothing_hammers(
+@pytest.mark.rule("Q-20", "Q-21")
+def test_what_failed_goes_out_ahead_of_the_next_event_and_nothing_hammers(
     buffered: Make, server: FaultServer
 ) -> None:
     heard: list[list[str]] = []
@@ -211,7 +221,8 @@ def test_q20_q21_what_failed_goes_out_ahead_of_the_next_event_and_nothing_hammer
     assert heard == [["first"]]
 
 
-def test_q21_a_buffer_full_of_what_failed_recovers(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-21")
+def test_a_buffer_full_of_what_failed_recovers(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(status=503))
     client = buffered(max_retries=0, max_queue_size=3, flush_at=3)
     for number in range(3):
@@ -224,7 +235,8 @@ def test_q21_a_buffer_full_of_what_failed_recovers(buffered: Make, server: Fault
     assert client.capture("again", distinct_id="u")
 
 
-def test_q22_memory_is_bounded_in_an_outage(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-22")
+def test_memory_is_bounded_in_an_outage(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(status=503, delay=0.01))
     client = buffered(max_retries=0, max_queue_size=30, flush_at=10)
     for number in range(500):
@@ -236,7 +248,8 @@ def test_q22_memory_is_bounded_in_an_outage(buffered: Make, server: FaultServer)
     assert balanced(client)
 
 
-def test_q23_a_poisoned_batch_does_not_block_the_queue(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-23")
+def test_a_poisoned_batch_does_not_block_the_queue(buffered: Make, server: FaultServer) -> None:
     heard: list[Exception] = []
     server.script(Behaviour(status=400))
     client = buffered(flush_at=2, flush_interval=3600, on_error=lambda error, events: heard.append(error))
@@ -248,8 +261,9 @@ def test_q23_a_poisoned_batch_does_not_block_the_queue(buffered: Make, server: F
     assert [error.status for error in heard] == [400]  # type: ignore[attr-defined]
 
 
+@pytest.mark.rule("Q-24")
 @pytest.mark.parametrize("call", ["flush", "shutdown"])
-def test_q24_on_error_may_flush_and_shut_down(buffered: Make, server: FaultServer, call: str) -> None:
+def test_on_error_may_flush_and_shut_down(buffered: Make, server: FaultServer, call: str) -> None:
     server.always(Behaviour(status=400))
     done = threading.Event()
 
@@ -266,13 +280,15 @@ def test_q24_on_error_may_flush_and_shut_down(buffered: Make, server: FaultServe
 # --- flush ---------------------------------------------------------------------------------------------
 
 
-def test_q30_a_flush_of_nothing_asks_nobody(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-30")
+def test_a_flush_of_nothing_asks_nobody(buffered: Make, server: FaultServer) -> None:
     client = buffered()
     assert client.flush()
     assert not server.requests
 
 
-def test_q31_a_flush_sends_all_in_few_requests_and_waits(make: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-31")
+def test_a_flush_sends_all_in_few_requests_and_waits(make: Make, server: FaultServer) -> None:
     server.always(Behaviour(delay=0.05))
     client = make(server, sync_mode=False, flush_interval=3600, flush_at=100)
     for number in range(99):
@@ -282,7 +298,8 @@ def test_q31_a_flush_sends_all_in_few_requests_and_waits(make: Make, server: Fau
     assert client.stats()["delivered"] == 99
 
 
-def test_q32_a_flush_waits_for_the_batch_under_way_and_does_not_repeat_it(
+@pytest.mark.rule("Q-32")
+def test_a_flush_waits_for_the_batch_under_way_and_does_not_repeat_it(
     buffered: Make, server: FaultServer
 ) -> None:
     server.script(Behaviour(status=503, delay=0.5))
@@ -295,7 +312,8 @@ def test_q32_a_flush_waits_for_the_batch_under_way_and_does_not_repeat_it(
     assert len(server.requests) == 1
 
 
-def test_q32_a_flush_stops_at_the_first_batch_that_fails(make: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-32")
+def test_a_flush_stops_at_the_first_batch_that_fails(make: Make, server: FaultServer) -> None:
     server.script(Behaviour(), Behaviour(status=503))
     client = make(server, sync_mode=False, flush_interval=3600, flush_at=1000, max_retries=0)
     transport = transport_of(client)
@@ -311,7 +329,8 @@ def test_q32_a_flush_stops_at_the_first_batch_that_fails(make: Make, server: Fau
     assert names(server)[20:] == [f"e{number}" for number in range(10, 40)]
 
 
-def test_q32_a_flush_ends_with_its_time(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-32")
+def test_a_flush_ends_with_its_time(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
     client = buffered()
     client.capture("e", distinct_id="u")
@@ -321,7 +340,8 @@ def test_q32_a_flush_ends_with_its_time(buffered: Make, server: FaultServer) -> 
     assert client.stats()["retained"] == 1
 
 
-def test_q34_flushes_at_the_same_time_send_nothing_twice(make: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-34")
+def test_flushes_at_the_same_time_send_nothing_twice(make: Make, server: FaultServer) -> None:
     client = make(server, sync_mode=False, **NEVER)
     for number in range(500):
         client.capture("e", distinct_id=number)
@@ -337,7 +357,8 @@ def test_q34_flushes_at_the_same_time_send_nothing_twice(make: Make, server: Fau
 # --- shutdown ------------------------------------------------------------------------------------------
 
 
-def test_q40_q41_q42_shutdown_sends_ends_the_thread_and_is_final(
+@pytest.mark.rule("Q-40", "Q-41", "Q-42")
+def test_shutdown_sends_ends_the_thread_and_is_final(
     make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = make(server, sync_mode=False, **NEVER)
@@ -352,7 +373,8 @@ def test_q40_q41_q42_shutdown_sends_ends_the_thread_and_is_final(
     assert balanced(client)
 
 
-def test_q43_what_shutdown_cannot_deliver_is_dropped_and_reported(
+@pytest.mark.rule("Q-43")
+def test_what_shutdown_cannot_deliver_is_dropped_and_reported(
     buffered: Make, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.always(Behaviour(status=503))
@@ -366,7 +388,8 @@ def test_q43_what_shutdown_cannot_deliver_is_dropped_and_reported(
     assert 3 in heard
 
 
-def test_q15_shutdown_does_not_sit_out_a_backoff(buffered: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-15")
+def test_shutdown_does_not_sit_out_a_backoff(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(status=503, headers={"Retry-After": "4"}))
     client = buffered(max_retries=1)
     client.capture("e", distinct_id="u")
@@ -378,7 +401,8 @@ def test_q15_shutdown_does_not_sit_out_a_backoff(buffered: Make, server: FaultSe
     assert client.stats()["delivered"] == 1
 
 
-def test_q42_the_module_shut_down_after_every_request_loses_nothing(server: FaultServer) -> None:
+@pytest.mark.rule("Q-42")
+def test_the_module_shut_down_after_every_request_loses_nothing(server: FaultServer) -> None:
     leanbase.api_key, leanbase.host, leanbase.sync_mode = "k", server.url, False
     for number in range(5):
         leanbase.capture(f"e{number}", distinct_id="u")
@@ -515,6 +539,7 @@ client = leanbase.Leanbase("k", sys.argv[1], sync_mode=False, flush_interval=360
 """
 
 
+@pytest.mark.rule("Q-50")
 @pytest.mark.parametrize(
     "ending",
     [
@@ -524,7 +549,7 @@ client = leanbase.Leanbase("k", sys.argv[1], sync_mode=False, flush_interval=360
         "import threading; threading.Thread(target=lambda: client.capture('thread', distinct_id='u')).start()",
     ],
 )
-def test_q50_the_end_of_the_interpreter_sends_what_is_left(server: FaultServer, ending: str) -> None:
+def test_the_end_of_the_interpreter_sends_what_is_left(server: FaultServer, ending: str) -> None:
     ended = run(PROGRAM + "for n in range(250): client.capture('e', distinct_id=n)\n" + ending, server.url)
     sent = names(server)
     assert sent.count("e") == 250, ended.stderr
@@ -532,7 +557,8 @@ def test_q50_the_end_of_the_interpreter_sends_what_is_left(server: FaultServer, 
     assert ended.stderr.count("Traceback") == ("ValueError" in ending)
 
 
-def test_q50_what_is_captured_while_the_interpreter_ends_is_sent_at_once(server: FaultServer) -> None:
+@pytest.mark.rule("Q-50")
+def test_what_is_captured_while_the_interpreter_ends_is_sent_at_once(server: FaultServer) -> None:
     program = """
 import atexit
 atexit.register(lambda: client.capture("last", distinct_id="u"))  # runs before the buffer's own
@@ -544,8 +570,9 @@ client.capture("first", distinct_id="u")
     assert ended.stderr == ""
 
 
+@pytest.mark.rule("Q-51", "Q-52")
 @pytest.mark.slow
-def test_q51_q52_exit_takes_two_seconds_at_most_for_all_clients(server: FaultServer) -> None:
+def test_exit_takes_two_seconds_at_most_for_all_clients(server: FaultServer) -> None:
     hole = black_hole()
     code = """
 import sys, time, leanbase
@@ -561,8 +588,9 @@ print(time.time())
     hole.close()
 
 
+@pytest.mark.rule("Q-51")
 @pytest.mark.slow
-def test_q51_a_batch_under_way_does_not_hold_up_the_exit() -> None:
+def test_a_batch_under_way_does_not_hold_up_the_exit() -> None:
     hole = black_hole()
     code = """
 import sys, time, leanbase
@@ -613,8 +641,9 @@ def in_child(code: Callable[[], object]) -> None:
     raise AssertionError("the child hangs")
 
 
+@pytest.mark.rule("Q-60", "Q-61")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_q60_q61_each_process_delivers_its_own(make: Make, server: FaultServer) -> None:
+def test_each_process_delivers_its_own(make: Make, server: FaultServer) -> None:
     client = make(server, sync_mode=False, **NEVER)
     client.capture("parent", distinct_id="u")
 
@@ -630,9 +659,10 @@ def test_q60_q61_each_process_delivers_its_own(make: Make, server: FaultServer) 
     assert sorted(names(server)) == ["child", "parent"]
 
 
+@pytest.mark.rule("Q-61")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_q61_a_fork_while_all_locks_are_held_does_not_hang_the_child(make: Make, server: FaultServer) -> None:
+def test_a_fork_while_all_locks_are_held_does_not_hang_the_child(make: Make, server: FaultServer) -> None:
     client = make(server, sync_mode=False, flush_at=2)
     stop = threading.Event()
 
@@ -689,7 +719,8 @@ sys.exit(process.exitcode or 0)
 """
 
 
-def test_q61_a_fork_during_the_imports_of_the_first_send_does_not_hang_the_child(server: FaultServer) -> None:
+@pytest.mark.rule("Q-61")
+def test_a_fork_during_the_imports_of_the_first_send_does_not_hang_the_child(server: FaultServer) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORK_WHILE_IMPORTING, server.url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
@@ -701,9 +732,10 @@ def capture_in_child(url: str) -> None:
     client.capture("child", distinct_id=os.getpid())
 
 
+@pytest.mark.rule("Q-62")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_q62_the_children_of_multiprocessing_send_what_is_left(server: FaultServer, method: Any) -> None:
+def test_the_children_of_multiprocessing_send_what_is_left(server: FaultServer, method: Any) -> None:
     context = multiprocessing.get_context(method)
     children = [context.Process(target=capture_in_child, args=(server.url,)) for _ in range(3)]
     for child in children:
@@ -714,8 +746,9 @@ def test_q62_the_children_of_multiprocessing_send_what_is_left(server: FaultServ
     assert names(server) == ["child"] * 3
 
 
+@pytest.mark.rule("Q-62")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_q62_a_client_made_before_the_fork_works_in_a_pool(make: Make, server: FaultServer) -> None:
+def test_a_client_made_before_the_fork_works_in_a_pool(make: Make, server: FaultServer) -> None:
     client = make(server, sync_mode=False, **NEVER)
     client.capture("parent", distinct_id="u")
     context = multiprocessing.get_context("fork")
@@ -730,7 +763,8 @@ def test_q62_a_client_made_before_the_fork_works_in_a_pool(make: Make, server: F
     assert client.flush()
 
 
-def test_q62_without_a_thread_events_wait_for_a_flush(
+@pytest.mark.rule("Q-62")
+def test_without_a_thread_events_wait_for_a_flush(
     make: Make, server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = threading.Thread.start
@@ -745,7 +779,7 @@ def test_q62_without_a_thread_events_wait_for_a_flush(
         patch.setattr(threading.Thread, "start", cannot)
         for number in range(3):
             assert client.capture("e", distinct_id=number)
-        assert caplog.text.count("no thread can be started") == 1
+        assert caplog.text.count("the sending thread cannot be started") == 1
         assert not server.requests
         assert client.flush()
     assert len(server.events) == 3
@@ -814,7 +848,7 @@ _interpreters.destroy(interpreter)
     assert ended.stdout == "None\n"
     assert (
         ended.stderr.splitlines()
-        == ["WARNING no thread can be started; events are sent on flush() and shutdown()"] * 2
+        == ["WARNING the sending thread cannot be started; events are sent by flush() and shutdown()"] * 2
     )
     assert names(server) == ["one", "two", "three", "at exit"]
 

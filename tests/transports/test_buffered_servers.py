@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.fault_server import FaultServer
+from tests.support.fault_server import FaultServer
 from tests.transports.test_buffered import run
 
 APP = """
@@ -76,12 +76,13 @@ def gunicorn(path: Path, server: FaultServer, *options: str, interval: float) ->
         assert "Traceback" not in output, output
 
 
+@pytest.mark.rule("Q-62")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "workers", [("--worker-class", "sync"), ("--threads", "4"), ("--worker-class", "gevent")]
 )
 @pytest.mark.parametrize("preload", [(), ("--preload",)])
-def test_q62_gunicorn_workers_send_from_their_thread(
+def test_gunicorn_workers_send_from_their_thread(
     tmp_path: Path, server: FaultServer, workers: tuple[str, ...], preload: tuple[str, ...]
 ) -> None:
     with gunicorn(tmp_path, server, "-w", "2", *workers, *preload, interval=0.2) as get:
@@ -97,8 +98,9 @@ def test_q62_gunicorn_workers_send_from_their_thread(
     }
 
 
+@pytest.mark.rule("Q-50", "Q-62")
 @pytest.mark.parametrize("preload", [(), ("--preload",)])
-def test_q50_q62_gunicorn_workers_send_what_is_left_when_they_are_ended(
+def test_gunicorn_workers_send_what_is_left_when_they_are_ended(
     tmp_path: Path, server: FaultServer, preload: tuple[str, ...]
 ) -> None:
     with gunicorn(tmp_path, server, "-w", "2", *preload, interval=3600) as get:
@@ -119,9 +121,10 @@ client = leanbase.Leanbase("k", sys.argv[1], sync_mode=False, flush_interval={in
 """
 
 
+@pytest.mark.rule("Q-62")
 @pytest.mark.slow
 @pytest.mark.parametrize("patched", ["first", "late"])
-def test_q62_patched_by_gevent_it_sends_from_a_greenlet(server: FaultServer, patched: str) -> None:
+def test_patched_by_gevent_it_sends_from_a_greenlet(server: FaultServer, patched: str) -> None:
     first, late = (PATCH, "") if patched == "first" else ("import leanbase\n", PATCH)
     program = (
         first
@@ -134,7 +137,8 @@ def test_q62_patched_by_gevent_it_sends_from_a_greenlet(server: FaultServer, pat
     assert len(server.events) == 1
 
 
-def test_q62_patched_by_gevent_flush_shutdown_and_exit_work(server: FaultServer) -> None:
+@pytest.mark.rule("Q-62")
+def test_patched_by_gevent_flush_shutdown_and_exit_work(server: FaultServer) -> None:
     program = (
         PATCH
         + PROGRAM.format(interval=3600)

@@ -23,7 +23,7 @@ from leanbase.transports import (
 from leanbase.transports.deadline import Deadline
 from leanbase.transports.receipt import Receipt
 from tests.conftest import balanced
-from tests.fault_server import FaultServer
+from tests.support.fault_server import FaultServer
 from tests.transports.doubles import Failing, Raising, away
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "transports.md"

@@ -29,7 +29,7 @@ from leanbase.transports import HttpTransport
 from leanbase.transports.deadline import Deadline
 from leanbase.transports.http import parse_retry_after
 from tests.conftest import balanced
-from tests.fault_server import Behaviour, FaultServer, Request, black_hole
+from tests.support.fault_server import Behaviour, FaultServer, Request, black_hole
 
 Make = Callable[..., Leanbase]
 UUID = "0198c0de-0000-7000-8000-000000000abc"
@@ -44,7 +44,8 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- 1.1: the request -------------------------------------------------------------------------------
 
 
-def test_w2_w3_w4_w6_the_request(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("W-2", "W-3", "W-4", "W-6")
+def test_the_request(server: FaultServer, make: Make) -> None:
     make(server).capture("e", distinct_id="u", properties={"a": 1})
     (request,) = server.requests
     assert request.line == "POST /batch/ HTTP/1.1"
@@ -60,22 +61,25 @@ def test_w2_w3_w4_w6_the_request(server: FaultServer, make: Make) -> None:
     parse(request.text.encode())
 
 
-def test_w1_a_path_prefix_is_kept(server: FaultServer) -> None:
+@pytest.mark.rule("W-1")
+def test_a_path_prefix_is_kept(server: FaultServer) -> None:
     Leanbase("k", f" {server.url}/ingest/ ").capture("e", distinct_id="u")
     assert server.requests[0].line.startswith("POST /ingest/batch/ ")
 
 
+@pytest.mark.rule("W-5")
 @pytest.mark.parametrize(
     ("option", "size", "compressed"),
     [(None, 10, False), (None, 2000, True), (True, 10, True), (False, 2000, False)],
 )
-def test_w5_compression(option: Any, size: int, compressed: bool, server: FaultServer, make: Make) -> None:
+def test_compression(option: Any, size: int, compressed: bool, server: FaultServer, make: Make) -> None:
     make(server, gzip=option).capture("e", distinct_id="u", properties={"p": "x" * size})
     assert (server.requests[0].headers.get("content-encoding") == "gzip") == compressed
     assert server.events[0]["properties"]["p"] == "x" * size
 
 
-def test_w5_a_failing_compression_sends_the_body_as_it_is(
+@pytest.mark.rule("W-5")
+def test_a_failing_compression_sends_the_body_as_it_is(
     server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*args: Any) -> None:
@@ -126,15 +130,17 @@ def test_an_event_is_encoded_once_however_often_it_is_sent(
 # --- 1.2: outcomes ----------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("W-10")
 @pytest.mark.parametrize("body", [b'{"status":1}', b'{"status":"Ok"}', b"", b"not json", b'{"half'])
-def test_w10_any_2xx_is_success(body: bytes, server: FaultServer, make: Make) -> None:
+def test_any_2xx_is_success(body: bytes, server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=202, body=body))
     client = make(server)
     client.capture("e", distinct_id="u")
     assert client.stats()["delivered"] == 1
 
 
-def test_w10_a_truncated_body_of_a_success_is_success(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("W-10")
+def test_a_truncated_body_of_a_success_is_success(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(headers={"Content-Length": "500"}, close_after=True))
     client = make(server)
     client.capture("e", distinct_id="u")
@@ -143,7 +149,8 @@ def test_w10_a_truncated_body_of_a_success_is_success(server: FaultServer, make:
     assert len(server.requests) == 2
 
 
-def test_w11_quota_is_success_with_one_warning_a_minute(
+@pytest.mark.rule("W-11")
+def test_quota_is_success_with_one_warning_a_minute(
     server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.always(Behaviour(body=b'{"status":"Ok","quota_limited":["events"]}'))
@@ -155,8 +162,9 @@ def test_w11_quota_is_success_with_one_warning_a_minute(
     assert "quota" in caplog.text
 
 
+@pytest.mark.rule("W-12")
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 599])
-def test_w12_retryable_statuses_are_retried(status: int, server: FaultServer, make: Make) -> None:
+def test_retryable_statuses_are_retried(status: int, server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=status))
     client = make(server)
     client.capture("e", distinct_id="u")
@@ -164,8 +172,9 @@ def test_w12_retryable_statuses_are_retried(status: int, server: FaultServer, ma
     assert client.stats()["delivered"] == 1
 
 
+@pytest.mark.rule("W-13")
 @pytest.mark.parametrize("instead", ["close", "reset", "half"])
-def test_w13_broken_connections_are_retried(instead: str, server: FaultServer, make: Make) -> None:
+def test_broken_connections_are_retried(instead: str, server: FaultServer, make: Make) -> None:
     server.script(Behaviour(instead=instead))
     client = make(server)
     client.capture("e", distinct_id="u")
@@ -173,7 +182,8 @@ def test_w13_broken_connections_are_retried(instead: str, server: FaultServer, m
     assert client.stats()["delivered"] == 1
 
 
-def test_q14_every_attempt_sends_the_same_events_with_a_new_sent_at(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("Q-14")
+def test_every_attempt_sends_the_same_events_with_a_new_sent_at(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=500), Behaviour(status=500))
     client = make(server)
     with client.delivery_scope():
@@ -184,8 +194,9 @@ def test_q14_every_attempt_sends_the_same_events_with_a_new_sent_at(server: Faul
     assert len({request.envelope["sent_at"] for request in server.requests}) == 3
 
 
+@pytest.mark.rule("W-14")
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 415, 422])
-def test_w14_other_4xx_are_terminal(
+def test_other_4xx_are_terminal(
     status: int, server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[Any] = []
@@ -204,7 +215,8 @@ def test_w14_other_4xx_are_terminal(
         assert "API key was rejected" in caplog.text
 
 
-def test_q23_a_poisoned_batch_does_not_hold_up_the_next(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("Q-23")
+def test_a_poisoned_batch_does_not_hold_up_the_next(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=400))
     client = make(server, flush_at=2)
     with client.delivery_scope():
@@ -215,7 +227,8 @@ def test_q23_a_poisoned_batch_does_not_hold_up_the_next(server: FaultServer, mak
     assert client.stats()["delivered"] == 3
 
 
-def test_w15_413_splits_in_halves_and_remembers(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("W-15")
+def test__413_splits_in_halves_and_remembers(server: FaultServer, make: Make) -> None:
     """A server that takes three events at most gets every event once, in order, and fewer next time."""
 
     client = make(server)
@@ -236,9 +249,8 @@ def test_w15_413_splits_in_halves_and_remembers(server: FaultServer, make: Make)
     assert client.stats()["delivered"] == 16
 
 
-def test_w15_a_half_that_is_refused_for_good_does_not_hold_up_the_other(
-    server: FaultServer, make: Make
-) -> None:
+@pytest.mark.rule("W-15")
+def test_a_half_that_is_refused_for_good_does_not_hold_up_the_other(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=413), Behaviour(status=400), Behaviour())
     client = make(server)
     with client.delivery_scope():
@@ -250,7 +262,8 @@ def test_w15_a_half_that_is_refused_for_good_does_not_hold_up_the_other(
     assert client.stats()["retained"] == 0
 
 
-def test_w15_413_for_one_event_is_terminal(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("W-15")
+def test__413_for_one_event_is_terminal(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=413))
     client = make(server)
     client.capture("e", distinct_id="u")
@@ -258,7 +271,8 @@ def test_w15_413_for_one_event_is_terminal(server: FaultServer, make: Make) -> N
     assert client.stats()["dropped"] == {"rejected": 1}
 
 
-def test_w16_a_redirect_to_the_same_host_is_followed_once(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("W-16")
+def test_a_redirect_to_the_same_host_is_followed_once(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=308, headers={"Location": "/v2/batch/"}))
     client = make(server)
     client.capture("e", distinct_id="u")
@@ -268,12 +282,13 @@ def test_w16_a_redirect_to_the_same_host_is_followed_once(server: FaultServer, m
     assert client.stats()["delivered"] == 1
 
 
+@pytest.mark.rule("W-16")
 @pytest.mark.parametrize(
     ("status", "location"),
     [(301, "/other/"), (302, "/other/"), (303, "/other/"), (307, "http://evil.example/batch/"), (308, ""),
      (307, "//evil.example/"), (308, "ftp://127.0.0.1/")],
 )  # fmt: skip
-def test_w16_any_other_redirect_is_terminal(
+def test_any_other_redirect_is_terminal(
     status: int, location: str, server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.always(Behaviour(status=status, headers={"Location": location}))
@@ -284,7 +299,8 @@ def test_w16_any_other_redirect_is_terminal(
     assert ("evil.example" in caplog.text) == ("evil.example" in location)
 
 
-def test_w16_no_second_hop(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("W-16")
+def test_no_second_hop(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=307, headers={"Location": "/again/"}))
     client = make(server)
     client.capture("e", distinct_id="u")
@@ -295,7 +311,8 @@ def test_w16_no_second_hop(server: FaultServer, make: Make) -> None:
 # --- W-18, Q-10 - Q-15: retries and waits -----------------------------------------------------------
 
 
-def test_w18_retry_after_spellings() -> None:
+@pytest.mark.rule("W-18")
+def test_retry_after_spellings() -> None:
     in_a_minute = email.utils.formatdate(time.time() + 60, usegmt=True)
     assert 55 < (parse_retry_after(in_a_minute) or 0) <= 60
     assert parse_retry_after(email.utils.formatdate(0, usegmt=True)) == 0
@@ -305,7 +322,8 @@ def test_w18_retry_after_spellings() -> None:
         assert parse_retry_after(unusable) is None
 
 
-def test_q10_at_most_max_retries(server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("Q-10")
+def test_at_most_max_retries(server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture) -> None:
     server.always(Behaviour(status=500))
     heard: list[Any] = []
     client = make(server, max_retries=2, on_error=lambda error, events: heard.append(error))
@@ -317,7 +335,8 @@ def test_q10_at_most_max_retries(server: FaultServer, make: Make, caplog: pytest
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_q11_waits_double_and_are_jittered_downwards(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.rule("Q-11")
+def test_waits_double_and_are_jittered_downwards(monkeypatch: pytest.MonkeyPatch) -> None:
     from leanbase.transports._http import sender as peer
 
     monkeypatch.setattr(peer, "FIRST_WAIT_SECONDS", 0.25)
@@ -328,14 +347,16 @@ def test_q11_waits_double_and_are_jittered_downwards(monkeypatch: pytest.MonkeyP
     assert peer._wait_before_retry(0, 600.0) == 30.0
 
 
-def test_q12_retry_after_is_a_floor(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("Q-12")
+def test_retry_after_is_a_floor(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=429, headers={"Retry-After": "0.6"}))
     make(server).capture("e", distinct_id="u")
     first, second = server.requests
     assert second.at - first.at >= 0.6
 
 
-def test_q13_a_wait_that_does_not_fit_ends_the_cycle_now(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("Q-13")
+def test_a_wait_that_does_not_fit_ends_the_cycle_now(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=503, headers={"Retry-After": "20"}))
     started = time.monotonic()
     client = make(server, send_deadline=5.0)
@@ -345,7 +366,8 @@ def test_q13_a_wait_that_does_not_fit_ends_the_cycle_now(server: FaultServer, ma
     assert client.stats()["retained"] == 1
 
 
-def test_q15_close_ends_a_wait(server: FaultServer) -> None:
+@pytest.mark.rule("Q-15")
+def test_close_ends_a_wait(server: FaultServer) -> None:
     server.always(Behaviour(status=503, headers={"Retry-After": "8"}))
     transport = HttpTransport("k", server.url)
     client = Leanbase("k", transport=transport)
@@ -362,7 +384,8 @@ def test_q15_close_ends_a_wait(server: FaultServer) -> None:
 # --- retained ---------------------------------------------------------------------------------------
 
 
-def test_q20_q21_what_was_retained_goes_out_first_and_in_order(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("Q-20", "Q-21")
+def test_what_was_retained_goes_out_first_and_in_order(server: FaultServer, make: Make) -> None:
     client = make(server, max_retries=0)
     server.script(Behaviour(status=500), Behaviour(status=500))
     for number in range(3):
@@ -373,7 +396,8 @@ def test_q20_q21_what_was_retained_goes_out_first_and_in_order(server: FaultServ
     }  # fmt: skip
 
 
-def test_q32_flush_stops_at_the_first_batch_that_stays(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("Q-32")
+def test_flush_stops_at_the_first_batch_that_stays(server: FaultServer, make: Make) -> None:
     client = make(server, max_retries=0, flush_at=2)
     server.script(Behaviour(), Behaviour(status=500), Behaviour(status=500))
     with client.delivery_scope():
@@ -388,7 +412,8 @@ def test_q32_flush_stops_at_the_first_batch_that_stays(server: FaultServer, make
     assert balanced(client)
 
 
-def test_q22_retained_events_are_bounded_and_the_oldest_go(
+@pytest.mark.rule("Q-22")
+def test_retained_events_are_bounded_and_the_oldest_go(
     server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[Any] = []
@@ -409,7 +434,8 @@ def test_q22_retained_events_are_bounded_and_the_oldest_go(
     assert [event["distinct_id"] for event in server.requests[-1].events] == ["2", "3", "4"]
 
 
-def test_q43_what_cannot_be_delivered_at_shutdown_is_reported(
+@pytest.mark.rule("Q-43")
+def test_what_cannot_be_delivered_at_shutdown_is_reported(
     server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[Any] = []
@@ -424,7 +450,8 @@ def test_q43_what_cannot_be_delivered_at_shutdown_is_reported(
     assert heard[-1][1] == 1
 
 
-def test_q24_on_error_may_do_anything(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("Q-24")
+def test_on_error_may_do_anything(server: FaultServer, make: Make) -> None:
     """Raise, capture, flush, shut down: nothing deadlocks or recurses, the books still balance."""
     server.always(Behaviour(status=400))
     calls: list[Any] = []
@@ -585,7 +612,8 @@ def test_a_name_that_is_not_resolved_in_time_ends_with_the_deadline(monkeypatch:
     assert client.stats()["retained"] == 1
 
 
-def test_w13_a_name_that_does_not_exist_is_retained(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("W-13")
+def test_a_name_that_does_not_exist_is_retained(caplog: pytest.LogCaptureFixture) -> None:
     client = Leanbase("k", "http://no-such-host.invalid", max_retries=0)
     client.capture("e", distinct_id="u")
     assert client.stats()["retained"] == 1
@@ -657,7 +685,8 @@ def test_a_refusal_by_the_server_closes_the_breaker(server: FaultServer, make: M
 # --- W-21, W-22: batches ----------------------------------------------------------------------------
 
 
-def test_w21_w22_batches_are_cut_by_count_and_bytes(server: FaultServer) -> None:
+@pytest.mark.rule("W-21", "W-22")
+def test_batches_are_cut_by_count_and_bytes(server: FaultServer) -> None:
     client = Leanbase("k", server.url, gzip=False)
     server.script(*[Behaviour(status=401)])  # the first answer is a refusal, so that nothing is kept
     transport = client._current().outbox._transport
@@ -848,17 +877,19 @@ def test_plain_http_through_the_systems_proxy(server: FaultServer, monkeypatch: 
     assert client.stats()["delivered"] == 1
 
 
-def test_w13_all_proxy_is_for_any_scheme(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.rule("W-13")
+def test_all_proxy_is_for_any_scheme(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", server.url)
     client = Leanbase("k", "http://leanbase.test", max_retries=0)
     client.capture("e", distinct_id="u")
     assert server.requests[0].line == "POST http://leanbase.test/batch/ HTTP/1.1"
 
 
+@pytest.mark.rule("W-13")
 @pytest.mark.parametrize(
     "around", ["127.0.0.0/8", "10.0.0.0/8, 127.0.0.1/32", "::1/128,127.0.0.1", "nonsense/9,127.1.0.0/8"]
 )
-def test_w13_no_proxy_may_name_networks(
+def test_no_proxy_may_name_networks(
     around: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch, make: Make
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -868,7 +899,8 @@ def test_w13_no_proxy_may_name_networks(
     assert client.stats()["delivered"] == 1
 
 
-def test_w13_a_network_of_no_proxy_is_for_hosts_in_it_alone(
+@pytest.mark.rule("W-13")
+def test_a_network_of_no_proxy_is_for_hosts_in_it_alone(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", server.url)
@@ -878,16 +910,17 @@ def test_w13_a_network_of_no_proxy_is_for_hosts_in_it_alone(
     assert len(server.requests) == 2
 
 
+@pytest.mark.rule("W-13")
 @pytest.mark.parametrize(
     ("proxy", "said"),
     [
         ("socks5://me:secret@127.0.0.1:1", "the proxy socks5://127.0.0.1:1 cannot be used"),
         ("http://", "the proxy http:// cannot be used"),
-        ("http://me:secret@127.0.0.1:port", "the proxy that the environment names is no URL"),
-        ("http://[::1", "the proxy that the environment names is no URL"),
+        ("http://me:secret@127.0.0.1:port", "the proxy in the environment is not a valid URL"),
+        ("http://[::1", "the proxy in the environment is not a valid URL"),
     ],
 )
-def test_w13_a_proxy_that_cannot_be_used_is_named_in_words_and_not_tried_again(
+def test_a_proxy_that_cannot_be_used_is_named_in_words_and_not_tried_again(
     proxy: str,
     said: str,
     server: FaultServer,
@@ -907,16 +940,18 @@ def test_w13_a_proxy_that_cannot_be_used_is_named_in_words_and_not_tried_again(
     assert client.flush().delivered == 1
 
 
-def test_w13_what_a_proxy_refuses_is_kept(
+@pytest.mark.rule("W-13")
+def test_what_a_proxy_refuses_is_kept(
     server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.script(Behaviour(status=407))
     client = make(server, max_retries=0)
     client.capture("e", distinct_id="u")
-    assert "a proxy answered 407" in caplog.text
+    assert "a proxy responded with 407" in caplog.text
     assert client.flush().delivered == 1
 
 
+@pytest.mark.rule("V-6")
 @pytest.mark.parametrize(
     ("body", "shown"),
     [
@@ -928,21 +963,22 @@ def test_w13_what_a_proxy_refuses_is_kept(
         (b"[" * 60_000, "[["),
     ],
 )
-def test_v6_what_a_server_says_of_a_refusal_is_redacted_and_cut(
+def test_what_a_server_says_of_a_refusal_is_redacted_and_cut(
     body: bytes, shown: str, server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.script(Behaviour(status=400, body=body))
     client = make(server)
     with caplog.at_level(logging.DEBUG, "leanbase"):
         client.capture("e", distinct_id="u")
-    [said] = [each for each in caplog.messages if each.startswith("the server answered 400")]
+    [said] = [each for each in caplog.messages if each.startswith("the server responded with 400")]
     assert shown in said
     assert "hunter2" not in said
     assert len(said) < 250
     assert client.stats()["dropped"] == {"rejected": 1}
 
 
-def test_w13_an_untrusted_certificate_is_not_tried_again_within_a_send(
+@pytest.mark.rule("W-13")
+def test_an_untrusted_certificate_is_not_tried_again_within_a_send(
     tls_server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = make(tls_server, max_retries=3)
@@ -973,7 +1009,8 @@ def test_warm_up_of_a_dead_endpoint_is_short_and_silent(caplog: pytest.LogCaptur
     assert caplog.records == []
 
 
-def test_g4_many_threads_deliver_everything_once(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("G-4")
+def test_many_threads_deliver_everything_once(server: FaultServer, make: Make) -> None:
     client = make(server)
 
     def work(name: int) -> None:

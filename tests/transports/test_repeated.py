@@ -12,7 +12,7 @@ import trustme
 
 from leanbase import Leanbase
 from leanbase.transports._repeated import MAX_KINDS, RepeatedLog
-from tests.fault_server import Behaviour, FaultServer
+from tests.support.fault_server import Behaviour, FaultServer
 
 Make = Callable[..., Leanbase]
 
@@ -33,7 +33,8 @@ def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list
     return [each.getMessage() for each in caplog.records if each.levelno >= level]
 
 
-def test_w14_the_same_refusal_is_said_once_then_counted(
+@pytest.mark.rule("W-14")
+def test_the_same_refusal_is_said_once_then_counted(
     make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture, minute: Callable[[], None]
 ) -> None:
     server.always(Behaviour(status=401))
@@ -41,24 +42,27 @@ def test_w14_the_same_refusal_is_said_once_then_counted(
     for number in range(30):
         client.capture("e", distinct_id=number)
     url = f"{server.url}/batch/"
-    assert said(caplog) == [f"1 event(s) dropped: {url}: the server answered 401: the API key was rejected"]
+    assert said(caplog) == [
+        f"1 event(s) dropped: {url}: the server responded with 401: the API key was rejected"
+    ]
     minute()
     client.capture("e", distinct_id="u")
     assert said(caplog)[1:] == [
-        f"30 event(s) dropped: {url}: the server answered 401: the API key was rejected"
+        f"30 event(s) dropped: {url}: the server responded with 401: the API key was rejected"
     ]
     assert client.stats()["dropped"] == {"rejected": 31}
     assert len(server.requests) == 31, "each was sent once"
 
 
-def test_w14_another_refusal_is_said_at_once(
+@pytest.mark.rule("W-14")
+def test_another_refusal_is_said_at_once(
     make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.script(*[Behaviour(status=status) for status in (401, 400, 401, 400, 403)])
     client = make(server)
     for number in range(5):
         client.capture("e", distinct_id=number)
-    assert [text.split("answered ")[1][:3] for text in said(caplog)] == ["401", "400", "403"]
+    assert [text.split("responded with ")[1][:3] for text in said(caplog)] == ["401", "400", "403"]
 
 
 def test_each_failure_that_may_mend_is_said(
@@ -116,7 +120,8 @@ def test_a_queue_that_refuses_is_said_once(
     assert client.stats()["retained"] == 10
 
 
-def test_q42_a_client_that_was_shut_down_says_so_once_a_minute(
+@pytest.mark.rule("Q-42")
+def test_a_client_that_was_shut_down_says_so_once_a_minute(
     client: Leanbase, caplog: pytest.LogCaptureFixture, minute: Callable[[], None]
 ) -> None:
     client.shutdown()

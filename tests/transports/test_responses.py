@@ -81,8 +81,9 @@ def client(server: RawServer, **options: Any) -> Leanbase:
     return Leanbase("phc_test", server.url, **{"max_retries": 0, "send_deadline": 3, **options})
 
 
+@pytest.mark.rule("W-13")
 @pytest.mark.parametrize("interim", [b"102 Processing", b"103 Early Hints\r\nLink: </a>", b"199 Odd"])
-def test_w13_interim_responses_are_passed_over(raw: Start, interim: bytes) -> None:
+def test_interim_responses_are_passed_over(raw: Start, interim: bytes) -> None:
     """And the response to one request is never taken for that to the next."""
 
     def answer(connection: socket.socket, number: int) -> None:
@@ -109,6 +110,7 @@ def test_interim_responses_without_end_are_a_failure(raw: Start) -> None:
     assert ours.stats()["retained"] == 1
 
 
+@pytest.mark.rule("W-13")
 @pytest.mark.parametrize(
     "begun",
     [
@@ -119,7 +121,7 @@ def test_interim_responses_without_end_are_a_failure(raw: Start) -> None:
         b"HTTP/1.1 401 Unauthorized\r\n",
     ],
 )
-def test_w13_a_response_that_ends_within_its_headers_is_no_response(raw: Start, begun: bytes) -> None:
+def test_a_response_that_ends_within_its_headers_is_no_response(raw: Start, begun: bytes) -> None:
     def answer(connection: socket.socket, number: int) -> None:
         connection.sendall(begun if number == 1 else OK)
         if number == 1:
@@ -132,7 +134,8 @@ def test_w13_a_response_that_ends_within_its_headers_is_no_response(raw: Start, 
     assert ours.stats()["delivered"] == 1
 
 
-def test_w13_a_connection_that_is_reset_at_once_is_retried_and_told_as_what_it_is() -> None:
+@pytest.mark.rule("W-13")
+def test_a_connection_that_is_reset_at_once_is_retried_and_told_as_what_it_is() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     connections: list[int] = []
 
@@ -163,6 +166,7 @@ def test_w13_a_connection_that_is_reset_at_once_is_retried_and_told_as_what_it_i
     assert len(connections) == 6  # twice each
 
 
+@pytest.mark.rule("W-16")
 @pytest.mark.parametrize(
     "location",
     [
@@ -176,7 +180,7 @@ def test_w13_a_connection_that_is_reset_at_once_is_retried_and_told_as_what_it_i
         "ftp://127.0.0.1:{port}/batch/",
     ],
 )
-def test_w16_a_redirect_never_leads_to_another_host(raw: Start, location: str) -> None:
+def test_a_redirect_never_leads_to_another_host(raw: Start, location: str) -> None:
     """However the host that it names is spelt: only the path of a `Location` is ever used."""
     elsewhere = raw(lambda connection, number: connection.sendall(OK))
 
@@ -193,8 +197,9 @@ def test_w16_a_redirect_never_leads_to_another_host(raw: Start, location: str) -
     assert ours.stats()["dropped"] == {"rejected": 1}
 
 
+@pytest.mark.rule("W-16")
 @pytest.mark.parametrize("location", ["/other/?a=b", "http://127.0.0.1:{port}/other/?a=b"])
-def test_w16_a_redirect_on_the_same_host_is_followed_once(raw: Start, location: str) -> None:
+def test_a_redirect_on_the_same_host_is_followed_once(raw: Start, location: str) -> None:
     def answer(connection: socket.socket, number: int) -> None:
         named = location.format(port=server.port)
         away = f"HTTP/1.1 308 Away\r\nLocation: {named}\r\nContent-Length: 0\r\n\r\n".encode()
@@ -209,12 +214,14 @@ def test_w16_a_redirect_on_the_same_host_is_followed_once(raw: Start, location: 
     assert first.partition(b"\r\n")[2] == second.partition(b"\r\n")[2]
 
 
+@pytest.mark.rule("Q-12")
 @pytest.mark.parametrize("value", ["86400", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_q12_a_retry_after_is_respected_for_five_minutes_at_most(value: str) -> None:
+def test_a_retry_after_is_respected_for_five_minutes_at_most(value: str) -> None:
     assert parse_retry_after(value) == 300
 
 
-def test_q12_a_retry_after_in_the_year_9999_does_not_kill_the_thread_of_a_buffer(raw: Start) -> None:
+@pytest.mark.rule("Q-12")
+def test_a_retry_after_in_the_year_9999_does_not_kill_the_thread_of_a_buffer(raw: Start) -> None:
     busy = b"HTTP/1.1 429 Busy\r\nRetry-After: Fri, 31 Dec 9999 23:59:59 GMT\r\nContent-Length: 0\r\n\r\n"
     server = raw(lambda connection, number: connection.sendall(busy if number == 1 else OK))
     ours = client(server, sync_mode=False, flush_interval=0.05)

@@ -22,7 +22,7 @@ from leanbase.errors import ConfigError
 from leanbase.transports import HttpTransport, MemoryTransport, SpoolTransport
 from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
-from tests.fault_server import Behaviour, FaultServer
+from tests.support.fault_server import Behaviour, FaultServer
 from tests.transports.doubles import Failing, events
 
 
@@ -104,7 +104,7 @@ def test_as_a_fallback_it_takes_what_was_not_delivered_and_gives_it_back(
     for number in range(2):
         client.capture("while away", distinct_id=number)
     assert client.stats()["spooled"] == 2
-    assert f"1 event(s) wait in {directory} for the next send" in caplog.text
+    assert f"1 event(s) are stored in {directory} until the next send" in caplog.text
     server.always(Behaviour())
     refused = len(server.events)
     client.capture("back", distinct_id="u")
@@ -180,7 +180,7 @@ def test_lines_that_are_no_events_are_passed_over_and_the_file_set_aside(
     assert [event["distinct_id"] for event in replayed(directory)] == ["0", "1"]
     assert files(directory) == []
     assert len(files(directory, ".damaged")) == 1
-    assert "a damaged file in the spool is set aside" in caplog.text
+    assert "a damaged spool file was renamed" in caplog.text
 
 
 def test_a_file_with_a_strange_header_is_set_aside(directory: Path) -> None:
@@ -275,8 +275,9 @@ def test_processes_that_replay_at_once_never_send_the_same_file(directory: Path,
     assert list(directory.iterdir()) == []
 
 
+@pytest.mark.rule("Q-60")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_q60_a_forked_child_writes_a_file_of_its_own(directory: Path) -> None:
+def test_a_forked_child_writes_a_file_of_its_own(directory: Path) -> None:
     client = Leanbase(transport=SpoolTransport(directory))
     client.capture("parent", distinct_id="u")
     pid = os.fork()
@@ -446,7 +447,7 @@ def test_a_disk_that_fails_stands_in_nobodys_way(
         assert client.capture(name, distinct_id="u")
     assert [event["event"] for event in memory.events] == ["old", "one", "two"]
     assert client.stats()["delivered"] == 2
-    assert "is left alone: Read-only file system" in caplog.text
+    assert "Read-only file system" in caplog.text
 
 
 def test_a_directory_that_is_none_any_more_stands_in_nobodys_way(

@@ -24,7 +24,7 @@ from leanbase.transports import BaseTransport, MemoryTransport, SqsTransport
 from leanbase.transports.deadline import Deadline
 from leanbase.transports.receipt import Receipt
 from tests.conftest import balanced
-from tests.fault_server import Behaviour, FaultServer, Request
+from tests.support.fault_server import Behaviour, FaultServer, Request
 from tests.transports.doubles import events
 
 QUEUE = "/123456789012/events"
@@ -393,7 +393,7 @@ def test_throttled_on_and_on_events_are_retained_in_order_and_go_first(queue: Fa
     client.capture("first", distinct_id="u")
     client.capture("second", distinct_id="u")
     assert client.stats()["retained"] == 2
-    assert heard == [("messages were not taken: RequestThrottled", n) for n in (1, 2)]
+    assert heard == [("messages were not accepted: RequestThrottled", n) for n in (1, 2)]
     queue.always(Behaviour(respond=taking()))
     client.capture("third", distinct_id="u")
     assert client.stats() == {**client.stats(), "handed_off": 3, "retained": 0}

@@ -1,4 +1,4 @@
-"""The decorator for AWS Lambda handlers, and what it does while the function initialises."""
+"""The decorator for AWS Lambda handlers, and its work while the function initialises."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 WARM_UP_SECONDS = 1.0
-"""Most time that connecting may add to a cold start, when the endpoint does not answer."""
+"""Seconds that connecting may add to a cold start, if the endpoint does not respond."""
 
 INITIALISATION_SECONDS = 2.0
-"""Most time that all events captured during the initialisation may take; Lambda ends it after 10 s."""
+"""Seconds that all sends during the initialisation may take together. Lambda ends it after 10 s."""
 
 FLUSH_POLICIES = ("end", "each", "after_response")
 
@@ -71,33 +71,40 @@ def lambda_handler(
 ) -> Any:
     """Deliver the events of each invocation of a Lambda handler before its response is returned.
 
-    Works on functions, methods and objects such as `Mangum(app)`, above or below other decorators. An
-    `async` function stays one, for whatever awaits it; the Lambda runtime itself does not. The handler's
-    result and exceptions pass through unchanged.
+    Works on functions, methods and objects such as `Mangum(app)`, above or below other decorators. A
+    decorated `async` function remains `async`, but the Lambda runtime itself does not await it. The
+    handler's result and exceptions do not change.
 
-    Inside, events carry the tags `faas.*` and `cloud.*`, and for HTTP events (API Gateway, Function URL,
-    ALB) the request's tags and the caller's session and distinct id. Threads see that context, and are
-    collected, when they carry it: `asyncio.to_thread` does, `contextvars.copy_context().run` makes them.
+    Events captured inside carry the tags `faas.*` and `cloud.*`. For HTTP events (API Gateway, Function URL,
+    ALB) they also carry the request's tags and the caller's session id and distinct id. Events captured in
+    other threads belong to the invocation if the thread carries its context: use `asyncio.to_thread`, or
+    start the thread with `contextvars.copy_context().run`.
 
     Args:
-        handler: The handler, when used without parentheses.
-        flush: `"end"` sends all events of the invocation together, also when the handler raises;
-            `"each"` sends inside every capture, for functions that may be killed half-way;
-            `"after_response"` sends together when the caller has the response and before the sandbox
-            freezes, which an internal extension sees to. That time is billed, and counts against the timeout.
-            Where there is no Extensions API it is the same as `"end"`.
-        client: Who captures the handler's exceptions, and whose retained events are sent as well. Default:
-            the default client.
-        capture_exceptions: Whether an exception that leaves the handler is captured. Its event leaves
-            with the others of the invocation, and Lambda sees the same exception as without.
-        preconnect: Open a connection while the function initialises, at most 1 s. Only in the Lambda
-            runtime.
-        idempotent: Derive ids and times of events from the invocation's request id and the event's own time,
-            so that an asynchronous invocation that Lambda retries captures the same events once more, not
-            others. For the records of a batch see `record_context`.
+        handler: The handler, if the decorator is used without parentheses.
+        flush: `"end"` sends all events of the invocation together, also if the handler raises. `"each"`
+            sends inside every capture, for functions that may be killed half-way. `"after_response"` sends
+            together when the caller has the response and before the sandbox freezes, with an internal
+            extension. That time is billed, and counts against the timeout. Without an Extensions API it
+            is the same as `"end"`.
+        client: The client that captures the handler's exceptions, and whose retained events are sent as
+            well. Default: the default client.
+        capture_exceptions: Whether an exception that leaves the handler is captured. Its event leaves with
+            the other events of the invocation. Lambda receives the exception unchanged.
+        preconnect: Whether to open a connection while the function initialises, for at most 1 s. Only in
+            the Lambda runtime.
+        idempotent: Whether to derive the ids and timestamps of events from the invocation's request id and
+            the Lambda event's own time. An asynchronous invocation that Lambda retries then captures the
+            same events again, which the server counts once. For the records of a batch see
+            `record_context`.
 
-    Sending blocks until the events have an outcome, at most `send_deadline` seconds and never into
-    the function's timeout: 0.5 s of it, or a tenth if that is less, are left to the handler's answer.
+    Raises:
+        ValueError: `flush` is not one of these values.
+        TypeError: The decorated object is not callable or is a generator function, or `client` is not a
+            client.
+
+    Sending blocks until the events have an outcome, at most `send_deadline` seconds. It always leaves 0.5 s
+    of the function's remaining time, or a tenth of it if that is less, for the handler's response.
 
     Example:
         >>> import leanbase
@@ -125,7 +132,9 @@ def lambda_handler(
         wrapped: Any
         if is_async(handler):
             if "AWS_LAMBDA_RUNTIME_API" in os.environ:
-                logger.warning("Lambda does not await an async handler: call asyncio.run() in a plain one")
+                logger.warning(
+                    "Lambda does not await async handlers: decorate a plain function that calls asyncio.run()"
+                )
 
             async def wrapped(*args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
@@ -142,7 +151,7 @@ def lambda_handler(
         # For a callable object, copy its name and docstring but not its instance attributes.
         is_function = hasattr(handler, "__code__")
         update_wrapper(wrapped, handler, WRAPPER_ASSIGNMENTS, ("__dict__",) if is_function else ())
-        wrapped.__leanbase_flush__ = flush  # decorators around this one pass it on
+        wrapped.__leanbase_flush__ = flush  # outer decorators that use `functools.wraps` copy it
         return wrapped
 
     if flush not in FLUSH_POLICIES:
@@ -153,14 +162,17 @@ def lambda_handler(
 
 
 def flush_policy_of(handler: Any) -> str | None:
-    """What a decorated handler was decorated with; `None` for others."""
+    """Return the `flush` argument of a decorated handler, or `None` for any other handler."""
     return getattr(handler, "__leanbase_flush__", None)
 
 
 def _initialise(client: Leanbase, preconnect: bool, after_response: bool) -> LambdaExtension | None:
-    """Use the initialisation phase, which has a full CPU, for what the first send would wait for."""
+    """Prepare the first send during the initialisation phase, which has a full CPU.
+
+    Returns the extension if events leave after the response and there is one.
+    """
     if "AWS_LAMBDA_RUNTIME_API" in os.environ:
-        # A snapshot would keep the connection and not the peer.
+        # After a restore, a connection in the snapshot would have no peer.
         snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
         if snapshot:
             snapstart.register(client)
@@ -170,7 +182,7 @@ def _initialise(client: Leanbase, preconnect: bool, after_response: bool) -> Lam
 
 
 def _extension() -> LambdaExtension | None:
-    """The extension that this process is, made with the first handler that wants it."""
+    """Return the extension of this process, or `None`. The first handler that needs it registers it."""
     global _registered
     if _registered is None:
         try:
@@ -178,19 +190,19 @@ def _extension() -> LambdaExtension | None:
         except lambda_extension.ExtensionUnavailableError as error:
             _registered = False
             level = logging.WARNING if "AWS_LAMBDA_RUNTIME_API" in os.environ else logging.DEBUG
-            logger.log(level, 'flush="after_response" is the same as "end" here: %s', error)
+            logger.log(level, 'flush="after_response" is not available, "end" is used: %s', error)
     return _registered or None
 
 
 def _event_and_context(handler: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """What a handler is called with, however that is done; `None` for what is left out."""
+    """Return the event and the context of a call, by position or keyword; `None` for a missing one."""
     if kwargs:
         from inspect import signature
 
         try:
             args = tuple(signature(handler).bind(*args, **kwargs).arguments.values())
         except (TypeError, ValueError):
-            pass  # the call itself will say what is wrong
+            pass  # the call itself will raise the error
     if len(args) > 2 and _is_context(args[2]) and not _is_context(args[1]):
         args = args[1:]  # the handler is a method
     return args[0] if args else None, args[1] if len(args) > 1 else None

@@ -1,7 +1,6 @@
-"""What the events of Lambda say: who asks for what in which session, and when.
+"""Reads Lambda events: the caller's identity and session, the request, and when the event was created.
 
-Everything here reads. An event of an unknown form, or with something else where a text should be, says
-nothing.
+Nothing here changes an event. Unknown or malformed events, and values of an unexpected type, yield nothing.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ _TRACE_ROOT = re.compile(r"Root=1-([0-9a-f]{8})-")
 
 
 def raw(event: object) -> Mapping[str, Any]:
-    """The event as Lambda passes it; Powertools wraps it, and its batch records."""
+    """Return an event or a record as Lambda passes it, without the wrapper of Powertools."""
     event = getattr(event, "raw_event", event)
     return event if isinstance(event, Mapping) else {}
 
 
-# --- who asks for what --------------------------------------------------------------------------------
+# --- the caller and the request -----------------------------------------------------------------------
 
 
 def tag_request(event: object) -> None:
-    """Take identity and request tags from an HTTP event; other events have none."""
+    """Set the identity and the request tags of an HTTP event on the context. Other events have none."""
     event = raw(event)
     headers = Headers.of(event.get("headers"), event.get("multiValueHeaders"))
     if headers.distinct_id:
@@ -53,11 +52,14 @@ def tag_request(event: object) -> None:
 
 
 def source_ip(event: object, headers: Headers) -> str | None:
-    """The address of who asks: what the platform says, which nobody else can.
+    """Return the caller's IP address.
+
+    The address that the platform reports is preferred, because the caller cannot forge it.
 
     Args:
         event: An HTTP event.
-        headers: Its headers. Those that a client may have sent itself count only where there is no more.
+        headers: Its headers. `X-Forwarded-For` is used for an ALB (the last entry, which the ALB adds), and
+            if the platform reports no address.
     """
     context = _mapping(raw(event).get("requestContext"))
     if "elb" in context:
@@ -67,15 +69,15 @@ def source_ip(event: object, headers: Headers) -> str | None:
 
 
 def client_ip(headers: Headers, peer: str | None, event: object = None) -> str | None:
-    """The address of who asks a web application, which may run in Lambda.
+    """Return the IP address of the caller of a web application, which may run in Lambda.
 
     Args:
         headers: The headers of the request.
-        peer: The other end of the connection.
-        event: The Lambda event behind the request, where an adapter passes it on.
+        peer: The address of the other end of the connection. Used if nothing else is known.
+        event: The Lambda event behind the request, if an adapter passes it on.
     """
     if event is None and "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
-        context = headers.get("x-amzn-request-context")  # what Lambda Web Adapter makes of the event
+        context = headers.get("x-amzn-request-context")  # Lambda Web Adapter passes the request context here
         try:
             event = {"requestContext": json.loads(context)} if context else None
         except (ValueError, RecursionError):
@@ -84,18 +86,18 @@ def client_ip(headers: Headers, peer: str | None, event: object = None) -> str |
 
 
 def _request_line(event: Mapping[str, Any]) -> tuple[str | None, str | None, str | None, str] | None:
-    """Method, path, path in the URL, and query of an HTTP event; `None` for any other event."""
+    """Return method, path, path in the URL, and query of an HTTP event; `None` for any other event."""
     context = _mapping(event.get("requestContext"))
     http = context.get("http")
     if isinstance(http, Mapping):  # HTTP API with payload 2.0, Function URL
         raw_path = _text(event.get("rawPath"))
         path = _without_stage(raw_path, _text(context.get("stage")))
-        # A domain of one's own stands for the stage, which only the API's own has in its URLs.
+        # URLs contain the stage only on the API's default domain. A custom domain replaces it.
         url_path = raw_path if ".execute-api." in (_text(context.get("domainName")) or "") else path
         return _text(http.get("method")), path, url_path, _text(event.get("rawQueryString")) or ""
     if "httpMethod" in event:  # REST API, HTTP API with payload 1.0, ALB
         path = _text(event.get("path"))
-        # On its default domain a REST API's URL also has the stage, which only the context knows.
+        # URLs on the default domain of a REST API contain the stage. Only the context has that path.
         return _text(event.get("httpMethod")), path, _text(context.get("path")) or path, _query(event)
     return None
 
@@ -112,7 +114,7 @@ def _query(event: Mapping[str, Any]) -> str:
     parameters = event.get("multiValueQueryStringParameters") or event.get("queryStringParameters")
     if not isinstance(parameters, Mapping):
         return ""
-    # An ALB passes parameters on as they were in the URL, API Gateway decodes them.
+    # An ALB passes query parameters still encoded, API Gateway decodes them.
     encoded = "elb" in _mapping(event.get("requestContext"))
     pairs = [
         (str(name), str(value))
@@ -130,11 +132,11 @@ def _url(event: Mapping[str, Any], headers: Headers, path: str | None, query: st
     return url_with_query(f"{forwarded_scheme(headers) or 'https'}://{host}{path}", query)
 
 
-# --- when it came to be ------------------------------------------------------------------------------
+# --- timestamps, ids and keys ------------------------------------------------------------------------
 
 
 def event_timestamp(event: object) -> object:
-    """When the work that an event asks for came to be, the same at each attempt; `None` if nothing tells."""
+    """Return the event's creation time, which is the same at each retry, or `None` if it carries none."""
     event = raw(event)
     records = event.get("Records") or event.get("records")
     if isinstance(records, Mapping):  # Kafka's, by partition
@@ -147,13 +149,13 @@ def event_timestamp(event: object) -> object:
         return _from_epoch(milliseconds, 1000)
     if _text(event.get("time")) and "detail-type" in event:  # EventBridge
         return event["time"]
-    # The trace of an asynchronous invocation spans all its attempts, and its id begins with the time.
+    # The trace of an asynchronous invocation spans all its attempts, and its id begins with its start time.
     trace = _TRACE_ROOT.search(os.environ.get("_X_AMZN_TRACE_ID", ""))
     return _from_epoch(int(trace[1], 16), 1) if trace else None
 
 
 def record_timestamp(record: object) -> object:
-    """When a record of a batch came to be, the same whenever it is delivered."""
+    """Return a record's creation time, which is the same at each delivery, or `None` if it carries none."""
     record = raw(record)
     sent = _mapping(record.get("attributes")).get("SentTimestamp")
     if sent is not None:
@@ -170,7 +172,7 @@ def record_timestamp(record: object) -> object:
 
 
 def record_id(record: object) -> str | None:
-    """The message id or the sequence number of a record of a batch; `None` if it is of an unknown kind."""
+    """Return the id or sequence number of a record of a batch, or `None` if its kind is unknown."""
     record = raw(record)
     return (
         _text(record.get("messageId"))  # SQS
@@ -186,7 +188,7 @@ def record_id(record: object) -> str | None:
 
 
 def _object_version(record: Mapping[str, Any]) -> str | None:
-    """What names a change of an object in S3: bucket, key and the number of the change."""
+    """Return bucket, key and sequencer, which together identify a change of an S3 object."""
     s3 = _mapping(record.get("s3"))
     bucket, changed = _mapping(s3.get("bucket")), _mapping(s3.get("object"))
     parts = [_text(part) for part in (bucket.get("name"), changed.get("key"), changed.get("sequencer"))]
@@ -194,7 +196,7 @@ def _object_version(record: Mapping[str, Any]) -> str | None:
 
 
 def record_key(record: object) -> str:
-    """The same with where it comes from: the numbers of a shard, say, are its own."""
+    """Return a globally unique key of a record: sequence numbers are unique only within a shard."""
     source = raw(record).get("eventSourceARN") or raw(record).get("EventSubscriptionArn")
     return f"{source}/{raw(record).get('eventID')}/{record_id(record)}"
 

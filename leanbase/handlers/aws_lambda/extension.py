@@ -1,7 +1,8 @@
 """Work after the response: an internal extension, which is a thread in the runtime process.
 
-Lambda passes the response on when the runtime posts it, and freezes the sandbox when the runtime and every
-extension have asked for the next event. This extension asks when the work that an invocation left is done.
+Lambda returns the response when the runtime posts it. It freezes the sandbox when the runtime and every
+extension have requested their next event. This extension requests it when it has finished the work that an
+invocation left.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import time
 
 from ... import forking
+from ...messages import log_internal_error
 from . import runtime as lambda_runtime
 
 TYPE_CHECKING = False
@@ -33,23 +35,27 @@ API = "/2020-01-01/extension"
 REGISTER_SECONDS = 1.0
 FIRST_LOOK_SECONDS = 0.02
 LONGEST_LOOK_SECONDS = 0.16
-"""How often to look whether the runtime is through with an invocation that nobody tells us of."""
+"""The longest interval between checks whether the runtime has finished an invocation.
+
+Needed for handlers that are not decorated: they do not wake the extension.
+"""
 
 RESPONSE_LOOK_SECONDS = 0.001
 RESPONSE_SECONDS = 1.0
-"""Most time that work waits for the response to be posted."""
+"""Seconds that work waits for the response to be posted."""
 
 LONGEST_PAUSE_SECONDS = 1.0
 
 
 class ExtensionUnavailableError(Exception):
-    """The Extensions API is missing or has refused the registration; the text says which."""
+    """The Extensions API is missing or has refused the registration. The message says which."""
 
 
 class ExtensionsApi:
-    """The Extensions API over a socket of our own.
+    """A client of the Extensions API that has its own socket.
 
-    Tracers patch `http.client`, and would record every wait for an event as a request of the application.
+    It does not send through `http.client`: tracers patch that, and would record every wait for an event as a
+    request of the application.
 
     Args:
         address: Host and port.
@@ -62,13 +68,13 @@ class ExtensionsApi:
         self._method = ""
 
     def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> None:
-        """Send a request, on the connection that is open, or a new one.
+        """Send a request on the open connection, or on a new one.
 
         Raises:
-            OSError: It cannot be sent.
+            OSError: The request cannot be sent.
         """
         if self.sock is None:
-            import socket  # of no use to those who import leanbase elsewhere
+            import socket  # imported here: only Lambda needs it
 
             host, _, port = self._address.rpartition(":")
             self.sock = socket.create_connection((host, int(port)), timeout=self.timeout)
@@ -82,7 +88,7 @@ class ExtensionsApi:
 
         Raises:
             OSError: The connection was closed.
-            http.client.HTTPException: It is not HTTP.
+            http.client.HTTPException: The response is not valid HTTP.
         """
         from http.client import HTTPResponse
 
@@ -93,22 +99,22 @@ class ExtensionsApi:
         return response
 
     def is_readable(self) -> bool:
-        """Whether a response has begun to arrive."""
+        """Return True if a response has begun to arrive."""
         return self.sock is not None and bool(select.select([self.sock], [], [], 0)[0])
 
     def close(self) -> None:
-        """Close the connection. The next request opens another one."""
+        """Close the connection. The next request opens a new one."""
         sock, self.sock = self.sock, None
         if sock is not None:
             sock.close()
 
 
 class LambdaExtension:
-    """Does the work that invocations leave, after their responses.
+    """Runs the work that invocations leave, after their responses.
 
     Args:
-        connection: To the Extensions API.
-        identifier: What the API calls us.
+        connection: The connection to the Extensions API.
+        identifier: The id that the API has assigned to this extension.
     """
 
     def __init__(self, connection: ExtensionsApi, identifier: str) -> None:
@@ -122,45 +128,45 @@ class LambdaExtension:
     def _reset_after_fork(self) -> None:
         # Reentrant: a signal handler may end an invocation.
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)  # never in a `with`: its `__enter__` is Python code
+        self._changed = threading.Condition(self._lock)  # never `with` it: its `__enter__` is Python code
         self._working = threading.RLock()
         self._running = 0
         self._has_begun = False
         self._work: list[After] = []
-        self._is_alive = False  # in a forked child: the thread is its parent's
+        self._is_alive = False  # in a forked child: only its parent has the thread
 
     def start(self) -> None:
-        """Ask for the first event, without which the initialisation does not end."""
+        """Request the first event, without which the initialisation does not end, and start the thread."""
         self._ask()
         atexit.register(self._finish)
         threading.Thread(target=self._run, name="leanbase-extension", daemon=True).start()
 
     def begin(self) -> None:
-        """An invocation has begun, or another one inside it."""
+        """Note that an invocation, or one nested inside another, has begun."""
         with self._lock:
             self._running += 1
             self._has_begun = True
 
     def end(self, request_id: str | None, work: After) -> bool:
-        """An invocation is through but for this work; false when nobody will do it later.
+        """Finish an invocation except for `work`. Return False if the extension cannot run it later.
 
         Args:
-            request_id: The invocation's.
-            work: Called after the response is posted. It ends in time.
+            request_id: The invocation's request id. `None` means that the work cannot be deferred.
+            work: Called after the response is posted. It must respect the invocation's deadline.
         """
         with self._lock:
             self._running -= 1
-            # Who comes when the sandbox is already free to be frozen has to do it now.
+            # If the sandbox may already freeze, the caller must do the work itself.
             deferred = self._is_alive and request_id is not None and request_id != self._released
             if deferred:
                 self._work.append(work)
             elif not self._running:
-                self._has_begun = False  # it is through with everything, and no reason to release
+                self._has_begun = False  # it left no work, so the sandbox need not be released
             self._changed.notify_all()
         return deferred
 
     def _finish(self) -> None:
-        """Do what is left when the process ends, as it does when the response could not be posted."""
+        """Run the remaining work when the process ends, for example if the response could not be posted."""
         with self._lock:
             self._is_alive = False
         self._do_work()
@@ -175,9 +181,10 @@ class LambdaExtension:
                 pause = 0.0
                 self._is_alive = True
             except Exception as error:
-                # Lambda waits for us with every invocation until we ask, so this is tried for ever.
+                # At every invocation Lambda waits until this extension requests an event: retry for ever.
                 logger.error(
-                    "the extension failed: %s; events leave before the response", type(error).__name__
+                    "the Lambda extension failed: %s; events are sent before the response from now on",
+                    type(error).__name__,
                 )
                 with self._lock:
                     self._is_alive = False
@@ -194,20 +201,21 @@ class LambdaExtension:
         try:
             self._ask()
         except OSError as error:
-            logger.debug("the Extensions API does not answer: %s", type(error).__name__)
+            logger.debug("the Extensions API does not respond: %s", type(error).__name__)
 
     def _wait_for_end(self) -> None:
-        """Wait until all that began has ended, or an event has come and the runtime is through with it.
+        """Wait until every invocation has ended, or until an event has arrived and the runtime is idle again.
 
-        It is the handler's end that wakes us, not the event: its time is not ours to take.
+        The end of the handler wakes this thread, not the event: reading that earlier would take time from
+        the handler.
         """
         pause = FIRST_LOOK_SECONDS
         has_event = False
         with self._lock:
             while not self._changed.wait_for(lambda: self._has_begun and not self._running, pause):
                 if has_event and lambda_runtime.is_idle():
-                    return  # a handler that is not decorated; or one that a thread runs by itself
-                # Only the next look counts: the runtime may have the same event and not have begun yet.
+                    return  # the handler is not decorated, or a thread still runs it
+                # Decide at the next check only: the runtime may have the same event, but not have begun yet.
                 has_event = self._connection.is_readable()
                 pause = min(pause * 2, LONGEST_LOOK_SECONDS) if has_event else FIRST_LOOK_SECONDS
         until = time.monotonic() + RESPONSE_SECONDS
@@ -221,16 +229,16 @@ class LambdaExtension:
                 try:
                     work()
                 except Exception as error:
-                    logger.error("internal error %s; please report it", type(error).__name__)
+                    log_internal_error("the Lambda extension", error)
 
     def _release(self) -> None:
-        """Ask for the next event, and be sure that no work came in the meantime."""
+        """Read the pending event, run the work that arrived meanwhile, and request the next event."""
         response = self._connection.getresponse()
         event = _json_of(response)
         if response.will_close:
             self._connection.close()
         if response.status != 200:
-            raise ExtensionUnavailableError(f"the Extensions API answered {response.status}")
+            raise ExtensionUnavailableError(f"the Extensions API responded with {response.status}")
         with self._lock:
             self._released = event.get("requestId")
             self._has_begun = self._running > 0
@@ -244,7 +252,7 @@ def _json_of(response: HTTPResponse) -> dict[str, str]:
 
 
 def register() -> LambdaExtension:
-    """Make this process an extension of its sandbox. Only possible while the function initialises.
+    """Register this process as an extension of its sandbox. Only possible while the function initialises.
 
     Raises:
         ExtensionUnavailableError: The Extensions API is missing or has refused the registration.
@@ -255,7 +263,7 @@ def register() -> LambdaExtension:
     from http.client import HTTPException
 
     connection = ExtensionsApi(api)
-    # An internal extension may not ask for SHUTDOWN.
+    # An internal extension may not register for SHUTDOWN.
     body = json.dumps({"events": ["INVOKE"]}).encode()
     try:
         connection.request("POST", f"{API}/register", {"Lambda-Extension-Name": NAME}, body)
@@ -263,8 +271,10 @@ def register() -> LambdaExtension:
         answer = response.read(1000).decode(errors="replace")
         identifier = response.headers.get("Lambda-Extension-Identifier")
         if response.status != 200 or not identifier:
-            raise ExtensionUnavailableError(f"the Extensions API answered {response.status} {answer.strip()}")
-        connection.timeout = None  # also of those that may have to follow
+            raise ExtensionUnavailableError(
+                f"the Extensions API responded with {response.status} {answer.strip()}"
+            )
+        connection.timeout = None  # also for later connections: waiting for an event has no limit
         if connection.sock is not None:
             connection.sock.settimeout(None)
         extension = LambdaExtension(connection, identifier)
@@ -275,6 +285,6 @@ def register() -> LambdaExtension:
     except (OSError, ValueError, HTTPException, RuntimeError) as error:
         connection.close()
         raise ExtensionUnavailableError(
-            f"the Extensions API does not answer: {type(error).__name__}"
+            f"the Extensions API does not respond: {type(error).__name__}"
         ) from error
     return extension

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .extension import LambdaExtension
 
     class LambdaContext(Protocol):
-        """What the Lambda runtime passes beside the event; only what is read here."""
+        """The context object of the Lambda runtime: the attributes that are read here."""
 
         function_name: str
         function_version: str
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 RESERVE_SECONDS = 0.5
-"""Kept back from the function's remaining time, so that it answers rather than times out."""
+"""Seconds of the function's remaining time that are reserved, so that it responds before it times out."""
 
 RESERVE_SHARE = 0.1
-"""... but of a short timeout no more than this share."""
+"""The largest share of the remaining time that is reserved. It matters for short timeouts."""
 
 _cold = True
 
 
 class Invocation(Boundary):
-    """One call of a handler. Nothing in it raises."""
+    """One call of a handler. Its methods do not raise."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Invocation(Boundary):
         self._extension = extension
         self._is_cold = _is_cold(
             context
-        )  # before the context of the invocation that calls this one is hidden
+        )  # now, because this invocation's context will hide the tags of an outer one
         self._using_key = idempotency.using_key(self._work() if idempotent else idempotency.current())
 
     def begin(self) -> None:
@@ -72,7 +72,7 @@ class Invocation(Boundary):
             _tag_invocation(self._lambda_context, self._is_cold)
             tag_request(self._event)
         except Exception as error:
-            logger.warning("the invocation could not be described: %s", type(error).__name__)
+            logger.warning("the tags of the invocation could not be read: %s", type(error).__name__)
 
     def end(self) -> None:
         self._using_key.__exit__()
@@ -84,7 +84,7 @@ class Invocation(Boundary):
             super().close(error)
 
     def _defer(self, extension: LambdaExtension, goes_on: bool) -> bool:
-        """Leave the send to the extension; false when it will not do it."""
+        """Leave the send to the extension. Return False if it cannot run it later."""
         self.scope.deferred = True
         request_id = _str_attr(self._lambda_context, "aws_request_id") if goes_on else None
         self.scope.deferred = extension.end(request_id, self._close_later)
@@ -95,53 +95,53 @@ class Invocation(Boundary):
             self.client._close_scope(self.scope)
 
     def _work(self) -> idempotency.IdempotentWork | None:
-        """The idempotency key of this invocation. A nested handler shares its caller's."""
+        """Return the idempotency key of this invocation. A nested handler shares its caller's key."""
         request_id = _str_attr(self._lambda_context, "aws_request_id")
         outer = idempotency.current()
         if outer is not None:
             return outer
         if request_id is None:
             _warn_of_no_request_id()
-            return idempotency.IdempotentWork(uuid4(), None)  # the records in it have ids of their own
+            return idempotency.IdempotentWork(uuid4(), None)  # `record_context` still derives ids
         try:
             timestamp = event_timestamp(self._event)
         except Exception:
-            timestamp = None  # an event of a class of its own
+            timestamp = None  # the event is an object of an unknown class
         return idempotency.IdempotentWork(
             f"{_str_attr(self._lambda_context, 'function_name')}/{request_id}", timestamp
         )
 
 
 def time_limit(context: Any) -> Deadline | None:
-    """When an invocation must be through with sending; `None` if its context does not tell."""
+    """Return the deadline for the sends of an invocation, or `None` if its context has no remaining time."""
     try:
         remaining = context.get_remaining_time_in_millis() / 1000
         return Deadline.after(remaining - min(RESERVE_SECONDS, remaining * RESERVE_SHARE))
     except Exception:
-        return None  # called by a test, with some other context or none
+        return None  # a test calls the handler with another context, or with `None`
 
 
 @cache
 def _warn_of_no_request_id() -> None:
     logger.warning(
-        "idempotent=True needs a context with an aws_request_id: only events inside record_context() "
-        "get the same ids again"
+        "idempotent=True needs a Lambda context with an aws_request_id: without it, only events inside "
+        "record_context() keep their ids when they are retried"
     )
 
 
 def _is_cold(context: Any) -> bool:
-    """Whether this is the first invocation of the sandbox, or inside it."""
+    """Return True for the first invocation of the sandbox, and for those nested in it."""
     global _cold
     was_cold, _cold = _cold, False
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "provisioned-concurrency":
-        was_cold = False  # nobody waited for the initialisation
+        was_cold = False  # no caller waited for the initialisation
     outer = get_tags()
     inside = outer.get("faas.invocation_id") == _str_attr(context, "aws_request_id")
     return was_cold or (inside and outer.get("faas.coldstart") is True)
 
 
 def forget_invocations() -> None:
-    """Be a sandbox that no invocation has seen yet."""
+    """Treat the next invocation as the first one of the sandbox."""
     global _cold
     _cold = True
 
@@ -159,7 +159,7 @@ def _tag_invocation(context: Any, is_cold: bool) -> None:
 
 
 def _str_attr(context: Any, name: str) -> str | None:
-    """An attribute of whatever was passed as the context, if it is a text."""
+    """Return an attribute of the context, or `None` if it is not a string."""
     try:
         value = getattr(context, name, None)
     except Exception:

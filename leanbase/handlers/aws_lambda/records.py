@@ -20,21 +20,21 @@ logger = logging.getLogger("leanbase")
 
 
 class record_context:  # noqa: N801 - used like a function
-    """Work on one record of an SQS, Kinesis, DynamoDB Streams or SNS batch, in a context of its own.
+    """Open a context for one record of an SQS, Kinesis, DynamoDB Streams or SNS batch.
 
-    Tags and identity that are set inside end with the record; those of the invocation are inherited, and the
-    tag `messaging.message.id` is the record's message id or sequence number. An exception that leaves it is
-    captured and goes on, so that Powertools' `BatchProcessor` sees it.
+    The context inherits the tags and identity of the invocation. Those that are set inside end with the
+    record. The tag `messaging.message.id` is the record's message id or sequence number. An exception that
+    leaves the context is captured and propagates, so that Powertools' `BatchProcessor` sees it.
 
-    In a handler decorated with `lambda_handler(idempotent=True)` the events captured inside get ids that are
-    derived from the record's, and its time: a record that is delivered once more does not count twice.
+    In a handler decorated with `lambda_handler(idempotent=True)`, the ids and timestamps of events captured
+    inside are derived from the record. A record that is delivered again is then not counted twice.
 
     Args:
         record: The record, as Lambda passes it or as a data class of Powertools.
-        capture_exceptions: Whether an exception that leaves it is captured.
-        client: Who captures it. Default: the default client.
+        capture_exceptions: `False` captures no exceptions. By default they are captured.
+        client: The client that captures exceptions. Default: the default client.
 
-    Never raises; leaving it blocks only while an exception is captured, like `capture`.
+    Never raises. Leaving it blocks like `capture` if an exception is captured, and otherwise not at all.
 
     Example:
         >>> import leanbase
@@ -65,7 +65,7 @@ class record_context:  # noqa: N801 - used like a function
                 self._using_key = idempotency.using_key(work.part(key, record_timestamp(self._record)))
                 self._using_key.__enter__()
         except Exception as error:
-            logger.warning("the record could not be described: %s", type(error).__name__)
+            logger.warning("the tags of the record could not be read: %s", type(error).__name__)
 
     def __exit__(self, exc_type: Any, exc: BaseException | None, traceback: Any) -> None:
         try:
@@ -79,15 +79,15 @@ _has_warned = False
 
 
 def _warn_of(record: object) -> None:
-    """Say it once, and not for each record of each batch."""
+    """Warn once, and not for each record of each batch."""
     global _has_warned
     if _has_warned:
         return
     _has_warned = True
-    hint = "; it takes one of the Records" if "Records" in raw(record) else ""
+    hint = "; pass one entry of its Records" if "Records" in raw(record) else ""
     logger.warning(
-        "record_context() derives no ids from a %s: it is not a record of SQS, Kinesis, DynamoDB Streams "
-        "or SNS%s",
+        "record_context() cannot derive event ids from this %s: it is not a record of SQS, Kinesis, "
+        "DynamoDB Streams or SNS%s",
         type(record).__name__,
         hint,
     )

@@ -1,7 +1,7 @@
-"""What AWS's runtime client is doing just now, as the stack of its thread shows.
+"""Reports what AWS's runtime client is doing now, as the stack of its thread shows.
 
-Lambda tells no code inside a function when it begins to initialise, or when its response is posted. Where
-another runtime client is used, of which nobody knows, the answers are those of one that has nothing to do.
+Lambda does not notify code inside a function when it initialises, or when its response is posted. For an
+unknown runtime client, these functions report that it is idle.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import threading
 
 
 def is_initialising() -> bool:
-    """Whether it imports the handler's file."""
+    """Return True while the runtime client imports the handler's file."""
     return _is_known() and _is_in("_get_handler")
 
 
 def is_idle() -> bool:
-    """Whether it waits for an invocation, and so has posted the response to the last one."""
+    """Return True if the runtime client waits for an invocation, so the last response is posted."""
     return not _is_known() or _is_in("wait_next_invocation")
 
 

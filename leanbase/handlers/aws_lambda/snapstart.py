@@ -1,4 +1,4 @@
-"""SnapStart: what a snapshot must not hold."""
+"""SnapStart: keeps pending events and open connections out of a snapshot."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _registered: set[int] = set()
 
 
 def register(client: Leanbase) -> None:
-    """Before the snapshot send what there is; before it and after a restore let go of all connections.
+    """Send pending events before the snapshot, and close connections before it and after a restore.
 
-    Ids need no care: their random bits are the operating system's at each call.
+    Ids need no handling: their random bits come from the operating system at each call.
     """
     try:
         from snapshot_restore_py import register_after_restore, register_before_snapshot
     except ImportError:
         logger.debug(
-            "snapshot_restore_py is not installed: connections of the snapshot are replaced when used"
+            "snapshot_restore_py is not installed: a snapshot's connections are replaced at their first use"
         )
         return
     if id(client) not in _registered:  # once, however many handlers a module decorates

@@ -1,4 +1,4 @@
-"""Whose credentials AWS requests are signed with: the environment's, else what botocore finds."""
+"""Finds the credentials for AWS requests: in the environment, else through botocore."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..deadline import Deadline
 from .sigv4 import Credentials
 
 ACCESS_KEY = "AWS_ACCESS_KEY_ID"
-SECRET_KEY = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the name of one
+SECRET_KEY = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the name of a variable
 TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105
 
 
 class CredentialsSource:
-    """Finds the credentials of this moment: roles, profiles and functions renew theirs.
+    """Finds the current credentials. Roles, profiles and Lambda functions renew theirs.
 
     Raises:
-        MissingDependencyError: The environment has none, and botocore is not installed.
+        MissingDependencyError: The environment has no credentials, and botocore is not installed.
     """
 
     def __init__(self) -> None:
@@ -31,10 +31,12 @@ class CredentialsSource:
             raise MissingDependencyError(wanted, package="botocore", extra="aws")
 
     def current(self, deadline: Deadline) -> Credentials:
-        """The credentials of this moment. Blocks when botocore has to ask somebody, up to the deadline.
+        """Return the current credentials.
+
+        Blocks while botocore requests them, until the deadline at the latest.
 
         Raises:
-            TransportError: There are none.
+            TransportError: There are no credentials, or they could not be read in time.
         """
         found = _of_environment()
         if found is not None:
@@ -55,7 +57,7 @@ class CredentialsSource:
         if self._chain is None:
             what = "there are no AWS credentials, neither in the environment nor for botocore"
             raise TransportError(what, mends_soon=False)
-        found = self._chain.get_frozen_credentials()  # renewed when they are about to expire
+        found = self._chain.get_frozen_credentials()  # botocore renews them when they are about to expire
         return Credentials(found.access_key, found.secret_key, found.token)
 
 

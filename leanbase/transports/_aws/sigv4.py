@@ -1,6 +1,6 @@
 """AWS Signature Version 4, as far as a POST with a body needs it.
 
-After "Create a signed AWS API request" in the IAM User Guide.
+It follows "Create a signed AWS API request" in the IAM User Guide of AWS.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Credentials:
-    """What a request is signed with."""
+    """The credentials that a request is signed with. `repr()` does not show them."""
 
     __slots__ = ("access_key", "secret_key", "token")
 
@@ -39,15 +39,15 @@ def signed(
     region: str,
     service: str,
 ) -> dict[str, str]:
-    """The headers of a POST with those that sign it at this moment.
+    """Return the headers of a POST with a signature for the current time.
 
     Args:
-        url: Where it goes, without a query.
-        body: All of it.
-        headers: The others; all are signed but `User-Agent`, which proxies change.
-        credentials: Whose signature it is.
-        region: As in `eu-west-1`.
-        service: As in `sqs`.
+        url: The URL of the request, without a query.
+        body: The whole body.
+        headers: The other headers. All are signed except `User-Agent`, which proxies change.
+        credentials: The credentials to sign with.
+        region: The AWS region, such as `eu-west-1`.
+        service: The AWS service, such as `sqs`.
     """
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     sent = {**headers, "X-Amz-Date": now}
@@ -81,7 +81,7 @@ def signed(
 
 
 def _host(url: str) -> str:
-    """The `Host` header that goes with it: the port only when it is not the scheme's own."""
+    """Return the `Host` header for a URL. It has a port only if that is not the default of the scheme."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2].lower()
     default = f":{DEFAULT_PORTS[parts.scheme]}"

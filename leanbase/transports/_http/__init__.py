@@ -1,1 +1,1 @@
-"""HTTP within a deadline: retries, a circuit breaker, kept-alive connections, sockets that end in time."""
+"""HTTP within a deadline: retries, a circuit breaker, kept-alive connections, sockets with a deadline."""

@@ -1,4 +1,4 @@
-"""Stop sending to an endpoint that does not answer."""
+"""Pauses sends to an endpoint that does not respond."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 Ticket = int
-"""Which sends may say something new about the endpoint."""
+"""The epoch of the breaker in which a send was admitted; only failures of the current epoch count."""
 
 FAILURES_TO_OPEN = 3
 FIRST_PAUSE_SECONDS = 30.0
@@ -24,13 +24,16 @@ LONGEST_PAUSE_SECONDS = 300.0
 
 BRIEF_SECONDS = 1.0
 BRIEF_EVERY_SECONDS = 10.0
-"""A brief last chance takes so long at most, and so often, where the endpoint last gave no answer at all."""
+"""Limits of a brief last chance if the endpoint did not respond at all the last time.
+
+It takes at most BRIEF_SECONDS, and there is one in BRIEF_EVERY_SECONDS.
+"""
 
 
 class CircuitBreaker:
-    """After three failures in a row, or one slow one, it refuses for 30 s, then lets one probe through.
+    """Refuses sends for 30 s after three failures in a row or one slow failure, then admits one probe.
 
-    Each failed probe doubles the pause, up to 5 minutes; one success closes the circuit. Time spent
+    Each failed probe doubles the pause, up to 5 minutes. One success ends it. The time that a sandbox is
     frozen counts as time passed.
     """
 
@@ -39,34 +42,37 @@ class CircuitBreaker:
         self._failures = 0
         self._pause = FIRST_PAUSE_SECONDS
         self._opened: Stopwatch | None = None
-        # Rises when the circuit opens and when a probe leaves: failures of sends that were admitted
-        # before say nothing new.
+        # Incremented when the circuit opens and when a probe starts. Failures of sends that were admitted
+        # before that are not new information, so they are ignored.
         self._epoch = 1
         self._answered = True
         self._last_brief: Stopwatch | None = None
 
     def try_acquire(self) -> Ticket | None:
-        """A ticket for a send that may go out now. Give it back to `succeeded` or `failed`."""
+        """Return a ticket for a send that may start now, or `None` while sends are paused.
+
+        Report the outcome of the send with `succeeded` or `failed`.
+        """
         if self._opened is None:
             return self._epoch
         with self._lock:
-            opened = self._opened  # which a signal handler that sends may change
+            opened = self._opened  # read once: a signal handler that sends may change it
             if opened is None:
                 return self._epoch
             if opened.seconds() < self._pause:
                 return None
-            # This caller is the probe. The pause starts again, so that no other is until it is over.
+            # This caller is the probe. The pause starts again, so there is no second probe until it ends.
             self._opened = Stopwatch()
             self._epoch += 1
             return self._epoch
 
     def seconds_left(self) -> float:
-        """How long sending pauses from now on."""
+        """Return for how many more seconds sends are paused."""
         opened = self._opened
         return 0.0 if opened is None else max(0.0, self._pause - opened.seconds())
 
     def succeeded(self) -> None:
-        """The endpoint answered, if only to refuse."""
+        """Report that the endpoint responded, even if it rejected the request."""
         if not self._failures:
             return
         with self._lock:
@@ -75,7 +81,7 @@ class CircuitBreaker:
             self._opened = None
 
     def last_chance(self, kind: LastChance | None) -> float | None:
-        """How many seconds an attempt may take although sends pause; `None` when none may be made."""
+        """Return the seconds that an attempt may take while sends are paused; `None` forbids it."""
         if kind is None:
             return None
         with self._lock:
@@ -87,12 +93,13 @@ class CircuitBreaker:
             return BRIEF_SECONDS
 
     def failed(self, ticket: Ticket | None, *, answered: bool, slowly: bool = False) -> None:
-        """No answer, or one that says to come back later.
+        """Report a send without a response, or with a response that asks to retry later.
 
         Args:
-            ticket: From `try_acquire`; `None` for an attempt that was made while sends pause.
-            answered: Whether there was an answer.
-            slowly: Whether it took the caller's time until its deadline. Three of those would be too much.
+            ticket: The ticket from `try_acquire`; `None` for an attempt that was made while sends are paused.
+            answered: Whether there was a response.
+            slowly: Whether the send took all the time until its deadline. One such failure opens the circuit,
+                because three would cost the caller too much time.
         """
         with self._lock:
             self._answered = answered
@@ -106,23 +113,25 @@ class CircuitBreaker:
             self._opened = Stopwatch()
             self._epoch += 1
         what = (
-            "a send had no answer in the time it had" if slowly else f"{self._failures} sends failed in a row"
+            "a send had no response before its deadline"
+            if slowly
+            else f"{self._failures} sends failed in a row"
         )
-        logger.warning("%s; the next is tried in %d s", what, self._pause)
+        logger.warning("%s; sending is paused for %d s, events are retained", what, self._pause)
 
 
 _left: dict[tuple[int, str], CircuitBreaker] = {}
 
 
 def breaker_for(endpoint: str) -> CircuitBreaker:
-    """A new breaker, or the one that somebody left for the next who sends to this endpoint."""
+    """Return the breaker that `leave` stored for this endpoint, else a new one."""
     return _left.pop((forking.watch(), endpoint), None) or CircuitBreaker()
 
 
 def leave(endpoint: str, breaker: CircuitBreaker) -> None:
-    """Leave a breaker, with what it knows, for the next who sends to this endpoint.
+    """Store a breaker, with its state, for the next sender to this endpoint.
 
-    A program that shuts the default client down after each request must not wait for a dead endpoint each
+    A program that shuts down the default client after each request must not wait for a dead endpoint each
     time.
     """
     _left[forking.watch(), endpoint] = breaker

@@ -1,7 +1,7 @@
-"""urllib3, with the two things it lacks: one deadline for a whole attempt, and a resend on a stale socket.
+"""Adds to urllib3 one deadline for a whole attempt, and a resend if a kept-alive connection was closed.
 
-Connections and pools are urllib3's own, subclassed where it offers a place for it, over the sockets of
-`sockets.py`. Imported on the first send or at a Lambda's cold start, never before.
+The connections and pools are subclasses of urllib3's own. They use the sockets of `sockets.py`. The first
+send or the cold start of a Lambda function imports this module; `import leanbase` does not.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from ..deadline import Deadline, Stopwatch
 from .sockets import Attempt, DeadlineTLSSocket, connect, current_attempt
 
 MAX_IDLE_SECONDS = 60.0
-"""Load balancers close idle connections after about a minute (60 s is the default of AWS's)."""
+"""Load balancers close idle connections after about a minute (AWS: 60 s by default)."""
 
 MAX_RESPONSE_BYTES = 64 * 1024
 POOLED_CONNECTIONS = 32
 
 
 class Response:
-    """What the server said: the status, the headers, and at most 64 KiB of the body."""
+    """A response: the status, the headers, and at most 64 KiB of the body."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -52,15 +52,15 @@ class Response:
 
 
 class Connections:
-    """The kept-alive connections to a host, straight or through the system's proxy."""
+    """The kept-alive connections to a host, direct or through the system's proxy."""
 
     def __init__(self) -> None:
-        # By scheme and address: there is the configured one, and at most an upgrade of it to https.
+        # By scheme and address: the configured server, and at most the same server over https.
         self._pools: dict[tuple[str, str], Any] = {}
         self._latest: tuple[str, Any, str] | None = None
 
     def _pool(self, url: str) -> tuple[Any, str]:
-        """The pool for a URL and what to ask it for: the path, or the whole URL for a plain proxy."""
+        """Return the pool for a URL and the request target: the path, or the whole URL for an HTTP proxy."""
         latest = self._latest
         if latest is not None and latest[0] == url:
             return latest[1], latest[2]
@@ -76,14 +76,15 @@ class Connections:
         return pool, target
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], *, deadline: Deadline) -> Response:
-        """Send one POST and read the answer, both before the deadline.
+        """Send one POST and return the response. Blocks until the deadline at the latest.
 
-        When a connection that was kept from an earlier request turns out to be dead before a byte of
-        the answer has come, the same bytes are sent once more on a new connection, at once: the server
-        closed it while we were idle or frozen, which says nothing about its health.
+        If a kept-alive connection fails before a byte of the response has arrived, the same bytes are resent
+        at once on a new connection. The server closed the old one while the client was idle or frozen. This
+        says nothing about the server's health.
 
         Raises:
-            TransportError: No answer came: refused, reset, unresolvable, untrusted, too late.
+            TransportError: There was no response: connection refused or reset, host name not resolved,
+                certificate not trusted, or too late.
         """
         attempt = Attempt(deadline)
         try:
@@ -96,21 +97,21 @@ class Connections:
                     raise
                 return self._post(url, body, headers, Attempt(deadline, fresh=True))
         except (HTTPError, OSError) as error:
-            raise_interrupt(error)  # a time limit may well be a TimeoutError
+            raise_interrupt(error)  # a task's time limit may be a TimeoutError, too
             what, mends_soon = _describe(error), not _is_untrusted(error)
             raise TransportError(what, mends_soon=mends_soon, answered=False) from error
 
     def _post(self, url: str, body: bytes, headers: Mapping[str, str], attempt: Attempt) -> Response:
         others = current_attempt.get(None)
         try:
-            current_attempt.set(attempt)  # inside, as an interrupt may strike right after it
+            current_attempt.set(attempt)  # inside the `try`: an interrupt may come right after it
             pool, target = self._pool(url)
             response = pool.urlopen(
                 "POST",
                 target,
                 body=body,
                 headers=headers,
-                timeout=attempt.time_left(),  # the sockets make it the time for all
+                timeout=attempt.time_left(),  # the sockets apply it to the whole attempt
                 retries=False,
                 redirect=False,
                 assert_same_host=False,
@@ -122,7 +123,7 @@ class Connections:
                     response.close()
             except (HTTPError, OSError) as error:
                 raise_interrupt(error)
-                # The status line has come and decides; only the explanation is lost.
+                # The status line has arrived and decides the outcome; only the body is lost.
                 content = b""
                 response.close()
             response.release_conn()
@@ -131,10 +132,10 @@ class Connections:
             current_attempt.set(others)
 
     def open_one(self, url: str, *, deadline: Deadline) -> None:
-        """Connect ahead of the first request.
+        """Connect ahead of the first request. Blocks until the deadline at the latest.
 
         Raises:
-            TransportError: It did not work before the deadline.
+            TransportError: The connection failed, or was not open before the deadline.
         """
         others = current_attempt.get(None)
         try:
@@ -147,7 +148,7 @@ class Connections:
             current_attempt.set(others)
 
     def close(self) -> None:
-        """Close the idle connections; those in use close when they are done."""
+        """Close the idle connections. A connection in use is closed when its request has finished."""
         for pool in self._pools.values():
             pool.close()
 
@@ -157,7 +158,7 @@ MAX_LINE_BYTES = 65_536
 
 
 class _Reader:
-    """Lines of a response's head, whose end must come before the connection's."""
+    """Reads the lines of a response's headers, and raises if the connection ends before the headers do."""
 
     def __init__(self, reader: Any) -> None:
         self._reader = reader
@@ -173,12 +174,12 @@ class _Reader:
 
 
 class _FinalResponse(HTTPResponse):
-    """Passes over interim responses (1xx), and does not take a head that is cut off for a response.
+    """Skips interim responses (1xx) and rejects a response whose headers are incomplete.
 
-    `http.client` passes over 100 alone, and takes the end of the connection for the end of the headers.
+    `http.client` skips only status 100, and takes the end of the connection for the end of the headers.
     """
 
-    fp: Any = None  # an interrupt may end its making before there is one, and closing it looks
+    fp: Any = None  # `close` reads it, also if an interrupt ended `__init__`
 
     def begin(self) -> None:
         reader = self.fp
@@ -200,7 +201,7 @@ class _FinalResponse(HTTPResponse):
 
 
 class _Connection(HTTPConnection):
-    """Connects within the deadline, and counts as dropped when it was idle for too long."""
+    """Connects before the deadline, and counts as disconnected if it was idle for too long."""
 
     response_class = _FinalResponse
 
@@ -210,13 +211,13 @@ class _Connection(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        # urllib3 asks when it takes a connection from the pool, and reconnects on False.
+        # urllib3 reads this when it takes a connection from the pool, and reconnects if it is False.
         if current_attempt.get().fresh or self._last_used.seconds() > MAX_IDLE_SECONDS:
             return False
         return super().is_connected or self._is_quiet()
 
     def _is_quiet(self) -> bool:
-        """Whether what there is to read is no end and no data, although there is something."""
+        """Return True if the socket is readable but holds neither application data nor EOF."""
         return False
 
     def _new_conn(self) -> socket.socket:
@@ -229,15 +230,15 @@ class _Connection(HTTPConnection):
         super().request(*args, **kwargs)
 
     def getresponse(self) -> Any:
-        if self.sock is None:  # urllib3 goes on after a broken pipe, as there may be a response
+        if self.sock is None:  # urllib3 continues after a broken pipe, in case there is a response
             raise ConnectionResetError("the connection was reset")
         return super().getresponse()
 
 
 class _TLSConnection(_Connection, HTTPSConnection):
     def _is_quiet(self) -> bool:
-        # A TLS 1.3 server sends session tickets after the handshake. urllib3 takes them for a sign
-        # of closing, and would throw away each connection that was opened ahead of its first use.
+        # A TLS 1.3 server sends session tickets after the handshake. urllib3 takes the readable socket for a
+        # closed connection, and would discard each connection that was opened ahead of its first use.
         if not isinstance(self.sock, ssl.SSLSocket):
             return False
         self.sock.settimeout(0.0)
@@ -251,10 +252,10 @@ class _TLSConnection(_Connection, HTTPSConnection):
 
 
 class _IdleConnections:
-    """As much of a `queue.LifoQueue` as urllib3 uses, without a lock.
+    """The part of `queue.LifoQueue` that urllib3 uses, without a lock.
 
-    A signal handler may send while its own thread takes a connection or puts one back. And one that raises in
-    that moment would leave the lock of a queue held, for which all other threads wait.
+    A signal handler may send while its own thread takes a connection or puts one back. If the handler raised
+    at that point, the lock of a queue would stay held, and all other threads would wait forever.
     """
 
     def __init__(self, maxsize: int) -> None:
@@ -271,7 +272,7 @@ class _IdleConnections:
         if len(self._connections) < self._most:
             self._connections.append(connection)
         elif connection is not None:
-            connection.close()  # urllib3 would warn of it, and nobody can do anything about that
+            connection.close()  # urllib3 would log a warning that nobody can act on
 
     def qsize(self) -> int:
         return len(self._connections)
@@ -286,7 +287,7 @@ class _Pool(HTTPConnectionPool):
         try:
             if connection.is_closed:
                 if self.proxy is not None and self.scheme == "https":
-                    self._prepare_proxy(connection)  # connects, too
+                    self._prepare_proxy(connection)  # this also connects
                 else:
                     connection.connect()
         except BaseException:
@@ -319,17 +320,17 @@ def _manager_for(url: str) -> urllib3.PoolManager:
 
 
 def _proxy(given: str) -> tuple[str, str | None]:
-    """The URL of a proxy, and user and password for it.
+    """Return the URL of a proxy and its credentials as `user:password`, or `None` without credentials.
 
     Raises:
-        TransportError: It is not a proxy that can be used.
+        TransportError: The value is not a valid `http://` or `https://` URL.
     """
     try:
         parts = urlsplit(given if "://" in given else f"http://{given}")
         address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        is_url = bool(parts.hostname) and parts.port != 0  # which raises when it is no number
+        is_url = bool(parts.hostname) and parts.port != 0  # `port` raises ValueError if it is not a number
     except ValueError:
-        raise TransportError("the proxy that the environment names is no URL", mends_soon=False) from None
+        raise TransportError("the proxy in the environment is not a valid URL", mends_soon=False) from None
     if parts.scheme not in ("http", "https") or not is_url:
         what = f"the proxy {address} cannot be used: it must be an http:// or https:// URL with a host"
         raise TransportError(what, mends_soon=False)
@@ -337,7 +338,7 @@ def _proxy(given: str) -> tuple[str, str | None]:
 
 
 def _is_past_proxy(target: SplitResult, exceptions: str) -> bool:
-    """Whether `NO_PROXY` has the host of a URL, a suffix of it, or a network that it is in."""
+    """Return whether `NO_PROXY` contains the host of a URL, a suffix of it, or a network that it is in."""
     if proxy_bypass(target.netloc.rpartition("@")[2]):
         return True
     try:
@@ -352,13 +353,13 @@ def _is_past_proxy(target: SplitResult, exceptions: str) -> bool:
 
 
 def tls_context() -> ssl.SSLContext:
-    """A verifying context with the CAs that the environment names, or the system's.
+    """Return a verifying TLS context with the CAs that the environment names, else with the system's.
 
-    `SSL_CERT_FILE` and `SSL_CERT_DIR` are OpenSSL's own; `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE` (a
-    file or a directory) are what requests and curl read. When several are set, each is trusted.
+    OpenSSL itself reads `SSL_CERT_FILE` and `SSL_CERT_DIR`. Requests and curl read `REQUESTS_CA_BUNDLE` and
+    `CURL_CA_BUNDLE`, each a file or a directory. If several are set, the CAs of all are trusted.
 
     Raises:
-        TransportError: A file that one of them names cannot be used.
+        TransportError: `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE` cannot be loaded.
     """
     context = create_urllib3_context()
     bundles = [os.environ[name] for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)]
@@ -376,7 +377,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What went wrong underneath urllib3's wrapping."""
+    """Return the error that urllib3 has wrapped."""
     while (
         isinstance(error, ProtocolError) and len(error.args) > 1 and isinstance(error.args[1], BaseException)
     ):
@@ -385,10 +386,10 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _is_untrusted(error: BaseException) -> bool:
-    """Whether the certificate of the server is what is wrong."""
+    """Return whether the error is that the server's certificate is not trusted."""
     cause = _cause(error)
     if isinstance(cause, urllib3.exceptions.SSLError) and cause.args:
-        cause = cause.args[0]  # which it wraps
+        cause = cause.args[0]  # the `ssl` error that it wraps
     return isinstance(cause, ssl.SSLCertVerificationError)
 
 
@@ -402,7 +403,7 @@ _DESCRIPTIONS: list[tuple[Any, Callable[[BaseException], str]]] = [
 
 
 def _describe(error: BaseException) -> str:
-    """One line about a foreign error, without the URL or anything that was sent."""
+    """Describe an error of urllib3 or the system in one line, without the URL or any data that was sent."""
     cause = _cause(error)
     for kinds, describe in _DESCRIPTIONS:
         if isinstance(cause, kinds):

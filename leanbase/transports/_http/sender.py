@@ -1,4 +1,4 @@
-"""Sends requests with retries: attempts at the same request, with waits in between, inside one deadline."""
+"""Sends a request with retries: several attempts, with waits between them, before one deadline."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ DEADLINE = "deadline"
 
 
 class _Latch:
-    """Opened once, and waited for.
+    """A gate that is opened once, and that threads wait for.
 
-    `threading.Event` has a lock of its own, for which a signal handler that closes would wait for ever.
+    It replaces `threading.Event`, which has a lock. A signal handler that calls `close` would wait forever if
+    it interrupted the holder of that lock.
     """
 
     def __init__(self) -> None:
@@ -41,23 +42,23 @@ class _Latch:
         try:
             self._lock.release()
         except RuntimeError:
-            pass  # it is open
+            pass  # it is open already
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is open; false when it is not in time."""
+        """Wait until the latch is open, at most this many seconds. Return whether it is open."""
         is_open = self._lock.acquire(timeout=seconds)
         if is_open:
-            self._lock.release()  # for whoever else waits
+            self._lock.release()  # so that the other waiting threads continue
         return is_open
 
 
 class HttpSender:
-    """Kept-alive connections, retries and a circuit breaker, as each transport over HTTP has them.
+    """The kept-alive connections, retries and circuit breaker of one transport over HTTP.
 
     Args:
-        endpoint: The URL that it sends to.
-        timeout: Most seconds for one attempt, connecting included.
-        max_retries: Attempts after the first, in each cycle.
+        endpoint: The URL to send to. It identifies the circuit breaker.
+        timeout: The maximum number of seconds for one attempt, including the time to connect.
+        max_retries: The maximum number of attempts after the first, in each send.
     """
 
     def __init__(self, endpoint: str, *, timeout: float, max_retries: int) -> None:
@@ -76,16 +77,18 @@ class HttpSender:
     def send_with_retries(self, attempt: Callable[[Deadline], object], deadline: Deadline) -> None:
         """Call `attempt` until it succeeds, fails permanently, or the deadline expires.
 
-        While the breaker pauses nothing is tried; but at a last chance one attempt is made.
+        While the circuit breaker pauses sends, nothing is tried. With a last-chance deadline one attempt is
+        still made.
 
         Raises:
             RejectedError: The server rejected the request permanently.
-            TransportError: The request failed this time; or nothing was tried, as its `reason` says.
+            TransportError: The request failed this time. If nothing was tried, `reason` is `"paused"` or
+                `"deadline"`.
         """
         if deadline.expired:
-            # Says nothing about the peer, so the breaker does not hear of it.
-            raise TransportError("there was no time left to send", reason=DEADLINE)
-        if deadline.last_chance != "full" and event_loop.is_running():  # at an end it may
+            # This says nothing about the endpoint, so it is not reported to the breaker.
+            raise TransportError("no time was left to send", reason=DEADLINE)
+        if deadline.last_chance != "full" and event_loop.is_running():  # a real end may block the loop
             event_loop.warn_of_blocking()
         given = deadline.remaining()
         ticket = self._breaker.try_acquire()
@@ -93,7 +96,9 @@ class HttpSender:
         if ticket is None:
             seconds = self._breaker.last_chance(deadline.last_chance)
             if seconds is None:
-                logger.debug("sending pauses for %.0f s; events are kept", self._breaker.seconds_left())
+                logger.debug(
+                    "sending is paused for another %.0f s; events are retained", self._breaker.seconds_left()
+                )
                 raise TransportError("the endpoint has just failed; sending is paused", reason=PAUSED)
             deadline, retries = deadline.at_most(seconds), 0
         try:
@@ -102,7 +107,7 @@ class HttpSender:
             self._breaker.succeeded()
             raise
         except TransportError as error:
-            # With little time to begin with, a deadline says little about the peer.
+            # If there was little time from the start, a missed deadline says little about the endpoint.
             slowly = deadline.expired and given >= SLOW_SECONDS
             self._breaker.failed(ticket, answered=error.answered, slowly=slowly)
             raise
@@ -125,18 +130,18 @@ class HttpSender:
                     raise
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], *, deadline: Deadline) -> Response:
-        """Send one POST and read the answer, both before the deadline.
+        """Send one POST and return the response. Blocks until the deadline at the latest.
 
         Raises:
-            TransportError: No answer came.
+            TransportError: There was no response.
         """
         return self._connected().post(url, body, headers, deadline=deadline)
 
     def _connected(self) -> Connections:
         if self._connections is not None:
             return self._connections
-        # Here, not above: importing leanbase must not load urllib3 and ssl. And not under the lock: a
-        # signal handler that sends would wait for an import that it has interrupted.
+        # Import here, because `import leanbase` must not load urllib3 and ssl. Import outside the lock,
+        # because a signal handler that sends would wait for an import that it has interrupted.
         with forking.importing:
             from .connection import Connections
 
@@ -146,7 +151,7 @@ class HttpSender:
             return self._connections
 
     def warm_up(self, url: str, *, deadline: Deadline) -> None:
-        """Import urllib3 and open a connection; once, however many handlers a module decorates."""
+        """Import urllib3 and open a connection, unless this was done before. Failures are only logged."""
         if self._connections is not None:
             return
         try:
@@ -155,11 +160,11 @@ class HttpSender:
                 connections.open_one(url, deadline=deadline)
         except Exception as error:
             raise_interrupt(error)
-            logger.debug("no connection ahead of the first send: %s", error)
+            logger.debug("connecting ahead of the first send failed: %s", error)
 
     def close(self, deadline: Deadline) -> None:
-        """End waits between attempts, of all cycles under way, and close idle connections."""
-        if deadline.last_chance == "brief":  # of a client that another one follows
+        """End the waits between attempts of all sends in flight, and close idle connections."""
+        if deadline.last_chance == "brief":  # another client will probably follow
             breaker.leave(self._endpoint, self._breaker)
         with self._lock:
             connections, self._connections = self._connections, None
@@ -170,7 +175,10 @@ class HttpSender:
 
 
 def _wait_before_retry(attempt: int, retry_after: float | None) -> float:
-    """Seconds before retry number `attempt` (Q-11), never less than the server asked for (Q-12)."""
+    """Return the seconds to wait after attempt number `attempt`, counted from 0 (Q-11).
+
+    They are not fewer than the server asked for, up to LONGEST_WAIT_SECONDS (Q-12).
+    """
     backoff = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0**attempt)
     wait = max(SHORTEST_WAIT_SECONDS, backoff * (1 - random.random() / 2))  # noqa: S311 - jitter
     return max(wait, min(retry_after or 0.0, LONGEST_WAIT_SECONDS))

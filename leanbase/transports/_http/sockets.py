@@ -1,7 +1,7 @@
-"""Sockets that end in time: whatever a call on them waits for, the deadline of the attempt ends it.
+"""Sockets with a deadline: each call on them ends when the deadline of the attempt expires.
 
-A socket's own timeout bounds each wait. A slow name server, a list of dead addresses or a body that
-trickles byte by byte can outlast it many times over.
+A socket's own timeout limits only a single wait. A slow name server, a list of dead addresses or a body that
+arrives byte by byte can take many times longer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ TIMEOUT_SLACK_SHARE = 0.05
 
 
 class Attempt:
-    """One request on the way: its deadline, and what its connection has seen so far."""
+    """One attempt to send a request.
+
+    Attributes:
+        deadline: When the attempt must have finished.
+        fresh: Whether it must not use a kept-alive connection.
+        connected: Whether it has begun to open a connection.
+        answered: Whether a byte of the response has arrived.
+    """
 
     __slots__ = ("answered", "connected", "deadline", "fresh")
 
@@ -30,7 +37,11 @@ class Attempt:
         self.answered = False
 
     def time_left(self) -> float:
-        """Seconds left, more than zero: to a socket, a timeout of zero means something else."""
+        """Return the seconds left, more than zero: a socket with a timeout of zero is non-blocking.
+
+        Raises:
+            TimeoutError: The deadline has passed.
+        """
         left = self.deadline.remaining()
         if left <= 0.0:
             raise TimeoutError("the deadline has passed")
@@ -41,11 +52,11 @@ current_attempt: ContextVar[Any] = ContextVar("leanbase_attempt", default=None)
 
 
 class DeadlineSocket(socket.socket):
-    """Every call on this socket ends when the current attempt does."""
+    """A socket whose calls end at the deadline of the current attempt."""
 
     def settimeout(self, value: float | None) -> None:
-        # Setting it is a system call, reading it is not; and most of the many that urllib3 and the
-        # calls below ask for change nothing worth one.
+        # Setting the timeout is a system call, reading it is not. urllib3 and the methods below set it often,
+        # mostly to almost the same value: skip these calls.
         current = self.gettimeout()
         slack = min(TIMEOUT_SLACK_SECONDS, (value or 0.0) * TIMEOUT_SLACK_SHARE)
         if value is None or current is None or abs(current - value) > slack:
@@ -67,7 +78,7 @@ class DeadlineSocket(socket.socket):
         return super().send(*args, **kwargs)
 
     def sendall(self, *args: Any, **kwargs: Any) -> None:
-        # In socket.socket the timeout bounds the whole call; ssl.SSLSocket calls `send` in a loop.
+        # socket.socket applies the timeout to the whole call; ssl.SSLSocket calls `send` in a loop.
         self._limit()
         super().sendall(*args, **kwargs)
 
@@ -77,7 +88,11 @@ class DeadlineTLSSocket(DeadlineSocket, ssl.SSLSocket):
 
 
 def connect(host: str, port: int, attempt: Attempt, options: list[Any]) -> socket.socket:
-    """Connect to the first address of `host` that answers; dead ones share the time that is left."""
+    """Connect to the first address of `host` that accepts. Each address gets an equal share of the time left.
+
+    Raises:
+        OSError: No address accepted before the deadline, or the host name could not be resolved.
+    """
     addresses = _resolve(host, port, attempt)
     failure: OSError = OSError(f"{host} has no address")
     for position, (family, kind, protocol, _, address) in enumerate(addresses):
@@ -98,17 +113,17 @@ def connect(host: str, port: int, attempt: Attempt, options: list[Any]) -> socke
 
 
 def _resolve(host: str, port: int, attempt: Attempt) -> list[Any]:
-    """`getaddrinfo` that ends in time.
+    """Call `getaddrinfo` with the time left as its timeout.
 
-    The C library's resolver takes no timeout and can block for half a minute, so the look-up of a
-    name runs in a thread of its own, which ends with the look-up and which nobody waits for longer.
+    The C library's resolver takes no timeout and can block for half a minute. So host name resolution runs in
+    its own thread, and the caller stops waiting at the deadline. The thread ends with the resolution.
     """
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, host)
         except (OSError, ValueError):
-            continue  # a name, or an address of the other kind
-        # Not through the resolver: a fork in the middle of it leaves its locks held in the child.
+            continue  # a host name, or an address of the other family
+        # Avoid the resolver: a fork in the middle of it leaves its locks held in the child.
         return [(family, socket.SOCK_STREAM, 0, "", (host, port))]
     try:
         return call_with_timeout(

@@ -1,4 +1,4 @@
-"""Calls that end in time although what they call takes no timeout."""
+"""Calls with a timeout to functions that take none."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ T = TypeVar("T")
 
 
 def call_with_timeout(function: Callable[[], T], seconds: float, *, name: str) -> T:
-    """Call `function` in a thread of its own, which nobody waits for longer than this.
+    """Call `function` in a new thread and wait for its result, at most `seconds`.
 
     Args:
-        function: What to call. It may go on after its time.
-        seconds: How long to wait.
-        name: Of the thread.
+        function: The function to call. Its thread goes on after the timeout.
+        seconds: The maximum number of seconds to wait.
+        name: The name of the thread.
+
+    Returns:
+        The result of `function`.
 
     Raises:
-        TimeoutError: It was not done in time.
-        Exception: What it raised.
+        TimeoutError: `function` did not finish in time.
+        Exception: `function` raised it.
     """
     results: list[T] = []
     failures: list[Exception] = []
@@ -34,7 +37,7 @@ def call_with_timeout(function: Callable[[], T], seconds: float, *, name: str) -
     try:
         thread.start()
     except RuntimeError:
-        run()  # the interpreter is shutting down and starts no threads
+        run()  # the interpreter is shutting down and starts no threads: call it here
     else:
         thread.join(seconds)
     if failures:

@@ -14,14 +14,14 @@ import exceptiongroup
 import pytest
 
 from tests.error_tracking.conftest import ROOT, Wire, raised
-from tests.error_tracking.rules.table import LooksLikeAGroup, row
+from tests.error_tracking.exceptions import LooksLikeAGroup
 from tests.error_tracking.wire import chain, frames, functions
 
 # --- 6.3 stack traces ------------------------------------------------------------------------------------
 
 
-@row("6.3")
-def frames_go_from_the_entry_point_to_the_crash_site(wire: Wire) -> None:
+@pytest.mark.rule("X-8")
+def test_frames_go_from_the_entry_point_to_the_crash_site(wire: Wire) -> None:
     views = wire.module(
         "shop.views",
         """\
@@ -54,8 +54,8 @@ def frames_go_from_the_entry_point_to_the_crash_site(wire: Wire) -> None:
     }
 
 
-@row("6.3")
-def filenames_are_relative_to_where_the_package_is(wire: Wire) -> None:
+@pytest.mark.rule("X-8")
+def test_filenames_are_relative_to_where_the_package_is(wire: Wire) -> None:
     source = "def fail():\n    raise ValueError\n"
     cases = {
         "top_level": "top_level.py",
@@ -72,8 +72,8 @@ def filenames_are_relative_to_where_the_package_is(wire: Wire) -> None:
     assert frames(wire.capture(caught.value))[-1]["filename"] == "shop/__init__.py"
 
 
-@row("6.3")
-def pseudo_files_and_foreign_code_keep_their_names(wire: Wire) -> None:
+@pytest.mark.rule("X-8")
+def test_pseudo_files_and_foreign_code_keep_their_names(wire: Wire) -> None:
     for filename, module, expected in [
         ("<string>", "shop.views", "<string>"),
         ("/srv/templates/page.html", "shop.views", "/srv/templates/page.html"),
@@ -90,8 +90,8 @@ def pseudo_files_and_foreign_code_keep_their_names(wire: Wire) -> None:
             assert frame["abs_path"] == "<string>"
 
 
-@row("6.3")
-def the_line_is_that_of_the_traceback_not_where_the_frame_is_now(wire: Wire) -> None:
+@pytest.mark.rule("X-8")
+def test_the_line_is_that_of_the_traceback_not_where_the_frame_is_now(wire: Wire) -> None:
     def fail() -> Exception:
         try:
             raise ValueError("here")
@@ -103,8 +103,8 @@ def the_line_is_that_of_the_traceback_not_where_the_frame_is_now(wire: Wire) -> 
     assert frame["context_line"].strip() == 'raise ValueError("here")'
 
 
-@row("X-1")
-def source_comes_out_of_a_zip_file(wire: Wire) -> None:
+@pytest.mark.rule("X-1")
+def test_source_comes_out_of_a_zip_file(wire: Wire) -> None:
     archive = wire.directory / "code.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("zipped/__init__.py", "")
@@ -121,8 +121,8 @@ def source_comes_out_of_a_zip_file(wire: Wire) -> None:
     assert frame["filename"] == "zipped/views.py"
 
 
-@row("X-1")
-def source_that_changed_or_went_away_is_not_shown(wire: Wire) -> None:
+@pytest.mark.rule("X-1")
+def test_source_that_changed_or_went_away_is_not_shown(wire: Wire) -> None:
     client = wire.client()
     source = "def fail():\n    raise ValueError\n"
     same, edited, removed = (wire.module(name, source) for name in ("same", "edited", "removed"))
@@ -141,8 +141,8 @@ def source_that_changed_or_went_away_is_not_shown(wire: Wire) -> None:
         assert field not in frames(wire.exceptions()[1])[-1]
 
 
-@row("X-1")
-def a_line_beyond_the_end_has_no_source(wire: Wire) -> None:
+@pytest.mark.rule("X-1")
+def test_a_line_beyond_the_end_has_no_source(wire: Wire) -> None:
     module = wire.module("short", "def fail():\n    raise ValueError\n")
     module.fail.__code__ = module.fail.__code__.replace(co_firstlineno=500)
     with pytest.raises(ValueError) as caught:
@@ -150,8 +150,8 @@ def a_line_beyond_the_end_has_no_source(wire: Wire) -> None:
     assert "context_line" not in frames(wire.capture(caught.value))[-1]
 
 
-@row("X-2")
-def source_lines_keep_their_indentation_and_are_cut(wire: Wire) -> None:
+@pytest.mark.rule("X-2")
+def test_source_lines_keep_their_indentation_and_are_cut(wire: Wire) -> None:
     long = "ä" * 2000
     module = wire.module("wide", f"def fail():\r\n\traise ValueError  # {long}\r\n")
     with pytest.raises(ValueError) as caught:
@@ -163,8 +163,8 @@ def source_lines_keep_their_indentation_and_are_cut(wire: Wire) -> None:
     assert 1020 <= len(frame["context_line"].encode()) <= 1024
 
 
-@row("X-3")
-def frames_may_hide_themselves(wire: Wire) -> None:
+@pytest.mark.rule("X-3")
+def test_frames_may_hide_themselves(wire: Wire) -> None:
     class Loud:
         def __bool__(self) -> bool:
             raise AssertionError("was asked")
@@ -193,20 +193,20 @@ def frames_may_hide_themselves(wire: Wire) -> None:
     assert functions(wire.capture(caught.value))[1:] == ["shown", "crash"]
 
 
-@row("X-4")
-def an_existing_traceback_is_used_as_it_is(wire: Wire) -> None:
+@pytest.mark.rule("X-4")
+def test_an_existing_traceback_is_used_as_it_is(wire: Wire) -> None:
     error = raised(ValueError("x"))
     properties = wire.capture(error)
     assert functions(properties) == ["raised"]
     assert properties["$exception_list"][0]["mechanism"]["synthetic"] is False
 
 
-@row("X-5")
-def an_exception_that_was_never_raised_shows_the_current_stack(wire: Wire) -> None:
+@pytest.mark.rule("X-5")
+def test_an_exception_that_was_never_raised_shows_the_current_stack(wire: Wire) -> None:
     error, cause = ValueError("by hand"), KeyError("never raised")
     error.__cause__ = cause
     properties = wire.capture(error)
-    here = "an_exception_that_was_never_raised_shows_the_current_stack"
+    here = "test_an_exception_that_was_never_raised_shows_the_current_stack"
     assert functions(properties)[-4:] == [here, "capture", "sent_by", "<lambda>"]
     assert not any(frame.get("module", "").startswith("leanbase") for frame in frames(properties))
     first, nested = properties["$exception_list"]
@@ -216,8 +216,8 @@ def an_exception_that_was_never_raised_shows_the_current_stack(wire: Wire) -> No
     assert error.__traceback__ is None
 
 
-@row("X-6")
-def of_a_deep_traceback_the_ends_are_kept(wire: Wire) -> None:
+@pytest.mark.rule("X-6")
+def test_of_a_deep_traceback_the_ends_are_kept(wire: Wire) -> None:
     def deep(level: int) -> None:
         if level == 0:
             raise ValueError
@@ -234,8 +234,8 @@ def of_a_deep_traceback_the_ends_are_kept(wire: Wire) -> None:
     assert levels[1:24] == list(range(499, 476, -1))
 
 
-@row("X-7")
-def reading_frames_runs_no_code_of_the_application(wire: Wire) -> None:
+@pytest.mark.rule("X-7")
+def test_reading_frames_runs_no_code_of_the_application(wire: Wire) -> None:
     ran: list[str] = []
 
     class Meta(type):
@@ -272,8 +272,8 @@ def reading_frames_runs_no_code_of_the_application(wire: Wire) -> None:
 # --- 6.4 mechanism, 6.5 chains ---------------------------------------------------------------------------
 
 
-@row("6.4")
-def mechanisms_say_what_is_known_and_nothing_else(wire: Wire) -> None:
+@pytest.mark.rule("X-10")
+def test_mechanisms_say_what_is_known_and_nothing_else(wire: Wire) -> None:
     try:
         try:
             raise KeyError("inner")
@@ -287,8 +287,8 @@ def mechanisms_say_what_is_known_and_nothing_else(wire: Wire) -> None:
     }  # fmt: skip
 
 
-@row("X-15")
-def causes_beat_contexts_and_none_contributes_nothing(wire: Wire) -> None:
+@pytest.mark.rule("X-15")
+def test_causes_beat_contexts_and_none_contributes_nothing(wire: Wire) -> None:
     def with_context() -> None:
         try:
             raise KeyError("context")
@@ -318,8 +318,8 @@ def causes_beat_contexts_and_none_contributes_nothing(wire: Wire) -> None:
         assert chain(wire.capture(caught.value)) == links
 
 
-@row("X-15", "X-16")
-def members_of_a_group_follow_it_each_with_its_own_cause(wire: Wire) -> None:
+@pytest.mark.rule("X-15", "X-16")
+def test_members_of_a_group_follow_it_each_with_its_own_cause(wire: Wire) -> None:
     # From Python 3.11 on, exceptiongroup's is the built-in one.
     for group in (LooksLikeAGroup, exceptiongroup.ExceptionGroup):
         first, second = ValueError("first"), TypeError("second")
@@ -336,14 +336,14 @@ def members_of_a_group_follow_it_each_with_its_own_cause(wire: Wire) -> None:
         ]  # fmt: skip
 
 
-@row("X-15")
-def what_only_looks_a_little_like_a_group_is_none(wire: Wire) -> None:
+@pytest.mark.rule("X-15")
+def test_what_only_looks_a_little_like_a_group_is_none(wire: Wire) -> None:
     for held in ("text", [1, 2], [ValueError(), 3], {"a": ValueError()}, None, ValueError):
         assert len(wire.capture(LooksLikeAGroup("no group", held))["$exception_list"]) == 1
 
 
-@row("X-17")
-def cycles_end_and_nothing_appears_twice(wire: Wire) -> None:
+@pytest.mark.rule("X-17")
+def test_cycles_end_and_nothing_appears_twice(wire: Wire) -> None:
     a, b = ValueError("a"), ValueError("b")
     a.__cause__, b.__cause__ = b, a
     assert [each[0] for each in chain(wire.capture(a))] == ["a", "b"]
@@ -356,8 +356,8 @@ def cycles_end_and_nothing_appears_twice(wire: Wire) -> None:
     assert len(wire.capture(own)["$exception_list"]) == 1
 
 
-@row("X-18")
-def long_chains_are_cut_after_fifty(wire: Wire) -> None:
+@pytest.mark.rule("X-18")
+def test_long_chains_are_cut_after_fifty(wire: Wire) -> None:
     error: BaseException = ValueError(0)
     for number in range(1, 10_000):
         outer = ValueError(number)
@@ -371,8 +371,8 @@ def long_chains_are_cut_after_fifty(wire: Wire) -> None:
         error = error.__context__
 
 
-@row("X-19")
-def each_exception_has_its_own_frames(wire: Wire) -> None:
+@pytest.mark.rule("X-19")
+def test_each_exception_has_its_own_frames(wire: Wire) -> None:
     def inner() -> None:
         raise KeyError
 
@@ -392,8 +392,8 @@ def each_exception_has_its_own_frames(wire: Wire) -> None:
 # --- 6.6 in_app ------------------------------------------------------------------------------------------
 
 
-@row("6.6")
-def the_first_rule_that_applies_decides_what_is_in_app(wire: Wire) -> None:
+@pytest.mark.rule("X-20")
+def test_the_first_rule_that_applies_decides_what_is_in_app(wire: Wire) -> None:
     project = wire.directory / "project"
     cases = {
         ("lib.own", "/opt/site-packages/lib/own.py"): True,  # in in_app_modules
@@ -418,8 +418,8 @@ def the_first_rule_that_applies_decides_what_is_in_app(wire: Wire) -> None:
         assert frames(wire.exceptions()[-1])[-1]["in_app"] is expected, (module, filename)
 
 
-@row("6.6")
-def the_project_is_the_working_directory_of_the_clients_creation(wire: Wire) -> None:
+@pytest.mark.rule("X-20")
+def test_the_project_is_the_working_directory_of_the_clients_creation(wire: Wire) -> None:
     os.chdir(wire.directory)
     try:
         client = wire.client(project_root=None)
@@ -432,8 +432,8 @@ def the_project_is_the_working_directory_of_the_clients_creation(wire: Wire) -> 
     assert [frame["in_app"] for frame in frames(wire.exceptions()[-1])] == [False, True]
 
 
-@row("X-1")
-def a_pseudo_file_shows_no_source_of_another_of_its_name(wire: Wire) -> None:
+@pytest.mark.rule("X-1")
+def test_a_pseudo_file_shows_no_source_of_another_of_its_name(wire: Wire) -> None:
     """As `<string>` on Python 3.13, where linecache has what was given to `python -c`."""
     source = "1/0\n"
     linecache.cache["<string>"] = (len(source), None, source.splitlines(True), "<string>")

@@ -15,14 +15,14 @@ from leanbase import Leanbase
 from leanbase.error_tracking.metadata import Metadata
 from leanbase.handlers import job, lambda_handler
 from tests.error_tracking.conftest import Wire, raised
-from tests.error_tracking.rules.table import LooksLikeAGroup, WithMessage, row
+from tests.error_tracking.exceptions import LooksLikeAGroup, WithMessage
 from tests.error_tracking.wire import chain, frames, functions
 
 # --- 6.1 the event ---------------------------------------------------------------------------------------
 
 
-@row("6.1")
-def an_exception_event_has_what_every_event_has(wire: Wire) -> None:
+@pytest.mark.rule("X-26")
+def test_an_exception_event_has_what_every_event_has(wire: Wire) -> None:
     client = wire.client(super_properties={"release": "r1"})
     with client.new_context():
         client.tag("plan", "pro")
@@ -52,8 +52,8 @@ def an_exception_event_has_what_every_event_has(wire: Wire) -> None:
     assert "$exception_fingerprint" not in properties
 
 
-@row("6.1")
-def it_is_personless_without_an_id_and_has_the_contexts_otherwise(wire: Wire) -> None:
+@pytest.mark.rule("X-26")
+def test_it_is_personless_without_an_id_and_has_the_contexts_otherwise(wire: Wire) -> None:
     client = wire.client()
     client.capture_exception(ValueError("x"))
     with client.new_context():
@@ -65,8 +65,8 @@ def it_is_personless_without_an_id_and_has_the_contexts_otherwise(wire: Wire) ->
     assert "$process_person_profile" not in known["properties"]
 
 
-@row("6.1")
-def it_names_the_span_of_opentelemetry_if_that_is_in_use(wire: Wire) -> None:
+@pytest.mark.rule("X-26")
+def test_it_names_the_span_of_opentelemetry_if_that_is_in_use(wire: Wire) -> None:
     trace = pytest.importorskip("opentelemetry.trace")
     sdk = pytest.importorskip("opentelemetry.sdk.trace")
     assert "$trace_id" not in wire.capture(ValueError("no span"))
@@ -80,8 +80,8 @@ def it_names_the_span_of_opentelemetry_if_that_is_in_use(wire: Wire) -> None:
 # --- 6.2 items -------------------------------------------------------------------------------------------
 
 
-@row("6.2")
-def an_item_says_type_value_and_module(wire: Wire) -> None:
+@pytest.mark.rule("X-9")
+def test_an_item_says_type_value_and_module(wire: Wire) -> None:
     item = wire.capture(WithMessage())["$exception_list"][0]
     assert (item["type"], item["value"]) == ("WithMessage", "from str")
     assert item["module"] == WithMessage.__module__
@@ -94,8 +94,8 @@ def an_item_says_type_value_and_module(wire: Wire) -> None:
     assert wire.capture(Local())["$exception_type"].endswith("<locals>.Local")
 
 
-@row("6.2")
-def the_value_is_the_first_text_that_is_not_empty(wire: Wire) -> None:
+@pytest.mark.rule("X-9")
+def test_the_value_is_the_first_text_that_is_not_empty(wire: Wire) -> None:
     class BrokenStr(Exception):
         def __str__(self) -> str:
             raise RuntimeError
@@ -126,8 +126,8 @@ def the_value_is_the_first_text_that_is_not_empty(wire: Wire) -> None:
         assert wire.capture(error)["$exception_message"] == expected
 
 
-@row("6.2")
-def a_long_value_is_cut_at_a_character(wire: Wire) -> None:
+@pytest.mark.rule("X-9")
+def test_a_long_value_is_cut_at_a_character(wire: Wire) -> None:
     value = wire.capture(ValueError("ä" * 9000))["$exception_message"]
     assert value.endswith("ä...")
     assert 8192 - 4 <= len(value.encode()) <= 8192
@@ -136,8 +136,8 @@ def a_long_value_is_cut_at_a_character(wire: Wire) -> None:
 # --- 6.7 boundaries, 6.8 levels --------------------------------------------------------------------------
 
 
-@row("6.7")
-def each_boundary_says_what_it_is(wire: Wire) -> None:
+@pytest.mark.rule("X-21")
+def test_each_boundary_says_what_it_is(wire: Wire) -> None:
     def by_hand(client: Leanbase) -> None:
         client.capture_exception(ValueError())
 
@@ -170,8 +170,8 @@ def each_boundary_says_what_it_is(wire: Wire) -> None:
         assert properties.get("$exception_source") == source
 
 
-@row("6.7")
-def handlers_capture_once_with_their_events_and_only_if_asked(wire: Wire) -> None:
+@pytest.mark.rule("X-21")
+def test_handlers_capture_once_with_their_events_and_only_if_asked(wire: Wire) -> None:
     client = wire.client()
 
     @lambda_handler(client=client)
@@ -193,8 +193,8 @@ def handlers_capture_once_with_their_events_and_only_if_asked(wire: Wire) -> Non
     assert wire.exceptions()[0]["$exception_source"] == "python.context_manager"
 
 
-@row("X-25", "6.7")
-def an_integration_overrides_field_by_field(wire: Wire) -> None:
+@pytest.mark.rule("X-25", "X-21")
+def test_an_integration_overrides_field_by_field(wire: Wire) -> None:
     boundary = Metadata("error", {"type": "middleware", "handled": False}, "shop.middleware")
     override = Metadata(
         level="no such level",
@@ -219,8 +219,8 @@ def an_integration_overrides_field_by_field(wire: Wire) -> None:
     }  # fmt: skip
 
 
-@row("6.8")
-def levels_have_many_names(wire: Wire) -> None:
+@pytest.mark.rule("X-22")
+def test_levels_have_many_names(wire: Wire) -> None:
     cases: dict[Any, str] = {
         "fatal": "fatal", "Critical": "fatal", "ALERT": "fatal", "emergency": "fatal", "error": "error",
         "warning": "warning", "warn": "warning", "notice": "info", "info": "info", "trace": "debug",
@@ -237,8 +237,8 @@ def levels_have_many_names(wire: Wire) -> None:
 # --- 6.9 who may set what --------------------------------------------------------------------------------
 
 
-@row("6.9")
-def the_application_cannot_set_what_is_the_sdks_or_the_processors(wire: Wire) -> None:
+@pytest.mark.rule("X-23")
+def test_the_application_cannot_set_what_is_the_sdks_or_the_processors(wire: Wire) -> None:
     reserved = {
         "$exception_list": [], "$exception_type": "x", "$exception_message": "x", "$exception_level": "info",
         "$exception_source": "x", "$debug_images": [], "$exception_handled": True, "$exception_types": [],
@@ -261,8 +261,8 @@ def the_application_cannot_set_what_is_the_sdks_or_the_processors(wire: Wire) ->
     assert {name: properties[name] for name in passed} == passed
 
 
-@row("6.9")
-def fingerprints_are_texts(wire: Wire) -> None:
+@pytest.mark.rule("X-23")
+def test_fingerprints_are_texts(wire: Wire) -> None:
     client = wire.client()
     cases: list[tuple[Any, Any, str | None]] = [
         ("mine", "property", "mine"),
@@ -281,8 +281,8 @@ def fingerprints_are_texts(wire: Wire) -> None:
         assert wire.exceptions()[-1].get("$exception_fingerprint") == expected
 
 
-@row("6.9")
-def an_application_that_captures_the_event_itself_gets_what_it_sent(wire: Wire) -> None:
+@pytest.mark.rule("X-23")
+def test_an_application_that_captures_the_event_itself_gets_what_it_sent(wire: Wire) -> None:
     own = {"$exception_list": "mine", "$exception_handled": True, "$exception_fingerprint": 7}
     wire.client().capture("$exception", distinct_id="u", properties=own)
     properties = wire.server.store.events()[0]["properties"]
@@ -292,16 +292,16 @@ def an_application_that_captures_the_event_itself_gets_what_it_sent(wire: Wire) 
 # --- 6.10 inputs -----------------------------------------------------------------------------------------
 
 
-@row("6.10")
-def nothing_is_captured_when_there_is_nothing(wire: Wire) -> None:
+@pytest.mark.rule("X-24")
+def test_nothing_is_captured_when_there_is_nothing(wire: Wire) -> None:
     client = wire.client()
     assert client.capture_exception() is None
     assert client.capture_exception((None, None, None)) is None
     assert wire.received() == []
 
 
-@row("6.10")
-def the_exception_being_handled_is_the_default(wire: Wire) -> None:
+@pytest.mark.rule("X-24")
+def test_the_exception_being_handled_is_the_default(wire: Wire) -> None:
     try:
         raise ValueError("handled")
     except ValueError:
@@ -309,8 +309,8 @@ def the_exception_being_handled_is_the_default(wire: Wire) -> None:
         assert wire.capture(None)["$exception_list"][0]["mechanism"]["synthetic"] is False
 
 
-@row("6.10")
-def exc_info_is_the_value_with_that_traceback(wire: Wire) -> None:
+@pytest.mark.rule("X-24")
+def test_exc_info_is_the_value_with_that_traceback(wire: Wire) -> None:
     other = raised(KeyError())
     error = ValueError("value")
     properties = wire.capture((ValueError, error, other.__traceback__))
@@ -322,8 +322,8 @@ def exc_info_is_the_value_with_that_traceback(wire: Wire) -> None:
         assert wire.capture(sys.exc_info())["$exception_message"] == "all three"
 
 
-@row("6.10")
-def things_that_are_no_exceptions_are_made_to_look_like_one(wire: Wire) -> None:
+@pytest.mark.rule("X-24")
+def test_things_that_are_no_exceptions_are_made_to_look_like_one(wire: Wire) -> None:
     class Thing:
         def __str__(self) -> str:
             return "a thing"
@@ -348,8 +348,8 @@ def things_that_are_no_exceptions_are_made_to_look_like_one(wire: Wire) -> None:
         assert functions(properties)[-1] == "<lambda>"
 
 
-@row("6.10")
-def a_traceback_exception_keeps_type_text_frames_and_chain(wire: Wire) -> None:
+@pytest.mark.rule("X-24")
+def test_a_traceback_exception_keeps_type_text_frames_and_chain(wire: Wire) -> None:
     try:
         try:
             raise KeyError("inner")
@@ -374,8 +374,8 @@ shop.errors.CheckoutError: no money
 """
 
 
-@row("6.10")
-def the_text_of_a_traceback_is_read_and_no_file_for_it(wire: Wire) -> None:
+@pytest.mark.rule("X-24")
+def test_the_text_of_a_traceback_is_read_and_no_file_for_it(wire: Wire) -> None:
     class Report:
         name = "NameOfReport"
         msg = "from msg"
@@ -407,8 +407,8 @@ def the_text_of_a_traceback_is_read_and_no_file_for_it(wire: Wire) -> None:
 # --- 6.12, 6.13 ------------------------------------------------------------------------------------------
 
 
-@row("X-45")
-def captured_exceptions_may_be_logged(wire: Wire) -> None:
+@pytest.mark.rule("X-45")
+def test_captured_exceptions_may_be_logged(wire: Wire) -> None:
     import logging
 
     records: list[logging.LogRecord] = []
@@ -436,8 +436,9 @@ def what_is_left(properties: dict[str, Any]) -> list[bool]:
     ]
 
 
-@row("X-60", slow=True)
-def an_event_that_is_too_large_loses_what_matters_least_first(wire: Wire) -> None:
+@pytest.mark.rule("X-60")
+@pytest.mark.slow
+def test_an_event_that_is_too_large_loses_what_matters_least_first(wire: Wire) -> None:
     def deep(level: int, payload: str) -> None:
         if level == 0:
             raise ValueError("m" * 7000)

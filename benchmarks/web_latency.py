@@ -1,7 +1,7 @@
-"""How much later requests are answered with a silent ingestion server: `python -m tests.web_latency`.
+"""Measure how a silent ingestion server delays web requests: `python -m benchmarks.web_latency`.
 
-The ingestion server accepts each request and never answers, so that a send takes as long as it may. Each server
-answers the same requests without Leanbase first.
+The ingestion server accepts each request and never responds, so that a send takes as long as it may. Each web
+server handles the same requests without Leanbase first.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import urllib3
 
-from tests.fault_server import Behaviour, FaultServer
-from tests.web_servers import WebServer, gunicorn, serving, uvicorn
+from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.web_servers import WebServer, gunicorn, serving, uvicorn
 
 REQUESTS = 2000
 AT_A_TIME = 8

@@ -1,6 +1,6 @@
 """A soak: everything that can go wrong, at once, for minutes; then each event must be accounted for.
 
-    python -m tests.soak --minutes 10
+    python -m scripts.soak --minutes 10
 
 Three processes work on one server that flaps between all its faults:
 
@@ -9,8 +9,8 @@ Three processes work on one server that flaps between all its faults:
 * one with a pool of workers that are recycled, each with a buffer;
 * the server, which writes down the id of each event that it has answered with 2xx.
 
-At the end every event whose `capture()` returned an id must be at the server, or `on_error` must have been told
-that it was dropped; none may be there under two ids. Memory, threads and descriptors of the first process are
+At the end every event whose `capture()` returned an id must be at the server, or `on_error` must have been
+called with it; none may be there under two ids. Memory, threads and descriptors of the first process are
 printed every so often; they must not grow.
 """
 
@@ -37,7 +37,7 @@ from leanbase import Leanbase
 from leanbase.errors import DroppedError, RejectedError
 from leanbase.events.ids import uuid7
 from leanbase.transports._http import breaker
-from tests.fault_server import Behaviour, FaultServer, Request
+from tests.support.fault_server import Behaviour, FaultServer, Request
 
 breaker.FIRST_PAUSE_SECONDS = 0.3  # or most of the time nothing would happen
 breaker.LONGEST_PAUSE_SECONDS = 1.0
@@ -345,7 +345,18 @@ def _run(home: str, options: argparse.Namespace) -> int:
 
 
 def _part(part: str, home: str, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.soak", "--part", part, "--home", home, *arguments]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "scripts.soak",
+        "--part",
+        part,
+        "--home",
+        home,
+        *arguments,
+    ]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

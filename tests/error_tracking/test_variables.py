@@ -20,7 +20,7 @@ import pytest
 
 from leanbase.redaction import REDACTED, TOO_LONG
 from tests.error_tracking.conftest import ROOT, Wire, raised
-from tests.error_tracking.rules.table import Text, row
+from tests.error_tracking.exceptions import Text
 from tests.error_tracking.wire import frames
 
 
@@ -36,8 +36,8 @@ def variables(wire: Wire, _options: Any = None, /, **local: Any) -> Any:
     return frames(properties)[-1].get("code_variables")
 
 
-@row("V-1")
-def the_budget_goes_to_the_crash_site_first(wire: Wire) -> None:
+@pytest.mark.rule("V-1")
+def test_the_budget_goes_to_the_crash_site_first(wire: Wire) -> None:
     def deep(level: int, text: str) -> None:
         if level == 0:
             raise ValueError
@@ -54,22 +54,22 @@ def the_budget_goes_to_the_crash_site_first(wire: Wire) -> None:
     assert "code_variables" not in shown[1]
 
 
-@row("V-1")
-def only_the_applications_own_frames_have_variables(wire: Wire) -> None:
+@pytest.mark.rule("V-1")
+def test_only_the_applications_own_frames_have_variables(wire: Wire) -> None:
     with pytest.raises(ValueError) as caught:
         json.loads("not json")
     for frame in frames(wire.capture(caught.value, capture_exception_code_variables=True)):
         assert ("code_variables" in frame) == frame["in_app"]
 
 
-@row("V-2")
-def scalars_come_first_each_part_by_name(wire: Wire) -> None:
+@pytest.mark.rule("V-2")
+def test_scalars_come_first_each_part_by_name(wire: Wire) -> None:
     shown = variables(wire, b=[1], a={}, z=1, y="s", x=None, w=True, v=1.5)
     assert list(shown) == ["v", "w", "x", "y", "z", "a", "b"]
 
 
-@row("V-3")
-def names_decide_before_values_are_read(wire: Wire) -> None:
+@pytest.mark.rule("V-3")
+def test_names_decide_before_values_are_read(wire: Wire) -> None:
     class Loud:
         def __getattribute__(self, name: str) -> Any:
             raise AssertionError("was read")
@@ -80,8 +80,8 @@ def names_decide_before_values_are_read(wire: Wire) -> None:
     assert shown == {"mine": REDACTED, "password": "now visible"}
 
 
-@row("V-4")
-def numbers_stay_numbers_and_the_rest_becomes_text(wire: Wire) -> None:
+@pytest.mark.rule("V-4")
+def test_numbers_stay_numbers_and_the_rest_becomes_text(wire: Wire) -> None:
     shown = variables(
         wire,
         none=None, true=True, false=False, one=1, half=0.5, nan=float("nan"), inf=float("-inf"),
@@ -98,8 +98,8 @@ def numbers_stay_numbers_and_the_rest_becomes_text(wire: Wire) -> None:
     assert shown["long"].endswith("...")
 
 
-@row("V-5")
-def patterns_are_searched_and_broken_ones_skipped(wire: Wire) -> None:
+@pytest.mark.rule("V-5")
+def test_patterns_are_searched_and_broken_ones_skipped(wire: Wire) -> None:
     options = {"code_variables_mask_patterns": ["(", "(?i)CARD", r"^pin\d$"]}
     shown = variables(wire, options, my_card=1, pin1=1, pins=1)
     assert shown == {"my_card": REDACTED, "pin1": REDACTED, "pins": 1}
@@ -114,8 +114,8 @@ MASKED = [
 UNMASKED = ["task_id", "disk_usage", "author", "authors", "risk_level", "compass", "order", "user_id", "skin"]
 
 
-@row("V-6")
-def the_default_masks_know_names_of_secrets(wire: Wire) -> None:
+@pytest.mark.rule("V-6")
+def test_the_default_masks_know_names_of_secrets(wire: Wire) -> None:
     shown = variables(wire, **dict.fromkeys(MASKED, 7), **dict.fromkeys(UNMASKED, 7))
     assert {name for name, value in shown.items() if value == REDACTED} == set(MASKED)
     assert {name for name, value in shown.items() if value == 7} == set(UNMASKED)
@@ -138,8 +138,8 @@ class Slotted:
 Login = collections.namedtuple("Login", ["user", "pwd"])
 
 
-@row("V-7")
-def masks_reach_values_keys_and_fields_at_any_depth(wire: Wire) -> None:
+@pytest.mark.rule("V-7")
+def test_masks_reach_values_keys_and_fields_at_any_depth(wire: Wire) -> None:
     shown = variables(
         wire,
         text="password=hunter2",
@@ -158,8 +158,8 @@ def masks_reach_values_keys_and_fields_at_any_depth(wire: Wire) -> None:
     assert "hunter2" not in str(shown)
 
 
-@row("V-8")
-def objects_are_shown_by_what_they_hold(wire: Wire) -> None:
+@pytest.mark.rule("V-8")
+def test_objects_are_shown_by_what_they_hold(wire: Wire) -> None:
     class Order:
         token_store = "class attribute"
 
@@ -184,8 +184,8 @@ def objects_are_shown_by_what_they_hold(wire: Wire) -> None:
     assert json.loads(shown["account"])["__class__"] == f"{__name__}.Account"
 
 
-@row("V-8")
-def leaves_are_shown_by_their_repr(wire: Wire) -> None:
+@pytest.mark.rule("V-8")
+def test_leaves_are_shown_by_their_repr(wire: Wire) -> None:
     import datetime as dt
     import uuid
 
@@ -218,8 +218,8 @@ def leaves_are_shown_by_their_repr(wire: Wire) -> None:
     assert json.loads(shown["error"]) == {"__class__": "KeyError", "args": ["k"]}
 
 
-@row("V-9")
-def bounds_fail_closed(wire: Wire) -> None:
+@pytest.mark.rule("V-9")
+def test_bounds_fail_closed(wire: Wire) -> None:
     cycle: list[Any] = [1]
     cycle.append(cycle)
     deep: list[Any] = ["bottom"]
@@ -244,15 +244,15 @@ def bounds_fail_closed(wire: Wire) -> None:
     assert shown["fifty"] == json.dumps(list(range(50)))
 
 
-@row("V-10")
-def the_constants_are_those_that_people_search_for(wire: Wire) -> None:
+@pytest.mark.rule("V-10")
+def test_the_constants_are_those_that_people_search_for(wire: Wire) -> None:
     shown = variables(wire, password=1, long="a b" * 700)
     assert shown["password"] == "$$_leanbase_redacted_based_on_masking_rules_$$"
     assert shown["long"] == "$$_leanbase_value_too_long_$$"
 
 
-@row("V-11")
-def credentials_in_urls_go_and_the_rest_stays(wire: Wire) -> None:
+@pytest.mark.rule("V-11")
+def test_credentials_in_urls_go_and_the_rest_stays(wire: Wire) -> None:
     cases = {
         "postgres://jo:hunter2@db:5432/shop": f"postgres://{REDACTED}@db:5432/shop",
         "redis://:hunter2@cache/0": f"redis://{REDACTED}@cache/0",
@@ -272,16 +272,16 @@ def credentials_in_urls_go_and_the_rest_stays(wire: Wire) -> None:
     assert time.process_time() - started < 5
 
 
-@row("V-12")
-def what_looks_like_a_secret_is_one(wire: Wire) -> None:
+@pytest.mark.rule("V-12")
+def test_what_looks_like_a_secret_is_one(wire: Wire) -> None:
     secret = "".join(["Kx9", "fQ2z_", "Lm7R-", "pT4wV"])
     assert variables(wire, opaque=secret) == {"opaque": REDACTED}
     off = variables(wire, {"code_variables_detect_secrets": False}, opaque=secret)
     assert off == {"opaque": secret}
 
 
-@row("V-13")
-def failing_variables_do_not_cost_the_event(wire: Wire) -> None:
+@pytest.mark.rule("V-13")
+def test_failing_variables_do_not_cost_the_event(wire: Wire) -> None:
     class Hostile(dict[str, Any]):
         def __len__(self) -> int:
             raise RuntimeError
@@ -304,8 +304,8 @@ def failing_variables_do_not_cost_the_event(wire: Wire) -> None:
     assert json.loads(shown["hostile"]) == {"a": 1}
 
 
-@row("V-3", "V-11", "V-12")
-def contexts_override_the_client(wire: Wire) -> None:
+@pytest.mark.rule("V-3", "V-11", "V-12")
+def test_contexts_override_the_client(wire: Wire) -> None:
     client = wire.client()
 
     def capture() -> dict[str, Any]:
@@ -348,8 +348,8 @@ class Plain(enum.Enum):
     COLOR = 2
 
 
-@row("V-7")
-def keys_of_any_kind_are_names(wire: Wire) -> None:
+@pytest.mark.rule("V-7")
+def test_keys_of_any_kind_are_names(wire: Wire) -> None:
     shown = variables(
         wire,
         by_bytes={b"password": "hunter2"},
@@ -373,8 +373,8 @@ def keys_of_any_kind_are_names(wire: Wire) -> None:
     assert json.loads(shown["fine"]) == {"1": "one", "None": "none", "2.5": "half", "(1, 2)": "both"}
 
 
-@row("V-8")
-def no_code_of_the_application_runs_for_its_variables(wire: Wire) -> None:
+@pytest.mark.rule("V-8")
+def test_no_code_of_the_application_runs_for_its_variables(wire: Wire) -> None:
     ran: list[str] = []
 
     class Loud:
@@ -425,8 +425,8 @@ def no_code_of_the_application_runs_for_its_variables(wire: Wire) -> None:
     assert shown["plain"].startswith("<object object at ")
 
 
-@row("V-5")
-def patterns_that_cannot_work_leave_those_that_do(wire: Wire) -> None:
+@pytest.mark.rule("V-5")
+def test_patterns_that_cannot_work_leave_those_that_do(wire: Wire) -> None:
     for patterns in (42, {"a": 1}, ["["], [None], "["):
         options = {"code_variables_mask_patterns": patterns}
         assert variables(wire, options, password="hunter2") == {"password": REDACTED}, patterns
@@ -442,8 +442,8 @@ def patterns_that_cannot_work_leave_those_that_do(wire: Wire) -> None:
     assert frames(wire.exceptions()[-1])[-1]["code_variables"]["mine"] == REDACTED
 
 
-@row("V-6")
-def where_a_secret_or_the_program_is_is_no_secret(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.rule("V-6")
+def test_where_a_secret_or_the_program_is_is_no_secret(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PWD", "/srv/shop/current")
     monkeypatch.setenv("DB_PASSWORD_FILE", "/run/secrets/password-of-db")
     monkeypatch.setenv("SSH_AUTH_SOCK", "/tmp/agent.4711/socket")
@@ -451,8 +451,8 @@ def where_a_secret_or_the_program_is_is_no_secret(wire: Wire, monkeypatch: pytes
         assert wire.capture(f"no file {path} here")["$exception_message"] == f"no file {path} here"
 
 
-@row("V-9")
-def the_work_for_one_event_is_bounded(wire: Wire) -> None:
+@pytest.mark.rule("V-9")
+def test_the_work_for_one_event_is_bounded(wire: Wire) -> None:
     looked_at = 0
 
     class Counted(str):
@@ -472,8 +472,8 @@ def the_work_for_one_event_is_bounded(wire: Wire) -> None:
     assert variables(wire, huge=dict.fromkeys(range(1_000_000))) == {"huge": TOO_LONG}
 
 
-@row("V-13")
-def variables_are_not_kept_alive(wire: Wire) -> None:
+@pytest.mark.rule("V-13")
+def test_variables_are_not_kept_alive(wire: Wire) -> None:
     class Big:
         pass
 

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/delivery.md from the lists beside `Receipt`: `python -m tests.delivery_page`."""
+"""Write the tables of docs/delivery.md from the lists in receipt.py: `python -m scripts.delivery_page`."""
 
 from __future__ import annotations
 

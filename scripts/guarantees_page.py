@@ -1,4 +1,4 @@
-"""Prints docs/guarantees.md from the fault matrices: `python -m tests.guarantees_page > docs/guarantees.md`."""
+"""Print docs/guarantees.md from the fault matrices: `python -m scripts.guarantees_page`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "guarantees.md"
 
 HEAD = """# Guarantees
 
-What becomes of events, whatever happens: those of an invocation of a Lambda function, by transport and by `flush`, and those of a program without
-a decorator, by transport. Each cell is a test. The tables that the tests read are the ones that this page is made from.
+What happens to events under each fault: in an invocation of a Lambda function, by transport and by `flush`, and in a
+program without a decorator, by transport. Each cell is a test, and this page is generated from the tables of the tests.
 
 ## An invocation
 
@@ -22,14 +22,18 @@ The function runs in AWS's own runtime interface emulator.
 
 | | |
 |---|---|
-| sent | before the caller has the answer; with `after_response`, before the sandbox is frozen |
-| next | with the next invocation that the process has; after three failed sends in a row, or one without an answer until its deadline, with the first that begins 30 s later |
-| disk | with the first invocation of the next process that has the same directory: in Lambda after a timeout or a crash, elsewhere on the same disk |
-| **lost** | an event can be lost; the number says why |
-| (empty) | it cannot happen with this `flush` |
+| sent | before the caller has the response; with `after_response`, before the sandbox is frozen |
+| next | with the next invocation of the process; when sending is paused, with the first one after the pause |
+| disk | with the first invocation of the next process that has the same directory |
+| **lost** | an event can be lost; the number gives the reason |
+| (empty) | the fault cannot happen with this `flush` |
 
-For `sqs` and `log`, *sent* means that the queue or the log has it; the [relay](transports.md#the-relay) delivers from there, again and again until it is done.
-No event ever arrives under two ids: what is sent twice, because nobody knows whether it arrived, has the same uuid, and the server counts it once.
+Sending pauses for 30 s after three failed sends in a row, or after one that had no response until its deadline. In
+Lambda the next process has the same directory after a timeout or a crash; elsewhere it has it on the same disk.
+
+For `sqs` and `log`, *sent* means that the queue or the log has the event. The [relay](transports.md#the-relay)
+delivers it from there, and retries until it succeeds. An event that is sent twice, because it is not known whether
+it arrived, has the same uuid both times, and the server counts it once.
 """
 
 PROGRAMS = """

@@ -1,27 +1,8 @@
-"""What the modules of the table share."""
+"""Exceptions with odd attributes, for the tests of this folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import pytest
-
-ROWS: list[Any] = []
-
-
-Check = TypeVar("Check", bound=Callable[..., None])
-
-
-def row(*ids: str, slow: bool = False) -> Callable[[Check], Check]:
-    """Add a function to the table under the ids of the rules that it tells."""
-
-    def add(check: Check) -> Check:
-        marks = pytest.mark.slow if slow else ()
-        ROWS.append(pytest.param(check, id="-".join([*ids, check.__name__]), marks=marks))
-        return check
-
-    return add
+from typing import Any
 
 
 class WithMessage(Exception):

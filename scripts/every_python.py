@@ -1,9 +1,9 @@
-"""Runs the core package's tests against the built wheels, on every CPython >= 3.10 that is found on this machine.
+"""Run the core package's tests against the built wheels, on every other CPython >= 3.10 of this machine.
 
-Found are the versions of pyenv and `python3.X` on the path, one of each minor version. Each gets a virtual
-environment of its own under `.venvs/`, with both wheels and the test tools alone, and a copy of the tests, so that
-nothing of the source tree is imported. On the newest the tests run once more with `leanbaseanalytics` in the place
-of `leanbase`.
+The interpreters are those of pyenv and `python3.X` on the path, one of each minor version. Each has a virtual
+environment under `.venvs/` with both wheels and the test tools, and a copy of the tests, so that nothing of
+the source tree is imported. The oldest interpreter runs all core tests, the others those that are not slow.
+The newest runs them again with `leanbaseanalytics` in the place of `leanbase`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OLDEST = (3, 10)
 NEWEST = (3, 20)
-# What needs more than the core's own test tools: web frameworks and servers, Powertools, awslambdaric, botocore;
-# and what is about the repository.
+# Tests that need more than the core's own test tools (frameworks, servers, Powertools, awslambdaric,
+# botocore), and tests of the repository itself.
 LEFT_OUT = [
     "tests/integrations/apps",
     *(
@@ -36,9 +36,9 @@ LEFT_OUT = [
     "tests/transports/test_buffered_servers.py",
     "tests/transports/test_sigv4.py",
 ]
-# What takes long and tells of the operating system, not of the interpreter.
+# It takes long, and tests the operating system rather than the interpreter.
 ONCE = ["tests/transports/test_spool.py::test_killed_at_random_moments_it_loses_nothing"]
-# What is about what an import loads: the alias below loads everything; and about texts that name the module.
+# Tests of what an import loads, since the alias below loads everything; and of strings that name the module.
 NOT_BY_ALIAS = "not (g7 or import or plugin or fresh or module or docstring or declared or readme or entry_point or metadata)"
 ALIAS = """
 import importlib, pkgutil, sys
@@ -89,7 +89,7 @@ def prepare(version: tuple[int, int], interpreter: str, wheels: list[str]) -> st
 
 def lay_out(folder: Path, name: str) -> None:
     """A copy of what the tests read, without the package."""
-    for each in ("tests", "docs", "examples", "benchmarks"):
+    for each in ("tests", "docs", "examples", "benchmarks", "scripts"):
         shutil.copytree(ROOT / each, folder / each, ignore=shutil.ignore_patterns("__pycache__"))
     for each in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / each, folder / each)

@@ -1,4 +1,4 @@
-"""Prints docs/options.md from the settings: `python -m tests.options_page > docs/options.md`."""
+"""Prints docs/options.md from the settings: `python -m scripts.options_page > docs/options.md`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from leanbase.settings import Settings
 
 HEAD = """# Options
 
-Every option is a keyword of `Leanbase(...)`, an attribute of the module (`leanbase.timeout = 3`), and an environment
-variable (`LEANBASE_TIMEOUT=3`; lists with commas). The keyword wins over the attribute, the attribute over the environment.
-Times are in seconds. The attributes belong to the default client and are read when it is first used; `disabled`, `debug` and
-`before_send` are read at every call.
+Every option is a keyword of `Leanbase(...)`, an attribute of the module (`leanbase.timeout = 3`), and an
+environment variable (`LEANBASE_TIMEOUT=3`; lists with commas). The keyword wins over the attribute, the attribute
+over the environment. Times are in seconds. The attributes belong to the default client, which reads them at its first
+use. It reads `disabled`, `debug` and `before_send` at every call.
 
 | Option | Type | Default | Meaning |
 |---|---|---|---|

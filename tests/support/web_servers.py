@@ -19,7 +19,7 @@ import urllib3
 
 from leanbase.local.server import LocalServer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 ARRIVAL_SECONDS = 10.0

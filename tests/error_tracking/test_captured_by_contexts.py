@@ -20,14 +20,14 @@ import leanbase
 from leanbase import Leanbase
 from leanbase.error_tracking.metadata import Metadata
 from tests.error_tracking.conftest import Wire
-from tests.error_tracking.rules.table import Text, WithMessage, row
+from tests.error_tracking.exceptions import Text, WithMessage
 from tests.error_tracking.wire import frames
 
 # --- 4.3 exceptions in contexts --------------------------------------------------------------------------
 
 
-@row("K-15")
-def an_exception_leaves_with_the_tags_of_its_context_and_unchanged(wire: Wire) -> None:
+@pytest.mark.rule("K-15")
+def test_an_exception_leaves_with_the_tags_of_its_context_and_unchanged(wire: Wire) -> None:
     client, error = wire.client(), ValueError("mine")
     with pytest.raises(ValueError, match="mine") as caught, client.new_context():
         client.tag("order", 7)
@@ -41,8 +41,8 @@ def an_exception_leaves_with_the_tags_of_its_context_and_unchanged(wire: Wire) -
     assert event["properties"]["$session_id"] == "0198c0de-0000-7000-8000-000000000abc"
 
 
-@row("K-15")
-def what_only_ends_a_program_is_not_captured(wire: Wire) -> None:
+@pytest.mark.rule("K-15")
+def test_what_only_ends_a_program_is_not_captured(wire: Wire) -> None:
     client = wire.client()
     for kind in (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
         with pytest.raises(kind), client.new_context():
@@ -50,8 +50,8 @@ def what_only_ends_a_program_is_not_captured(wire: Wire) -> None:
     assert wire.received() == []
 
 
-@row("K-16")
-def capturing_is_the_default_and_false_turns_it_off_for_one_context(wire: Wire) -> None:
+@pytest.mark.rule("K-16")
+def test_capturing_is_the_default_and_false_turns_it_off_for_one_context(wire: Wire) -> None:
     client = wire.client()
     for capture, events in [(None, 1), (True, 2), (False, 2)]:
         with contextlib.suppress(ValueError), client.new_context(capture_exceptions=capture):
@@ -67,8 +67,8 @@ def capturing_is_the_default_and_false_turns_it_off_for_one_context(wire: Wire) 
     assert "inner" not in wire.exceptions()[2]
 
 
-@row("K-16")
-def a_disabled_opted_out_or_unconfigured_client_captures_nothing(wire: Wire) -> None:
+@pytest.mark.rule("K-16")
+def test_a_disabled_opted_out_or_unconfigured_client_captures_nothing(wire: Wire) -> None:
     disabled, opted_out = wire.client(disabled=True), wire.client(opted_out=True)
     for client in (disabled, opted_out, leanbase):
         with contextlib.suppress(ValueError), client.new_context():
@@ -76,8 +76,8 @@ def a_disabled_opted_out_or_unconfigured_client_captures_nothing(wire: Wire) -> 
     assert wire.received() == []
 
 
-@row("K-17")
-def one_exception_makes_one_event_at_the_innermost_context(wire: Wire) -> None:
+@pytest.mark.rule("K-17")
+def test_one_exception_makes_one_event_at_the_innermost_context(wire: Wire) -> None:
     client, error = wire.client(), ValueError("mine")
 
     @client.scoped()
@@ -95,8 +95,8 @@ def one_exception_makes_one_event_at_the_innermost_context(wire: Wire) -> None:
     assert len(wire.exceptions()) == 2
 
 
-@row("K-18")
-def a_dropped_exception_may_be_captured_by_an_outer_boundary(wire: Wire) -> None:
+@pytest.mark.rule("K-18")
+def test_a_dropped_exception_may_be_captured_by_an_outer_boundary(wire: Wire) -> None:
     client = wire.client()
     client.before_send = lambda event: None if event["properties"].get("secret") else event
     with contextlib.suppress(ValueError), client.new_context(), client.new_context():
@@ -105,8 +105,8 @@ def a_dropped_exception_may_be_captured_by_an_outer_boundary(wire: Wire) -> None
     assert [each.get("secret") for each in wire.exceptions()] == [None]
 
 
-@row("K-18")
-def the_mark_takes_any_exception_and_is_seen_nowhere(wire: Wire) -> None:
+@pytest.mark.rule("K-18")
+def test_the_mark_takes_any_exception_and_is_seen_nowhere(wire: Wire) -> None:
     class Frozen(Exception):
         __slots__ = ()
 
@@ -130,8 +130,8 @@ def the_mark_takes_any_exception_and_is_seen_nowhere(wire: Wire) -> None:
     assert len(wire.exceptions()) == 5
 
 
-@row("K-18")
-def an_exception_that_was_caused_by_a_captured_one_is_another(wire: Wire) -> None:
+@pytest.mark.rule("K-18")
+def test_an_exception_that_was_caused_by_a_captured_one_is_another(wire: Wire) -> None:
     client = wire.client()
     try:
         try:
@@ -144,8 +144,8 @@ def an_exception_that_was_caused_by_a_captured_one_is_another(wire: Wire) -> Non
     assert [each["$exception_type"] for each in wire.exceptions()] == ["KeyError", "ValueError"]
 
 
-@row("K-19", "6.7")
-def a_context_says_how_it_captured(wire: Wire) -> None:
+@pytest.mark.rule("K-19", "X-21")
+def test_a_context_says_how_it_captured(wire: Wire) -> None:
     def leave(client: Leanbase) -> None:
         with contextlib.suppress(ValueError), client.new_context():
             raise ValueError
@@ -157,8 +157,8 @@ def a_context_says_how_it_captured(wire: Wire) -> None:
     assert mechanism == {"type": "context", "handled": False, "synthetic": False, "exception_id": 0}
 
 
-@row("K-20")
-def capturing_changes_nothing_about_the_exception(wire: Wire) -> None:
+@pytest.mark.rule("K-20")
+def test_capturing_changes_nothing_about_the_exception(wire: Wire) -> None:
     cause, error = KeyError("cause"), ValueError("mine", 1)
     try:
         raise error from cause
@@ -168,8 +168,8 @@ def capturing_changes_nothing_about_the_exception(wire: Wire) -> None:
         assert (error.args, error.__traceback__, error.__cause__, error.__context__, str(error)) == before
 
 
-@row("K-20")
-def a_failing_hook_does_not_mask_the_exception(wire: Wire) -> None:
+@pytest.mark.rule("K-20")
+def test_a_failing_hook_does_not_mask_the_exception(wire: Wire) -> None:
     def fail(event: dict[str, Any]) -> dict[str, Any]:
         raise RuntimeError("the hook's own")
 
@@ -180,8 +180,8 @@ def a_failing_hook_does_not_mask_the_exception(wire: Wire) -> None:
     assert wire.received() == []
 
 
-@row("K-15", "K-17")
-def async_functions_and_generators_capture_what_leaves_them(wire: Wire) -> None:
+@pytest.mark.rule("K-15", "K-17")
+def test_async_functions_and_generators_capture_what_leaves_them(wire: Wire) -> None:
     client = wire.client()
 
     @client.scoped()
@@ -215,8 +215,8 @@ def async_functions_and_generators_capture_what_leaves_them(wire: Wire) -> None:
         assert not any(frame["filename"].startswith("leanbase/") for frame in frames(properties))
 
 
-@row("K-15")
-def the_end_of_a_generator_is_no_failure(wire: Wire) -> None:
+@pytest.mark.rule("K-15")
+def test_the_end_of_a_generator_is_no_failure(wire: Wire) -> None:
     client = wire.client()
 
     @client.scoped()
@@ -240,8 +240,8 @@ def the_end_of_a_generator_is_no_failure(wire: Wire) -> None:
 # --- what an exception may not do ------------------------------------------------------------------------
 
 
-@row("K-20", "6.10")
-def an_exceptions_own_text_cannot_end_anything(wire: Wire) -> None:
+@pytest.mark.rule("K-20", "X-24")
+def test_an_exceptions_own_text_cannot_end_anything(wire: Wire) -> None:
     class Exits(Exception):
         def __str__(self) -> str:
             sys.exit(3)
@@ -267,8 +267,8 @@ def an_exceptions_own_text_cannot_end_anything(wire: Wire) -> None:
     assert "Lying object" in wire.capture(Lying())["$exception_message"]
 
 
-@row("K-20")
-def at_the_recursion_limit_the_exception_is_still_the_same(wire: Wire) -> None:
+@pytest.mark.rule("K-20")
+def test_at_the_recursion_limit_the_exception_is_still_the_same(wire: Wire) -> None:
     class Mine(Exception):
         pass
 
@@ -295,8 +295,8 @@ def at_the_recursion_limit_the_exception_is_still_the_same(wire: Wire) -> None:
     assert Mine in seen
 
 
-@row("X-25")
-def metadata_that_makes_no_sense_costs_nothing(wire: Wire) -> None:
+@pytest.mark.rule("X-25")
+def test_metadata_that_makes_no_sense_costs_nothing(wire: Wire) -> None:
     boundary = Metadata("error", {"type": "task", "handled": False})
     for mechanism in ("x", ["a"], 5):
         wrong: Any = Metadata(mechanism=mechanism)  # type: ignore[arg-type]
@@ -304,16 +304,16 @@ def metadata_that_makes_no_sense_costs_nothing(wire: Wire) -> None:
         assert properties["$exception_list"][0]["mechanism"]["type"] == "task"
 
 
-@row("X-1")
-def source_is_never_that_of_another_file_of_the_name(wire: Wire) -> None:
+@pytest.mark.rule("X-1")
+def test_source_is_never_that_of_another_file_of_the_name(wire: Wire) -> None:
     (wire.directory / "relative.py").write_text("1 / 1\n")
     with pytest.raises(ZeroDivisionError) as caught:
         exec(compile("1 / 0", "relative.py", "exec"), {"__name__": "relative"})
     assert "context_line" not in frames(wire.capture(caught.value))[-1]
 
 
-@row("K-17")
-def threads_that_capture_the_same_exception_make_one_event(wire: Wire) -> None:
+@pytest.mark.rule("K-17")
+def test_threads_that_capture_the_same_exception_make_one_event(wire: Wire) -> None:
     client, other = wire.client(), wire.client()
     for error in (kind() for kind in [ValueError, WithMessage] * 20):
         barrier = threading.Barrier(4)
@@ -330,8 +330,8 @@ def threads_that_capture_the_same_exception_make_one_event(wire: Wire) -> None:
     assert (client.stats()["captured"], other.stats()["captured"]) == (40, 40)
 
 
-@row("K-18")
-def the_mark_survives_neither_copies_nor_json(wire: Wire) -> None:
+@pytest.mark.rule("K-18")
+def test_the_mark_survives_neither_copies_nor_json(wire: Wire) -> None:
     client, error = wire.client(), ValueError("x")
     assert client.capture_exception(error) is not None
     json.dumps(vars(error))

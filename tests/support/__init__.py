@@ -1,0 +1,1 @@
+"""What tests of several folders share: servers that misbehave, processes, the accounting identity."""
