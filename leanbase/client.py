@@ -363,10 +363,10 @@ class Leanbase:
     ) -> str | None:
         person = _explicit_or_context(distinct_id)
         if person is None:
-            raise InvalidEventError("needs a distinct_id, as an argument or from the context")
+            raise InvalidEventError("distinct_id is missing: pass it, or set it with identify_context()")
         properties = resolved(properties)
         if not isinstance(properties, Mapping) or not properties:
-            raise InvalidEventError("needs properties that are a non-empty mapping")
+            raise InvalidEventError("properties must be a non-empty mapping")
         draft = Draft(key, {key: properties}, person, timestamp, uuid, disable_geoip)
         return self._emit(draft)
 
@@ -396,7 +396,7 @@ class Leanbase:
         """
         person = contexts.coerce_id(distinct_id)
         if person is None:
-            raise InvalidEventError("needs a distinct_id")
+            raise InvalidEventError("distinct_id is missing")
         given = {"$set": _mapping_or_none(properties), "$set_once": _mapping_or_none(set_once)}
         draft = Draft(
             "$identify",
@@ -432,10 +432,10 @@ class Leanbase:
         """
         previous = contexts.coerce_id(previous_id)
         if previous is None:
-            raise InvalidEventError("needs a previous_id")
+            raise InvalidEventError("previous_id is missing")
         new = _explicit_or_context(distinct_id)
         if new is None:
-            raise InvalidEventError("needs a distinct_id, as an argument or from the context")
+            raise InvalidEventError("distinct_id is missing: pass it, or set it with identify_context()")
         draft = Draft(
             "$create_alias",
             {"distinct_id": previous, "alias": new},
@@ -776,7 +776,7 @@ class Leanbase:
         except Exception as error:
             log_internal_error("delivery_scope()", error)
             scope.abandon()
-            return Receipt()
+            return Receipt.unknown(error)
 
     def _close_scope_later(self, scope: DeliveryScope) -> None:
         """Close a delivery scope and let a thread send. Does not block. Never raises."""
@@ -803,7 +803,7 @@ class Leanbase:
             return scope.send(*self._outboxes(), deadline=deadline, take_over=True)
         except Exception as error:
             log_internal_error("delivery_scope()", error)
-            return Receipt()
+            return Receipt.unknown(error)
 
     def flush(self, timeout: float | None = 10.0) -> Receipt:
         """Send all pending events: collected in the open delivery scope, buffered, or retained.
@@ -820,7 +820,7 @@ class Leanbase:
             return self._current().outbox.flush(timeout=seconds, last_chance="brief")
         except Exception as error:
             log_internal_error("flush()", error)
-            return Receipt()
+            return Receipt.unknown(error)
 
     def shutdown(self, timeout: float | None = None) -> Receipt:
         """Send all pending events, then close the client for good. Later captures return `None`.
@@ -848,7 +848,7 @@ class Leanbase:
             return pipeline.outbox.close(timeout=_seconds(timeout, limit), last_chance=last_chance)
         except Exception as error:
             log_internal_error("shutdown()", error)
-            return Receipt()
+            return Receipt.unknown(error)
 
     def _warm_up(self, timeout: float = 1.0) -> None:
         """Import the HTTP stack and open a connection now, so that the first send is faster.
@@ -862,23 +862,24 @@ class Leanbase:
         except Exception as error:
             log_internal_error("warm_up()", error)
 
-    def disconnect(self, timeout: float = 5.0) -> Receipt:
+    def disconnect(self, timeout: float | None = 5.0) -> Receipt:
         """Send all pending events and close idle connections. The next send opens new ones.
 
         Use it when the process must hold no open connections, for example around a SnapStart snapshot.
 
         Args:
-            timeout: The maximum number of seconds for the send.
+            timeout: The maximum number of seconds. `None` means `send_deadline`.
 
         Returns:
             A receipt, which is true if every event was passed on. Blocks until the send has finished. Never
             raises.
         """
         try:
-            return self._current().outbox.disconnect(timeout=timeout)
+            pipeline = self._current()
+            return pipeline.outbox.disconnect(timeout=_seconds(timeout, pipeline.settings.send_deadline))
         except Exception as error:
             log_internal_error("disconnect()", error)
-            return Receipt()
+            return Receipt.unknown(error)
 
     def stats(self) -> Stats:
         """Return how many events this client captured in this process, and how many had each outcome.
@@ -1011,7 +1012,7 @@ def _group_part(value: object, argument: str) -> str | int:
         return value
     text = contexts.coerce_id(value)
     if text is None:
-        raise InvalidEventError(f"needs a {argument}")
+        raise InvalidEventError(f"{argument} is missing")
     return text
 
 

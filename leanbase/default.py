@@ -109,7 +109,7 @@ class DefaultClient(Leanbase):
         if self._is_configured():
             super()._warm_up(timeout)
 
-    def disconnect(self, timeout: float = 5.0) -> Receipt:
+    def disconnect(self, timeout: float | None = 5.0) -> Receipt:
         """Send all pending events and close idle connections, if the client was used.
 
         See `Leanbase.disconnect`.

@@ -53,7 +53,7 @@ def event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Conc
             return None
         except InvalidEventError as error:
             reason = "invalid"
-            logger.warning("%s() %s; nothing is sent", method.__name__, error)
+            logger.warning("%s(): %s; nothing is sent", method.__name__, error)
         except RecursionError:
             return None  # the application's own recursion has left no room for the call
         except Exception as error:

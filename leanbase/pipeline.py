@@ -145,7 +145,7 @@ class Pipeline:
             )
             if self.hooks:
                 if self in _in_hooks_of.get():
-                    raise InvalidEventError("was called inside before_send, which would then call itself")
+                    raise InvalidEventError("a before_send hook cannot capture with its own client")
                 # Encode and decode first, so that hooks see every string as it will be sent.
                 hooked = self._hooked(_encode(event, draft).decode())
                 if hooked is None:

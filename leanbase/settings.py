@@ -209,7 +209,7 @@ class Settings:
     )
     exception_autocapture_bucket_size: int = _option(
         50,
-        "The size of the bucket of the rate limit. A burst of one class may have one exception less.",
+        "The size of the bucket of the rate limit for each class: a burst lets one exception less through.",
         least=0,
         most=100,
     )
@@ -222,7 +222,7 @@ class Settings:
     )
     exception_autocapture_refill_interval_seconds: float = _option(
         10.0,
-        "The interval of the rate limit in seconds. `0` switches the limit off.",
+        "The interval of the rate limit in seconds. `0` refills the bucket at once.",
         least=0,
         most=MOST_SECONDS,
     )
@@ -499,7 +499,7 @@ def _checked_number(option: Field[Any], value: Any) -> Any:
 
 def _fallback(option: Field[Any]) -> Any:
     """Return the replacement for an invalid value: the maximum of the option, or its default without one."""
-    default: Any = option.default
+    default: Any = _default(option)
     most = option.metadata["most"]
     return default if most is None else type(default)(most)
 

@@ -647,7 +647,7 @@ def test_a_capture_inside_before_send_is_refused(
     client.before_send = lambda event: client.capture("inner", distinct_id="u") or event
     assert client.capture("outer", distinct_id="u") is not None
     assert [event["event"] for event in memory.events] == ["outer"]
-    assert "inside before_send" in caplog.text
+    assert "cannot capture with its own client" in caplog.text
     assert balanced(client)
 
 
@@ -713,3 +713,20 @@ def test_debug_says_that_sends_pause(server: FaultServer, caplog: pytest.LogCapt
     for _ in range(4):
         client.capture("e", distinct_id="u")
     assert re.search(r"sending is paused for another \d+ s; events are retained", caplog.text)
+
+
+def test_a_call_that_fails_inside_the_client_returns_a_false_receipt(
+    client: Leanbase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leanbase.delivery.outbox.Outbox.flush", lambda *args, **options: 1 / 0)
+    receipt = client.flush()
+    assert not receipt
+    assert (receipt.retained, receipt.dropped, repr(receipt)) == (0, {}, "<Receipt unknown>")
+
+
+def test_disconnect_without_a_limit_sends_what_is_retained(memory: MemoryTransport) -> None:
+    client = Leanbase("phc_test", transport=memory, sync_mode=False)
+    client.capture("buffered", distinct_id="u")
+    assert client.disconnect(timeout=None)
+    assert len(memory.events) == 1
+    client.shutdown()

@@ -158,3 +158,11 @@ def test_super_properties_are_copied_at_creation() -> None:
     client = Leanbase("k", transport="memory", super_properties=properties)
     properties["a"].append(2)
     assert client._current().super_properties == {"a": [1]}
+
+
+def test_an_invalid_limit_falls_back_to_the_share_of_the_functions_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")
+    monkeypatch.setenv("LEANBASE_MAX_QUEUE_BYTES", "much")
+    assert Settings.resolve({}).max_queue_bytes == 16 * 1024 * 1024

@@ -274,8 +274,9 @@ class Outbox:
 
     def disconnect(self, *, timeout: float) -> Receipt:
         """Send all pending events and close connections. New events open connections again."""
+        deadline = Deadline.after(timeout)
         receipt = self.flush(timeout=timeout)
-        self._transport.disconnect(deadline=Deadline.after(timeout))
+        self._transport.disconnect(deadline=deadline)
         return receipt
 
     def _send_open_scope(self, deadline: Deadline) -> Receipt:

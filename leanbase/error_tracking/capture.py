@@ -55,7 +55,7 @@ class ExceptionCapture:
         """
         subject = read(exception)
         if subject is None:
-            raise InvalidEventError("needs an exception, as an argument or being handled")
+            raise InvalidEventError("there is no exception: pass one, or call it in an except block")
         error = subject.error if isinstance(subject, Raised) else None
         if error is not None and not self._seen.claim(error, contexts.outermost_number()):
             logger.debug("skipping an exception that was captured before")

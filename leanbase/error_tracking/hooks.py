@@ -87,7 +87,7 @@ class ExceptionHooks:
         with activate(scope):
             self._capture(cls, error, traceback, metadata.SYS_EXCEPTHOOK)
             self._client._close_scope(scope)
-        if scope.receipt.has_retained:
+        if scope.receipt.retained:
             log_lost_at_exit(scope.receipt.retained)
 
     def _uncaught_in_thread(self, args: threading.ExceptHookArgs) -> None:

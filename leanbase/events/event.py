@@ -196,18 +196,14 @@ def checked(event: object, *, is_history: bool = False) -> dict[str, Any]:
     """
     plain = sanitize(event)
     if not isinstance(plain, dict):
-        raise InvalidEventError(
-            "has no properties that can be sent: before_send must return the event as a dict"
-        )
+        raise InvalidEventError("before_send must return the event as a dict")
     if not isinstance(plain.get("properties"), dict):
-        raise InvalidEventError(
-            "has no properties that can be sent: before_send replaced them with something that is not a dict"
-        )
+        raise InvalidEventError("before_send replaced the properties with something that is not a dict")
     distinct_id = coerce_id(plain.get("distinct_id"))
     if distinct_id is None:
-        raise InvalidEventError("has no distinct_id: before_send removed it")
+        raise InvalidEventError("before_send removed the distinct_id")
     return {
-        "event": checked_name(plain.get("event"), "sent nothing: the event name that before_send left"),
+        "event": checked_name(plain.get("event"), "the event name that before_send returned"),
         "distinct_id": distinct_id,
         "uuid": normalized_uuid(plain.get("uuid")),
         "timestamp": normalized_timestamp(

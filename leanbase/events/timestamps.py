@@ -82,7 +82,7 @@ def normalized_timestamp(value: object, *, event: object = None, is_history: boo
     kind = type(value).__name__
     if is_history:
         raise InvalidEventError(
-            f"has a timestamp that cannot be read, a {kind}; the current time is not used for history"
+            f"timestamp cannot be read, a {kind}; the current time is not used for history"
         )
     logger.warning(
         "event %r: timestamp must be a datetime, a number of seconds or milliseconds since the epoch, or a "

@@ -113,7 +113,7 @@ class _Run(Boundary):
 
     def close(self, error: BaseException | None) -> None:
         receipt = self.client._close_scope(self.scope)
-        if receipt.has_retained:
+        if receipt.retained:
             log_lost_at_exit(receipt.retained)
         self._termination.wait()  # after SIGTERM, the process ends during this wait
 

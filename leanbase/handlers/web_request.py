@@ -415,7 +415,7 @@ def _flush(sender: Sender, seconds: float, done: Callable[[], object]) -> None:
     def flush() -> None:
         try:
             receipt = sender.flush(timeout=seconds, last_chance="brief")
-            if receipt.has_retained:
+            if receipt.retained:
                 log_lost_at_exit(receipt.retained)
         except Exception as error:
             log_internal_error("flush()", error)

@@ -133,6 +133,10 @@ class _Handler(BaseHTTPRequestHandler):
             content = {"status": 0, "error": str(error)}
             self.close_connection = True  # the body may not have been read
             self._print(f"refused with {status}: {printable(str(error))}")
+        except Exception as error:
+            status, content = 500, {"status": 0, "error": f"the local server failed: {type(error).__name__}"}
+            self.close_connection = True
+            self._print(f"failed with {printable(repr(error))}")
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

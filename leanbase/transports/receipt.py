@@ -177,6 +177,11 @@ class Receipt:
         """
         return cls(groups=(OutcomeGroup(events, "dropped", reason, error),)) if events else cls()
 
+    @classmethod
+    def unknown(cls, error: Exception) -> Receipt:
+        """Create a receipt for a call that failed because of a defect: it is false, and counts no event."""
+        return cls(groups=(OutcomeGroup((), "retained", "failed", error),))
+
     @property
     def undelivered(self) -> tuple[Undelivered, ...]:
         """Every event that was retained or dropped, with its uuid and its reason."""
@@ -272,7 +277,7 @@ class Receipt:
             "dropped": self.dropped,
         }
         shown = ", ".join(f"{name}={count}" for name, count in counts.items() if count)
-        return f"<Receipt {shown or 'nothing to do'}>"
+        return f"<Receipt {shown or ('unknown' if self.groups else 'nothing to do')}>"
 
 
 def no_stats() -> Stats:

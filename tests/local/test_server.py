@@ -9,6 +9,7 @@ import json
 import re
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -129,6 +130,16 @@ def test_other_refusals(local: LocalServer) -> None:
     assert post(local, b"{}", Content_Encoding="br")[0] == 415
     assert post(local, b"plain", Content_Encoding="gzip")[0] == 400
     assert post(local, gzip.compress(b"{}")[:-4], Content_Encoding="gzip")[0] == 400
+
+
+def test_a_store_that_fails_is_a_500(local: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr("leanbase.local.store.Store.add", fail)
+    status, answer = post(local, ENVELOPE)
+    assert status == 500
+    assert answer["error"] == "the local server failed: OperationalError"
 
 
 def test_a_decompression_bomb_is_refused(local: LocalServer) -> None:
