@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ENVS := .venvs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo quick test check lint format dist bench clean
+.PHONY: help setup demo quick test check lint format dist pins bench clean
 
 help:
 	@echo "make demo     run the examples against the local ingestion server"
@@ -16,20 +16,25 @@ help:
 	@echo "make check    the same, the templates of the examples, then all tests"
 	@echo "make format   format the code"
 	@echo "make dist     build wheel and sdist of leanbase and of leanbaseanalytics into dist/"
+	@echo "make pins     resolve the tools of requirements/ again"
 	@echo "make bench    measure side by side with other SDKs; writes benchmarks/results.md"
 	@echo "make clean    remove the virtual environments and caches"
 
-# pip knows dependency groups from 25.1 on.
-$(VENV)/ready: pyproject.toml
+# The tools are pinned, with hashes, in requirements/; `make pins` resolves them again from pyproject.toml.
+# pip 23.2, which comes with CPython 3.11, does not accept the pins of packages with extras: it is pinned, too.
+PINNED = install --quiet --require-hashes --requirement
+$(VENV)/ready: pyproject.toml requirements/dev.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet 'pip>=25.1'
-	$(BIN)/pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip $(PINNED) requirements/pip.txt
+	$(BIN)/python -m pip $(PINNED) requirements/dev.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# aws-sam-cli carries AWS's runtime interface emulator; its pins do not get along with ours.
-$(ENVS)/sam/ready:
+# aws-sam-cli carries AWS's runtime interface emulator; its pins conflict with ours.
+$(ENVS)/sam/ready: requirements/sam.txt
 	$(PYTHON) -m venv $(ENVS)/sam
-	$(ENVS)/sam/bin/pip install --quiet 'aws-sam-cli>=1.130'
+	$(ENVS)/sam/bin/python -m pip $(PINNED) requirements/pip.txt
+	$(ENVS)/sam/bin/python -m pip $(PINNED) requirements/sam.txt
 	@touch $@
 
 # The demo installs the package alone, as a user would.
@@ -38,9 +43,10 @@ $(ENVS)/demo/ready: pyproject.toml
 	$(ENVS)/demo/bin/pip install --quiet --editable .
 	@touch $@
 
-$(ENVS)/bench/ready: pyproject.toml
+$(ENVS)/bench/ready: requirements/bench.txt
 	$(PYTHON) -m venv $(ENVS)/bench
-	$(ENVS)/bench/bin/pip install --quiet . posthog==7.91.1 segment-analytics-python awslambdaric django sentry-sdk
+	$(ENVS)/bench/bin/python -m pip $(PINNED) requirements/pip.txt
+	$(ENVS)/bench/bin/python -m pip $(PINNED) requirements/bench.txt
 	@touch $@
 
 setup: $(VENV)/ready $(ENVS)/sam/ready
@@ -74,11 +80,23 @@ format: $(VENV)/ready
 # callgrind counts instructions, which a busy machine does not change.
 bench: $(ENVS)/bench/ready $(ENVS)/sam/ready
 	@command -v valgrind >/dev/null || apt-get install -y valgrind || echo "valgrind is missing: no instructions are counted"
-	$(ENVS)/bench/bin/pip install --quiet --no-deps --force-reinstall .
+	$(ENVS)/bench/bin/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 	$(ENVS)/bench/bin/python benchmarks/run.py
 
 dist: $(VENV)/ready
 	@$(BIN)/python scripts/dist.py
+
+# One resolution for CPython 3.10 to 3.14 on Linux, macOS and Windows.
+COMPILE = $(ENVS)/pins/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+	--no-strip-extras --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+pins:
+	$(PYTHON) -m venv $(ENVS)/pins
+	$(ENVS)/pins/bin/pip install --quiet uv
+	$(COMPILE) --upgrade pyproject.toml --group dev --output-file requirements/dev.txt
+	$(COMPILE) --upgrade pyproject.toml --group core-tests --constraint requirements/dev.txt --output-file requirements/core-tests.txt
+	$(COMPILE) --upgrade pyproject.toml --group bench --output-file requirements/bench.txt
+	$(COMPILE) --upgrade --group sam --output-file requirements/sam.txt
+	$(COMPILE) --upgrade --group pip --output-file requirements/pip.txt
 
 clean:
 	rm -rf $(VENV) $(ENVS) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -77,16 +77,18 @@ def interpreters() -> dict[tuple[int, int], str]:
 
 
 def prepare(version: tuple[int, int], interpreter: str, wheels: list[str]) -> str:
-    """Make the environment of an interpreter if need be, with these wheels; its python."""
+    """Create the environment of an interpreter, with these wheels, and return its python."""
     home = ROOT / ".venvs" / f"wheels{version[0]}.{version[1]}"
     python = str(home / "bin" / "python")
     install = [python, "-m", "pip", "install", "--quiet"]
-    if not (home / "ready").exists():
+    pinned = [*install, "--require-hashes", "--requirement"]
+    pins, ready = ROOT / "requirements" / "core-tests.txt", home / "ready"
+    if not ready.exists() or ready.stat().st_mtime < pins.stat().st_mtime:
         subprocess.run([interpreter, "-m", "venv", "--clear", str(home)], check=True)
-        subprocess.run([*install, "pip>=25.1"], check=True)
-        subprocess.run([*install, "--group", "core-tests"], check=True, cwd=ROOT)
+        subprocess.run([*pinned, "requirements/pip.txt"], check=True, cwd=ROOT)
+        subprocess.run([*pinned, str(pins)], check=True)
         subprocess.run([*install, *wheels], check=True)
-        (home / "ready").touch()
+        ready.touch()
     subprocess.run([*install, "--force-reinstall", "--no-deps", *wheels], check=True)
     return python
 
@@ -105,14 +107,22 @@ def lay_out(folder: Path, name: str) -> None:
     (folder / "pyproject.toml").write_text(settings)
 
 
-def run(python: str, name: str) -> bool:
-    """Run the tests with one of the two distributions."""
+def run(python: str, name: str, *, slow: bool) -> bool:
+    """Run the tests with one of the two distributions. Returns whether they passed.
+
+    Args:
+        python: The interpreter.
+        name: The distribution.
+        slow: Whether to run the slow tests, too.
+    """
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         lay_out(folder, name)
         environment = {**os.environ, "PYTHONPATH": str(folder / "alias")} if name != "leanbase" else None
         ignored = [f"--ignore={path}" for path in LEFT_OUT] + [f"--deselect={test}" for test in ONCE]
-        chosen = [] if name == "leanbase" else ["-m", "not slow", "-k", NOT_BY_ALIAS, "-p", "no:leanbase"]
+        chosen = [] if slow else ["-m", "not slow"]
+        if name != "leanbase":
+            chosen += ["-k", NOT_BY_ALIAS, "-p", "no:leanbase"]
         tests = [python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-p", "no:cacheprovider"]
         return not subprocess.run(
             [*tests, *ignored, *chosen], cwd=folder, env=environment, check=False
@@ -129,10 +139,10 @@ def main() -> int:
             title = f"CPython {version[0]}.{version[1]}"
             python = prepare(version, interpreter, wheels)
             print(f"\n=== {title}, leanbase", flush=True)
-            failed = not run(python, "leanbase") or failed
+            failed = not run(python, "leanbase", slow=version == min(others)) or failed
         if others:
             print(f"\n=== {title}, leanbaseanalytics", flush=True)
-            failed = not run(python, "leanbaseanalytics") or failed
+            failed = not run(python, "leanbaseanalytics", slow=False) or failed
     names = ", ".join(".".join(map(str, version)) for version in others)
     print(f"\nAlso tested on CPython {names}" if names else "\nNo other CPython was found on this machine")
     return 1 if failed else 0
