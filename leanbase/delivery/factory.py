@@ -61,13 +61,13 @@ def create(settings: Settings) -> RetainingTransport:
         # The spool directory cannot be used. Send over HTTP, as the spool would have done.
         if settings.host is None or settings.api_key is None:
             raise
-        logger.error("%s; events are sent over HTTP, without a spool", error)
+        logger.error("events are sent over HTTP, without a spool: %s", error)
         transport = _made("http", "transport", settings)
     if settings.fallback is not None:
         try:
             transport = _with_fallback(transport, settings)
         except UnusableError as error:
-            logger.error("%s; events are sent without a fallback", error)
+            logger.error("events are sent without a fallback: %s", error)
     if settings.sync_mode or isinstance(transport, RetainingTransport):
         return retaining(transport, settings)
     from ..transports.buffered import BufferedTransport

@@ -328,4 +328,6 @@ class Outbox:
                 self._on_error(group.error, events)
             except Exception as error:
                 raise_interrupt(error)
-                logger.error("on_error raised %s", type(error).__name__)
+                logger.error(
+                    "on_error raised %s; the outcome of its events is unchanged", type(error).__name__
+                )

@@ -131,4 +131,5 @@ def _close(transport: RetainingTransport, deadline: Deadline) -> int:
 def say_lost(error: Exception) -> None:
     """Log that events are lost, unless `_end` is about to log it for all clients together."""
     if not _is_ending:
-        logger.log(logging.WARNING if _deadline is None else logging.ERROR, "%s", error)
+        level = logging.WARNING if _deadline is None else logging.ERROR
+        logger.log(level, "shut down with pending events: %s", error)

@@ -381,7 +381,7 @@ class RetainingTransport(BaseTransport):
             if booked is not receipt:
                 for group in booked.groups:
                     if group.reason == "overflow":
-                        logger.warning("%s", group.error)
+                        logger.warning("the memory for pending events is full: %s", group.error)
                     elif group.reason == "shutdown":
                         _at_exit.say_lost(group.error)
             self._watch()
@@ -421,7 +421,9 @@ class RetainingTransport(BaseTransport):
         except Exception as error:
             raise_interrupt(error)
             name = type(self._inner).__name__
-            logger.error("%s: %s; %d event(s) are retained", name, _what_is_wrong("send", error), len(batch))
+            logger.error(
+                "transport %s: %s; %d event(s) are retained", name, _what_is_wrong("send", error), len(batch)
+            )
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt.retaining(batch, "failed", error)
 
@@ -431,7 +433,7 @@ class RetainingTransport(BaseTransport):
             return _checked(getattr(self._inner, call)(deadline=deadline), call)
         except Exception as error:
             raise_interrupt(error)
-            logger.error("%s: %s", type(self._inner).__name__, _what_is_wrong(call, error))
+            logger.error("transport %s: %s", type(self._inner).__name__, _what_is_wrong(call, error))
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt()
 

@@ -58,7 +58,11 @@ class FallbackTransport(BaseTransport):
             receipt = self._first.send(events, deadline=with_reserve(deadline))
         except Exception as error:
             raise_interrupt(error)
-            logger.error("%s raised %s", type(self._first).__name__, type(error).__name__)
+            logger.error(
+                "transport %s raised %s; its events go to the fallback",
+                type(self._first).__name__,
+                type(error).__name__,
+            )
             logger.debug("the first transport failed here:", exc_info=error)
             return self._second.send(events, deadline=deadline)
         rest = _not_delivered(receipt)

@@ -72,7 +72,7 @@ class LogTransport(BaseTransport):
                 error = DroppedError(
                     "too_large", f"an event of {len(batch[0])} bytes does not fit into a log line"
                 )
-                logger.error("%s", error)
+                logger.error("1 event dropped: log: %s", error)
                 receipt += Receipt.dropping(batch, "too_large", error)
             else:
                 try:

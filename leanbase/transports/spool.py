@@ -343,7 +343,7 @@ class SpoolTransport(BaseTransport):
         except Exception as error:
             raise_interrupt(error)
             logger.error(
-                "%s raised %s; %d event(s) are retained",
+                "transport %s raised %s; %d event(s) are retained",
                 type(inner).__name__,
                 type(error).__name__,
                 len(events),

@@ -122,19 +122,17 @@ class SqsTransport(BaseTransport):
                 self._sender.send_with_retries(lambda limit: self._send_batch(work, limit), deadline)
         except RejectedError as error:
             # Retain the events: permissions or the queue can be repaired, and there may be a fallback.
-            self._repeated.log(logging.ERROR, error.status, len(work), self._not_handed_off(error))
+            what = f"not handed off yet: queue {self._name}: {error}"
+            self._repeated.log(logging.ERROR, error.status, len(work), what)
             return work.receipt + work.retained(TransportError(str(error), reason=REFUSED))
         except TransportError as error:
-            what = self._not_handed_off(error)
+            what = f"not handed off yet: queue {self._name}: {error}"
             if error.reason == UNAVAILABLE and error.mends_soon:
                 logger.warning("%d event(s) %s", len(work), what)
             elif error.reason == UNAVAILABLE:
                 self._repeated.log(logging.WARNING, str(error), len(work), what)
             return work.receipt + work.retained(error)
         return work.receipt
-
-    def _not_handed_off(self, error: TransportError) -> str:
-        return f"not handed off yet: SQS queue {self._name}: {error}"
 
     def warm_up(self, *, deadline: Deadline) -> None:
         """Find the credentials, import urllib3 and open a connection."""
@@ -177,7 +175,7 @@ class SqsTransport(BaseTransport):
                 error = DroppedError(
                     "too_large", f"an event of {len(message.events[0])} bytes does not fit into a message"
                 )
-                logger.error("%s of the queue %s", error, self._name)
+                logger.error("1 event dropped: queue %s: %s", self._name, error)
                 work.dropped(message, error)
                 continue
             size += len(message.body)

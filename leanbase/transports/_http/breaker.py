@@ -117,7 +117,7 @@ class CircuitBreaker:
             if slowly
             else f"{self._failures} sends failed in a row"
         )
-        logger.warning("%s; sending is paused for %d s, events are retained", what, self._pause)
+        logger.warning("sending is paused for %d s, and events are retained: %s", self._pause, what)
 
 
 _left: dict[tuple[int, str], CircuitBreaker] = {}

@@ -1,0 +1,117 @@
+"""Bring docs/messages.md in line with the log calls of the package: `python -m scripts.messages_page`.
+
+The messages and their levels come from the code. What they mean is written in the page, below the heading of
+each message, and kept. A new message is added at the end of the page, where its meaning has to be written.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "messages.md"
+PACKAGE = ROOT / "leanbase"
+LEVELS = ("ERROR", "WARNING", "INFO", "DEBUG")
+UNEXPLAINED = "## Messages without an explanation"
+
+
+def messages() -> dict[str, set[str]]:
+    """Return each message of the package, with `…` for its values, and the levels that it is logged at."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for text, levels in _logged(ast.parse(path.read_text())):
+            found.setdefault(text, set()).update(levels)
+    return found
+
+
+def _logged(tree: ast.Module) -> Iterator[tuple[str, set[str]]]:
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        names = _names(function)
+        for node in ast.walk(function):
+            if not isinstance(node, ast.Call):
+                continue
+            called, arguments = ast.unparse(node.func), list(node.args)
+            if called.endswith("_repeated.log"):
+                subject = "… request(s)" if len(arguments) > 4 else "… event(s)"
+                for text in _texts(arguments[3], names):
+                    yield f"{subject} {text}", _levels(arguments[0], names)
+            elif called == "logger.log":
+                for text in _texts(arguments[1], names):
+                    yield text, _levels(arguments[0], names)
+            elif called.startswith("logger.") and called.partition(".")[2].upper() in LEVELS:
+                for text in _texts(arguments[0], names):
+                    yield text, {called.partition(".")[2].upper()}
+            elif called == "_warn_once":
+                for text in _texts(arguments[0], names):
+                    yield text, {"WARNING"}
+
+
+def _names(function: ast.AST) -> dict[str, list[ast.expr]]:
+    """Return what each local name of a function is assigned."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found.setdefault(node.targets[0].id, []).append(node.value)
+    return found
+
+
+def _texts(node: ast.expr, names: dict[str, list[ast.expr]]) -> list[str]:
+    if isinstance(node, ast.Constant):
+        texts = [str(node.value)]
+    elif isinstance(node, ast.JoinedStr):
+        texts = ["".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)]
+    elif isinstance(node, ast.Name):
+        texts = [text for value in names.get(node.id, []) for text in _texts(value, names)]
+    else:
+        texts = []
+    plain = [re.sub(r"%(\.\d+)?[srdf]", "…", text) for text in texts]
+    return [text for text in plain if text.strip("…: ") not in ("", "event(s)")]  # listed by what is inserted
+
+
+def _levels(node: ast.expr, names: dict[str, list[ast.expr]]) -> set[str]:
+    text = ast.unparse(node)
+    if isinstance(node, ast.Name):
+        text = " ".join(map(ast.unparse, names.get(node.id, [])))
+    return {level for level in LEVELS if f"logging.{level}" in text}
+
+
+def page() -> str:
+    """Return the page with the messages that there are, and the explanations that it has."""
+    head, _, _ = PAGE.read_text().partition("\n## ")
+    known = messages()
+    parts = [head]
+    explained = set()
+    for section in re.split(r"(?m)^## ", PAGE.read_text())[1:]:
+        title, _, body = section.partition("\n")
+        entries = []
+        introduction, *items = re.split(r"(?m)^### ", body)
+        for item in items:
+            heading, _, text = item.partition("\n")
+            message = heading.strip("` ")
+            if message in known:
+                explained.add(message)
+                entries.append(_entry(message, known[message], text))
+        if entries and f"## {title}" != UNEXPLAINED:
+            parts.append("\n\n".join(filter(None, [f"## {title}", introduction.strip(), *entries])))
+        elif entries:
+            explained -= {item.partition("\n")[0].strip("` ") for item in items}
+    rest = [_entry(message, known[message], "") for message in sorted(set(known) - explained)]
+    if rest:
+        parts.append("\n\n".join([UNEXPLAINED, *rest]))
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _entry(message: str, levels: set[str], text: str) -> str:
+    named = " or ".join(level for level in LEVELS if level in levels)
+    explanation = re.sub(r"^\*\*[A-Z a-z]+\.\*\*", "", text.strip()).strip()
+    quoted = f"`` {message} ``" if "`" in message else f"`{message}`"
+    return f"### {quoted}\n\n**{named}.** {explanation}".rstrip()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
