@@ -6,16 +6,17 @@ BIN := $(VENV)/bin
 ENVS := .venvs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo quick test check lint format dist pins bench clean
+.PHONY: help setup demo quick test check lint format dist release-check pins bench clean
 
 help:
 	@echo "make demo     run the examples against the local ingestion server"
-	@echo "make quick    format and lint checks, types, imports, and the tests that are not slow: about a minute"
-	@echo "make test     run all tests, on every CPython that is found"
+	@echo "make quick    format and lint checks, types, imports, and the tests that are not slow: under a minute"
+	@echo "make test     run all tests with their coverage, and the wheels on every CPython that is found"
 	@echo "make lint     format and lint checks, types, imports"
 	@echo "make check    the same, the templates of the examples, then all tests"
 	@echo "make format   format the code"
 	@echo "make dist     build wheel and sdist of leanbase and of leanbaseanalytics into dist/"
+	@echo "make release-check TAG=v3.0.0   check that what is in dist/ may be released"
 	@echo "make pins     resolve the tools of requirements/ again"
 	@echo "make bench    measure side by side with other SDKs; writes benchmarks/results.md"
 	@echo "make clean    remove the virtual environments and caches"
@@ -57,9 +58,14 @@ demo: $(ENVS)/demo/ready
 quick: lint
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow'
 
+# Programs that a test kills leave damaged data files, which are passed over.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	@rm -f .coverage .coverage.*
+	LEANBASE_TEST_SUMMARY=$(ENVS)/summary $(BIN)/coverage run -m pytest -n 2 --dist worksteal
+	@$(BIN)/coverage combine --quiet 2>/dev/null
+	@$(BIN)/coverage report
 	$(BIN)/python scripts/every_python.py
+	@cat $(ENVS)/summary
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
@@ -85,6 +91,9 @@ bench: $(ENVS)/bench/ready $(ENVS)/sam/ready
 
 dist: $(VENV)/ready
 	@$(BIN)/python scripts/dist.py
+
+release-check: $(VENV)/ready
+	@$(BIN)/python -m scripts.release_check "$(TAG)"
 
 # One resolution for CPython 3.10 to 3.14 on Linux, macOS and Windows.
 COMPILE = $(ENVS)/pins/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \

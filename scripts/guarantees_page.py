@@ -45,7 +45,7 @@ It captures on its own, and then its process ends. `http, buffered` is `sync_mod
 |---|---|
 | sent | before the process is gone; the end takes 2 s at most, for all clients together |
 | disk | with the next process that has the same directory |
-| told | lost: an ERROR says how many, and `on_error` hears of each |
+| reported | lost: an ERROR says how many, and `on_error` hears of each |
 | **lost** | an event can be lost without a word; the number says why |
 
 """

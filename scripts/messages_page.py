@@ -92,18 +92,22 @@ def page() -> str:
         introduction, *items = re.split(r"(?m)^### ", body)
         for item in items:
             heading, _, text = item.partition("\n")
-            message = heading.strip("` ")
+            message = _unquoted(heading)
             if message in known:
                 explained.add(message)
                 entries.append(_entry(message, known[message], text))
         if entries and f"## {title}" != UNEXPLAINED:
             parts.append("\n\n".join(filter(None, [f"## {title}", introduction.strip(), *entries])))
         elif entries:
-            explained -= {item.partition("\n")[0].strip("` ") for item in items}
+            explained -= {_unquoted(item.partition("\n")[0]) for item in items}
     rest = [_entry(message, known[message], "") for message in sorted(set(known) - explained)]
     if rest:
         parts.append("\n\n".join([UNEXPLAINED, *rest]))
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _unquoted(heading: str) -> str:
+    return heading[3:-3] if heading.startswith("`` ") else heading.strip("`")
 
 
 def _entry(message: str, levels: set[str], text: str) -> str:

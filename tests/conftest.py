@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import leanbase
@@ -20,8 +23,13 @@ from leanbase.transports import MemoryTransport, _at_exit
 from leanbase.transports._http import breaker
 from tests.support.fault_server import FaultServer
 from tests.support.moto_server import MotoServer
+from tests.support.tools import is_installed
 
 pytest_plugins = ["pytester"]
+
+for name, examples in {"quick": 25, "default": 150, "thorough": 2000}.items():
+    hypothesis.settings.register_profile(name, max_examples=examples, deadline=None)
+hypothesis.settings.load_profile("default")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a shell; the processes that tests interrupt would inherit it.
@@ -40,6 +48,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         others = [item for item in items if wanted not in rules_of(item)]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if wanted in rules_of(item)]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for tool in marker.args:
+            if not is_installed(tool):
+                refuse = pytest.fail if os.environ.get("LEANBASE_TEST_TOOLS") == "all" else pytest.skip
+                refuse(f"needs {tool}")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Count the tests that were skipped because of each missing tool, for the last line of `make test`."""
+    reasons = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])]
+    tools = Counter(reason.removeprefix("Skipped: needs ") for reason in reasons if ": needs " in reason)
+    missing = ", ".join(f"{tool} ({count})" for tool, count in sorted(tools.items()))
+    line = (
+        f"skipped, because a tool is missing: {missing}"
+        if missing
+        else "no test was skipped for a missing tool"
+    )
+    terminalreporter.write_line(line)
+    if path := os.environ.get("LEANBASE_TEST_SUMMARY"):
+        Path(path).write_text(line + "\n")
 
 
 def rules_of(item: pytest.Item) -> set[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import venv
 import zipfile
-from email import message_from_bytes
 from pathlib import Path
 
 import pytest
 
+from scripts import release_check
 from scripts.every_python import interpreters
 
 ROOT = Path(__file__).parents[1]
@@ -56,30 +57,52 @@ def _run(python: str, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_wheels_and_sdists_of_both_have_the_same_content(dist: Path) -> None:
-    assert len(list(dist.glob("*.tar.gz"))) == len(list(dist.glob("*.whl"))) == 2
-    contents = []
-    for name in NAMES:
-        (wheel,) = dist.glob(f"{name}-*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            files = {file: archive.read(file) for file in archive.namelist()}
-        metadata = message_from_bytes(
-            next(text for file, text in files.items() if file.endswith("/METADATA"))
-        )
-        assert metadata["Name"] == name
-        plain = [line for line in metadata.get_all("Requires-Dist", []) if "extra" not in line]
-        assert plain == ["urllib3<3,>=2"]
-        contents.append(
-            {
-                file.removeprefix(name): text
-                for file, text in files.items()
-                if file.startswith(f"{name}/") and "__pycache__" not in file
-            }
-        )
-        assert f"{name}/py.typed" in files
-        points = next(text for file, text in files.items() if file.endswith("entry_points.txt")).decode()
-        assert f"{name} = {name}.testing.plugin" in points
-    assert contents[0] == contents[1]
+def test_what_make_dist_builds_may_be_released(
+    dist: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Once the changelog has a date for the version, and no changes above it."""
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    ours = release_check.version()
+    released = re.sub(r"(?ms)^## \[Unreleased\].*?(?=^## )", "", changelog)
+    released = re.sub(rf"(?m)^(## \[{ours}\] - ).*$", r"\g<1>2026-01-31", released)
+    for path in ("leanbase", "LICENSE", "pyproject.toml"):
+        (tmp_path / path).symlink_to(ROOT / path)
+    (tmp_path / "CHANGELOG.md").write_text(released)
+    monkeypatch.setattr(release_check, "ROOT", tmp_path)
+    assert list(release_check.problems(dist, f"v{ours}")) == []
+    assert "the tag must be" in next(release_check.problems(dist, "v9.9.9"))
+    (tmp_path / "CHANGELOG.md").write_text(released.replace("2026-01-31", "unreleased"))
+    assert "needs a date" in next(release_check.problems(dist, f"v{ours}"))
+    (tmp_path / "CHANGELOG.md").write_text("## [Unreleased]\n\n- A change.\n\n" + released)
+    assert "under [Unreleased]" in next(release_check.problems(dist, f"v{ours}"))
+
+
+def test_a_wheel_with_a_file_too_much_or_too_few_is_found(dist: Path, tmp_path: Path) -> None:
+    for path in dist.iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    (wheel,) = tmp_path.glob("leanbase-*.whl")
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("tests/test_client.py", "")
+        archive.writestr("leanbase/added.py", "")
+    (wheel,) = tmp_path.glob("leanbaseanalytics-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        files = {file: archive.read(file) for file in archive.namelist()}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for file, content in files.items():
+            if not file.endswith(("py.typed", "LICENSE")):
+                archive.writestr(file, content.replace(b"urllib3<3,>=2", b"requests"))
+    found = "\n".join(release_check.problems(tmp_path, "v3.0.0"))
+    for problem in (
+        "the wheel of leanbase holds tests/test_client.py",
+        "the wheel of leanbase and the package differ in added.py",
+        "the wheel of leanbaseanalytics and the package differ in py.typed",
+        "the wheel of leanbaseanalytics has no licence",
+        "leanbaseanalytics depends on ['requests']",
+        "the two wheels differ in /added.py, /py.typed",
+    ):
+        assert problem in found
+    next(tmp_path.glob("*.tar.gz")).unlink()
+    assert "dist/ must hold" in "\n".join(release_check.problems(tmp_path, "v3.0.0"))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -20,7 +20,7 @@ logger = logging.getLogger("leanbase")
 
 
 class record_context:  # noqa: N801 - used like a function
-    """Open a context for one record of an SQS, Kinesis, DynamoDB Streams or SNS batch.
+    """Open a context for one record of a batch: of SQS, SNS, SES, S3, Kinesis, DynamoDB Streams or Kafka.
 
     The context inherits the tags and identity of the invocation. Those that are set inside end with the
     record. The tag `messaging.message.id` is the record's message id or sequence number. An exception that
@@ -86,8 +86,8 @@ def _warn_of(record: object) -> None:
     _has_warned = True
     hint = "; pass one entry of its Records" if "Records" in raw(record) else ""
     logger.warning(
-        "record_context() cannot derive event ids from this %s: it is not a record of SQS, Kinesis, "
-        "DynamoDB Streams or SNS%s",
+        "record_context() cannot derive event ids from this %s: it is not a record of SQS, SNS, SES, S3, "
+        "Kinesis, DynamoDB Streams or Kafka%s",
         type(record).__name__,
         hint,
     )

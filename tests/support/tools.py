@@ -1,0 +1,14 @@
+"""Tools that a machine may lack: `@pytest.mark.needs("git")` skips a test where its tool is missing."""
+
+from __future__ import annotations
+
+import shutil
+
+from tests.lambda_runtime.emulator import find_emulator
+
+EMULATOR = "AWS's Lambda emulator"
+
+
+def is_installed(tool: str) -> bool:
+    """Whether a test may use a tool: a program on the path, or the emulator in its virtual environment."""
+    return find_emulator() is not None if tool == EMULATOR else shutil.which(tool) is not None
