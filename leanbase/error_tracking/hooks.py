@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import introspection
 from ..delivery.scope import DeliveryScope, activate
-from ..messages import log_lost_at_exit
+from ..transports import _at_exit
 from ..transports.deadline import Deadline
 from . import metadata
 from .rate_limit import RateLimiter
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger("leanbase")
-
-EXIT_SECONDS = 2.0
-"""The maximum number of seconds for which all clients together delay the interpreter's end (Q-52)."""
 
 _NEVER_CAPTURED = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
@@ -87,8 +84,6 @@ class ExceptionHooks:
         with activate(scope):
             self._capture(cls, error, traceback, metadata.SYS_EXCEPTHOOK)
             self._client._close_scope(scope)
-        if scope.receipt.retained:
-            log_lost_at_exit(scope.receipt.retained)
 
     def _uncaught_in_thread(self, args: threading.ExceptHookArgs) -> None:
         self._capture(args.exc_type, args.exc_value, args.exc_traceback, metadata.THREADING_EXCEPTHOOK)
@@ -131,7 +126,7 @@ class _Hook:
         # The hooks of several clients call one another, and share one deadline.
         ends = _chain_ends.get()
         try:
-            _chain_ends.set(ends or Deadline.after(EXIT_SECONDS))
+            _chain_ends.set(ends or _at_exit.begin())
             if (handle := self._handle) is not None:
                 handle(*args)
         except Exception as error:

@@ -14,7 +14,7 @@ from weakref import WeakSet
 from .. import forking
 from ..messages import log_internal_error
 from . import _pool_workers
-from .deadline import Deadline
+from .deadline import Deadline, Stopwatch
 
 if TYPE_CHECKING:
     from ._retaining import RetainingTransport
@@ -34,7 +34,18 @@ _watched: dict[RetainingTransport, None] = {}
 _collecting: WeakSet[RetainingTransport] = WeakSet()
 _registered_in: int | None = None
 _deadline: Deadline | None = None
+_begun: tuple[Deadline, Stopwatch] | None = None
 _is_ending = False
+
+
+def begin() -> Deadline:
+    """Return the deadline of sends because of an uncaught exception, which usually ends the process.
+
+    If the process ends right after it, its exit hook has only what is left of this deadline.
+    """
+    global _begun
+    _begun = Deadline.after(EXIT_SECONDS), Stopwatch()
+    return _begun[0]
 
 
 def deadline() -> Deadline | None:
@@ -104,6 +115,8 @@ def _end() -> bool:
         return not _is_ending  # it has run already, or this is a forked child without events
     _is_ending, lost = True, 0
     _deadline = Deadline.after(EXIT_SECONDS, "full")
+    if _begun is not None and _begun[1].seconds() < EXIT_SECONDS + 1:
+        _deadline = _deadline.earlier(_begun[0])
     try:
         collecting = [each for each in list(_collecting) if each.ledger.collecting()]
         transports = list(dict.fromkeys([*_watched, *collecting]))

@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("tests.error_tracking.wire")
+pytest.register_assert_rewrite("tests.error_tracking.exception_format")

@@ -1,26 +1,28 @@
-"""Exceptions with odd attributes, for the tests of this folder."""
+"""Exceptions and strings with unusual attributes, for the tests of this folder."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-class WithMessage(Exception):
+class WithAttributes(Exception):
+    """An exception with any attributes. Its `str()` is "from str"."""
+
     def __init__(self, **attributes: object) -> None:
         super().__init__("from str")
         vars(self).update(attributes)
 
 
 class LooksLikeAGroup(Exception):
-    """As the backport's: an exception with a sequence of exceptions."""
+    """Not an `ExceptionGroup`, but with a sequence of exceptions, like the group of the backport."""
 
     def __init__(self, message: str, exceptions: Any) -> None:
         super().__init__(message)
         self.exceptions = exceptions
 
 
-class Text(str):
-    """A subclass with opinions."""
+class HostileStr(str):
+    """A string whose own methods fail."""
 
     def __contains__(self, item: object) -> bool:
         raise RuntimeError

@@ -1,4 +1,11 @@
-"""What must never be readable in the bytes on the wire, and what must stay readable."""
+"""No secret is readable in a request, and harmless strings stay readable.
+
+The tests put strings of a corpus into variables of a frame and into messages of exceptions. A real client sends the
+exception to `FaultServer`, a server in a thread of this process, and the tests search the bytes of the request.
+
+* `KNOWN`, `OPAQUE`, `IN_URLS` and `IN_ENVIRONMENT` are secrets. No half of one may be readable, in any spelling.
+* `HARMLESS` are strings that look a little like secrets. They must arrive unchanged.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +14,10 @@ import dataclasses
 import json
 import logging
 import random
-import string
 import urllib.parse
 from collections import deque, namedtuple
 from collections.abc import Callable
+from string import ascii_letters, ascii_lowercase, ascii_uppercase, digits
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,108 +30,105 @@ from leanbase.transports import MemoryTransport
 from tests.error_tracking.conftest import raised
 from tests.support.fault_server import FaultServer
 
-# Made here and now, so that none of them is in a line of source that an event quotes.
+# Secrets are generated: a literal would be in a source line, and events quote source lines.
 _random = random.Random(20260102)
-ALNUM = string.ascii_letters + string.digits
+ALNUM = ascii_letters + digits
 HEX = "0123456789abcdef"
 URL_SAFE = ALNUM + "_-"
 
 
-def some(alphabet: str, length: int) -> str:
+def chars(alphabet: str, length: int) -> str:
+    """Return a string of random characters."""
     return "".join(_random.choice(alphabet) for _ in range(length))
 
 
 def mixed(length: int) -> str:
-    """Random text of which no rule about classes of characters can miss."""
-    return (
-        some(string.ascii_lowercase, 3)
-        + some(string.ascii_uppercase, 3)
-        + some(string.digits, 3)
-        + some(ALNUM, length - 9)
-    )
+    """Return a random string with lower-case letters, upper-case letters and digits."""
+    return chars(ascii_lowercase, 3) + chars(ascii_uppercase, 3) + chars(digits, 3) + chars(ALNUM, length - 9)
 
 
-def segment(content: dict[str, object]) -> str:
+def jwt_segment(content: dict[str, object]) -> str:
     return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
 
 
 def jwt() -> str:
-    return f"{segment({'alg': 'HS256', 'typ': 'JWT'})}.{segment({'sub': some(HEX, 12)})}.{some(URL_SAFE, 43)}"
+    header, claims = jwt_segment({"alg": "HS256", "typ": "JWT"}), jwt_segment({"sub": chars(HEX, 12)})
+    return f"{header}.{claims}.{chars(URL_SAFE, 43)}"
 
 
 def pem(kind: str) -> str:
-    body = "\n".join(some(ALNUM + "+/", 64) for _ in range(6))
+    body = "\n".join(chars(ALNUM + "+/", 64) for _ in range(6))
     return f"-----BEGIN {kind}PRIVATE KEY-----\n{body}\n-----END {kind}PRIVATE KEY-----\n"
 
 
 KNOWN = {
-    "anthropic": f"sk-ant-api03-{some(URL_SAFE, 93)}",
-    "openai": f"sk-{some(ALNUM, 48)}",
-    "openai project": f"sk-proj-{some(URL_SAFE, 48)}",
-    "openai service account": f"sk-svcacct-{some(URL_SAFE, 48)}",
-    "openrouter": f"sk-or-v1-{some(HEX, 64)}",
-    "hugging face": f"hf_{some(ALNUM, 34)}",
-    "aws access key": f"AKIA{some(string.ascii_uppercase + '234567', 16)}",
-    "aws temporary key": f"ASIA{some(string.ascii_uppercase + '234567', 16)}",
-    "google api key": f"AIza{some(URL_SAFE, 35)}",
-    "google oauth": f"ya29.{some(URL_SAFE, 60)}",
-    "digitalocean": f"dop_v1_{some(HEX, 64)}",
-    "digitalocean oauth": f"doo_v1_{some(HEX, 64)}",
-    "digitalocean refresh": f"dor_v1_{some(HEX, 64)}",
-    "stripe": f"sk_live_{some(ALNUM, 24)}",
-    "stripe test": f"sk_test_{some(ALNUM, 24)}",
-    "stripe restricted": f"rk_live_{some(ALNUM, 24)}",
-    "stripe restricted test": f"rk_test_{some(ALNUM, 24)}",
-    "stripe webhook": f"whsec_{some(ALNUM, 32)}",
-    "square access": f"sq0atp-{some(URL_SAFE, 22)}",
-    "square": f"sq0csp-{some(URL_SAFE, 43)}",
-    "github": f"ghp_{some(ALNUM, 36)}",
-    "github oauth": f"gho_{some(ALNUM, 36)}",
-    "github user": f"ghu_{some(ALNUM, 36)}",
-    "github server": f"ghs_{some(ALNUM, 36)}",
-    "github refresh": f"ghr_{some(ALNUM, 36)}",
-    "github fine-grained": f"github_pat_{some(ALNUM, 22)}_{some(ALNUM, 59)}",
-    "gitlab": f"glpat-{some(URL_SAFE, 20)}",
-    "gitlab deploy": f"gldt-{some(URL_SAFE, 20)}",
-    "gitlab runner": f"glrt-{some(URL_SAFE, 20)}",
-    "gitlab trigger": f"glptt-{some(HEX, 40)}",
-    "grafana": f"glsa_{some(ALNUM, 32)}_{some(HEX, 8)}",
-    "slack bot": f"xoxb-{some(string.digits, 12)}-{some(string.digits, 12)}-{some(ALNUM, 24)}",
-    "slack user": f"xoxp-{some(string.digits, 12)}-{some(string.digits, 12)}-{some(ALNUM, 24)}",
-    "slack app": f"xapp-1-{some(string.ascii_uppercase, 11)}-{some(string.digits, 12)}-{some(HEX, 64)}",
-    "twilio": f"SK{some(HEX, 32)}",
-    "sendgrid": f"SG.{some(URL_SAFE, 22)}.{some(URL_SAFE, 43)}",
-    "mailgun": f"key-{some(HEX, 32)}",
-    "mailchimp": f"{some(HEX, 32)}-us12",
-    "npm": f"npm_{some(ALNUM, 36)}",
-    "pypi": f"pypi-AgEI{some(URL_SAFE, 100)}",
-    "databricks": f"dapi{some(HEX, 32)}",
-    "doppler": f"dp.pt.{some(ALNUM, 43)}",
-    "postman": f"PMAK-{some(HEX, 24)}-{some(HEX, 34)}",
-    "linear": f"lin_api_{some(ALNUM, 40)}",
-    "notion": f"ntn_{some(ALNUM, 46)}",
-    "shopify": f"shpat_{some(HEX, 32)}",
-    "shopify shared": f"shpss_{some(HEX, 32)}",
-    "shopify custom": f"shpca_{some(HEX, 32)}",
-    "new relic": f"NRAK-{some(string.ascii_uppercase + string.digits, 27)}",
-    "our own personal key": f"phx_{some(ALNUM, 40)}",
+    "anthropic": f"sk-ant-api03-{chars(URL_SAFE, 93)}",
+    "openai": f"sk-{chars(ALNUM, 48)}",
+    "openai project": f"sk-proj-{chars(URL_SAFE, 48)}",
+    "openai service account": f"sk-svcacct-{chars(URL_SAFE, 48)}",
+    "openrouter": f"sk-or-v1-{chars(HEX, 64)}",
+    "hugging face": f"hf_{chars(ALNUM, 34)}",
+    "aws access key": f"AKIA{chars(ascii_uppercase + '234567', 16)}",
+    "aws temporary key": f"ASIA{chars(ascii_uppercase + '234567', 16)}",
+    "google api key": f"AIza{chars(URL_SAFE, 35)}",
+    "google oauth": f"ya29.{chars(URL_SAFE, 60)}",
+    "digitalocean": f"dop_v1_{chars(HEX, 64)}",
+    "digitalocean oauth": f"doo_v1_{chars(HEX, 64)}",
+    "digitalocean refresh": f"dor_v1_{chars(HEX, 64)}",
+    "stripe": f"sk_live_{chars(ALNUM, 24)}",
+    "stripe test": f"sk_test_{chars(ALNUM, 24)}",
+    "stripe restricted": f"rk_live_{chars(ALNUM, 24)}",
+    "stripe restricted test": f"rk_test_{chars(ALNUM, 24)}",
+    "stripe webhook": f"whsec_{chars(ALNUM, 32)}",
+    "square access": f"sq0atp-{chars(URL_SAFE, 22)}",
+    "square": f"sq0csp-{chars(URL_SAFE, 43)}",
+    "github": f"ghp_{chars(ALNUM, 36)}",
+    "github oauth": f"gho_{chars(ALNUM, 36)}",
+    "github user": f"ghu_{chars(ALNUM, 36)}",
+    "github server": f"ghs_{chars(ALNUM, 36)}",
+    "github refresh": f"ghr_{chars(ALNUM, 36)}",
+    "github fine-grained": f"github_pat_{chars(ALNUM, 22)}_{chars(ALNUM, 59)}",
+    "gitlab": f"glpat-{chars(URL_SAFE, 20)}",
+    "gitlab deploy": f"gldt-{chars(URL_SAFE, 20)}",
+    "gitlab runner": f"glrt-{chars(URL_SAFE, 20)}",
+    "gitlab trigger": f"glptt-{chars(HEX, 40)}",
+    "grafana": f"glsa_{chars(ALNUM, 32)}_{chars(HEX, 8)}",
+    "slack bot": f"xoxb-{chars(digits, 12)}-{chars(digits, 12)}-{chars(ALNUM, 24)}",
+    "slack user": f"xoxp-{chars(digits, 12)}-{chars(digits, 12)}-{chars(ALNUM, 24)}",
+    "slack app": f"xapp-1-{chars(ascii_uppercase, 11)}-{chars(digits, 12)}-{chars(HEX, 64)}",
+    "twilio": f"SK{chars(HEX, 32)}",
+    "sendgrid": f"SG.{chars(URL_SAFE, 22)}.{chars(URL_SAFE, 43)}",
+    "mailgun": f"key-{chars(HEX, 32)}",
+    "mailchimp": f"{chars(HEX, 32)}-us12",
+    "npm": f"npm_{chars(ALNUM, 36)}",
+    "pypi": f"pypi-AgEI{chars(URL_SAFE, 100)}",
+    "databricks": f"dapi{chars(HEX, 32)}",
+    "doppler": f"dp.pt.{chars(ALNUM, 43)}",
+    "postman": f"PMAK-{chars(HEX, 24)}-{chars(HEX, 34)}",
+    "linear": f"lin_api_{chars(ALNUM, 40)}",
+    "notion": f"ntn_{chars(ALNUM, 46)}",
+    "shopify": f"shpat_{chars(HEX, 32)}",
+    "shopify shared": f"shpss_{chars(HEX, 32)}",
+    "shopify custom": f"shpca_{chars(HEX, 32)}",
+    "new relic": f"NRAK-{chars(ascii_uppercase + digits, 27)}",
+    "posthog personal key": f"phx_{chars(ALNUM, 40)}",
     "basic": f"Basic {base64.b64encode(b'shop:' + _random.randbytes(12).hex().encode()).decode()}",
     "bearer in lower case": f"bearer {mixed(24)}1",
     "bearer in upper case": f"BEARER {mixed(24)}1",
     "slack webhook": f"https://hooks.slack.com/services/T{mixed(9)}/B{mixed(9)}/{mixed(24)}",
-    "discord webhook": f"https://discord.com/api/webhooks/{some(string.digits, 18)}/{mixed(60)}",
+    "discord webhook": f"https://discord.com/api/webhooks/{chars(digits, 18)}/{mixed(60)}",
     "visa": "4111 1111 1111 1111",
     "mastercard": "5555-5555-5555-4444",
     "american express": "378282246310005",
     "jwt": jwt(),
-    "jwt again": jwt(),
+    "another jwt": jwt(),
     "pem": pem(""),
     "pem rsa": pem("RSA "),
     "pem ec": pem("EC "),
     "pem openssh": pem("OPENSSH "),
     "pem encrypted": pem("ENCRYPTED "),
 }
-"""Known by their format, wherever they are."""
+"""Secrets that are recognized by their format, anywhere in a string."""
 
 OPAQUE = {
     "aws secret key": f"{mixed(16)}/K7MDENG/{mixed(15)}",
@@ -134,7 +138,7 @@ OPAQUE = {
     "short token": f"{mixed(14)}-_",
     "session id": f"s:{mixed(30)}.{mixed(20)}",
 }
-"""Known by looking random, when they are the whole text."""
+"""Secrets that are recognized by their entropy, if they are the whole string."""
 
 IN_URLS = {
     "postgres": ("postgres://shop:{}@db.internal:5432/shop", mixed(12)),
@@ -142,18 +146,20 @@ IN_URLS = {
     "amqp": ("amqps://guest:{}@mq/vhost", mixed(12)),
     "https": ("https://deploy:{}@git.example.com/shop.git", mixed(12)),
     "mongodb": ("mongodb+srv://admin:{}@cluster.example.net/?w=majority", mixed(12)),
-    "smtp": ("smtp://robot%40example.com:{}@mail:587", "p" + some(HEX, 6)),
+    "smtp": ("smtp://robot%40example.com:{}@mail:587", "p" + chars(HEX, 6)),
 }
+"""URLs with a placeholder for the password, and the password."""
+
 IN_ENVIRONMENT = {
-    "AWS_SECRET_ACCESS_KEY": some(string.ascii_lowercase, 40),
-    "AWS_SESSION_TOKEN": some(string.ascii_lowercase, 80),
-    "DATABASE_PASSWORD": f"correct horse '{some(string.ascii_lowercase, 6)}' \\ staple",
-    "STRIPE_API_KEY": some(string.ascii_lowercase, 20),
-    "MY_SERVICE_TOKEN": some(string.digits, 18),
-    "SMTP_PASSWD": some(string.ascii_lowercase, 8),
-    "LEANBASE_API_KEY": f"phc_{some(ALNUM, 43)}",
+    "AWS_SECRET_ACCESS_KEY": chars(ascii_lowercase, 40),
+    "AWS_SESSION_TOKEN": chars(ascii_lowercase, 80),
+    "DATABASE_PASSWORD": f"correct horse '{chars(ascii_lowercase, 6)}' \\ staple",
+    "STRIPE_API_KEY": chars(ascii_lowercase, 20),
+    "MY_SERVICE_TOKEN": chars(digits, 18),
+    "SMTP_PASSWD": chars(ascii_lowercase, 8),
+    "LEANBASE_API_KEY": f"phc_{chars(ALNUM, 43)}",
 }
-"""Nothing about them looks like a secret, but for the names of the variables that hold them."""
+"""Secrets that only the names of their environment variables give away."""
 
 SECRETS = [
     *KNOWN.values(), *OPAQUE.values(), *IN_ENVIRONMENT.values(), *(secret for _, secret in IN_URLS.values()),
@@ -169,7 +175,7 @@ HARMLESS = [
     "d41d8cd98f00b204e9800998ecf8427e", "da39a3ee5e6b4b0d3255bfef95601890afd80709",
     "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "0x7f3a5c2e9b10", "1-5759e988-bd862e3fe1be",
     "12345678901234567890", "4006381333931", "20260102030405", "000000000000000000042",
-    # Amazon's names
+    # names in AWS
     "arn:aws:lambda:eu-west-1:123456789012:function:OrdersHandler:42",
     "arn:aws:s3:::My-Bucket-2026/Exports/Q1.csv", "arn:aws:sqs:eu-west-1:123456789012:Orders-DLQ",
     "s3://my-bucket/Exports/2026/Q1-Report.csv",
@@ -184,9 +190,9 @@ HARMLESS = [
     # names
     "task_id", "disk_usage", "author", "risk_score", "compass_heading", "DataFrameGroupBy.aggregate",
     "shop.orders.Checkout_View2", "std::vector::push_back_V2", "OrderCreatedEvent", "MAX_RETRIES_EXCEEDED_2",
-    # numbers that are no cards
+    # numbers that are not those of payment cards
     "4111 1111 1111 1112", "order 4000-1234-5678", "1700000000000", "9780306406157", "4012 8888", "+1 415 555 2671 4000",
-    # what is not basic, nor a bearer
+    # words that are not authentication schemes
     "basic plan is off", "a bearer of good news", "Basic plan", "basic_plan_v2",
     # other things
     "2026-01-02T03:04:05.678901+00:00", "Thu, 01 Jan 2026 00:00:00 GMT", "192.168.100.200:8080",
@@ -195,7 +201,7 @@ HARMLESS = [
 ]  # fmt: skip
 
 
-def test_the_corpora_are_as_large_as_promised() -> None:
+def test_the_corpora_have_sixty_secrets_and_forty_harmless_strings() -> None:
     assert len(set(SECRETS)) >= 60
     assert len(set(HARMLESS)) >= 40
 
@@ -216,62 +222,65 @@ class Slots:
 Pair = namedtuple("Pair", ["left", "right"])
 
 
-def holders(text: str) -> dict[str, Any]:
-    """A text in everything that a program might hold it in."""
+def objects_with(string: str) -> dict[str, Any]:
+    """Return variables that hold the string in every kind of object of the standard library."""
     return {
-        "plain": text,
-        "in_a_dict": {"a": {"b": [1, {"c": text}]}},
-        "as_a_key": {text: 1},
-        "in_a_tuple": (1, (text,)),
-        "in_a_set": {text},
-        "in_a_deque": deque([text]),
-        "in_a_namedtuple": Pair(1, text),
-        "in_a_dataclass": Settings(text, {"nested": [text]}),
-        "in_an_object": SimpleNamespace(a=1, held=[text]),
-        "in_slots": Slots({"held": text}),
-        "in_bytes": text.encode(),
-        "in_an_exception": ValueError(text, {"held": text}),
-        "in_a_closure": (lambda: text),
-        "in_a_mapping_proxy": type("T", (), {"held": text}).__dict__,
-        "in_an_iterator": iter([text]),
-        "in_a_view": {text: text}.values(),
+        "plain": string,
+        "in_a_dict": {"a": {"b": [1, {"c": string}]}},
+        "as_a_key": {string: 1},
+        "in_a_tuple": (1, (string,)),
+        "in_a_set": {string},
+        "in_a_deque": deque([string]),
+        "in_a_namedtuple": Pair(1, string),
+        "in_a_dataclass": Settings(string, {"nested": [string]}),
+        "in_an_object": SimpleNamespace(a=1, held=[string]),
+        "in_slots": Slots({"held": string}),
+        "in_bytes": string.encode(),
+        "in_an_exception": ValueError(string, {"held": string}),
+        "in_a_closure": (lambda: string),
+        "in_a_mapping_proxy": type("T", (), {"held": string}).__dict__,
+        "in_an_iterator": iter([string]),
+        "in_a_view": {string: string}.values(),
     }
 
 
-def holders_of_libraries(text: str) -> dict[str, Any]:
+def models_with(string: str) -> dict[str, Any]:
+    """Return variables that hold the string in pydantic models and attrs classes."""
     pydantic = pytest.importorskip("pydantic")
     attrs = pytest.importorskip("attrs")
     model = pydantic.create_model("Model", endpoint=(str, ...), nested=(dict[str, Any], ...))
     frozen = attrs.make_class("Frozen", ["held"], frozen=True, slots=True)
     return {
-        "pydantic": model(endpoint=text, nested={"a": [text]}),
-        "in_a_list_of_models": [model(endpoint=text, nested={})],
-        "pydantic_secret": pydantic.SecretStr(text),
-        "attrs": frozen(text),
+        "pydantic": model(endpoint=string, nested={"a": [string]}),
+        "in_a_list_of_models": [model(endpoint=string, nested={})],
+        "pydantic_secret": pydantic.SecretStr(string),
+        "attrs": frozen(string),
     }
 
 
-def body_of(server: FaultServer, make: Callable[..., Leanbase], local: dict[str, Any], **options: Any) -> str:
-    """The request body of an exception whose frame has these variables, each in a frame of its own."""
-    for name, value in local.items():
+def request_bodies(
+    server: FaultServer, make: Callable[..., Leanbase], variables: dict[str, Any], **options: Any
+) -> str:
+    """Capture one exception for each variable, which its frame has, and return the bodies of all requests."""
+    for name, value in variables.items():
         try:
             fail_with(name, value)
         except ValueError as error:
             client = make(server, gzip=False, capture_exception_code_variables=True, **options)
             client.capture_exception(error)
-    found = b"\n".join(request.raw for request in server.requests).decode()
+    bodies = b"\n".join(request.raw for request in server.requests).decode()
     server.requests.clear()
-    return found
+    return bodies
 
 
 def fail_with(name: str, value: Any) -> None:
     raise ValueError(name)
 
 
-def readable(secret: str, body: str) -> bool:
-    """Whether the secret, or most of it, is in a request in any of the ways that JSON and repr write it."""
-    written = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], json.dumps(json.dumps(secret))[3:-3]}
-    parts = {part for text in written for part in (text, text[: max(8, len(text) // 2)])}
+def is_readable(secret: str, body: str) -> bool:
+    """Return whether the secret, or its first half, is in a body in any spelling of JSON and `repr`."""
+    spellings = {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], json.dumps(json.dumps(secret))[3:-3]}
+    parts = {part for spelling in spellings for part in (spelling, spelling[: max(8, len(spelling) // 2)])}
     return any(part in body for part in parts)
 
 
@@ -281,10 +290,10 @@ def test_secrets_in_variables_are_not_readable(
     name: str, server: FaultServer, make: Callable[..., Leanbase]
 ) -> None:
     secret = {**KNOWN, **OPAQUE}[name]
-    found = body_of(server, make, holders(secret))
-    assert "in_a_dataclass" in found
-    assert "code_variables" in found
-    assert not readable(secret, found)
+    bodies = request_bodies(server, make, objects_with(secret))
+    assert "in_a_dataclass" in bodies
+    assert "code_variables" in bodies
+    assert not is_readable(secret, bodies)
 
 
 @pytest.mark.rule("V-12")
@@ -293,7 +302,7 @@ def test_secrets_in_models_are_not_readable(
     name: str, server: FaultServer, make: Callable[..., Leanbase]
 ) -> None:
     secret = {**KNOWN, **OPAQUE}[name]
-    assert not readable(secret, body_of(server, make, holders_of_libraries(secret)))
+    assert not is_readable(secret, request_bodies(server, make, models_with(secret)))
 
 
 @pytest.mark.rule("V-11")
@@ -302,9 +311,9 @@ def test_passwords_in_urls_are_not_readable(
     name: str, server: FaultServer, make: Callable[..., Leanbase]
 ) -> None:
     url, secret = IN_URLS[name]
-    found = body_of(server, make, holders(url.format(secret)))
-    assert not readable(secret, found)
-    assert url.partition("@")[2] in found
+    bodies = request_bodies(server, make, objects_with(url.format(secret)))
+    assert not is_readable(secret, bodies)
+    assert url.partition("@")[2] in bodies
 
 
 @pytest.mark.parametrize("name", IN_ENVIRONMENT)
@@ -313,53 +322,59 @@ def test_values_of_secret_environment_variables_are_not_readable(
 ) -> None:
     secret = IN_ENVIRONMENT[name]
     monkeypatch.setenv(name, secret)
-    local = holders(f"the value is {secret}, see?")
+    variables = objects_with(f"the value is {secret}, see?")
+    # The other protections are off, and the default patterns are replaced.
     options = {"code_variables_mask_patterns": ["^own$"], "code_variables_detect_secrets": False}
-    found = body_of(server, make, local, **options)
-    assert "the value is $$" in found
-    assert not readable(secret, found)
+    bodies = request_bodies(server, make, variables, **options)
+    assert "the value is $$" in bodies
+    assert not is_readable(secret, bodies)
 
 
+@pytest.mark.rule("V-11", "V-12")
 @pytest.mark.parametrize("name", [*KNOWN, *IN_URLS, *IN_ENVIRONMENT])
 def test_secrets_in_messages_are_not_readable(
     name: str, server: FaultServer, make: Callable[..., Leanbase], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = secret = {**KNOWN, **IN_ENVIRONMENT}.get(name, "")
+    string = secret = {**KNOWN, **IN_ENVIRONMENT}.get(name, "")
     if name in IN_URLS:
         url, secret = IN_URLS[name]
-        text = url.format(secret)
+        string = url.format(secret)
     if name in IN_ENVIRONMENT:
         monkeypatch.setenv(name, secret)
     client = make(server, gzip=False)
-    error = raised(ValueError(f"could not use {text} for it"))
-    error.__cause__ = KeyError(text)
+    error = raised(ValueError(f"could not use {string} for it"))
+    error.__cause__ = KeyError(string)
     client.capture_exception(error)
-    client.capture_exception(f"could not use {text} for it")
-    found = b"".join(request.raw for request in server.requests).decode()
-    assert found.count("could not use ") >= 2
-    assert found.count(" for it") >= 2
-    assert not readable(secret, found)
+    client.capture_exception(f"could not use {string} for it")
+    bodies = b"".join(request.raw for request in server.requests).decode()
+    assert bodies.count("could not use ") >= 2
+    assert bodies.count(" for it") >= 2
+    assert not is_readable(secret, bodies)
 
 
 @pytest.mark.parametrize(
-    "written",
+    "spell",
     [json.dumps, lambda v: json.dumps(v, ensure_ascii=False), urllib.parse.quote, urllib.parse.quote_plus, repr,
      lambda v: repr(v.encode()), lambda v: repr(v + "'\""), lambda v: urllib.parse.quote(v, safe="")],
+    ids=["json", "json unicode", "url", "url plus", "repr", "repr of bytes", "repr with quotes", "url with slashes"],
 )  # fmt: skip
-def test_secrets_of_the_environment_are_known_in_every_spelling(
-    written: Callable[[str], str], server: FaultServer, make: Callable[..., Leanbase],
+def test_secrets_of_the_environment_are_redacted_in_every_spelling(
+    spell: Callable[[str], str], server: FaultServer, make: Callable[..., Leanbase],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     secret = "pa'ss w\u00f6rd/1234\\x\"y"
     monkeypatch.setenv("APP_SECRET", secret)
-    make(server, gzip=False).capture_exception(f"cannot use {written(secret)} here")
+    make(server, gzip=False).capture_exception(f"cannot use {spell(secret)} here")
     message = server.events[0]["properties"]["$exception_message"]
     assert "1234" not in message
     assert message.endswith(" here")
 
 
-def test_secrets_of_requests_in_messages(server: FaultServer, make: Callable[..., Leanbase]) -> None:
-    """HTTP clients put the URL, and some the headers, into their exceptions."""
+@pytest.mark.rule("V-6", "V-12")
+def test_secrets_in_urls_and_headers_of_a_message_are_redacted(
+    server: FaultServer, make: Callable[..., Leanbase]
+) -> None:
+    """HTTP clients put the URL into the messages of their exceptions, and some put the headers there too."""
     client = make(server)
     cases = {
         "GET https://h/v1?api_key=hunter2&page=2#top failed": "GET https://h/v1?api_key={}&page=2#top failed",
@@ -369,13 +384,13 @@ def test_secrets_of_requests_in_messages(server: FaultServer, make: Callable[...
         "Bearer authentication failed": "Bearer authentication failed",
         "is it ? a & b = c": "is it ? a & b = c",
     }
-    for text in cases:
-        client.capture_exception(text)
+    for message in cases:
+        client.capture_exception(message)
     messages = [event["properties"]["$exception_message"] for event in server.events]
     assert messages == [expected.format(REDACTED) for expected in cases.values()]
 
 
-def test_short_or_harmless_environment_variables_are_left_alone(
+def test_short_or_harmless_values_of_environment_variables_are_not_redacted(
     server: FaultServer, make: Callable[..., Leanbase], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DB_PASSWORD", "short12")
@@ -385,24 +400,27 @@ def test_short_or_harmless_environment_variables_are_left_alone(
 
 
 @pytest.mark.rule("V-12")
-@pytest.mark.parametrize("text", HARMLESS)
-def test_harmless_texts_stay_readable(text: str, server: FaultServer, make: Callable[..., Leanbase]) -> None:
+@pytest.mark.parametrize("string", HARMLESS)
+def test_harmless_strings_stay_readable(
+    string: str, server: FaultServer, make: Callable[..., Leanbase]
+) -> None:
     client = make(server, capture_exception_code_variables=True)
-    local = holders(text)
+    variables = objects_with(string)
     for name in ("plain", "in_a_dict", "in_a_dataclass", "in_a_tuple", "as_a_key", "in_bytes"):
         try:
-            fail_with(name, local[name])
+            fail_with(name, variables[name])
         except ValueError as error:
             client.capture_exception(error)
-    client.capture_exception(f"about {text} here")
+    client.capture_exception(f"about {string} here")
     *in_variables, in_message = [event["properties"] for event in server.events]
     for properties in in_variables:
         value = properties["$exception_list"][0]["stacktrace"]["frames"][-1]["code_variables"]["value"]
-        assert value == text or json.dumps(text, ensure_ascii=False)[1:-1] in value
+        assert value == string or json.dumps(string, ensure_ascii=False)[1:-1] in value
         assert "redacted" not in value
-    assert in_message["$exception_message"] == f"about {text} here"
+    assert in_message["$exception_message"] == f"about {string} here"
 
 
+@pytest.mark.rule("M-10")
 @pytest.mark.parametrize(
     ("query", "shown"),
     [
@@ -417,12 +435,13 @@ def test_harmless_texts_stay_readable(text: str, server: FaultServer, make: Call
         ("author=jo&task_id=7", "author=jo&task_id=7"),
     ],
 )
-def test_the_query_of_a_url(query: str, shown: str) -> None:
+def test_secrets_in_the_query_of_a_url_are_redacted_and_the_rest_stays(query: str, shown: str) -> None:
     assert redacted_url(f"https://example.com/a?{query}") == f"https://example.com/a?{shown}"
 
 
+@pytest.mark.rule("V-11", "V-12")
 @pytest.mark.parametrize(
-    "text",
+    "message",
     [
         "https://bucket.s3.amazonaws.com/a?X-Amz-Signature={}&X-Amz-Date=1",
         "https://account.blob.core.windows.net/a?sv=1&sig={}",
@@ -436,21 +455,23 @@ def test_the_query_of_a_url(query: str, shown: str) -> None:
         "https://example.com/?csrf_token={}",
     ],
 )
-def test_secrets_in_the_middle_of_a_message(text: str, client: Leanbase, memory: MemoryTransport) -> None:
+def test_secrets_in_the_middle_of_a_message_are_redacted(
+    message: str, client: Leanbase, memory: MemoryTransport
+) -> None:
     secret = mixed(24)
-    client.capture_exception(RuntimeError(text.format(secret)))
+    client.capture_exception(RuntimeError(message.format(secret)))
     shown = memory.events[0]["properties"]["$exception_message"]
     assert secret not in shown
     assert REDACTED in shown
-    before = text.partition("{}")[0].removesuffix("pa/").removesuffix("pa#").removesuffix("shop:")
+    before = message.partition("{}")[0].removesuffix("pa/").removesuffix("pa#").removesuffix("shop:")
     assert shown.startswith(before)
 
 
 @pytest.mark.parametrize("offset", range(6))
-def test_a_secret_of_the_environment_in_base64(
+def test_a_secret_of_the_environment_is_redacted_in_base64(
     offset: int, client: Leanbase, memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    secret = some(string.ascii_lowercase, 20)
+    secret = chars(ascii_lowercase, 20)
     monkeypatch.setenv("DATABASE_PASSWORD", f" {secret}\n")
     encoded = base64.b64encode(f"{'x' * offset}{secret}:{'y' * offset}".encode()).decode()
     client.capture_exception(RuntimeError(f"cannot log in with {encoded}, {quote_lower(secret)}"))
@@ -461,13 +482,12 @@ def test_a_secret_of_the_environment_in_base64(
     assert secret not in message
 
 
-def quote_lower(text: str) -> str:
-    return urllib.parse.quote(f"{text} /").lower()
+def quote_lower(string: str) -> str:
+    return urllib.parse.quote(f"{string} /").lower()
 
 
-def test_the_text_of_a_log_record_and_of_a_mapping_are_redacted(
-    client: Leanbase, memory: MemoryTransport
-) -> None:
+@pytest.mark.rule("V-6", "V-11")
+def test_messages_of_log_records_and_mappings_are_redacted(client: Leanbase, memory: MemoryTransport) -> None:
     secret = mixed(12)
     url = f"https://bob:{secret}@db.example/x?token={secret}"
     log = logging.Logger("shop")
@@ -483,6 +503,7 @@ def test_the_text_of_a_log_record_and_of_a_mapping_are_redacted(
     assert secret not in json.dumps([event["properties"] for event in memory.events])
 
 
+@pytest.mark.rule("V-8")
 def test_coroutines_and_generators_are_shown_by_their_names(
     client_with_variables: Leanbase, memory: MemoryTransport
 ) -> None:

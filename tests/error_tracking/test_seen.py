@@ -1,4 +1,4 @@
-"""One exception object makes one event in each outermost context (K-17)."""
+"""One exception object makes one event for each client in each outermost context, and not more."""
 
 from __future__ import annotations
 
@@ -13,28 +13,23 @@ from leanbase import Leanbase
 from leanbase.transports import MemoryTransport
 
 
-class Referable(Exception):
-    """Unlike the interpreter's own, it takes weak references."""
+class WeaklyReferable(Exception):
+    """Unlike the interpreter's own classes, it supports weak references. The client marks both kinds differently."""
 
 
-@pytest.fixture(params=[RuntimeError, Referable])
+@pytest.fixture(params=[RuntimeError, WeaklyReferable])
 def error(request: pytest.FixtureRequest) -> Exception:
     error: Exception = request.param("TABLE is not set")
     return error
 
 
-@pytest.fixture
-def client(memory: MemoryTransport) -> Leanbase:
-    return Leanbase("phc", transport=memory)
-
-
 @pytest.mark.rule("K-17")
-def test_a_stored_exception_is_captured_in_each_invocation(
+def test_a_stored_exception_is_captured_once_in_each_invocation(
     error: Exception, client: Leanbase, memory: MemoryTransport
 ) -> None:
     @leanbase.lambda_handler(client=client)
     def handler(event: Any, context: Any) -> None:
-        with client.new_context():  # the innermost captures it, and the invocation does not again
+        with client.new_context():  # captures the exception, so that the handler around it does not
             raise error
 
     for _ in range(3):
@@ -44,12 +39,12 @@ def test_a_stored_exception_is_captured_in_each_invocation(
 
 
 @pytest.mark.rule("K-17")
-def test_each_context_captures_it_once_with_its_own_identity(
+def test_each_outermost_context_captures_an_exception_once_with_its_own_identity(
     error: Exception, client: Leanbase, memory: MemoryTransport
 ) -> None:
-    for person in ("ann", "bob"):
+    for user in ("ann", "bob"):
         with client.new_context():
-            client.identify_context(person)
+            client.identify_context(user)
             assert client.capture_exception(error)
             assert client.capture_exception(error) is None
             with client.new_context(fresh=True):
@@ -58,7 +53,7 @@ def test_each_context_captures_it_once_with_its_own_identity(
 
 
 @pytest.mark.rule("K-17")
-def test_a_failed_future_is_captured_for_each_who_awaits_it(
+def test_the_exception_of_a_future_is_captured_in_each_context_that_awaits_it(
     error: Exception, client: Leanbase, memory: MemoryTransport
 ) -> None:
     future: Future[None] = Future()
@@ -70,18 +65,18 @@ def test_a_failed_future_is_captured_for_each_who_awaits_it(
 
 
 @pytest.mark.rule("K-17")
-def test_outside_of_contexts_it_stays_captured(
+def test_an_exception_captured_in_a_context_is_not_captured_again_outside_of_contexts(
     error: Exception, client: Leanbase, memory: MemoryTransport
 ) -> None:
     with pytest.raises(type(error)), client.new_context():
         raise error
-    assert client.capture_exception(error) is None  # as a hook would, when it is the last to see it
+    assert client.capture_exception(error) is None
     assert client.capture_exception(error) is None
     assert len(memory.events) == 1
 
 
 @pytest.mark.rule("K-17")
-def test_what_another_process_has_captured_is_captured_here(
+def test_an_unpickled_exception_is_captured_although_its_original_was(
     error: Exception, client: Leanbase, memory: MemoryTransport
 ) -> None:
     with client.new_context():

@@ -1,9 +1,14 @@
-"""The variables of frames (6.11)."""
+"""The variables of frames: which are shown, how they are written, and what is redacted or left out.
+
+`variables` makes a function with the given local variables and lets it raise. A client sends the exception to a server,
+and `variables` returns what the server received of them.
+"""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime as dt
 import enum
 import functools
 import gc
@@ -12,6 +17,7 @@ import json
 import time
 import types
 import urllib.parse
+import uuid
 import weakref
 from pathlib import Path
 from typing import Any
@@ -19,34 +25,34 @@ from typing import Any
 import pytest
 
 from leanbase.redaction import REDACTED, TOO_LONG
-from tests.error_tracking.conftest import ROOT, Wire, raised
-from tests.error_tracking.exceptions import Text
-from tests.error_tracking.wire import frames
+from tests.error_tracking.conftest import ROOT, RoundTrip, raised
+from tests.error_tracking.exception_format import frames
+from tests.error_tracking.exceptions import HostileStr
 
 
-def variables(wire: Wire, _options: Any = None, /, **local: Any) -> Any:
-    """The code variables of a frame with these locals."""
+def variables(round_trip: RoundTrip, _options: Any = None, /, **local: Any) -> Any:
+    """Capture an exception of a function with these local variables, and return those that its frame shows."""
     names = ", ".join(local)
     namespace: dict[str, Any] = {"__name__": "own"}
     source = f"def fail({names}):\n    raise ValueError\n"
     exec(compile(source, str(ROOT / "own.py"), "exec"), namespace)
     with pytest.raises(ValueError) as caught:
         namespace["fail"](**local)
-    properties = wire.capture(caught.value, capture_exception_code_variables=True, **(_options or {}))
+    properties = round_trip.capture(caught.value, capture_exception_code_variables=True, **(_options or {}))
     return frames(properties)[-1].get("code_variables")
 
 
 @pytest.mark.rule("V-1")
-def test_the_budget_goes_to_the_crash_site_first(wire: Wire) -> None:
-    def deep(level: int, text: str) -> None:
+def test_variables_share_10_kib_from_the_crash_site_outwards(round_trip: RoundTrip) -> None:
+    def deep(level: int, string: str) -> None:
         if level == 0:
             raise ValueError
-        deep(level - 1, text)
+        deep(level - 1, string)
 
-    assert "code_variables" not in frames(wire.capture(raised(ValueError())))[-1]
+    assert "code_variables" not in frames(round_trip.capture(raised(ValueError())))[-1]
     with pytest.raises(ValueError) as caught:
         deep(30, "a word " * 100)
-    shown = frames(wire.capture(caught.value, capture_exception_code_variables=True))
+    shown = frames(round_trip.capture(caught.value, capture_exception_code_variables=True))
     with_variables = [frame["code_variables"] for frame in shown if "code_variables" in frame]
     rendered = sum(len(str(value)) for each in with_variables for value in each.values())
     assert 9 * 1024 < rendered <= 10 * 1024
@@ -55,43 +61,48 @@ def test_the_budget_goes_to_the_crash_site_first(wire: Wire) -> None:
 
 
 @pytest.mark.rule("V-1")
-def test_only_the_applications_own_frames_have_variables(wire: Wire) -> None:
+def test_only_frames_that_are_in_app_have_variables(round_trip: RoundTrip) -> None:
     with pytest.raises(ValueError) as caught:
         json.loads("not json")
-    for frame in frames(wire.capture(caught.value, capture_exception_code_variables=True)):
+    for frame in frames(round_trip.capture(caught.value, capture_exception_code_variables=True)):
         assert ("code_variables" in frame) == frame["in_app"]
 
 
 @pytest.mark.rule("V-2")
-def test_scalars_come_first_each_part_by_name(wire: Wire) -> None:
-    shown = variables(wire, b=[1], a={}, z=1, y="s", x=None, w=True, v=1.5)
+def test_scalars_come_first_and_both_parts_are_sorted_by_name(round_trip: RoundTrip) -> None:
+    shown = variables(round_trip, b=[1], a={}, z=1, y="s", x=None, w=True, v=1.5)
     assert list(shown) == ["v", "w", "x", "y", "z", "a", "b"]
 
 
 @pytest.mark.rule("V-3")
-def test_names_decide_before_values_are_read(wire: Wire) -> None:
-    class Loud:
+def test_ignored_names_are_left_out_and_masked_values_are_not_read(round_trip: RoundTrip) -> None:
+    class FailsIfRead:
         def __getattribute__(self, name: str) -> Any:
             raise AssertionError("was read")
 
-    assert variables(wire, __hidden=1, password=Loud(), visible=1) == {"visible": 1, "password": REDACTED}
+    assert variables(round_trip, __hidden=1, password=FailsIfRead(), visible=1) == {
+        "visible": 1,
+        "password": REDACTED,
+    }
     options = {"code_variables_ignore_patterns": ["^skip"], "code_variables_mask_patterns": ["^mine$"]}
-    shown = variables(wire, options, skip_me=1, mine=1, password="now visible")
+    shown = variables(round_trip, options, skip_me=1, mine=1, password="now visible")
     assert shown == {"mine": REDACTED, "password": "now visible"}
 
 
 @pytest.mark.rule("V-4")
-def test_numbers_stay_numbers_and_the_rest_becomes_text(wire: Wire) -> None:
+def test_numbers_stay_numbers_and_other_values_become_strings_of_1024_characters(
+    round_trip: RoundTrip,
+) -> None:
     shown = variables(
-        wire,
+        round_trip,
         none=None, true=True, false=False, one=1, half=0.5, nan=float("nan"), inf=float("-inf"),
-        text="text", huge=2**70, list_=[1, None, True, "x"], long="y z " * 500,
+        string="string", huge=2**70, list_=[1, None, True, "x"], long="y z " * 500,
     )  # fmt: skip
     assert shown["none"] == "None"
     assert (shown["true"], shown["false"]) == ("True", "False")
     assert (shown["one"], shown["half"]) == (1, 0.5)
     assert (shown["nan"], shown["inf"]) == ("nan", "-inf")
-    assert shown["text"] == "text"
+    assert shown["string"] == "string"
     assert shown["huge"] == str(2**70)
     assert shown["list_"] == '[1, null, true, "x"]'
     assert len(shown["long"]) == 1024
@@ -99,9 +110,9 @@ def test_numbers_stay_numbers_and_the_rest_becomes_text(wire: Wire) -> None:
 
 
 @pytest.mark.rule("V-5")
-def test_patterns_are_searched_and_broken_ones_skipped(wire: Wire) -> None:
+def test_patterns_are_searched_in_names_and_broken_patterns_are_skipped(round_trip: RoundTrip) -> None:
     options = {"code_variables_mask_patterns": ["(", "(?i)CARD", r"^pin\d$"]}
-    shown = variables(wire, options, my_card=1, pin1=1, pins=1)
+    shown = variables(round_trip, options, my_card=1, pin1=1, pins=1)
     assert shown == {"my_card": REDACTED, "pin1": REDACTED, "pins": 1}
 
 
@@ -115,8 +126,8 @@ UNMASKED = ["task_id", "disk_usage", "author", "authors", "risk_level", "compass
 
 
 @pytest.mark.rule("V-6")
-def test_the_default_masks_know_names_of_secrets(wire: Wire) -> None:
-    shown = variables(wire, **dict.fromkeys(MASKED, 7), **dict.fromkeys(UNMASKED, 7))
+def test_the_default_patterns_mask_names_of_secrets_and_no_others(round_trip: RoundTrip) -> None:
+    shown = variables(round_trip, **dict.fromkeys(MASKED, 7), **dict.fromkeys(UNMASKED, 7))
     assert {name for name, value in shown.items() if value == REDACTED} == set(MASKED)
     assert {name for name, value in shown.items() if value == 7} == set(UNMASKED)
 
@@ -139,17 +150,17 @@ Login = collections.namedtuple("Login", ["user", "pwd"])
 
 
 @pytest.mark.rule("V-7")
-def test_masks_reach_values_keys_and_fields_at_any_depth(wire: Wire) -> None:
+def test_patterns_apply_to_values_keys_and_fields_at_any_depth(round_trip: RoundTrip) -> None:
     shown = variables(
-        wire,
-        text="password=hunter2",
+        round_trip,
+        string="password=hunter2",
         nested={"a": [{"api_key": "hunter2", "user": "jo"}]},
         account=Account("jo", "hunter2"),
         login=Login("jo", "hunter2"),
         slotted=Slotted(),
         deep=[{"b": Account("jo", "hunter2")}],
     )
-    assert shown["text"] == REDACTED
+    assert shown["string"] == REDACTED
     assert json.loads(shown["nested"]) == {"a": [{"api_key": REDACTED, "user": "jo"}]}
     assert json.loads(shown["login"]) == {"user": "jo", "pwd": REDACTED}
     assert json.loads(shown["slotted"]) == {
@@ -159,7 +170,9 @@ def test_masks_reach_values_keys_and_fields_at_any_depth(wire: Wire) -> None:
 
 
 @pytest.mark.rule("V-8")
-def test_objects_are_shown_by_what_they_hold(wire: Wire) -> None:
+def test_objects_are_shown_by_their_attributes_and_properties_are_not_evaluated(
+    round_trip: RoundTrip,
+) -> None:
     class Order:
         token_store = "class attribute"
 
@@ -177,7 +190,7 @@ def test_objects_are_shown_by_what_they_hold(wire: Wire) -> None:
         def __repr__(self) -> str:
             raise AssertionError("was called")
 
-    shown = variables(wire, order=Order(), account=Account("jo", "hunter2"))
+    shown = variables(round_trip, order=Order(), account=Account("jo", "hunter2"))
     order = json.loads(shown["order"])
     assert order.pop("__class__").endswith("<locals>.Order")
     assert order == {"number": 7, "password": REDACTED, "token_store": REDACTED}
@@ -185,31 +198,29 @@ def test_objects_are_shown_by_what_they_hold(wire: Wire) -> None:
 
 
 @pytest.mark.rule("V-8")
-def test_leaves_are_shown_by_their_repr(wire: Wire) -> None:
-    import datetime as dt
-    import uuid
+def test_dates_paths_and_other_simple_objects_are_shown_by_their_repr(round_trip: RoundTrip) -> None:
 
     class BrokenRepr(dt.date):
         def __repr__(self) -> str:
             raise RuntimeError
 
-    class TellsAll(dt.date):
+    class ReprWithPassword(dt.date):
         def __repr__(self) -> str:
-            return "TellsAll(password=hunter2)"
+            return "ReprWithPassword(password=hunter2)"
 
-    class Endless(dt.date):
+    class LongRepr(dt.date):
         def __repr__(self) -> str:
             return "x" * 5000
 
     number = uuid.UUID(int=7)
     shown = variables(
-        wire, day=dt.date(2026, 1, 2), broken=BrokenRepr(2026, 1, 2), telling=TellsAll(2026, 1, 2),
-        endless=Endless(2026, 1, 2), number=number, path=Path("/srv/shop"), cls=Account, module=json,
+        round_trip, day=dt.date(2026, 1, 2), broken=BrokenRepr(2026, 1, 2), leaking=ReprWithPassword(2026, 1, 2),
+        long=LongRepr(2026, 1, 2), number=number, path=Path("/srv/shop"), cls=Account, module=json,
         data=b"bytes", raw=b"\xff", error=KeyError("k"),
     )  # fmt: skip
     assert shown["day"] == "datetime.date(2026, 1, 2)"
     assert shown["broken"].endswith("BrokenRepr>")
-    assert shown["telling"] == shown["endless"] == REDACTED
+    assert shown["leaking"] == shown["long"] == REDACTED
     assert str(number) in shown["number"]
     assert "/srv/shop" in shown["path"]
     assert shown["cls"] == f"<class {__name__}.Account>"
@@ -219,15 +230,15 @@ def test_leaves_are_shown_by_their_repr(wire: Wire) -> None:
 
 
 @pytest.mark.rule("V-9")
-def test_bounds_fail_closed(wire: Wire) -> None:
+def test_values_beyond_a_bound_are_replaced_by_a_constant(round_trip: RoundTrip) -> None:
     cycle: list[Any] = [1]
     cycle.append(cycle)
     deep: list[Any] = ["bottom"]
     for _ in range(20):
         deep = [deep]
     shown = variables(
-        wire,
-        text="a b" * 700,
+        round_trip,
+        string="a b" * 700,
         entries=list(range(51)),
         keys={str(n): n for n in range(51)},
         long_key={"k " * 1100: 1},
@@ -236,7 +247,7 @@ def test_bounds_fail_closed(wire: Wire) -> None:
         cycle=cycle,
         fifty=list(range(50)),
     )
-    assert shown["text"] == TOO_LONG
+    assert shown["string"] == TOO_LONG
     assert shown["entries"] == shown["keys"] == shown["nodes"] == TOO_LONG
     assert shown["long_key"] == json.dumps({TOO_LONG: TOO_LONG})
     assert shown["deep"] == "[" * 12 + json.dumps(TOO_LONG) + "]" * 12
@@ -245,14 +256,14 @@ def test_bounds_fail_closed(wire: Wire) -> None:
 
 
 @pytest.mark.rule("V-10")
-def test_the_constants_are_those_that_people_search_for(wire: Wire) -> None:
-    shown = variables(wire, password=1, long="a b" * 700)
+def test_the_constants_for_redacted_and_too_long_values_are_fixed(round_trip: RoundTrip) -> None:
+    shown = variables(round_trip, password=1, long="a b" * 700)
     assert shown["password"] == "$$_leanbase_redacted_based_on_masking_rules_$$"
     assert shown["long"] == "$$_leanbase_value_too_long_$$"
 
 
 @pytest.mark.rule("V-11")
-def test_credentials_in_urls_go_and_the_rest_stays(wire: Wire) -> None:
+def test_credentials_in_urls_are_redacted_and_the_rest_stays(round_trip: RoundTrip) -> None:
     cases = {
         "postgres://jo:hunter2@db:5432/shop": f"postgres://{REDACTED}@db:5432/shop",
         "redis://:hunter2@cache/0": f"redis://{REDACTED}@cache/0",
@@ -263,25 +274,34 @@ def test_credentials_in_urls_go_and_the_rest_stays(wire: Wire) -> None:
         "mailto:jo@example.com": "mailto:jo@example.com",
         "host:80 at jo@h": "host:80 at jo@h",
     }
-    shown = variables(wire, **{f"v{n}": text for n, text in enumerate(cases)})
+    shown = variables(round_trip, **{f"v{n}": url for n, url in enumerate(cases)})
     assert [shown[f"v{n}"] for n in range(len(cases))] == list(cases.values())
-    off = variables(wire, {"code_variables_mask_url_credentials": False}, url="a://u:p@h")
+    off = variables(round_trip, {"code_variables_mask_url_credentials": False}, url="a://u:p@h")
     assert off == {"url": "a://u:p@h"}
     started = time.process_time()
-    variables(wire, text="a" * 2000, urls="://" * 600, ats="://" + "@" * 2000, colons="://" + ":" * 2000)
+    variables(
+        # Strings with which a careless regular expression takes minutes.
+        round_trip,
+        text="a" * 2000,
+        urls="://" * 600,
+        ats="://" + "@" * 2000,
+        colons="://" + ":" * 2000,
+    )
     assert time.process_time() - started < 5
 
 
 @pytest.mark.rule("V-12")
-def test_what_looks_like_a_secret_is_one(wire: Wire) -> None:
+def test_a_string_that_looks_like_a_secret_is_redacted_unless_detection_is_off(round_trip: RoundTrip) -> None:
     secret = "".join(["Kx9", "fQ2z_", "Lm7R-", "pT4wV"])
-    assert variables(wire, opaque=secret) == {"opaque": REDACTED}
-    off = variables(wire, {"code_variables_detect_secrets": False}, opaque=secret)
+    assert variables(round_trip, opaque=secret) == {"opaque": REDACTED}
+    off = variables(round_trip, {"code_variables_detect_secrets": False}, opaque=secret)
     assert off == {"opaque": secret}
 
 
 @pytest.mark.rule("V-13")
-def test_failing_variables_do_not_cost_the_event(wire: Wire) -> None:
+def test_a_variable_whose_methods_fail_costs_neither_the_event_nor_other_variables(
+    round_trip: RoundTrip,
+) -> None:
     class Hostile(dict[str, Any]):
         def __len__(self) -> int:
             raise RuntimeError
@@ -299,19 +319,19 @@ def test_failing_variables_do_not_cost_the_event(wire: Wire) -> None:
     class WithHostileMeta(metaclass=HostileMeta):
         pass
 
-    shown = variables(wire, hostile=Hostile(a=1), meta=WithHostileMeta(), fine=1)
+    shown = variables(round_trip, hostile=Hostile(a=1), meta=WithHostileMeta(), fine=1)
     assert shown["fine"] == 1
     assert json.loads(shown["hostile"]) == {"a": 1}
 
 
 @pytest.mark.rule("V-3", "V-11", "V-12")
-def test_contexts_override_the_client(wire: Wire) -> None:
-    client = wire.client()
+def test_options_of_a_context_override_those_of_the_client(round_trip: RoundTrip) -> None:
+    client = round_trip.client()
 
     def capture() -> dict[str, Any]:
         url, mine, skipped, opaque = "a://u:p@h", 1, 1, "Kx9fQ2z_Lm7R-" + "pT4wV"
         client.capture_exception(raised_here(url, mine, skipped, opaque))
-        found: dict[str, Any] = frames(wire.exceptions()[-1])[-1].get("code_variables", {})
+        found: dict[str, Any] = frames(round_trip.exceptions()[-1])[-1].get("code_variables", {})
         return found
 
     assert capture() == {}
@@ -349,13 +369,13 @@ class Plain(enum.Enum):
 
 
 @pytest.mark.rule("V-7")
-def test_keys_of_any_kind_are_names(wire: Wire) -> None:
+def test_patterns_apply_to_keys_of_any_type_and_to_pairs(round_trip: RoundTrip) -> None:
     shown = variables(
-        wire,
+        round_trip,
         by_bytes={b"password": "hunter2"},
         by_member={Setting.PASSWORD: "hunter2"},
         by_plain_member={Plain.TOKEN: "hunter2", Plain.COLOR: "red"},
-        by_subclass={Text("password"): "hunter2"},
+        by_subclass={HostileStr("password"): "hunter2"},
         by_tuple={("password", 1): "hunter2"},
         pairs=[("Authorization", "hunter2"), (b"authorization", b"hunter2"), ("host", "example.com")],
         items={"password": "hunter2", "user": "jo"}.items(),
@@ -374,13 +394,13 @@ def test_keys_of_any_kind_are_names(wire: Wire) -> None:
 
 
 @pytest.mark.rule("V-8")
-def test_no_code_of_the_application_runs_for_its_variables(wire: Wire) -> None:
+def test_showing_variables_does_not_run_code_of_the_application(round_trip: RoundTrip) -> None:
     ran: list[str] = []
 
-    class Loud:
+    class Recording:
         def __repr__(self) -> str:
             ran.append("repr")
-            return "loud"
+            return "recording"
 
         @property
         def __class__(self) -> Any:
@@ -390,7 +410,7 @@ def test_no_code_of_the_application_runs_for_its_variables(wire: Wire) -> None:
         @__class__.setter
         def __class__(self, value: object) -> None: ...
 
-    class LoudBytes(bytes):
+    class RecordingBytes(bytes):
         def __len__(self) -> int:
             ran.append("len")
             return 1
@@ -399,7 +419,7 @@ def test_no_code_of_the_application_runs_for_its_variables(wire: Wire) -> None:
             ran.append("bytes")
             return b""
 
-    class LoudMeta(type):
+    class RecordingMeta(type):
         def __eq__(cls, other: object) -> bool:
             ran.append("eq")
             return True
@@ -408,14 +428,14 @@ def test_no_code_of_the_application_runs_for_its_variables(wire: Wire) -> None:
             ran.append("hash")
             return 1
 
-    class OfLoudMeta(metaclass=LoudMeta):
-        attribute_token = Loud()
+    class OfRecordingMeta(metaclass=RecordingMeta):
+        attribute_token = Recording()
 
-    loud = Loud()
+    recording = Recording()
     shown = variables(
-        wire, proxy=types.MappingProxyType({"k": loud}), values={"k": loud}.values(), part=slice(loud),
-        repeated=itertools.repeat(loud), partial=functools.partial(print, loud), data=LoudBytes(b"data"),
-        of_meta=OfLoudMeta(), method=loud.__repr__, member=Plain.COLOR, plain=object(),
+        round_trip, proxy=types.MappingProxyType({"k": recording}), values={"k": recording}.values(), part=slice(recording),
+        repeated=itertools.repeat(recording), partial=functools.partial(print, recording), data=RecordingBytes(b"data"),
+        of_meta=OfRecordingMeta(), method=recording.__repr__, member=Plain.COLOR, plain=object(),
     )  # fmt: skip
     assert ran == []
     assert shown["proxy"] == "<mappingproxy>"
@@ -426,35 +446,36 @@ def test_no_code_of_the_application_runs_for_its_variables(wire: Wire) -> None:
 
 
 @pytest.mark.rule("V-5")
-def test_patterns_that_cannot_work_leave_those_that_do(wire: Wire) -> None:
+def test_invalid_patterns_add_the_default_patterns_to_the_valid_ones(round_trip: RoundTrip) -> None:
     for patterns in (42, {"a": 1}, ["["], [None], "["):
         options = {"code_variables_mask_patterns": patterns}
-        assert variables(wire, options, password="hunter2") == {"password": REDACTED}, patterns
-    assert variables(wire, {"code_variables_mask_patterns": []}, password="shown") == {"password": "shown"}
-    # What the broken one was to hide is anybody's guess, so the built-in ones count as well.
+        assert variables(round_trip, options, password="hunter2") == {"password": REDACTED}, patterns
+    assert variables(round_trip, {"code_variables_mask_patterns": []}, password="shown") == {
+        "password": "shown"
+    }
+    # Nobody knows what the broken pattern was to hide, so the default patterns apply too.
     half_broken = {"code_variables_mask_patterns": ["(", "card"]}
-    shown = variables(wire, half_broken, password="hunter2", card="4711", amount="9")
+    shown = variables(round_trip, half_broken, password="hunter2", card="4711", amount="9")
     assert shown == {"amount": "9", "card": REDACTED, "password": REDACTED}
-    client = wire.client(capture_exception_code_variables=True, code_variables_mask_patterns=["^mine$"])
+    client = round_trip.client(capture_exception_code_variables=True, code_variables_mask_patterns=["^mine$"])
     with client.new_context():
         client.set_code_variables_mask_patterns_context(each for each in ["x"])  # type: ignore[arg-type]
         client.capture_exception(raised_here("u", 1, 1, "o"))
-    assert frames(wire.exceptions()[-1])[-1]["code_variables"]["mine"] == REDACTED
+    assert frames(round_trip.exceptions()[-1])[-1]["code_variables"]["mine"] == REDACTED
 
 
-@pytest.mark.rule("V-6")
-def test_where_a_secret_or_the_program_is_is_no_secret(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_in_environment_variables_with_secret_names_are_not_redacted(
+    round_trip: RoundTrip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PWD", "/srv/shop/current")
     monkeypatch.setenv("DB_PASSWORD_FILE", "/run/secrets/password-of-db")
     monkeypatch.setenv("SSH_AUTH_SOCK", "/tmp/agent.4711/socket")
     for path in ("/srv/shop/current/x", "/tmp/agent.4711/socket"):
-        assert wire.capture(f"no file {path} here")["$exception_message"] == f"no file {path} here"
+        assert round_trip.capture(f"no file {path} here")["$exception_message"] == f"no file {path} here"
 
 
 @pytest.mark.rule("V-9")
-def test_the_work_for_one_event_is_bounded(wire: Wire) -> None:
-    looked_at = 0
-
+def test_the_work_for_the_variables_of_one_event_is_bounded(round_trip: RoundTrip) -> None:
     class Counted(str):
         def __new__(cls) -> Counted:
             return str.__new__(cls, "words " * 300)
@@ -466,14 +487,13 @@ def test_the_work_for_one_event_is_bounded(wire: Wire) -> None:
 
     with pytest.raises(ValueError) as caught:
         deep(60, [[Counted() for _ in range(40)] for _ in range(40)])
-    shown = frames(wire.capture(caught.value, capture_exception_code_variables=True))
-    looked_at = sum("code_variables" in frame for frame in shown)
-    assert 1 <= looked_at < 10
-    assert variables(wire, huge=dict.fromkeys(range(1_000_000))) == {"huge": TOO_LONG}
+    shown = frames(round_trip.capture(caught.value, capture_exception_code_variables=True))
+    assert 1 <= sum("code_variables" in frame for frame in shown) < 10
+    assert variables(round_trip, huge=dict.fromkeys(range(1_000_000))) == {"huge": TOO_LONG}
 
 
 @pytest.mark.rule("V-13")
-def test_variables_are_not_kept_alive(wire: Wire) -> None:
+def test_capturing_does_not_keep_variables_alive_or_change_locals(round_trip: RoundTrip) -> None:
     class Big:
         pass
 
@@ -496,8 +516,8 @@ def test_variables_are_not_kept_alive(wire: Wire) -> None:
             client.capture_exception(error)
         return before
 
-    client = wire.client(capture_exception_code_variables=True)
-    gc.disable()
+    client = round_trip.client(capture_exception_code_variables=True)
+    gc.disable()  # a reference cycle would keep the object alive only until the next collection
     try:
         assert work()() is None
     finally:

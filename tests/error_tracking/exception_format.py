@@ -1,4 +1,8 @@
-"""What any `$exception` event must look like, written down from the wire format alone."""
+"""The format of `$exception` events, written down independently of the code that makes them.
+
+`assert_valid_exception` holds for every exception event that any test captures. The other functions read parts of an
+event's properties.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ FRAME_FIELDS = {
 }  # fmt: skip
 
 
-def assert_valid(event: dict[str, Any]) -> None:
+def assert_valid_exception(event: dict[str, Any]) -> None:
+    """Fail unless the event, each exception in it and each frame has the right fields, types and sizes."""
     assert event["event"] == "$exception"
     properties = event["properties"]
     items = properties["$exception_list"]
@@ -77,17 +82,18 @@ def _assert_valid_frame(frame: dict[str, Any]) -> None:
 
 
 def frames(properties: dict[str, Any], item: int = 0) -> list[dict[str, Any]]:
-    """The frames of one exception of an event."""
+    """Return the frames of one exception of an event, outermost first."""
     found: list[dict[str, Any]] = properties["$exception_list"][item].get("stacktrace", {}).get("frames", [])
     return found
 
 
 def functions(properties: dict[str, Any], item: int = 0) -> list[str]:
+    """Return the names of the frames' functions."""
     return [frame["function"] for frame in frames(properties, item)]
 
 
 def chain(properties: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Message, relation and parent of each exception of an event."""
+    """Return the message, the relation to its parent and the parent's id of each exception of an event."""
     return [
         (item["value"], item["mechanism"].get("source"), item["mechanism"].get("parent_id"))
         for item in properties["$exception_list"]
