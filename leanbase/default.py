@@ -55,7 +55,7 @@ class DefaultClient(Leanbase):
         self._explicitly_opted_out: bool | None = None
         self._opted_out = False
         self._debug = False
-        self._complained = False
+        self._has_warned = False
 
     def _reset_after_fork(self) -> None:
         self._lock = threading.RLock()
@@ -192,9 +192,9 @@ class DefaultClient(Leanbase):
             pipeline = Pipeline(Settings(disabled=True, transport="memory"))
             # Keeps the client disabled, even if `leanbase.disabled` is set to False: it has no transport.
             pipeline.missing = ["settings that can work"]
-        if not self._complained:
+        if not self._has_warned:
             pipeline.warn_if_unconfigured()
-            self._complained = bool(pipeline.missing)
+            self._has_warned = bool(pipeline.missing)
         settings = pipeline.settings
         chosen = self._explicitly_opted_out
         self._opted_out = settings.opted_out if chosen is None else chosen

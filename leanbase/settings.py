@@ -527,7 +527,5 @@ def _checked_host(host: str | None) -> str | None:
     if not usable:
         raise ConfigError("host must be an http(s) URL such as https://leanbase.example.com")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
-        logger.warning(
-            "host is an http:// URL: the API key and the events are sent unencrypted; use https://"
-        )
+        _warn_once("host is an http:// URL: the API key and the events are sent unencrypted; use https://")
     return text

@@ -51,7 +51,7 @@ PORTABLE = [
     "tests/test_texts.py",
 ]
 # It takes long, and tests the operating system rather than the interpreter.
-ONCE = ["tests/transports/test_spool.py::test_killed_at_random_moments_it_loses_nothing"]
+ONCE = ["tests/transports/test_spool.py::test_processes_killed_at_random_moments_lose_no_event"]
 # Tests of what an import loads, since the alias below loads everything; and of strings that name the module.
 NOT_BY_ALIAS = "not ({})".format(
     " or ".join(

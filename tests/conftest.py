@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 import leanbase
-from leanbase import Leanbase
+from leanbase import Leanbase, settings
 from leanbase.default import default_client
 from leanbase.local.server import LocalServer
 from leanbase.settings import Settings
@@ -91,10 +91,11 @@ def clean_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         transport.ledger.closed = True  # what a test leaves behind is not to be told of in another one
     _at_exit._watched.clear()
     breaker._left.clear()
+    settings._warn_once.cache_clear()
     default_client._latest = None
     default_client._opted_out = False
     default_client._explicitly_opted_out = None
-    default_client._complained = False
+    default_client._has_warned = False
     default_client._ended = None
     default_client._set_debug(False)
     logger = logging.getLogger("leanbase")

@@ -18,21 +18,27 @@ from leanbase.default import default_client
 from leanbase.settings import Settings
 from leanbase.transports import MemoryTransport
 from tests.support.fault_server import FaultServer
+from tests.support.programs import run_program
+from tests.support.threads import run_in_threads, start_thread
 
 
-def use(server: FaultServer) -> None:
+def configure(server: FaultServer) -> None:
     leanbase.api_key = "phc_module"
     leanbase.host = server.url
 
 
-def test_module_settings_are_read_at_first_use(server: FaultServer) -> None:
-    use(server)
+@pytest.mark.rule("O-1", "O-5")
+def test_options_of_the_module_are_read_at_the_first_use(server: FaultServer) -> None:
+    configure(server)
     assert leanbase.capture("e", distinct_id="u") is not None
     assert server.requests[0].envelope["api_key"] == "phc_module"
     assert leanbase.setup() is leanbase.setup() is default_client
 
 
-def test_settings_come_from_the_environment_too(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.rule("O-1")
+def test_options_are_read_from_environment_variables(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LEANBASE_API_KEY", "phc_environment")
     monkeypatch.setenv("LEANBASE_HOST", server.url)
     monkeypatch.setenv("LEANBASE_DISABLE_GEOIP", "false")
@@ -41,9 +47,10 @@ def test_settings_come_from_the_environment_too(server: FaultServer, monkeypatch
     assert "$geoip_disable" not in server.events[0]["properties"]
 
 
-def test_shutdown_after_every_capture_loses_nothing(server: FaultServer) -> None:
-    """What the documentation tells serverless users to do works with a module-level client (§7.6)."""
-    use(server)
+@pytest.mark.rule("Q-42")
+def test_shutdown_after_every_capture_loses_no_event(server: FaultServer) -> None:
+    """The documentation tells serverless users to do this."""
+    configure(server)
     for number in range(50):
         leanbase.capture("e", distinct_id=number)
         assert leanbase.shutdown()
@@ -51,8 +58,8 @@ def test_shutdown_after_every_capture_loses_nothing(server: FaultServer) -> None
 
 
 @pytest.mark.rule("Q-42")
-def test_captures_racing_with_shutdown_are_all_delivered(server: FaultServer) -> None:
-    use(server)
+def test_captures_that_race_with_shutdown_are_all_delivered(server: FaultServer) -> None:
+    configure(server)
     done = threading.Event()
 
     def shut_down() -> None:
@@ -63,21 +70,17 @@ def test_captures_racing_with_shutdown_are_all_delivered(server: FaultServer) ->
         for _ in range(40):
             assert leanbase.capture("e", distinct_id="u") is not None
 
-    closer = threading.Thread(target=shut_down)
-    closer.start()
-    threads = [threading.Thread(target=capture) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    closer = start_thread(shut_down)
+    run_in_threads(*[capture] * 4)
     done.set()
     closer.join()
     leanbase.shutdown()
     assert len({event["uuid"] for event in server.events}) == len(server.events) == 160
 
 
-def test_disabled_debug_and_before_send_are_read_at_every_call(server: FaultServer) -> None:
-    use(server)
+@pytest.mark.rule("C-38", "C-40", "C-41", "H-1")
+def test_disabled_debug_and_before_send_take_effect_at_the_next_call(server: FaultServer) -> None:
+    configure(server)
     leanbase.capture("first", distinct_id="u")
     leanbase.disabled = True
     assert leanbase.capture("second", distinct_id="u") is None
@@ -96,7 +99,7 @@ def test_disabled_debug_and_before_send_are_read_at_every_call(server: FaultServ
 
 @pytest.mark.rule("G-1")
 def test_the_default_client_never_raises(caplog: pytest.LogCaptureFixture) -> None:
-    """With settings that can never work it says so once, stays disabled, and reads them anew after shutdown."""
+    """With an invalid host it logs one error and stays disabled. After a shutdown it reads the options again."""
     leanbase.api_key = "k"
     leanbase.host = "not a url"
     for _ in range(3):
@@ -109,8 +112,9 @@ def test_the_default_client_never_raises(caplog: pytest.LogCaptureFixture) -> No
     assert len(memory.events) == 1
 
 
-def test_opting_out_outlives_a_shutdown() -> None:
-    """Somebody who must not be tracked is not tracked again because a request ended."""
+@pytest.mark.rule("C-35", "C-36")
+def test_opt_out_survives_a_shutdown() -> None:
+    """The shutdown at the end of a request must not track an opted-out person again."""
     leanbase.transport = memory = MemoryTransport()
     leanbase.opt_out()
     leanbase.shutdown()
@@ -120,10 +124,10 @@ def test_opting_out_outlives_a_shutdown() -> None:
     assert len(memory.events) == 1
 
 
-def test_a_decorated_function_does_not_configure_a_client_that_nobody_uses(
+def test_a_delivery_scope_does_not_configure_an_unused_default_client(
     memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who uses a client of their own is not told that the default one has no key."""
+    """An application that uses only its own client gets no error about the default client's missing key."""
     client = leanbase.Leanbase("k", transport=memory)
     with leanbase.delivery_scope():
         client.capture("e", distinct_id="u")
@@ -131,8 +135,9 @@ def test_a_decorated_function_does_not_configure_a_client_that_nobody_uses(
     assert caplog.records == []
 
 
+@pytest.mark.rule("O-1")
 def test_every_option_is_declared_on_the_module() -> None:
-    """The types that editors see for `leanbase.<option>` are those of the settings."""
+    """Editors show the types of the settings for `leanbase.<option>`."""
     source = Path(leanbase.__file__).read_text()
     declared = dict(
         line.strip().split(": ", 1)
@@ -143,7 +148,8 @@ def test_every_option_is_declared_on_the_module() -> None:
         assert declared[option.name] == option.type
 
 
-def test_unset_options_show_their_effective_value(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.rule("O-1")
+def test_an_unset_option_shows_its_effective_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEANBASE_TIMEOUT", "2.5")
     assert leanbase.timeout == 2.5
     assert leanbase.max_retries == 3
@@ -152,14 +158,14 @@ def test_unset_options_show_their_effective_value(monkeypatch: pytest.MonkeyPatc
         leanbase.no_such_thing  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_all_names_what_is_public() -> None:
+def test_all_lists_existing_names_in_order() -> None:
     assert leanbase.__all__ == sorted(leanbase.__all__)
     for name in leanbase.__all__:
         assert getattr(leanbase, name) is not None
 
 
-def fresh(code: str) -> str:
-    """Run code in a new interpreter and return what it printed."""
+def output_of(code: str) -> str:
+    """Run one or two lines in a new interpreter, and return what they printed."""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
@@ -168,123 +174,59 @@ def fresh(code: str) -> str:
 
 @pytest.mark.rule("G-7")
 def test_importing_has_no_side_effects() -> None:
-    """No third-party package, no HTTP stack, no thread, no hook."""
-    heavy = [
-        "urllib3",
-        "ssl",
-        "http.client",
-        "email",
-        "asyncio",
-        "sqlite3",
-        "typing",
-        "dataclasses",
-        "leanbase.error_tracking",
-        "botocore",
-    ]
-    code = f"""
-import sys, threading
-hooks = sys.excepthook, threading.excepthook
-before = set(sys.modules)
-import leanbase
-new = set(sys.modules) - before
-assert not new & set({heavy!r}), new & set({heavy!r})
-assert all(m.partition(".")[0] == "leanbase" or m.partition(".")[0] in sys.stdlib_module_names for m in new)
-assert hooks == (sys.excepthook, threading.excepthook)
-assert threading.active_count() == 1
-"""
-    fresh(code)
+    done = run_program("tests.programs.import_leanbase")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.rule("G-7")
 def test_capturing_into_memory_does_not_load_the_http_stack() -> None:
-    assert (
-        fresh(
-            "import sys, leanbase\n"
-            "leanbase.Leanbase(transport='memory').capture('e', distinct_id='u')\n"
-            "print('urllib3' in sys.modules, 'ssl' in sys.modules)"
-        )
-        == "False False"
+    code = (
+        "import sys, leanbase\n"
+        "leanbase.Leanbase(transport='memory').capture('e', distinct_id='u')\n"
+        "print('urllib3' in sys.modules, 'ssl' in sys.modules)"
     )
+    assert output_of(code) == "False False"
 
 
-@pytest.mark.rule("Q-60")
+@pytest.mark.rule("Q-60", "K-7")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_counts_from_zero_and_sends_its_own(server: FaultServer) -> None:
-    """What the parent has not delivered is the parent's; the child shares no socket and no count with it."""
-    output = fresh(
-        f"""
-import os, leanbase
-leanbase.api_key, leanbase.host = "k", {server.url!r}
-leanbase.capture("parent first", distinct_id="u")
-with leanbase.new_context(), leanbase.delivery_scope():
-    leanbase.tag("parent", 1)
-    leanbase.capture("parent collected", distinct_id="u")
-    pid = os.fork()
-    if pid == 0:
-        assert leanbase.get_tags() == {{}}
-        assert leanbase.capture("child", distinct_id="u")
-        stats = leanbase.stats()
-        assert (stats["captured"], stats["delivered"], stats["retained"]) == (1, 1, 0), stats
-    else:
-        os.waitpid(pid, 0)
-if pid:
-    stats = leanbase.stats()
-    assert (stats["captured"], stats["delivered"], stats["retained"]) == (2, 2, 0), stats
-    print("parent done")
-"""
-    )
-    assert output == "parent done"
+def test_a_forked_child_starts_with_empty_counts_and_its_own_connection(server: FaultServer) -> None:
+    """Events that the parent has not delivered stay with the parent. The child has no tags, either."""
+    done = run_program("tests.programs.default_client_fork", server.url)
+    assert (done.returncode, done.stdout) == (0, "parent done\n"), done.stderr
     assert [event["event"] for event in server.events] == ["parent first", "child", "parent collected"]
     by_name = {request.events[0]["event"]: request.connection for request in server.requests}
     assert by_name["child"] != by_name["parent first"] == by_name["parent collected"]
 
 
-def test_settings_that_come_after_the_first_call_are_taken(
+@pytest.mark.rule("G-1")
+def test_a_disabled_default_client_reads_its_options_again_at_the_next_call(
     server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A key that is fetched from a secret store arrives late; the calls before it are disabled."""
+    """A key from a secret store may arrive after the first call. Until then the client is disabled."""
     assert leanbase.capture("early", distinct_id="u") is None
-    use(server)
+    configure(server)
     assert leanbase.capture("late", distinct_id="u") is not None
     assert [event["event"] for event in server.events] == ["late"]
     assert len(caplog.records) == 1
 
 
 def test_public_submodules_need_no_import_of_their_own() -> None:
-    assert fresh(
-        "import leanbase; print(leanbase.settings.Settings.__name__, leanbase.errors.ConfigError.__name__)"
-    ) == ("Settings ConfigError")
+    code = "import leanbase; print(leanbase.settings.Settings.__name__, leanbase.errors.ConfigError.__name__)"
+    assert output_of(code) == "Settings ConfigError"
 
 
-CAPTURE_AT_THE_END = """
-import leanbase
-
-leanbase.api_key, leanbase.host = "k", {url!r}
-class Late:
-    def __del__(self):
-        leanbase.capture("late", distinct_id="u")
-
-late = Late()
-{more}
-"""
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        "",
-        "leanbase.capture('e', distinct_id='u')",
-        "leanbase.sync_mode = False; leanbase.capture('e', distinct_id='u')",
-    ],
-)
-def test_a_capture_while_the_interpreter_ends_does_not_raise(more: str, server: FaultServer) -> None:
-    script = CAPTURE_AT_THE_END.format(url=server.url, more=more)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+@pytest.mark.rule("G-1", "Q-50")
+@pytest.mark.parametrize("before", ["nothing", "an event", "a buffered event"])
+def test_a_capture_while_the_interpreter_ends_does_not_raise(before: str, server: FaultServer) -> None:
+    done = run_program("tests.programs.capture_at_exit", server.url, before)
     assert (done.returncode, done.stderr) == (0, "")
-    assert [event["event"] for event in server.events if event["event"] == "e"] == ["e"] * bool(more)
+    delivered = [event["event"] for event in server.events if event["event"] == "e"]
+    assert delivered == ["e"] * (before != "nothing")
 
 
-def test_an_option_that_is_set_too_late_is_told_of_once(
+@pytest.mark.rule("O-5")
+def test_an_option_that_is_set_too_late_is_warned_about_once(
     memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     default._warn_of_late_option.cache_clear()
@@ -294,13 +236,13 @@ def test_an_option_that_is_set_too_late_is_told_of_once(
         leanbase.super_properties = {"env": "test"}
         leanbase.something = 7  # type: ignore[attr-defined]
         leanbase.disabled = False
-    said = [
+    warnings = [
         each.message
         for each in caplog.records
         if "was set after the default client was created" in each.message
     ]
-    assert len(said) == 1
-    assert "leanbase.super_properties" in said[0]
+    assert len(warnings) == 1
+    assert "leanbase.super_properties" in warnings[0]
     leanbase.shutdown()
     leanbase.capture("second", distinct_id="u")
     assert memory.events[-1]["properties"]["env"] == "test"

@@ -1,4 +1,7 @@
-"""The functions in `examples/lambda`, in a sandbox."""
+"""The functions in `examples/lambda`, run by the `LambdaSimulator` in this process.
+
+A recorder takes the place of each transport, so the tests look at the events that the functions captured.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,19 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "lambda"
 
 
 @pytest.fixture(autouse=True)
-def intercepted() -> Iterator[None]:
+def recording_transport() -> Iterator[None]:
     factory.override_transport(recorder)
     yield
     factory.override_transport(None)
 
 
-def read(path: str) -> Any:
+def example_event(path: str) -> Any:
     return json.loads((EXAMPLES / path).read_text())
 
 
-def test_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_orders_function_captures_orders_and_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES / "orders")
-    event = read("event.json")
+    event = example_event("event.json")
     with LambdaSimulator("app.handler") as function:
         assert function.invoke(event)["statusCode"] == 201
         function.events.assert_captured("order created", times=1)
@@ -39,14 +42,17 @@ def test_orders(monkeypatch: pytest.MonkeyPatch) -> None:
         function.events.assert_captured("$exception", times=1)
 
 
-def test_shipments_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batch with one record that fails, and then that record alone, as the queue matches it."""
+def test_the_shipments_function_captures_the_same_event_when_a_record_is_redelivered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SQS first delivers the whole batch, of which one record fails, and then this record alone."""
     monkeypatch.syspath_prepend(EXAMPLES / "shipments")
-    event = read("shipments/event.json")
+    event = example_event("shipments/event.json")
     with LambdaSimulator("shipments.handler") as function:
-        answer = function.invoke(event)
-        again = function.invoke({"Records": event["Records"][1:]})
-    assert answer == again == {"batchItemFailures": [{"itemIdentifier": event["Records"][1]["messageId"]}]}
+        response = function.invoke(event)
+        second_response = function.invoke({"Records": event["Records"][1:]})
+    failed = {"batchItemFailures": [{"itemIdentifier": event["Records"][1]["messageId"]}]}
+    assert response == second_response == failed
     shipped, first, second = function.events
     assert (shipped["event"], shipped["distinct_id"]) == ("order shipped", "user_1")
     assert shipped["timestamp"] == "2026-01-02T03:04:05+00:00"
@@ -55,14 +61,9 @@ def test_shipments_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (first["event"], first["distinct_id"]) == ("$exception", "user_2")
 
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.mark.parametrize(
-    "template", sorted((ROOT / "examples" / "lambda").glob("template*.yaml")), ids=lambda path: path.name
-)
-def test_no_name_that_sam_generates_is_taken(template: Path) -> None:
-    """It calls what it makes for an event by the function and the event, and what is there already is lost."""
+@pytest.mark.parametrize("template", sorted(EXAMPLES.glob("template*.yaml")), ids=lambda path: path.name)
+def test_no_resource_has_a_name_that_sam_generates(template: Path) -> None:
+    """SAM names a generated resource after its function and event, and overwrites a resource with that name."""
     blocks = re.split(r"(?m)^  (?=\w+:$)", template.read_text().partition("\nResources:\n")[2])
     names, generated = set(), []
     for block in blocks:

@@ -1,12 +1,16 @@
-"""What threads, signals, forks and broken callbacks do to delivery: nothing lost, nothing twice, no hang."""
+"""Threads, signals, forks and broken callbacks: no event is lost or sent twice, and no call hangs.
+
+The tests of signals and forks run a program of `tests/programs` against a `FaultServer`, and compare what the program
+printed and what the server received. The other tests run in this process.
+"""
 
 from __future__ import annotations
 
 import contextvars
+import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,132 +28,73 @@ from leanbase.transports._http.breaker import CircuitBreaker
 from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
 from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.programs import program_command, run_program
+from tests.support.threads import start_thread
+from tests.support.waiting import wait_until
 
 Make = Callable[..., Leanbase]
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-def wait_for(condition: Callable[[], Any]) -> None:
-    until = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.005)
-
-
-def run(code: str, timeout: float = 30) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, check=False
-    )
+def output_of(program: str, *arguments: object) -> str:
+    """Run a program to its end, and return what it printed. Fail the test if the program fails."""
+    done = run_program(f"tests.programs.{program}", *arguments, timeout=30)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def capture_in_thread(client: Leanbase) -> threading.Thread:
+    return start_thread(client.capture, "e", distinct_id="u")
 
 
 # --- interrupts and signal handlers -----------------------------------------------------------------
 
 
+@pytest.mark.rule("Q-59", "Q-20", "Q-21")
 @pytest.mark.parametrize("raised", ["SystemExit", "KeyboardInterrupt"])
-def test_an_exit_raised_in_the_middle_of_a_send_loses_nothing(raised: str, server: FaultServer) -> None:
-    """A handler of SIGALRM or SIGTERM that raises cuts the send off; what it carried is retained."""
+def test_an_exception_of_a_signal_handler_in_a_send_loses_no_event(raised: str, server: FaultServer) -> None:
     server.script(Behaviour(status=503), Behaviour(delay=2))
-    output = run(f"""
-import signal, leanbase
-client = leanbase.Leanbase("k", {server.url!r}, max_retries=0)
-client.capture("retained", distinct_id="u")
-def interrupt(number, frame): raise {raised}
-signal.signal(signal.SIGALRM, interrupt)
-signal.setitimer(signal.ITIMER_REAL, 0.3)
-try:
-    client.capture("interrupted", distinct_id="u")
-except {raised}:
-    print(client.stats()["retained"])
-print(client.flush(), client.stats()["retained"])
-""")
-    assert output == "2\n<Receipt delivered=2> 0\n"
+    assert output_of("signals", "exception_in_a_send", server.url, raised) == "2\n<Receipt delivered=2> 0\n"
     assert [event["event"] for event in server.requests[-1].events] == ["retained", "interrupted"]
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.3])
+@pytest.mark.rule("Q-59")
+@pytest.mark.parametrize("delay", [0.01, 0.05, 0.3])
 def test_a_signal_handler_may_shut_down_in_the_middle_of_a_send(delay: float, server: FaultServer) -> None:
-    """What most programs do on SIGTERM. At any moment, the import of the HTTP stack included: no hang."""
+    """Many programs do this on SIGTERM. The earlier signals interrupt the import of the HTTP stack."""
     server.always(Behaviour(delay=0.6))
-    output = run(f"""
-import signal, time, leanbase
-leanbase.api_key, leanbase.host = "k", {server.url!r}
-took = []
-def stop(number, frame):
-    started = time.monotonic()
-    leanbase.shutdown()
-    took.append(time.monotonic() - started)
-signal.signal(signal.SIGALRM, stop)
-signal.setitimer(signal.ITIMER_REAL, {delay or 0.01})
-leanbase.capture("e", distinct_id="u")
-print(took[0] < 2)
-""")
-    assert output == "True\n"
+    assert output_of("signals", "shutdown_in_a_send", server.url, delay) == "True\n"
     assert len({event["uuid"] for event in server.events}) == 1
 
 
-@pytest.mark.slow
-def test_shutting_down_and_exiting_in_a_signal_handler_delivers_what_it_interrupted(
+@pytest.mark.rule("Q-59")
+def test_a_signal_handler_that_shuts_down_and_exits_delivers_the_interrupted_event(
     server: FaultServer,
 ) -> None:
-    """The usual end of a container: the send that waited for its retry never goes on, shutdown makes up for it."""
+    """Containers usually end like this. The interrupted send never resumes, so the shutdown sends its event."""
     server.script(Behaviour(status=503, headers={"Retry-After": "5"}))
-    output = run(f"""
-import signal, sys, leanbase
-leanbase.api_key, leanbase.host = "k", {server.url!r}
-def stop(number, frame):
-    print(leanbase.shutdown())
-    sys.exit(0)
-signal.signal(signal.SIGALRM, stop)
-signal.setitimer(signal.ITIMER_REAL, 2.0)
-leanbase.capture("e", distinct_id="u")
-""")
-    assert output == "<Receipt delivered=1>\n"
+    command = program_command("tests.programs.signals", "shutdown_and_exit", server.url)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: server.requests, 20)
+        time.sleep(0.3)  # now the send waits for its retry
+        process.send_signal(signal.SIGALRM)
+        output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output) == (0, "<Receipt delivered=1>\n")
     assert len({event["uuid"] for event in server.events}) == 1
 
 
-def test_what_an_interrupted_send_drops_is_accounted_for(server: FaultServer) -> None:
+@pytest.mark.rule("Q-22", "Q-57")
+def test_an_event_that_an_interrupted_send_drops_is_counted(server: FaultServer) -> None:
     server.always(Behaviour(status=503))
-    output = run(f"""
-import signal, leanbase
-client = leanbase.Leanbase("k", {server.url!r}, max_retries=0, max_queue_size=2)
-client.capture("first", distinct_id="u"); client.capture("second", distinct_id="u")
-client._current().outbox._transport._inner._sender._max_retries = 5
-signal.signal(signal.SIGALRM, signal.default_int_handler)
-signal.setitimer(signal.ITIMER_REAL, 0.1)
-try:
-    client.capture("third", distinct_id="u")
-except KeyboardInterrupt:
-    print(client.stats()["retained"], client.stats()["dropped"])
-""")
+    output = output_of("signals", "interrupt_with_a_full_queue", server.url)
     assert output == "2 {'overflow': 1}\n"
 
 
+@pytest.mark.rule("Q-59")
 @pytest.mark.slow
-def test_signal_handlers_that_capture_all_the_time_never_deadlock(server: FaultServer) -> None:
-    output = run(f"""
-import signal, time, leanbase
-client = leanbase.Leanbase("k", {server.url!r})
-busy = False
-def handler(number, frame):
-    global busy
-    if not busy:
-        busy = True
-        client.capture("from the handler", distinct_id="u")
-        busy = False
-client.capture("first", distinct_id="u")
-signal.signal(signal.SIGALRM, handler)
-signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-until = time.monotonic() + 3
-while time.monotonic() < until:
-    client.capture("e", distinct_id="u")
-signal.setitimer(signal.ITIMER_REAL, 0)
-stats = client.stats()
-print(stats["captured"] == stats["delivered"] > 100)
-""")
-    assert output == "True\n"
+def test_signal_handlers_that_capture_every_millisecond_do_not_deadlock(server: FaultServer) -> None:
+    assert output_of("signals", "captures_in_a_handler", server.url) == "True\n"
 
 
 # --- forks ------------------------------------------------------------------------------------------
@@ -158,72 +103,22 @@ print(stats["captured"] == stats["delivered"] > 100)
 @pytest.mark.rule("Q-61")
 @needs_fork
 def test_a_fork_while_every_lock_is_held_does_not_deadlock_the_child(server: FaultServer) -> None:
-    output = run(f"""
-import os, sys, leanbase
-from leanbase.default import default_client
-leanbase.api_key, leanbase.host = "k", {server.url!r}
-leanbase.capture("parent", distinct_id="u")
-outbox = default_client._current().outbox
-retaining = outbox._transport
-http = retaining._inner
-locks = [default_client._lock, retaining.ledger.lock, http._sender._lock, http._sender._breaker._lock]
-import threading
-held, done = threading.Event(), threading.Event()
-def hold():
-    for lock in locks: lock.acquire()
-    held.set(); done.wait()
-threading.Thread(target=hold, daemon=True).start()
-held.wait()
-pid = os.fork()
-if pid == 0:
-    leanbase.capture("child", distinct_id="u")
-    leanbase.flush()
-    leanbase.shutdown()
-    leanbase.capture("child again", distinct_id="u")
-    leanbase.disabled = True
-    leanbase.shutdown()
-    os._exit(0)
-print(os.waitpid(pid, 0)[1])
-""")
-    assert output == "0\n"
+    assert output_of("forks", "while_locks_are_held", server.url) == "0\n"
     assert [event["event"] for event in server.events] == ["parent", "child", "child again"]
 
 
 @pytest.mark.rule("Q-60")
 @needs_fork
-def test_what_the_parent_retained_is_never_the_childs(server: FaultServer) -> None:
+def test_a_forked_child_has_no_retained_events_of_its_parent(server: FaultServer) -> None:
     server.script(Behaviour(status=503))
-    output = run(f"""
-import os, sys, leanbase
-client = leanbase.Leanbase("k", {server.url!r}, max_retries=0)
-client.capture("parent", distinct_id="u")
-if (pid := os.fork()) == 0:
-    client.disabled = True
-    print(client.stats()["retained"], client.shutdown(), client.stats()["dropped"], flush=True)
-    os._exit(0)
-os.waitpid(pid, 0)
-print(client.flush())
-""")
+    output = output_of("forks", "with_a_retained_event", server.url)
     assert output == "0 <Receipt nothing to do> {}\n<Receipt delivered=1>\n"
 
 
 @pytest.mark.rule("Q-60")
 @needs_fork
 def test_a_deadline_of_the_parent_does_not_limit_the_child(server: FaultServer) -> None:
-    output = run(f"""
-import os, threading, time, leanbase
-from leanbase.transports.deadline import Deadline
-from leanbase.delivery.scope import DeliveryScope, activate
-client = leanbase.Leanbase("k", {server.url!r})
-with activate(DeliveryScope("end", Deadline.after(0.1))):
-    if (pid := os.fork()) == 0:
-        time.sleep(0.2)
-        thread = threading.Thread(target=client.capture, args=("e",), kwargs=dict(distinct_id="u")); thread.start(); thread.join()
-        print(client.stats()["delivered"], flush=True)
-        os._exit(0)
-    os.waitpid(pid, 0)
-""")
-    assert output == "1\n"
+    assert output_of("forks", "with_a_deadline", server.url) == "1\n"
 
 
 # --- threads ----------------------------------------------------------------------------------------
@@ -231,25 +126,24 @@ with activate(DeliveryScope("end", Deadline.after(0.1))):
 
 @pytest.mark.rule("Q-32")
 @pytest.mark.slow
-def test_flush_speaks_of_sends_that_are_under_way(server: FaultServer, make: Make) -> None:
-    """It waits for them; what they leave behind, or have not ended, is outstanding."""
+def test_flush_waits_for_sends_in_flight_and_reports_their_events(server: FaultServer, make: Make) -> None:
+    """Events are reported as retained if a send in flight fails, or has not ended at the timeout."""
     client = make(server, max_retries=0)
-    server.script(Behaviour(status=503, delay=0.3), Behaviour(delay=1))
+    server.script(Behaviour(status=503, delay=0.3), Behaviour(delay=0.7))
     for timeout in (5.0, 0.2):
         server.requests.clear()
-        thread = threading.Thread(target=client.capture, args=("e",), kwargs={"distinct_id": "u"})
-        thread.start()
-        wait_for(lambda: server.requests)
+        thread = capture_in_thread(client)
+        wait_until(lambda: server.requests)
         receipt = client.flush(timeout=timeout)
         assert not receipt
-        assert receipt.retained == 1 if timeout == 5.0 else 2
+        assert receipt.retained == (1 if timeout == 5.0 else 2)
         thread.join()
     assert client.stats()["delivered"] == 2
     assert client.flush()
 
 
-def test_a_thread_of_an_ended_invocation_sends_in_its_own_time(server: FaultServer, make: Make) -> None:
-    """The deadline of a scope that is finished limits nothing, and trips no breaker."""
+def test_a_finished_scope_does_not_limit_the_sends_of_its_threads(server: FaultServer, make: Make) -> None:
+    """An expired deadline of the scope must not end these sends, and must not open the circuit breaker."""
     client = make(server)
     scope = DeliveryScope("end", Deadline.after(0.05))
     with activate(scope):
@@ -262,7 +156,8 @@ def test_a_thread_of_an_ended_invocation_sends_in_its_own_time(server: FaultServ
     assert client.stats()["delivered"] == 5
 
 
-def test_an_expired_deadline_says_nothing_about_the_endpoint(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("Q-55")
+def test_an_expired_deadline_does_not_open_the_circuit_breaker(server: FaultServer, make: Make) -> None:
     client = make(server)
     with activate(DeliveryScope("each", Deadline.after(0))):
         for _ in range(4):
@@ -272,18 +167,18 @@ def test_an_expired_deadline_says_nothing_about_the_endpoint(server: FaultServer
     assert client.stats()["delivered"] == 5
 
 
-def test_an_invocation_ends_when_what_its_threads_send_has_arrived(server: FaultServer, make: Make) -> None:
+@pytest.mark.rule("Q-54")
+def test_a_scope_waits_at_its_end_for_a_send_in_flight_of_another_thread(
+    server: FaultServer, make: Make
+) -> None:
     server.script(Behaviour(delay=0.5))
     client = make(server)
     with client.delivery_scope() as scope:
         for number in range(99):
             client.capture("e", distinct_id=number)
         context = contextvars.copy_context()
-        thread = threading.Thread(
-            target=context.run, args=(client.capture, "e"), kwargs={"distinct_id": "hundredth"}
-        )
-        thread.start()
-        wait_for(lambda: server.requests)
+        thread = start_thread(context.run, client.capture, "e", distinct_id="hundredth")
+        wait_until(lambda: server.requests)
         client.capture("e", distinct_id="last")
     assert scope.receipt.delivered == 101
     assert client.stats()["retained"] == 0
@@ -294,9 +189,8 @@ def test_an_invocation_ends_when_what_its_threads_send_has_arrived(server: Fault
 def test_shutdown_ends_the_backoff_of_another_thread(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=503, headers={"Retry-After": "8"}))
     client = make(server)
-    thread = threading.Thread(target=client.capture, args=("e",), kwargs={"distinct_id": "u"})
-    thread.start()
-    wait_for(lambda: server.requests)
+    thread = capture_in_thread(client)
+    wait_until(lambda: server.requests)
     time.sleep(0.1)
     started = time.monotonic()
     assert client.shutdown()
@@ -306,12 +200,13 @@ def test_shutdown_ends_the_backoff_of_another_thread(server: FaultServer, make: 
 
 
 @pytest.mark.rule("Q-40")
-def test_shutdown_says_what_is_still_under_way(server: FaultServer, make: Make) -> None:
-    server.script(Behaviour(delay=1.0))
+def test_shutdown_reports_events_that_are_still_in_flight_at_its_timeout(
+    server: FaultServer, make: Make
+) -> None:
+    server.script(Behaviour(delay=0.7))
     client = make(server)
-    thread = threading.Thread(target=client.capture, args=("e",), kwargs={"distinct_id": "u"})
-    thread.start()
-    wait_for(lambda: server.requests)
+    thread = capture_in_thread(client)
+    wait_until(lambda: server.requests)
     receipt = client.shutdown(timeout=0.2)
     assert not receipt
     assert receipt.retained == 1
@@ -320,7 +215,7 @@ def test_shutdown_says_what_is_still_under_way(server: FaultServer, make: Make) 
 
 
 def test_a_scope_may_be_left_in_another_context(client: Leanbase, memory: MemoryTransport) -> None:
-    """Frameworks run the clean-up of a generator elsewhere than its start."""
+    """Frameworks may start and clean up a generator in different contexts."""
     scope = client.delivery_scope()
     contextvars.copy_context().run(scope.__enter__)
     scope.__exit__(None, None, None)
@@ -328,10 +223,11 @@ def test_a_scope_may_be_left_in_another_context(client: Leanbase, memory: Memory
     assert len(memory.events) == 1
 
 
-# --- the breaker ------------------------------------------------------------------------------------
+# --- the circuit breaker ----------------------------------------------------------------------------
 
 
-def test_failures_that_were_under_way_when_it_opened_do_not_lengthen_the_pause() -> None:
+@pytest.mark.rule("Q-55")
+def test_requests_in_flight_that_fail_after_the_breaker_opened_do_not_lengthen_the_pause() -> None:
     breaker = CircuitBreaker()
     tickets = [breaker.try_acquire() or 0 for _ in range(10)]
     assert all(tickets)
@@ -343,8 +239,10 @@ def test_failures_that_were_under_way_when_it_opened_do_not_lengthen_the_pause()
     assert breaker.try_acquire()
 
 
-def test_a_large_backlog_costs_a_refused_capture_next_to_nothing(server: FaultServer, make: Make) -> None:
-    """Ten thousand events wait, the breaker is open: none of them is touched for the next one."""
+def test_a_capture_while_sending_is_paused_takes_no_longer_with_many_retained_events(
+    server: FaultServer, make: Make
+) -> None:
+    """About ten thousand events are retained. The next capture must not touch them."""
     server.always(Behaviour(status=503))
     client = make(server, max_retries=0)
     for _ in range(3):
@@ -355,21 +253,21 @@ def test_a_large_backlog_costs_a_refused_capture_next_to_nothing(server: FaultSe
         for number in range(9000):
             client.capture("e", distinct_id=number)
     before = len(server.requests)
-    assert min(_seconds(lambda: client.capture("e", distinct_id="u")) for _ in range(20)) < 0.005
+    durations = []
+    for _ in range(20):
+        started = time.perf_counter()
+        client.capture("e", distinct_id="u")
+        durations.append(time.perf_counter() - started)
+    assert min(durations) < 0.005
     assert len(server.requests) == before
     assert balanced(client)
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 # --- callbacks and settings -------------------------------------------------------------------------
 
 
-def test_what_a_hook_changes_stays_with_its_event(memory: MemoryTransport) -> None:
+@pytest.mark.rule("H-6")
+def test_a_hook_that_changes_a_super_property_changes_one_event(memory: MemoryTransport) -> None:
     client = Leanbase("k", transport=memory, super_properties={"app": {}})
 
     def mark(event: dict[str, Any]) -> dict[str, Any]:
@@ -384,7 +282,7 @@ def test_what_a_hook_changes_stays_with_its_event(memory: MemoryTransport) -> No
 
 
 @pytest.mark.rule("Q-24")
-def test_flush_inside_on_error_starts_no_cycle(server: FaultServer, make: Make) -> None:
+def test_flush_inside_on_error_makes_no_further_request(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=503))
     receipts: list[Any] = []
 
@@ -397,15 +295,16 @@ def test_flush_inside_on_error_starts_no_cycle(server: FaultServer, make: Make) 
     assert [receipt.retained for receipt in receipts] == [1]
 
 
-class ForgetsToReturn(BaseTransport):
+class ReturnsNoReceipt(BaseTransport):
     def send(self, events: Any, *, deadline: Any) -> Any:
         pass
 
 
-def test_a_transport_without_a_receipt_keeps_nobody_elses_events(
+@pytest.mark.rule("G-1")
+def test_a_transport_that_returns_no_receipt_does_not_affect_other_clients(
     server: FaultServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bad, good = Leanbase("k", transport=ForgetsToReturn()), make(server)
+    bad, good = Leanbase("k", transport=ReturnsNoReceipt()), make(server)
     with bad.delivery_scope():
         bad.capture("e", distinct_id="u")
         good.capture("e", distinct_id="u")
@@ -415,27 +314,31 @@ def test_a_transport_without_a_receipt_keeps_nobody_elses_events(
     assert "send() must return a Receipt, not NoneType" in caplog.text
 
 
-@pytest.mark.parametrize("told_of", [0, 5])
-def test_a_receipt_that_does_not_add_up_is_not_believed(
-    told_of: int, caplog: pytest.LogCaptureFixture
+@pytest.mark.rule("Q-57", "Q-58")
+@pytest.mark.parametrize("reported", [0, 5])
+def test_a_receipt_with_a_wrong_number_of_outcomes_is_not_believed(
+    reported: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Inventive(BaseTransport):
+    class Miscounting(BaseTransport):
         def send(self, events: Any, *, deadline: Deadline) -> Receipt:
-            return Receipt(delivered=told_of)
+            return Receipt(delivered=reported)
 
-    client = Leanbase("k", transport=Inventive())
+    client = Leanbase("k", transport=Miscounting())
     client.capture("e", distinct_id="u")
     assert client.stats()["captured"] == client.stats()["retained"] == 1
-    assert f"Inventive: the receipt for 1 event(s) reports {told_of}; 1 event(s) are retained" in caplog.text
+    message = f"Miscounting: the receipt for 1 event(s) reports {reported}; 1 event(s) are retained"
+    assert message in caplog.text
 
 
-def test_the_default_client_survives_settings_that_never_arrive() -> None:
+@pytest.mark.rule("G-1")
+def test_a_default_client_with_a_blank_host_does_not_raise() -> None:
     leanbase.api_key, leanbase.host = "k", "   "
     assert leanbase.capture("e", distinct_id="u") is None
     assert leanbase.stats()["captured"] == 0
 
 
-def test_broken_settings_are_not_enabled_by_an_attribute(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("G-1", "G-6")
+def test_a_default_client_with_an_invalid_host_cannot_be_enabled(caplog: pytest.LogCaptureFixture) -> None:
     leanbase.api_key, leanbase.host = "k", "nonsense"
     leanbase.capture("e", distinct_id="u")
     leanbase.disabled = False
@@ -444,8 +347,8 @@ def test_broken_settings_are_not_enabled_by_an_attribute(caplog: pytest.LogCaptu
     assert "nonsense" not in caplog.text
 
 
-@pytest.mark.rule("W-20")
-def test_super_properties_that_fit_into_no_event() -> None:
+@pytest.mark.rule("W-20", "G-1")
+def test_super_properties_larger_than_an_event_raise_config_error() -> None:
     large: dict[str, Any] = {"a": [[0] * 10_000] * 60}
     with pytest.raises(ConfigError, match="super_properties are too large"):
         Leanbase("k", transport="memory", super_properties=large)
@@ -454,8 +357,8 @@ def test_super_properties_that_fit_into_no_event() -> None:
 
 
 @pytest.mark.rule("W-20")
-def test_a_shared_text_is_not_multiplied_before_it_is_refused(client: Leanbase) -> None:
-    """200 KB in the caller's hands stand for 300 MB of text, which is never made."""
+def test_an_oversized_event_of_repeated_strings_is_never_encoded_in_full(client: Leanbase) -> None:
+    """A string of 200 KB, 1,500 times in a list, would make 300 MB of JSON."""
     import tracemalloc
 
     rows = ["x" * 200_000] * 1500
@@ -471,7 +374,7 @@ def test_a_shared_text_is_not_multiplied_before_it_is_refused(client: Leanbase) 
 
 
 @pytest.mark.rule("C-35")
-def test_opting_in_outlives_a_shutdown_too() -> None:
+def test_opt_in_survives_a_shutdown() -> None:
     leanbase.transport = memory = MemoryTransport()
     leanbase.opted_out = True
     assert leanbase.capture("e", distinct_id="u") is None
@@ -481,26 +384,26 @@ def test_opting_in_outlives_a_shutdown_too() -> None:
     assert len(memory.events) == 1
 
 
-@pytest.mark.rule("W-1")
-def test_the_missing_key_is_complained_of_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("G-1")
+def test_a_missing_key_is_logged_once_also_after_shutdowns(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         leanbase.capture("e", distinct_id="u")
         leanbase.shutdown()
-    assert len(caplog.records) == 1
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
 @pytest.mark.rule("G-6")
-def test_settings_do_not_show_the_key() -> None:
+def test_the_repr_of_settings_does_not_show_the_key() -> None:
     from leanbase.settings import Settings
 
     assert "phc_secret" not in repr(Settings.resolve({"api_key": "phc_secret", "transport": "memory"}))
 
 
-# --- answers ----------------------------------------------------------------------------------------
+# --- responses --------------------------------------------------------------------------------------
 
 
 @pytest.mark.rule("W-16")
-def test_a_location_that_is_none_is_terminal(server: FaultServer, make: Make) -> None:
+def test_a_redirect_to_an_invalid_url_is_terminal(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(status=308, headers={"Location": "http://[bad/"}))
     client = make(server)
     client.capture("e", distinct_id="u")
@@ -519,16 +422,16 @@ def test_a_location_that_is_none_is_terminal(server: FaultServer, make: Make) ->
         ("http://h:80", "http://h/other/", True),
     ],
 )
-def test_which_addresses_are_the_same_server(host: str, location: str, followed: bool) -> None:
+def test_a_redirect_is_followed_only_to_the_same_server(host: str, location: str, followed: bool) -> None:
     from leanbase.transports._http.connection import Response
     from leanbase.transports.http import HttpTransport
 
-    answer = Response(307, {"Location": location}, b"")
-    assert (HttpTransport("k", host)._redirected(answer) is not None) == followed
+    response = Response(307, {"Location": location}, b"")
+    assert (HttpTransport("k", host)._redirected(response) is not None) == followed
 
 
 @pytest.mark.rule("W-16")
-def test_another_port_is_another_server(server: FaultServer, make: Make) -> None:
+def test_a_redirect_to_another_port_is_terminal(server: FaultServer, make: Make) -> None:
     other = FaultServer()
     server.always(Behaviour(status=307, headers={"Location": f"{other.url}/batch/"}))
     client = make(server)
@@ -539,7 +442,7 @@ def test_another_port_is_another_server(server: FaultServer, make: Make) -> None
 
 
 @pytest.mark.rule("W-16")
-def test_redirects_make_no_new_connections(server: FaultServer, make: Make) -> None:
+def test_redirects_reuse_the_connection(server: FaultServer, make: Make) -> None:
     client = make(server)
     for number in range(10):
         server.script(Behaviour(status=307, headers={"Location": f"/batch/?n={number}"}))
@@ -549,36 +452,27 @@ def test_redirects_make_no_new_connections(server: FaultServer, make: Make) -> N
 
 
 @pytest.mark.rule("W-10")
-def test_a_body_of_a_success_that_cannot_be_parsed_is_success(server: FaultServer, make: Make) -> None:
+def test_a_2xx_response_with_an_invalid_body_is_a_success(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(body=b'["quota_limited",' + b"[" * 60_000))
     client = make(server)
     client.capture("e", distinct_id="u")
     assert client.stats()["delivered"] == 1
 
 
-def test_sigterm_in_a_job_also_sends_what_was_retained(server: FaultServer) -> None:
-    for policy in ("end", "each"):
-        server.requests.clear()
-        server.script(Behaviour(status=503))
-        code = f"""
-import time, leanbase
-leanbase.api_key, leanbase.host, leanbase.max_retries = "k", {server.url!r}, 0
-@leanbase.job(flush={policy!r})
-def main():
-    leanbase.capture("retained", distinct_id="u")
-    leanbase.flush()
-    print("ready", flush=True)
-    for _ in range(400):  # CPython loses a signal that comes just before a sleep until after it
-        time.sleep(0.05)
-main()
-"""
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+# --- SIGTERM ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("policy", "failed_sends"), [("end", 1), ("each", 2)])
+def test_sigterm_in_a_job_also_sends_retained_events(
+    policy: str, failed_sends: int, server: FaultServer
+) -> None:
+    server.script(*[Behaviour(status=503)] * failed_sends)
+    command = program_command("tests.programs.signals", "job", server.url, policy)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        if policy == "each":
-            server.script(Behaviour(status=503))
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
-        assert process.returncode == -signal.SIGTERM
-        assert [event["event"] for event in server.requests[-1].events] == ["retained"]
-        assert len(server.requests) == (2 if policy == "end" else 3)
+    assert process.returncode == -signal.SIGTERM
+    assert [event["event"] for event in server.requests[-1].events] == ["retained"]
+    assert len(server.requests) == failed_sends + 1

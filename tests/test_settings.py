@@ -1,4 +1,4 @@
-"""Where options come from, and what is done with those that make no sense (§10)."""
+"""Where the values of options come from, and what happens to invalid values."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from leanbase.errors import ConfigError
 from leanbase.settings import Settings
 
 
+@pytest.mark.rule("O-1")
 def test_keyword_beats_attribute_beats_environment_beats_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.resolve({}).timeout == 10.0
     monkeypatch.setenv("LEANBASE_TIMEOUT", "4")
@@ -24,7 +25,7 @@ def test_keyword_beats_attribute_beats_environment_beats_default(monkeypatch: py
     assert Settings.resolve({"timeout": None}).timeout == 3.0
 
 
-def test_what_is_nearly_an_option_is_told_of(
+def test_a_misspelt_option_is_warned_about(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     Settings.resolve({})
@@ -41,8 +42,9 @@ def test_what_is_nearly_an_option_is_told_of(
     ]
 
 
+@pytest.mark.rule("O-1")
 @pytest.mark.parametrize(
-    ("option", "text", "value"),
+    ("option", "string", "value"),
     [
         ("DISABLED", "yes", True),
         ("DISABLED", "0", False),
@@ -55,23 +57,25 @@ def test_what_is_nearly_an_option_is_told_of(
     ],
 )
 def test_environment_variables_are_read_as_their_option(
-    option: str, text: str, value: Any, monkeypatch: pytest.MonkeyPatch
+    option: str, string: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(f"LEANBASE_{option}", text)
+    monkeypatch.setenv(f"LEANBASE_{option}", string)
     assert getattr(Settings.resolve({}), option.lower()) == value
 
 
+@pytest.mark.rule("O-2")
 @pytest.mark.parametrize(
-    ("option", "text"), [("DISABLED", "perhaps"), ("TIMEOUT", "soon"), ("ON_ERROR", "print")]
+    ("option", "string"), [("DISABLED", "perhaps"), ("TIMEOUT", "soon"), ("ON_ERROR", "print")]
 )
-def test_unusable_environment_variables_are_ignored_with_a_warning(
-    option: str, text: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_invalid_environment_variables_are_ignored_with_a_warning(
+    option: str, string: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv(f"LEANBASE_{option}", text)
+    monkeypatch.setenv(f"LEANBASE_{option}", string)
     assert getattr(Settings.resolve({}), option.lower()) == getattr(Settings(), option.lower())
     assert f"LEANBASE_{option}" in caplog.text
 
 
+@pytest.mark.rule("O-2")
 @pytest.mark.parametrize(
     ("given", "used"),
     [
@@ -94,7 +98,7 @@ def test_unusable_environment_variables_are_ignored_with_a_warning(
         ({"exception_autocapture_refill_rate": "many"}, 100),
     ],
 )
-def test_values_that_make_no_sense_are_clamped_or_ignored(
+def test_invalid_values_are_replaced_with_a_warning(
     given: dict[str, Any], used: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     (name,) = given
@@ -102,12 +106,12 @@ def test_values_that_make_no_sense_are_clamped_or_ignored(
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-@pytest.mark.parametrize(("text", "value"), [("false", False), ("no", False), ("True", True), ("on", True)])
-def test_the_words_of_the_environment_count_for_keywords_too(text: Any, value: bool) -> None:
-    assert Settings.resolve({"disabled": text}).disabled is value
+@pytest.mark.parametrize(("string", "value"), [("false", False), ("no", False), ("True", True), ("on", True)])
+def test_keywords_accept_the_same_strings_as_environment_variables(string: Any, value: bool) -> None:
+    assert Settings.resolve({"disabled": string}).disabled is value
 
 
-def test_one_pattern_is_a_list_of_one_and_paths_are_texts() -> None:
+def test_a_single_pattern_becomes_a_tuple_and_a_path_becomes_a_string() -> None:
     settings = Settings.resolve({"code_variables_mask_patterns": "^card", "project_root": Path("/srv/shop")})
     assert settings.code_variables_mask_patterns == ("^card",)
     assert settings.project_root == "/srv/shop"
@@ -122,13 +126,15 @@ def test_host_and_key_are_trimmed() -> None:
     assert settings.host == "https://example.com/prefix"
 
 
-def test_project_api_key_is_an_alias() -> None:
+@pytest.mark.rule("O-3")
+def test_project_api_key_is_another_name_of_api_key() -> None:
     assert Settings.resolve({"project_api_key": "phc_x"}).api_key == "phc_x"
     assert Settings.resolve({"project_api_key": "phc_x", "api_key": "phc_y"}).api_key == "phc_x"
     assert Settings.resolve({"project_api_key": " ", "api_key": "phc_y"}).api_key == "phc_y"
 
 
-def test_the_place_that_wins_has_the_key_under_either_name(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.rule("O-1", "O-3", "G-6")
+def test_both_names_of_the_key_have_the_same_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEANBASE_API_KEY", "phc_environment")
     assert Settings.resolve({"project_api_key": "phc_keyword"}).api_key == "phc_keyword"
     assert Settings.resolve({"api_key": "  ", "project_api_key": None}).api_key == "phc_environment"
@@ -138,11 +144,13 @@ def test_the_place_that_wins_has_the_key_under_either_name(monkeypatch: pytest.M
 
 
 @pytest.mark.rule("W-1")
-def test_plain_http_is_warned_about_but_for_loopback(caplog: pytest.LogCaptureFixture) -> None:
+def test_plain_http_is_warned_about_once_except_for_loopback(caplog: pytest.LogCaptureFixture) -> None:
     for host in ("http://127.0.0.1:8000", "http://localhost", "http://[::1]:1", "https://example.com"):
         Settings.resolve({"host": host})
     assert caplog.records == []
-    Settings.resolve({"host": "http://example.com"})
+    for _ in range(2):
+        Settings.resolve({"host": "http://example.com"})
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "unencrypted" in caplog.text
 
 
@@ -153,14 +161,15 @@ def test_every_option_is_documented() -> None:
         assert option.metadata["doc"].endswith("."), option.name
 
 
-def test_super_properties_are_copied_at_creation() -> None:
+def test_super_properties_are_copied_when_the_client_is_created() -> None:
     properties = {"a": [1]}
     client = Leanbase("k", transport="memory", super_properties=properties)
     properties["a"].append(2)
     assert client._current().super_properties == {"a": [1]}
 
 
-def test_an_invalid_limit_falls_back_to_the_share_of_the_functions_memory(
+@pytest.mark.rule("O-2")
+def test_an_invalid_max_queue_bytes_is_replaced_by_a_share_of_the_functions_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")

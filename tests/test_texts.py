@@ -1,4 +1,9 @@
-"""A text that would have no end is not begun: parts that stand in several places are written out each time."""
+"""`text_of` is `str()` with a limit on its work.
+
+`str()` of an object writes out a part again at each place that holds it. So a chain of 60 lists, each of which holds
+the one before twice, would make a string of 2 to the power of 60 parts. `text_of` returns the name of the class
+instead.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +37,7 @@ class Slotted:
 
 
 class Named:
-    """Has a text of its own, however much it holds."""
+    """Has a `__str__` of its own, which does not show what the object holds."""
 
     def __init__(self, held: object) -> None:
         self.held = held
@@ -47,7 +52,7 @@ class Failing:
 
 
 def shared(make: Callable[[Any], Any], depth: int = 60) -> Any:
-    """A chain of objects each of which holds the one before twice: 2 to the power of `depth` parts."""
+    """Return a chain of objects, each of which holds the one before twice: 2 to the power of `depth` parts."""
     thing: Any = 0
     for _ in range(depth):
         thing = make(thing)
@@ -78,7 +83,7 @@ SHARED: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("kind", SHARED)
-def test_the_text_is_the_name_of_the_class(kind: str) -> None:
+def test_an_object_with_a_huge_string_is_shown_by_the_name_of_its_class(kind: str) -> None:
     thing = shared(SHARED[kind])
     started = time.monotonic()
     assert text_of(thing) == f"<{type(thing).__qualname__}>"
@@ -86,7 +91,7 @@ def test_the_text_is_the_name_of_the_class(kind: str) -> None:
     assert time.monotonic() - started < 1
 
 
-def test_a_subclass_that_shows_what_it_holds_is_the_same() -> None:
+def test_a_subclass_with_an_inherited_str_is_shown_by_its_name() -> None:
     kind = type("Own", (list,), {})
     assert text_of(shared(lambda it: kind([it, it]))) == "<Own>"
     error = type("OwnError", (KeyError,), {})
@@ -99,7 +104,7 @@ def test_a_subclass_that_shows_what_it_holds_is_the_same() -> None:
         (1, "a"),
         [[1]] * 1000,
         {"a": (1, 2)},
-        ValueError("text", [1]),
+        ValueError("a string", [1]),
         KeyError("k"),
         OSError(2, "no", "file"),
         Node(1, [2]),
@@ -107,7 +112,7 @@ def test_a_subclass_that_shows_what_it_holds_is_the_same() -> None:
         range(3),
         object,
         len,
-        "text",
+        "a string",
         None,
         1.5,
         frozenset([1]),
@@ -115,39 +120,40 @@ def test_a_subclass_that_shows_what_it_holds_is_the_same() -> None:
     ],
     ids=lambda thing: type(thing).__name__,
 )
-def test_every_other_text_is_what_str_makes_of_it(thing: object) -> None:
+def test_every_other_object_is_shown_by_its_str(thing: object) -> None:
     assert text_of(thing) == str(thing)
 
 
-def test_long_texts_in_a_text_count_by_their_length() -> None:
+def test_strings_in_an_object_count_by_their_length() -> None:
     long = "x" * 1_000_000
     assert text_of(ValueError(*[long] * 5000)) == "<ValueError>"
     assert text_of(ValueError(long * 10)) == long * 10
     assert text_of([long]) == f"['{long}']"
 
 
-def test_what_holds_itself_has_an_end() -> None:
+def test_a_list_that_holds_itself_is_shown_by_its_str() -> None:
     circle: list[Any] = [1]
     circle.append(circle)
     assert text_of(circle) == "[1, [...]]"
     assert text_of(ValueError(circle)) == "[1, [...]]"
 
 
-def test_what_is_too_deep_for_python_is_no_failure() -> None:
+def test_an_object_too_deep_for_str_is_shown_by_the_name_of_its_class() -> None:
     deep: Any = []
     for _ in range(100_000):
         deep = [deep]
     assert text_of(deep) == "<list>"
 
 
-def test_what_a_text_of_the_application_raises_goes_on() -> None:
+def test_an_exception_of_a_str_method_is_raised() -> None:
     with pytest.raises(ValueError):
         text_of(Failing())
 
 
-# --- at the wire ---------------------------------------------------------------------------------------
+# --- in events -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("S-14", "S-22", "S-23")
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -158,13 +164,16 @@ def test_what_a_text_of_the_application_raises_goes_on() -> None:
     ],
     ids=["exception", "dataclass as a key", "frozenset as a key", "slice"],
 )
-def test_properties(value: Any, expected: Any, client: Leanbase, memory: MemoryTransport) -> None:
+def test_a_property_with_a_huge_string_has_the_name_of_its_class(
+    value: Any, expected: Any, client: Leanbase, memory: MemoryTransport
+) -> None:
     assert client.capture("e", distinct_id="u", properties={"value": value, "beside": 1})
     assert memory.events[0]["properties"]["value"] == expected
     assert memory.events[0]["properties"]["beside"] == 1
 
 
-def test_values_of_a_dict_are_not_compared_for_ever(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("S-16")
+def test_sorting_the_values_of_a_dict_ends(client: Leanbase, memory: MemoryTransport) -> None:
     views = {1: shared(SHARED["list"], 14), 2: shared(SHARED["list"], 14)}.values()
     started = time.monotonic()
     client.capture("e", distinct_id="u", properties={"views": views, "numbers": {1: 3, 2: 1}.values()})
@@ -172,20 +181,22 @@ def test_values_of_a_dict_are_not_compared_for_ever(client: Leanbase, memory: Me
     assert memory.events[0]["properties"]["numbers"] == [1, 3]
 
 
-def test_sets_that_cannot_be_sorted_do_not_cost_more_than_their_size(client: Leanbase) -> None:
+@pytest.mark.rule("S-16")
+def test_a_set_that_is_expensive_to_sort_is_encoded_in_time(client: Leanbase) -> None:
     thing = shared(SHARED["frozenset"], 40)
     started = time.monotonic()
     client.capture("e", distinct_id="u", properties={"value": frozenset([thing, 1])})
     assert time.monotonic() - started < 30
 
 
-def test_ids(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("E-11")
+def test_an_id_with_a_huge_string_is_the_name_of_its_class(client: Leanbase, memory: MemoryTransport) -> None:
     thing = shared(SHARED["list"])
     client.capture("e", distinct_id=thing)
     assert memory.events[0]["distinct_id"] == "<list>"
 
 
-def test_exceptions(client: Leanbase, memory: MemoryTransport) -> None:
+def test_exceptions_with_a_huge_message_are_captured(client: Leanbase, memory: MemoryTransport) -> None:
     detailed: Any = type("Detailed", (Exception,), {"detail": shared(SHARED["list"])})
     try:
         try:

@@ -148,7 +148,7 @@ class RequestOptions:
             try:
                 mapped = self._tag_map(tags)
                 if not isinstance(mapped, Mapping):
-                    raise TypeError("no mapping")
+                    raise TypeError("not a mapping")
             except Exception as error:
                 raise_interrupt(error)
                 mapped = {}

@@ -1,7 +1,7 @@
-"""What becomes of the events of a program without a decorator when its process ends, by transport.
+"""The fault matrix of programs without a decorator: what becomes of their events when they end, by transport.
 
-Each cell is run by `test_exit_faults.py` in a process of its own; `python -m scripts.guarantees_page` makes a page of
-them.
+`test_exit_faults.py` runs each cell in a process of its own. `python -m scripts.guarantees_page` makes a page
+of the cells.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 from tests.support.fault_server import Behaviour
 
 SENT = "sent"
-"""Before the process is gone."""
+"""Sent before the process has ended."""
 
 DISK = "disk"
-"""With the next process that has the same directory."""
+"""Sent by the next process that has the same directory."""
 
-TOLD = "told"
-"""Lost, which an ERROR says with the number, and `on_error` hears of each event."""
+REPORTED = "reported"
+"""Lost. An ERROR has the number of lost events, and `on_error` gets each of them."""
 
 LOST = "lost"
-"""Lost in silence."""
+"""Lost without a report."""
 
 WAYS: dict[str, dict[str, Any]] = {
     "http": {},
@@ -32,9 +32,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "sqs": {"transport": "sqs"},
     "log": {"transport": "log"},
 }
+"""The transports, with the options that choose them."""
 
-AWAY = {"*": TOLD, "http, fallback spool": DISK, "spool": DISK, "log": SENT}
 EVENTS = 5
+"""The number of events that each program captures."""
 
 
 @dataclass(frozen=True)
@@ -42,56 +43,62 @@ class ExitFault:
     """One row: how a program ends that captures events.
 
     Attributes:
-        name: How it ends, as a reader of the page calls it.
-        program: What it does; `capture()` captures the events, `wait()` waits for the server to be well again.
-        expected: The outcome by way; `"*"` for all others.
-        why: Why events can be lost in silence, if they can.
-        server: How the server treats all requests until it is well again.
+        name: How it ends, as the page says it.
+        ending: The function of `programs/endings.py` that does it.
+        expected: The outcome by transport; `"*"` for all others.
+        why: The reason why events can be lost without a report, if they can.
+        server: How the server treats all requests, until a program that waits for the server is ready.
     """
 
     name: str
-    program: str = "capture()"
+    ending: str = "return_normally"
     expected: Mapping[str, str] = field(default_factory=lambda: {"*": SENT})
     why: str = ""
     server: Behaviour = field(default_factory=Behaviour)
 
     def outcome(self, way: str) -> str:
-        """What the table says of a cell."""
+        """Return the expected outcome of a cell."""
         return self.expected.get(way, self.expected["*"])
 
 
+UNAVAILABLE = {"*": REPORTED, "http, fallback spool": DISK, "spool": DISK, "log": SENT}
 SPOOLED = {"*": SENT, "http, fallback spool": DISK, "spool": DISK}
-BUFFERED = {"*": SENT, "http, buffered": LOST}
+BUFFER_LOST = {"*": SENT, "http, buffered": LOST}
 
 EXIT_FAULTS = (
-    ExitFault("the program ends"),
+    ExitFault("it runs to its end"),
+    ExitFault("it captures at exit, in a function registered with `atexit`", "capture_at_exit"),
+    ExitFault("it ends with an exception", "raise_an_exception"),
+    ExitFault("it ends with `sys.exit()`", "exit_with_a_code"),
     ExitFault(
-        "it captures at exit, in a function that is registered with `atexit`", "atexit.register(capture)"
-    ),
-    ExitFault("it ends with an exception", "capture(); 1 / 0"),
-    ExitFault("it ends with `sys.exit()`", "capture(); sys.exit(3)"),
-    ExitFault(
-        "the server answers 500 until shortly before the end",
-        "capture(); wait()",
+        "the server responds with 500 until shortly before the end",
+        "wait_for_the_server",
         SPOOLED,
         server=Behaviour(status=500),
     ),
-    ExitFault("the server answers 500 to the end", expected=AWAY, server=Behaviour(status=500)),
-    ExitFault("the server does not answer to the end", expected=AWAY, server=Behaviour(instead="silence")),
-    ExitFault("SIGTERM, and `install_sigterm_handler()` was called", "handle(); capture(); terminate()"),
     ExitFault(
-        "SIGTERM, which nobody handles",
-        "capture(); terminate()",
-        BUFFERED,
-        "The signal kills on the spot. `leanbase.install_sigterm_handler()` sends what is buffered first.",
+        "the server responds with 500 until the end", expected=UNAVAILABLE, server=Behaviour(status=500)
     ),
     ExitFault(
-        "`os._exit()`",
-        "capture(); os._exit(0)",
-        BUFFERED,
-        "Nothing is asked any more. Call `flush()` before it.",
+        "the server does not respond until the end", expected=UNAVAILABLE, server=Behaviour(instead="silence")
     ),
-    ExitFault("it is a child of `multiprocessing`", "child(multiprocessing)"),
-    ExitFault("it is a worker of a `multiprocessing.Pool` that is left with `with`", "pool()"),
-    ExitFault("it is a worker of Celery's prefork pool (billiard) that is recycled", "recycled()"),
+    ExitFault("it receives SIGTERM, and `install_sigterm_handler()` was called", "terminate_with_handler"),
+    ExitFault(
+        "it receives SIGTERM, and has no handler",
+        "terminate_without_handler",
+        BUFFER_LOST,
+        "SIGTERM kills the process at once. With `leanbase.install_sigterm_handler()`, buffered events are sent first.",
+    ),
+    ExitFault(
+        "it calls `os._exit()`",
+        "exit_at_once",
+        BUFFER_LOST,
+        "`os._exit()` runs no exit hooks. Call `flush()` before it.",
+    ),
+    ExitFault("it is a child of `multiprocessing`", "end_in_a_child"),
+    ExitFault("it is a worker of a `multiprocessing.Pool` in a `with` block", "end_in_a_pool"),
+    ExitFault(
+        "it is a worker of Celery's prefork pool (billiard) that is recycled",
+        "end_in_a_recycled_billiard_worker",
+    ),
 )

@@ -1,10 +1,12 @@
-"""The identity of the books, on every transport, through whatever happens in whatever order.
+"""captured = delivered + handed off + spooled + retained + dropped, on every transport, whatever happens when.
 
-captured = delivered + handed off + spooled + retained + dropped, at any moment; and at the end each event is
-where the books say. Signal handlers that capture, flush, shut down or raise strike in the middle of calls.
+For each transport Hypothesis plays random sequences of steps on a `ClientMachine`: a client, and a server in
+the same process. A step captures, flushes, opens a scope, makes the server fail, forks, or interrupts a call
+with a signal handler that captures, flushes, shuts down or raises. After every step the counts must add up.
+At the end every event must be where the counts say: with the server, or in the log, the spool or the memory.
 
-`LEANBASE_TEST_EXAMPLES=2000 pytest tests/delivery/test_accounting.py` runs so many examples for each transport, others
-each time. Without it a few are run, each time the same.
+`LEANBASE_TEST_EXAMPLES=2000 pytest tests/delivery/test_accounting.py` plays so many sequences for each
+transport, and different ones each time. Without the variable it plays 60, always the same.
 """
 
 from __future__ import annotations
@@ -34,14 +36,14 @@ from leanbase.events.ids import uuid7
 from leanbase.transports import FallbackTransport, HttpTransport, LogTransport, MemoryTransport, handoff
 from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
-from tests.delivery.strikes import Strike
+from tests.delivery.interruption import Interruption
 from tests.support.fault_server import Behaviour, FaultServer
-from tests.transports.test_buffered import in_child
-from tests.transports.test_sqs import QUEUE, taking
+from tests.support.forking import run_in_forked_child
+from tests.support.sqs import QUEUE_PATH, accept_messages
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
-    # An interrupt between a socket's making and its first use leaves it to the garbage collector.
+    # An interrupt between the creation of a socket and its first use leaves it to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
@@ -61,8 +63,8 @@ KINDS = [
 EXAMPLES = os.environ.get("LEANBASE_TEST_EXAMPLES")
 
 
-class Life(RuleBasedStateMachine):
-    """A client, its server, and what a process can do with them."""
+class ClientMachine(RuleBasedStateMachine):
+    """A client, its server, and what can happen to them. Methods with `@rule` are the steps of Hypothesis."""
 
     kind: str
 
@@ -73,7 +75,7 @@ class Life(RuleBasedStateMachine):
         self.memory = MemoryTransport()
         self.captured: set[str] = set()
         self.scope: DeliveryScope | None = None
-        self.entered: Any = None
+        self.activation: Any = None
         self.is_shut_down = False
         self.was_interrupted = False
         os.environ.update(AWS_ACCESS_KEY_ID="id", AWS_SECRET_ACCESS_KEY="secret", AWS_REGION="eu-west-1")
@@ -85,7 +87,7 @@ class Life(RuleBasedStateMachine):
             options |= {"sync_mode": False, "flush_interval": 0.01}
         name = self.kind.partition(",")[0]
         if name == "sqs":
-            options |= {"transport": "sqs", "queue_url": self.server.url + QUEUE}
+            options |= {"transport": "sqs", "queue_url": self.server.url + QUEUE_PATH}
         elif name in ("spool", "fallback to the spool"):
             options |= {"spool_directory": self.home / "spool"}
             options |= {"transport": "spool"} if name == "spool" else {"fallback": "spool"}
@@ -98,17 +100,17 @@ class Life(RuleBasedStateMachine):
             first = HttpTransport("k", self.server.url, max_retries=0, flush_at=flush_at)
             options["transport"] = FallbackTransport(first, self.memory)
         self.client = Leanbase("k", self.server.url, send_deadline=2, **options)
-        self.well()
+        self.recover()
 
     def capture_some(self, count: int) -> None:
         for number in range(count):
-            # Chosen here: of a call that a signal handler ends, no uuid is returned.
+            # The uuid is chosen here, because a call that a signal handler ends does not return one.
             uuid = uuid7()
             self.captured.add(uuid)
             returned = self.client.capture("e", distinct_id="u", properties={"number": number}, uuid=uuid)
             assert returned in (uuid, None)
 
-    # --- what can happen ------------------------------------------------------------------------------
+    # --- steps ----------------------------------------------------------------------------------------
 
     @rule(count=st.integers(1, 8))
     def capture(self, count: int) -> None:
@@ -122,15 +124,15 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.scope is None)
     def open_scope(self) -> None:
         self.scope = DeliveryScope()
-        self.entered = activate(self.scope)
-        self.entered.__enter__()
+        self.activation = activate(self.scope)
+        self.activation.__enter__()
 
     @rule()
     @precondition(lambda self: self.scope is not None)
     def close_scope(self) -> None:
         assert self.scope is not None
         self.client._close_scope(self.scope)
-        self.entered.__exit__(None, None, None)
+        self.activation.__exit__(None, None, None)
         self.scope = None
 
     @rule()
@@ -142,7 +144,7 @@ class Life(RuleBasedStateMachine):
         call=st.sampled_from(["capture", "flush", "close the scope"]),
         action=st.sampled_from(["captures", "flushes", "shuts down", "raises"]),
     )
-    def a_signal_strikes(self, at: int, call: str, action: str) -> None:
+    def interrupt_a_call(self, at: int, call: str, action: str) -> None:
         def handler() -> None:
             if action == "captures":
                 self.capture_some(1)
@@ -165,32 +167,36 @@ class Life(RuleBasedStateMachine):
             "close the scope": close,
         }
         try:
-            Strike(at, handler, raises=action == "raises").during(calls[call])
+            Interruption(at, handler, raises=action == "raises").during(calls[call])
         except KeyboardInterrupt:
             pass
         if call == "close the scope" and self.scope is not None:
-            self.close_scope()  # as whoever closes it once more on the way out
+            self.close_scope()  # an application closes it again when the exception leaves the block
 
     @rule()
-    def well(self) -> None:
-        self.server.always(Behaviour(respond=taking()) if "sqs" in self.kind else Behaviour())
+    def recover(self) -> None:
+        self.server.always(Behaviour(respond=accept_messages()) if "sqs" in self.kind else Behaviour())
 
     @rule(status=st.sampled_from([429, 500, 503]))
-    def failing(self, status: int) -> None:
+    def fail(self, status: int) -> None:
         self.server.always(Behaviour(status=status))
 
     @rule(status=st.sampled_from([400, 413]))
-    @precondition(lambda self: "spool" not in self.kind)  # once spooled, what is refused is still "spooled"
-    def refusing(self, status: int) -> None:
+    @precondition(
+        lambda self: "spool" not in self.kind
+    )  # a spooled event still counts as spooled after a rejection
+    def reject(self, status: int) -> None:
         self.server.always(Behaviour(status=status))
 
     @rule()
-    def one_is_reset(self) -> None:
+    def reset_one_connection(self) -> None:
         self.server.script(Behaviour(instead="reset", status=500))
 
     @rule()
-    def idle_connections_close(self) -> None:
-        self.client._current().outbox.settle(Deadline.after(5))  # of a request under way none could say
+    def close_idle_connections(self) -> None:
+        self.client._current().outbox.settle(
+            Deadline.after(5)
+        )  # nobody could know the outcome of a request in flight
         self.server.close_connections()
 
     @rule(disabled=st.booleans())
@@ -207,12 +213,12 @@ class Life(RuleBasedStateMachine):
             assert balanced(self.client)
             assert self.client.stats()["retained"] == 0
 
-        in_child(child)
+        run_in_forked_child(child)
 
     # --- what must hold -------------------------------------------------------------------------------
 
     @invariant()
-    def the_books_balance(self) -> None:
+    def the_counts_add_up(self) -> None:
         if hasattr(self, "client"):
             assert balanced(self.client)
 
@@ -225,17 +231,20 @@ class Life(RuleBasedStateMachine):
             stats = self.client.stats()
             assert balanced(self.client)
             assert stats["retained"] == 0
-            # A send that a handler ended or took over may still have arrived: it may count as lost, and not be.
-            settled, found = stats["delivered"] + stats["handed_off"] + stats["spooled"], len(self.found())
+            settled, arrived = (
+                stats["delivered"] + stats["handed_off"] + stats["spooled"],
+                len(self.arrived()),
+            )
+            # A send that a signal handler ended or took over may have arrived although it counts as lost.
             lost = sum(stats["dropped"].values()) - stats["dropped"].get("invalid", 0)
-            maybe = lost if self.was_interrupted or self.is_shut_down else 0
-            assert settled <= found <= settled + maybe
+            uncertain = lost if self.was_interrupted or self.is_shut_down else 0
+            assert settled <= arrived <= settled + uncertain
         finally:
             self.server.stop()
             shutil.rmtree(self.home)
 
-    def found(self) -> set[str]:
-        """The uuids of captured events that are where an outcome says."""
+    def arrived(self) -> set[str]:
+        """Return the uuids of the captured events that have arrived where they were to be delivered."""
         bodies = [
             event for request in self.server.accepted if "sqs" not in self.kind for event in request.events
         ]
@@ -255,14 +264,15 @@ class Life(RuleBasedStateMachine):
         return {event["uuid"] for event in bodies} & self.captured
 
 
+@pytest.mark.rule("Q-57", "Q-59", "Q-60")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_books_balance_and_each_event_is_where_they_say(kind: str) -> None:
-    machine = type("Life", (Life,), {"kind": kind})
+def test_the_counts_always_add_up_and_every_event_is_where_they_say(kind: str) -> None:
+    machine = type("ClientMachine", (ClientMachine,), {"kind": kind})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=int(EXAMPLES or 40),
+            max_examples=int(EXAMPLES or 60),
             derandomize=EXAMPLES is None,
             stateful_step_count=30,
             deadline=None,

@@ -1,4 +1,10 @@
-"""Every cell of the table of programs that end."""
+"""Tests every cell of the fault matrix of programs that end, which is `exit_faults.py`.
+
+A cell is a way to end and a transport. `programs/endings.py` captures events and ends in that way, in a
+process of its own. Its events go to a server in the test's process, to a spool directory, or to its output.
+The outcome follows from what has arrived there when the process has ended, and from what the process has
+reported.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +12,6 @@ import json
 import os
 import re
 import subprocess
-import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,11 @@ import pytest
 
 from leanbase import Leanbase
 from leanbase.transports import handoff
-from tests.delivery.exit_faults import DISK, EVENTS, EXIT_FAULTS, LOST, SENT, TOLD, WAYS, ExitFault
+from tests.delivery.exit_faults import DISK, EVENTS, EXIT_FAULTS, LOST, REPORTED, SENT, WAYS, ExitFault
 from tests.support.fault_server import Behaviour, FaultServer
 from tests.support.moto_server import CREDENTIALS
-from tests.transports.test_sqs import QUEUE, taking
+from tests.support.programs import program_command
+from tests.support.sqs import QUEUE_PATH, accept_messages
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,117 +32,66 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
 ]
 
-AT_ONCE = 3
-
-HEAD = """
-import atexit, json, logging, multiprocessing, os, signal, sys, time
-import leanbase
-from leanbase import Leanbase
-
-logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stderr)
-options = json.loads(os.environ["OPTIONS"])
-
-def told(error, events):
-    if type(error).__name__ == "DroppedError":
-        for event in events:
-            os.write(2, f"TOLD {event['uuid']}\\n".encode())
-
-def capture(_=None):
-    global client
-    client = Leanbase(send_deadline=0.5, max_retries=0, on_error=told, **options)
-    for number in range(EVENTS):
-        client.capture("captured", distinct_id="u", properties={"number": number})
-
-def wait():
-    os.write(2, b"READY\\n")
-    sys.stdin.readline()
-
-def handle():
-    leanbase.install_sigterm_handler(Leanbase(**options))
-
-def terminate():
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        leanbase.install_sigterm_handler(client)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(20)
-
-def child(library):
-    process = library.Process(target=capture)
-    process.start()
-    process.join(20)
-
-def pool():
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        pool.map(capture, [1])
-
-def recycled():
-    import billiard
-    pool = billiard.Pool(1, maxtasksperchild=1)
-    pool.map(capture, [1])
-    pool.close()
-    pool.join()
-
-"""
+PARALLEL_CELLS = 3
 
 
-class World:
-    """One cell: a program, a disk, and a server."""
+class Cell:
+    """One cell: a program, a directory, and a server."""
 
-    def __init__(self, fault: ExitFault, way: str, disk: Path) -> None:
+    def __init__(self, fault: ExitFault, way: str, directory: Path) -> None:
         self.fault, self.way = fault, way
         self.server = FaultServer()
         self.options: dict[str, Any] = {
             "api_key": "k",
             "host": self.server.url,
-            "queue_url": self.server.url + QUEUE,
-            "spool_directory": str(disk / re.sub(r"\W", "", f"{fault.name}{way}")),
+            "queue_url": self.server.url + QUEUE_PATH,
+            "spool_directory": str(directory / re.sub(r"\W", "", f"{fault.name}{way}")),
             **WAYS[way],
         }
-        self._be(fault.server)
+        self._set_behaviour(fault.server)
 
-    def _be(self, behaviour: Behaviour) -> None:
+    def _set_behaviour(self, behaviour: Behaviour) -> None:
         if self.way == "sqs" and behaviour.status == 200:
-            behaviour = Behaviour(respond=taking(), instead=behaviour.instead)
+            behaviour = Behaviour(respond=accept_messages(), instead=behaviour.instead)
         self.server.always(behaviour)
 
     def run(self) -> str:
-        """Let it happen, and say what became of the events."""
-        code = HEAD.replace("EVENTS", str(EVENTS)) + textwrap.dedent(self.fault.program)
+        """Run the program, and return the outcome of its events."""
         process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            program_command("tests.delivery.programs.endings", self.fault.ending, EVENTS),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **CREDENTIALS, "OPTIONS": json.dumps(self.options), "PYTHONPATH": os.getcwd()},
+            env={**os.environ, **CREDENTIALS, "OPTIONS": json.dumps(self.options)},
         )
         log = ""
-        if "wait()" in self.fault.program:
+        if self.fault.ending == "wait_for_the_server":
             assert process.stderr
             while not log.endswith("READY\n"):
                 line = process.stderr.readline()
                 assert line, log
                 log += line
-            self._be(Behaviour())
+            self._set_behaviour(Behaviour())
         printed, rest = process.communicate("\n", timeout=30)
         log += rest
         assert "internal error" not in log, f"{self.fault.name}, {self.way}: {log}"
         arrived = self._arrived(printed)
         if len(arrived) == EVENTS:
             return SENT
-        told = set(re.findall(r"TOLD (\S+)", log))
+        reported = set(re.findall(r"REPORTED (\S+)", log))
         lost = sum(map(int, re.findall(r"ERROR (\d+) event\(s\) are lost", log)))
-        if len(arrived | told) == EVENTS == lost + len(arrived):
-            return TOLD
-        self._be(Behaviour())
+        if len(arrived | reported) == EVENTS == lost + len(arrived):
+            return REPORTED
+        self._set_behaviour(Behaviour())
         if "spool" in self.way:
-            successor = Leanbase(**self.options)
-            successor.flush()
-            successor.shutdown()
+            next_process = Leanbase(**self.options)
+            next_process.flush()
+            next_process.shutdown()
         return DISK if len(self._arrived(printed)) == EVENTS else f"{LOST}: {log}"
 
     def _arrived(self, printed: str) -> set[str]:
-        """The ids of the events that are where they can be lost no more."""
+        """Return the uuids of the events that cannot be lost any more."""
         if self.way == "log":
             messages = [line for line in printed.splitlines() if line.startswith('{"leanbase":')]
         elif self.way == "sqs":
@@ -148,15 +102,16 @@ class World:
         return {event.uuid for message in messages for event in handoff.decode(message)}
 
 
+@pytest.mark.rule("Q-50")
 @pytest.mark.parametrize("fault", EXIT_FAULTS, ids=lambda fault: fault.name)
-def test_no_event_is_lost_in_silence_that_the_page_does_not_name(fault: ExitFault, tmp_path: Path) -> None:
-    if "recycled" in fault.program:
+def test_each_outcome_is_the_one_on_the_page_or_better(fault: ExitFault, tmp_path: Path) -> None:
+    if "billiard" in fault.ending:
         pytest.importorskip("billiard")
-    with ThreadPoolExecutor(AT_ONCE) as executor:
-        worlds = {way: World(fault, way, tmp_path) for way in WAYS}
-        running = {way: executor.submit(world.run) for way, world in worlds.items()}
+    with ThreadPoolExecutor(PARALLEL_CELLS) as executor:
+        cells = {way: Cell(fault, way, tmp_path) for way in WAYS}
+        running = {way: executor.submit(cell.run) for way, cell in cells.items()}
         found = {way: outcome.result() for way, outcome in running.items()}
-    for world in worlds.values():
-        world.server.stop()
-    other = {way: outcome for way, outcome in found.items() if fault.outcome(way) not in (outcome, LOST)}
-    assert not other
+    for cell in cells.values():
+        cell.server.stop()
+    differing = {way: outcome for way, outcome in found.items() if fault.outcome(way) not in (outcome, LOST)}
+    assert not differing

@@ -1,7 +1,8 @@
-"""How a transport is chosen: by name, entry point, `module:Class`, or as an instance."""
+"""Which transport the options choose: by name, by entry point, as `module:Class`, or as an instance."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +30,8 @@ from leanbase.transports.receipt import Receipt
 KEYS = {"api_key": "phc_test", "host": "http://127.0.0.1:9"}
 
 
-class Choosy(BaseTransport):
-    """A transport of somebody else, with options of the client."""
+class CustomTransport(BaseTransport):
+    """A transport of another package, which reads options of the client."""
 
     requires = ("api_key",)
 
@@ -38,14 +39,15 @@ class Choosy(BaseTransport):
         self.key = key
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Choosy:
+    def from_settings(cls, settings: Settings) -> CustomTransport:
         return cls(settings.api_key or "")
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
         return Receipt(handed_off=len(events))
 
 
-def made(**options: Any) -> Any:
+def create_transport(**options: Any) -> Any:
+    """Create the transport for these options, without the one that retains events around it."""
     transport = create(Settings.resolve({**KEYS, **options}))
     return transport if isinstance(transport, BufferedTransport) else transport._inner
 
@@ -63,36 +65,37 @@ def made(**options: Any) -> Any:
         ({"transport": "log", "sync_mode": False}, BufferedTransport),
         ({"fallback": "log"}, FallbackTransport),
         ({"transport": MemoryTransport(), "fallback": MemoryTransport()}, FallbackTransport),
-        ({"transport": f"{__name__}:Choosy"}, Choosy),
+        ({"transport": f"{__name__}:CustomTransport"}, CustomTransport),
     ],
 )
-def test_each_way_to_choose_one(options: Any, kind: type[BaseTransport]) -> None:
-    assert type(made(**options)) is kind
+def test_options_choose_a_transport(options: Any, kind: type[BaseTransport]) -> None:
+    assert type(create_transport(**options)) is kind
 
 
-def test_a_spool_is_around_what_it_is_the_fallback_of(tmp_path: Path) -> None:
-    transport = made(fallback="spool", spool_directory=tmp_path / "spool")
+def test_a_spool_wraps_the_transport_that_it_is_the_fallback_of(tmp_path: Path) -> None:
+    transport = create_transport(fallback="spool", spool_directory=tmp_path / "spool")
     assert type(transport) is SpoolTransport
     assert type(transport._inner) is HttpTransport
     assert not transport._write_first
-    alone = made(transport="spool", spool_directory=tmp_path / "spool")
+    alone = create_transport(transport="spool", spool_directory=tmp_path / "spool")
     assert type(alone._inner) is HttpTransport
     assert alone._write_first
 
 
-def test_another_transport_gets_the_options_of_the_client() -> None:
-    assert made(transport=f"{__name__}:Choosy").key == "phc_test"
+def test_a_custom_transport_gets_the_options_of_the_client() -> None:
+    assert create_transport(transport=f"{__name__}:CustomTransport").key == "phc_test"
 
 
-def test_what_a_transport_needs_decides_whether_the_client_is_disabled(
+@pytest.mark.rule("G-1")
+def test_a_client_is_disabled_if_options_that_its_transport_requires_are_missing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    others: tuple[dict[str, Any], ...] = (
+    complete: tuple[dict[str, Any], ...] = (
         {"transport": "log"},
         {"transport": "memory"},
-        {"transport": f"{__name__}:Choosy", "api_key": "k"},
+        {"transport": f"{__name__}:CustomTransport", "api_key": "k"},
     )
-    for options in others:
+    for options in complete:
         assert not Leanbase(**options).disabled
     assert not caplog.records
     assert not Leanbase(transport="spool", spool_directory=str(tmp_path / "spool")).disabled
@@ -102,37 +105,37 @@ def test_what_a_transport_needs_decides_whether_the_client_is_disabled(
         {"transport": "http"},
         {"transport": "buffered"},
         {"transport": "log", "fallback": "http"},
-        {"transport": f"{__name__}:Choosy"},
+        {"transport": f"{__name__}:CustomTransport"},
     ):
         assert Leanbase(**options).disabled  # type: ignore[arg-type]
         assert "leanbase is disabled: set api_key" in caplog.text
         caplog.clear()
 
 
-def entry_point(directory: Path, name: str, value: str) -> None:
+def install_entry_point(directory: Path, name: str, value: str) -> None:
     info = directory / "other-1.0.dist-info"
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[leanbase.transports]\n{name} = {value}\n")
 
 
-def test_an_entry_point_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_point_of_another_package_names_a_transport(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
-    entry_point(tmp_path, "choosy", f"{__name__}:Choosy")
-    assert type(made(transport="choosy")) is Choosy
-    with pytest.raises(ConfigError, match=r"known are .*choosy.*http.*log"):
-        made(transport="chosy")
-    entry_point(tmp_path, "broken", "no_such_module:Thing")
+    install_entry_point(tmp_path, "custom", f"{__name__}:CustomTransport")
+    assert type(create_transport(transport="custom")) is CustomTransport
+    with pytest.raises(ConfigError, match=r"known are .*custom.*http.*log"):
+        create_transport(transport="custm")
+    install_entry_point(tmp_path, "broken", "no_such_module:Thing")
     with pytest.raises(ConfigError, match="'broken' cannot be loaded: ModuleNotFoundError"):
-        made(transport="broken")
-    entry_point(tmp_path, "wrong", "json:JSONDecoder")
+        create_transport(transport="broken")
+    install_entry_point(tmp_path, "wrong", "json:JSONDecoder")
     with pytest.raises(ConfigError, match="'wrong' is not a subclass of BaseTransport"):
-        made(transport="wrong")
+        create_transport(transport="wrong")
 
 
-def test_names_that_are_known_load_no_metadata() -> None:
-    import subprocess
-
+def test_a_built_in_name_loads_no_package_metadata() -> None:
     code = (
         "import sys, leanbase\n"
         "leanbase.Leanbase('k', 'http://127.0.0.1:9', transport='log')\n"

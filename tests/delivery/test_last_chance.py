@@ -1,4 +1,8 @@
-"""A breaker that pauses is right where a later send will come. Where none may come, one attempt is made."""
+"""While the circuit breaker pauses sends, one attempt is still made where no later send may come.
+
+Most tests open the breaker with three failed sends (`paused_client`). Then they end the client in one of
+three `ENDS`, and count the requests that the server received.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +21,19 @@ from leanbase.transports._http import breaker
 from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
 from tests.support.fault_server import Behaviour, FaultServer, black_hole
-from tests.transports.test_buffered import in_child
+from tests.support.forking import run_in_forked_child
+from tests.support.sqs import QUEUE_PATH
 
 Make = Callable[..., Leanbase]
 
-AWAY = Behaviour(status=503)
+UNAVAILABLE = Behaviour(status=503)
 SILENT = Behaviour(instead="silence")
 
 
-def paused(make: Make, server: FaultServer, behaviour: Behaviour = AWAY, **options: Any) -> Leanbase:
-    """A client whose breaker pauses, with three events retained."""
+def paused_client(
+    make: Make, server: FaultServer, behaviour: Behaviour = UNAVAILABLE, **options: Any
+) -> Leanbase:
+    """Return a client whose breaker pauses sends, with four retained events."""
     server.always(behaviour)
     client = make(server, max_retries=0, send_deadline=options.pop("send_deadline", 5.0), **options)
     for number in range(3):
@@ -36,11 +43,12 @@ def paused(make: Make, server: FaultServer, behaviour: Behaviour = AWAY, **optio
     return client
 
 
-def job(client: Leanbase) -> object:
+def capture_in_job(client: Leanbase) -> object:
     return leanbase.job(lambda: client.capture("in the job", distinct_id="u"), client=client)()  # type: ignore[call-overload]
 
 
-def die(client: Leanbase) -> object:
+def terminate(client: Leanbase) -> object:
+    """Do what the handler of SIGTERM does."""
     flush_all([client], Deadline.after(1, "full"))
     return None
 
@@ -48,27 +56,29 @@ def die(client: Leanbase) -> object:
 ENDS: dict[str, Callable[[Leanbase], object]] = {
     "flush": lambda client: client.flush(),
     "shutdown": lambda client: client.shutdown(),
-    "SIGTERM": die,
+    "SIGTERM": terminate,
 }
 
 
+@pytest.mark.rule("Q-21", "Q-56")
 @pytest.mark.parametrize("end", ENDS)
-def test_what_is_retained_is_delivered_at_the_end_although_sends_pause(
+def test_retained_events_are_delivered_at_the_end_although_sends_are_paused(
     end: str, make: Make, server: FaultServer
 ) -> None:
-    client = paused(make, server)
+    client = paused_client(make, server)
     server.always(Behaviour())
     ENDS[end](client)
     assert client.stats()["delivered"] == 4
     assert [event["event"] for event in server.requests[-1].events] == ["e", "e", "e", "paused"]
 
 
-def test_a_job_takes_it(make: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-56")
+def test_the_end_of_a_job_is_a_last_chance(make: Make, server: FaultServer) -> None:
     client = make(server, max_retries=0)
 
     @leanbase.job(client=client)
     def nightly() -> None:
-        server.always(AWAY)
+        server.always(UNAVAILABLE)
         for number in range(500):  # several batches meet the outage
             client.capture("row", distinct_id=number)
         server.always(Behaviour())
@@ -77,9 +87,12 @@ def test_a_job_takes_it(make: Make, server: FaultServer) -> None:
     assert client.stats()["delivered"] == 500
 
 
+@pytest.mark.rule("Q-56")
 @pytest.mark.parametrize("end", ENDS)
-def test_it_is_one_attempt_without_retries(end: str, make: Make, server: FaultServer) -> None:
-    client = paused(make, server, max_queue_size=1000, flush_at=2)
+def test_a_last_chance_while_sends_are_paused_is_one_attempt(
+    end: str, make: Make, server: FaultServer
+) -> None:
+    client = paused_client(make, server, max_queue_size=1000, flush_at=2)
     before = len(server.requests)
     ENDS[end](client)
     assert len(server.requests) == before + 1
@@ -87,7 +100,8 @@ def test_it_is_one_attempt_without_retries(end: str, make: Make, server: FaultSe
     assert balanced(client)
 
 
-def test_with_retries_to_spare_it_is_one_attempt(make: Make, server: FaultServer) -> None:
+@pytest.mark.rule("Q-56")
+def test_a_last_chance_is_not_retried(make: Make, server: FaultServer) -> None:
     server.always(Behaviour(status=503))
     client = make(server, max_retries=1)
     for number in range(3):
@@ -97,8 +111,9 @@ def test_with_retries_to_spare_it_is_one_attempt(make: Make, server: FaultServer
     assert len(server.requests) == before + 1
 
 
-def test_a_scope_that_closes_elsewhere_takes_none(make: Make, server: FaultServer) -> None:
-    client = paused(make, server)
+@pytest.mark.rule("Q-55")
+def test_the_end_of_an_ordinary_scope_is_not_a_last_chance(make: Make, server: FaultServer) -> None:
+    client = paused_client(make, server)
     before = len(server.requests)
     with client.delivery_scope():
         client.capture("e", distinct_id="u")
@@ -111,8 +126,9 @@ def test_a_scope_that_closes_elsewhere_takes_none(make: Make, server: FaultServe
     assert client.stats()["retained"] == 6
 
 
-def test_a_send_inside_a_job_takes_none(make: Make, server: FaultServer) -> None:
-    client = paused(make, server, flush_at=2)
+@pytest.mark.rule("Q-55", "Q-56")
+def test_a_send_inside_a_job_is_not_a_last_chance(make: Make, server: FaultServer) -> None:
+    client = paused_client(make, server, flush_at=2)
     before = len(server.requests)
 
     @leanbase.job(client=client)
@@ -126,10 +142,10 @@ def test_a_send_inside_a_job_takes_none(make: Make, server: FaultServer) -> None
 
 
 @pytest.mark.slow
-def test_of_a_silent_endpoint_a_flush_asks_one_second_long_and_every_ten_seconds(
+def test_flushes_of_a_silent_endpoint_make_one_attempt_of_one_second_every_ten_seconds(
     make: Make, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = paused(make, server, SILENT, send_deadline=1.1)
+    client = paused_client(make, server, SILENT, send_deadline=1.1)
     started = time.monotonic()
     client.flush()
     assert 0.9 < time.monotonic() - started < 2
@@ -152,7 +168,7 @@ def breaker_of(client: Leanbase) -> breaker.CircuitBreaker:
     return found
 
 
-def test_a_refused_connection_is_no_answer() -> None:
+def test_a_refused_connection_is_not_a_response() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     client = Leanbase("k", f"http://127.0.0.1:{port}", max_retries=0)
@@ -163,9 +179,10 @@ def test_a_refused_connection_is_no_answer() -> None:
     assert breaker_of(client)._last_brief is not None
 
 
+@pytest.mark.rule("Q-56")
 @pytest.mark.slow
-def test_at_a_real_end_it_is_always_made_within_the_deadline(make: Make, server: FaultServer) -> None:
-    client = paused(make, server, SILENT, send_deadline=1.1)
+def test_a_shutdown_always_makes_an_attempt_within_its_deadline(make: Make, server: FaultServer) -> None:
+    client = paused_client(make, server, SILENT, send_deadline=1.1)
     client.flush()
     before = len(server.requests)
     started = time.monotonic()
@@ -174,40 +191,42 @@ def test_at_a_real_end_it_is_always_made_within_the_deadline(make: Make, server:
     assert len(server.requests) == before + 1
 
 
-def test_a_last_chance_that_fails_leaves_the_pause_as_it_is(make: Make, server: FaultServer) -> None:
-    client = paused(make, server)
-    own = breaker_of(client)
-    before = own._pause, own._opened, own._epoch
+def test_a_last_chance_that_fails_does_not_change_the_pause(make: Make, server: FaultServer) -> None:
+    client = paused_client(make, server)
+    own_breaker = breaker_of(client)
+    before = own_breaker._pause, own_breaker._opened, own_breaker._epoch
     for _ in range(5):
         client.flush()
-    assert (own._pause, own._opened, own._epoch) == before
+    assert (own_breaker._pause, own_breaker._opened, own_breaker._epoch) == before
 
 
-def test_with_a_fallback_the_first_transport_has_it(make: Make, server: FaultServer) -> None:
-    server.always(AWAY)
+@pytest.mark.rule("Q-56")
+def test_with_a_fallback_the_first_transport_has_the_last_chance(make: Make, server: FaultServer) -> None:
+    server.always(UNAVAILABLE)
     client = make(server, max_retries=0, fallback="memory")
     for number in range(4):
         client.capture("e", distinct_id=number)
     assert len(server.requests) == 3
     server.always(Behaviour())
-    job(client)
+    capture_in_job(client)
     assert server.events[-1]["event"] == "in the job"
 
 
+@pytest.mark.rule("Q-56")
 @pytest.mark.parametrize("kind", ["spool", "buffered", "sqs"])
-def test_every_transport_over_http_takes_it(
+def test_every_transport_over_http_uses_a_last_chance(
     kind: str, server: FaultServer, make: Make, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {
         "spool": {"transport": "spool", "spool_directory": tmp_path / "spool"},
         "buffered": {"sync_mode": False, "flush_at": 1},
-        "sqs": {"transport": "sqs", "queue_url": f"{server.url}/123/events"},
+        "sqs": {"transport": "sqs", "queue_url": server.url + QUEUE_PATH},
     }[kind]
     if kind == "sqs":
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(name, "x")
         monkeypatch.setenv("AWS_REGION", "eu-west-1")
-    server.always(AWAY)
+    server.always(UNAVAILABLE)
     client = make(server, max_retries=0, **options)
     for number in range(4):
         client.capture("e", distinct_id=number)
@@ -215,53 +234,58 @@ def test_every_transport_over_http_takes_it(
     before = len(server.requests)
     client.capture("paused", distinct_id="u")
     client.flush()
-    assert len(server.requests) == before + 1, "made, and once"
+    assert len(server.requests) == before + 1
 
 
 # --- from one default client to the next ----------------------------------------------------------------
 
 
+@pytest.mark.rule("Q-55")
 @pytest.mark.slow
-def test_a_shutdown_after_each_request_is_cheap_beside_a_dead_endpoint() -> None:
+def test_a_shutdown_after_each_request_costs_a_dead_endpoint_one_deadline() -> None:
     hole = black_hole()
     leanbase.api_key, leanbase.host = "k", f"http://127.0.0.1:{hole.getsockname()[1]}"
     leanbase.send_deadline = 1.5
-    took = []
+    durations = []
     for _ in range(6):
         started = time.monotonic()
         leanbase.capture("e", distinct_id="u")
         leanbase.shutdown()
-        took.append(time.monotonic() - started)
+        durations.append(time.monotonic() - started)
     hole.close()
-    assert took[0] < 3.5, "the deadline of the send, and one second"
-    assert max(took[1:]) < 0.2
+    assert durations[0] < 3.5, "the deadline of the send, and one second"
+    assert max(durations[1:]) < 0.2
 
 
-def test_the_next_default_client_knows_that_an_endpoint_is_well_again(server: FaultServer) -> None:
-    server.always(AWAY)
+@pytest.mark.rule("Q-55")
+def test_the_next_default_client_inherits_the_breaker_of_its_endpoint(server: FaultServer) -> None:
+    server.always(UNAVAILABLE)
     leanbase.api_key, leanbase.host = "k", server.url
     leanbase.max_retries = 0
     for _ in range(6):
         leanbase.capture("e", distinct_id="u")
         leanbase.shutdown()
-    assert len(server.requests) < 12, "or it would have tried each time, and once more"
+    assert len(server.requests) < 12, (
+        "each client would make two requests without the breaker of the one before"
+    )
     server.always(Behaviour())
     leanbase.capture("e", distinct_id="u")
     assert leanbase.shutdown()
     leanbase.capture("e", distinct_id="u")
-    assert leanbase.stats()["delivered"] == 1, "at once"
+    assert leanbase.stats()["delivered"] == 1, "the success has closed the breaker"
 
 
-def test_other_clients_find_out_for_themselves(make: Make, server: FaultServer) -> None:
-    paused(make, server).shutdown()
+def test_another_client_of_the_same_endpoint_has_its_own_breaker(make: Make, server: FaultServer) -> None:
+    paused_client(make, server).shutdown()
     before = len(server.requests)
     another = make(server, max_retries=0)
     another.capture("e", distinct_id="u")
     assert len(server.requests) == before + 1
 
 
-def test_a_forked_child_has_breakers_of_its_own(make: Make, server: FaultServer) -> None:
-    client = paused(make, server)
+@pytest.mark.rule("Q-61")
+def test_a_forked_child_has_its_own_breaker(make: Make, server: FaultServer) -> None:
+    client = paused_client(make, server)
     breaker_of(client)._lock.acquire()
     server.always(Behaviour())
 
@@ -269,11 +293,11 @@ def test_a_forked_child_has_breakers_of_its_own(make: Make, server: FaultServer)
         client.capture("child", distinct_id="u")
         assert client.stats()["delivered"] == 1
 
-    in_child(send)
+    run_in_forked_child(send)
 
 
-def test_another_host_is_another_endpoint(make: Make, server: FaultServer, local: Any) -> None:
-    paused(make, server)
+def test_another_host_has_its_own_breaker(make: Make, server: FaultServer, local: Any) -> None:
+    paused_client(make, server)
     client = make(local)
     client.capture("e", distinct_id="u")
     assert client.stats()["delivered"] == 1

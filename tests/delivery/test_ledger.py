@@ -1,11 +1,14 @@
-"""The books of a client under threads, scopes and shutdowns that meet: each event once, with one outcome."""
+"""The ledger of a client when threads, scopes, flushes and shutdowns overlap: each event has one outcome.
+
+Most tests use a `GatedTransport`: each send blocks until the test lets it continue, so that a second call
+certainly begins during the first. The counts and receipts of the client are asserted, and what the transport
+was given.
+"""
 
 from __future__ import annotations
 
 import contextvars
-import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,98 +17,67 @@ import leanbase
 from leanbase import Leanbase, Receipt
 from leanbase.default import default_client
 from leanbase.delivery.scope import DeliveryScope, activate, send_deadline
-from leanbase.events.encoding import encode
-from leanbase.events.ids import uuid7
+from leanbase.events.encoding import EncodedEvent
 from leanbase.handlers.sigterm import flush_all
-from leanbase.transports import BaseTransport, BufferedTransport, Deadline, MemoryTransport
+from leanbase.transports import BufferedTransport, Deadline, MemoryTransport
 from leanbase.transports._ledger import Flight, Ledger
 from tests.conftest import balanced
+from tests.support.events import encoded_events
+from tests.support.threads import start_thread
+from tests.support.transports import FailingTransport, GatedTransport
 
 
-class Gate(BaseTransport):
-    """Sends wait until they may go on; each returns what the next of `outcomes` says."""
-
-    def __init__(self, *outcomes: str) -> None:
-        self.outcomes = list(outcomes)
-        self.sent: list[list[str]] = []
-        self.begun = threading.Semaphore(0)
-        self.go_on = threading.Semaphore(0)
-
-    def send(self, events: Any, *, deadline: Deadline) -> Receipt:
-        self.sent.append([event.decode()["event"] for event in events])
-        outcome = self.outcomes.pop(0) if self.outcomes else "delivered"
-        self.begun.release()
-        self.go_on.acquire(timeout=5)
-        if outcome == "retained":
-            return Receipt.retaining(events, "unavailable", RuntimeError("away"))
-        if outcome == "rejected":
-            return Receipt.dropping(events, "rejected", RuntimeError("refused"))
-        return Receipt(delivered=len(events))
-
-
-class Away(BaseTransport):
-    sends = 0
-
-    def send(self, events: Any, *, deadline: Deadline) -> Receipt:
-        self.sends += 1
-        return Receipt.retaining(events, "unavailable", RuntimeError("away"))
-
-
-def in_thread(call: Callable[..., object], *args: object, **kwargs: object) -> threading.Thread:
-    thread = threading.Thread(target=call, args=args, kwargs=kwargs)
-    thread.start()
-    return thread
-
-
-def test_an_event_of_no_scope_beside_events_of_one_that_are_retained(
+@pytest.mark.rule("Q-20", "Q-57")
+def test_a_failed_event_outside_a_scope_is_reported_while_a_scope_has_retained_events(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A capture without a scope while a scope has retained events is reported like any other."""
-    told: list[int] = []
-    transport = Away()
-    client = Leanbase("k", transport=transport, on_error=lambda error, events: told.append(len(events)))
+    reported: list[int] = []
+    transport = FailingTransport()
+    client = Leanbase("k", transport=transport, on_error=lambda error, events: reported.append(len(events)))
     with client.delivery_scope():
         for _ in range(100):
             client.capture("in the scope", distinct_id="u")
-        gate = Gate()
+        gate = GatedTransport()
         client._current().outbox._transport._inner = gate
-        flushing = in_thread(client.flush)
+        flushing = start_thread(client.flush)
         assert gate.begun.acquire(timeout=5)
         gate.outcomes = ["retained"]
-        outside = in_thread(client.capture, "outside", distinct_id="u")
+        outside = start_thread(client.capture, "outside", distinct_id="u")
         assert gate.begun.acquire(timeout=5)
-        gate.go_on.release(10)
+        gate.may_continue.release(10)
         outside.join()
         flushing.join()
-        assert told[-1] == 1
+        assert reported[-1] == 1
     assert "internal error" not in caplog.text
     assert balanced(client)
 
 
-def event() -> Any:
-    return encode({"uuid": uuid7(), "event": "e", "properties": {}})
+def event() -> EncodedEvent:
+    return encoded_events(1)[0]
 
 
-def test_a_launch_that_loses_its_flight_begins_anew() -> None:
-    """A signal handler that flushes takes the flight of a launch that it interrupts; later events join anew."""
+@pytest.mark.rule("Q-57", "Q-59")
+def test_a_launch_begins_again_after_a_signal_handler_has_taken_over_its_flight() -> None:
     scope = DeliveryScope()
     ledger = Ledger(100, 1_000_000)
     flight = Flight(scope)
     ledger.collect(event(), scope)
 
-    class Striking(dict[Any, Any]):
-        armed = True
+    class InterruptedDict(dict[Any, Any]):
+        """Does at the first lookup what a signal handler does that flushes, and then captures."""
+
+        is_first = True
 
         def get(self, key: Any, default: Any = None) -> Any:
-            if self.armed:
-                self.armed = False
-                taking = Flight()
-                ledger.launch(taking, scope=scope, over=[flight])
-                ledger.land(taking, Receipt(delivered=len(taking.events)))
+            if self.is_first:
+                self.is_first = False
+                takeover = Flight()
+                ledger.launch(takeover, scope=scope, over=[flight])
+                ledger.land(takeover, Receipt(delivered=len(takeover.events)))
                 ledger.collect(event(), scope)
             return super().get(key, default)
 
-    ledger._collected = Striking(ledger._collected)
+    ledger._collected = InterruptedDict(ledger._collected)
     ledger.launch(flight, scope=scope)
     assert len(flight.events) == 1
     ledger.land(flight, Receipt(delivered=1))
@@ -113,18 +85,19 @@ def test_a_launch_that_loses_its_flight_begins_anew() -> None:
     assert (stats["captured"], stats["delivered"], stats["retained"]) == (2, 2, 0)
 
 
-def test_a_transport_is_not_given_away_before_its_client_has_ended() -> None:
-    """What the shutdown has still in flight lands in the books of the client that captured it."""
-    gate = Gate("retained")
+@pytest.mark.rule("Q-43", "Q-57")
+def test_a_transport_cannot_get_a_new_client_before_the_shutdown_of_the_old_one_has_ended() -> None:
+    """Events that the shutdown still has in flight count in the ledger of the client that captured them."""
+    gate = GatedTransport("retained")
     transport = BufferedTransport(gate, flush_interval=60)
     first = Leanbase("k", transport=transport)
     first.capture("of the first", distinct_id="u")
     receipts: list[Receipt] = []
-    ending = in_thread(lambda: receipts.append(first.shutdown(5)))
+    ending = start_thread(lambda: receipts.append(first.shutdown(5)))
     assert gate.begun.acquire(timeout=5)
     with pytest.raises(leanbase.errors.ConfigError, match="belongs to another client"):
         Leanbase("k", transport=transport)
-    gate.go_on.release(10)
+    gate.may_continue.release(10)
     ending.join()
     assert receipts[0].dropped == {"shutdown": 1}
     second = Leanbase("k", transport=transport)
@@ -137,53 +110,55 @@ def test_a_transport_is_not_given_away_before_its_client_has_ended() -> None:
     second.shutdown()
 
 
-def test_a_capture_waits_for_a_shutdown_that_has_its_transport() -> None:
-    gate = Gate()
+@pytest.mark.rule("Q-42")
+def test_a_capture_of_the_module_waits_for_a_shutdown_that_still_uses_the_transport() -> None:
+    gate = GatedTransport()
     leanbase.api_key = "k"
     leanbase.transport = BufferedTransport(gate, flush_interval=60)
     leanbase.capture("first", distinct_id="u")
-    ending = in_thread(leanbase.shutdown)
+    ending = start_thread(leanbase.shutdown)
     assert gate.begun.acquire(timeout=5)
-    capturing = in_thread(leanbase.capture, "second", distinct_id="u")
+    capturing = start_thread(leanbase.capture, "second", distinct_id="u")
     time.sleep(0.1)
-    gate.go_on.release(10)
+    gate.may_continue.release(10)
     ending.join()
     capturing.join()
     assert leanbase.flush().delivered == 1
-    assert gate.sent == [["first"], ["second"]]
+    assert gate.batches == [["first"], ["second"]]
     leanbase.shutdown()
 
 
-def test_sigterm_waits_for_sends_outside_of_the_open_scope() -> None:
-    gate = Gate()
+def test_sigterm_waits_for_sends_outside_the_open_scope() -> None:
+    gate = GatedTransport()
     client = Leanbase("k", transport=gate)
-    outside = in_thread(client.capture, "outside", distinct_id="u")
+    outside = start_thread(client.capture, "outside", distinct_id="u")
     assert gate.begun.acquire(timeout=5)
     with client.delivery_scope():
         client.capture("inside", distinct_id="u")
-        terminating = in_thread(flush_all, [client], Deadline.after(5))
+        terminating = start_thread(flush_all, [client], Deadline.after(5))
         assert gate.begun.acquire(timeout=5)
-        gate.go_on.release(1)
+        gate.may_continue.release(1)
         terminating.join(0.3)
         assert terminating.is_alive()
-        gate.go_on.release(10)
+        gate.may_continue.release(10)
         terminating.join(5)
         assert not terminating.is_alive()
         assert client.stats()["delivered"] == 2
     outside.join()
 
 
-def test_a_shutdown_that_was_interrupted_can_be_called_again() -> None:
-    class Interrupts(MemoryTransport):
-        times = 1
+@pytest.mark.rule("Q-41", "Q-59")
+def test_an_interrupted_shutdown_can_be_called_again() -> None:
+    class InterruptedOnce(MemoryTransport):
+        is_first = True
 
         def send(self, events: Any, *, deadline: Deadline) -> Receipt:
-            if self.times:
-                self.times -= 1
+            if self.is_first:
+                self.is_first = False
                 raise KeyboardInterrupt
             return super().send(events, deadline=deadline)
 
-    transport = Interrupts()
+    transport = InterruptedOnce()
     client = Leanbase("k", transport=transport)
     with client.delivery_scope():
         client.capture("e", distinct_id="u")
@@ -194,26 +169,28 @@ def test_a_shutdown_that_was_interrupted_can_be_called_again() -> None:
     assert client.stats()["retained"] == 0
 
 
-def test_a_shutdown_inside_a_shutdown_sends_what_that_has() -> None:
+@pytest.mark.rule("Q-59")
+def test_a_shutdown_inside_a_shutdown_sends_the_events_of_the_outer_one() -> None:
     receipts: list[Receipt] = []
 
-    class Reenters(MemoryTransport):
-        armed = True
+    class ShutsDownOnce(MemoryTransport):
+        is_first = True
 
         def send(self, events: Any, *, deadline: Deadline) -> Receipt:
-            if self.armed:
-                self.armed = False
+            if self.is_first:
+                self.is_first = False
                 receipts.append(leanbase.shutdown())
             return super().send(events, deadline=deadline)
 
-    leanbase.api_key, leanbase.transport = "k", Reenters()
+    leanbase.api_key, leanbase.transport = "k", ShutsDownOnce()
     with leanbase.delivery_scope():
         leanbase.capture("e", distinct_id="u")
         leanbase.shutdown()
     assert receipts[0].delivered == 1
 
 
-def test_an_error_while_a_scope_closes_strands_nothing() -> None:
+@pytest.mark.rule("G-1")
+def test_a_defect_while_a_scope_closes_loses_no_events_of_any_client() -> None:
     first, second = (Leanbase("k", transport=MemoryTransport()) for _ in range(2))
     outbox = first._current().outbox
     with first.delivery_scope():
@@ -233,22 +210,23 @@ def test_an_error_while_a_scope_closes_strands_nothing() -> None:
 
 @pytest.mark.rule("Q-32")
 @pytest.mark.parametrize("outcome", ["retained", "rejected"])
-def test_a_flush_is_false_when_a_send_fails_that_was_in_flight(outcome: str) -> None:
-    gate = Gate(outcome)
+def test_a_flush_is_false_if_a_send_in_flight_fails(outcome: str) -> None:
+    gate = GatedTransport(outcome)
     client = Leanbase("k", transport=gate)
-    capturing = in_thread(client.capture, "e", distinct_id="u")
+    capturing = start_thread(client.capture, "e", distinct_id="u")
     assert gate.begun.acquire(timeout=5)
     receipts: list[Receipt] = []
-    flushing = in_thread(lambda: receipts.append(client.flush()))
+    flushing = start_thread(lambda: receipts.append(client.flush()))
     time.sleep(0.05)
-    gate.go_on.release(10)
+    gate.may_continue.release(10)
     flushing.join()
     capturing.join()
     assert not receipts[0]
 
 
-def test_a_flush_stops_at_the_first_part_that_fails_also_above_the_limit() -> None:
-    transport = Away()
+@pytest.mark.rule("Q-32")
+def test_a_flush_stops_at_the_first_failed_send_even_if_too_many_events_are_retained() -> None:
+    transport = FailingTransport()
     client = Leanbase(
         "k", transport=transport, sync_mode=False, flush_at=10, flush_interval=60, max_queue_size=100
     )
@@ -268,7 +246,8 @@ def test_a_flush_stops_at_the_first_part_that_fails_also_above_the_limit() -> No
     client.shutdown(0.1)
 
 
-def test_what_a_scope_leaves_behind_is_bounded() -> None:
+@pytest.mark.rule("C-40", "Q-22", "Q-58")
+def test_retained_events_of_a_scope_are_bounded() -> None:
     client = Leanbase("k", transport=MemoryTransport(), max_queue_size=10)
     with client.delivery_scope() as scope:
         for _ in range(50):
@@ -280,32 +259,34 @@ def test_what_a_scope_leaves_behind_is_bounded() -> None:
     assert not scope.receipt
 
 
+@pytest.mark.rule("Q-58")
 @pytest.mark.parametrize("buffered", [True, False])
-@pytest.mark.parametrize("well", [True, False])
-def test_the_receipt_of_a_scope_that_lets_each_capture_send_has_them_all(buffered: bool, well: bool) -> None:
-    transport = MemoryTransport() if well else Away()
+@pytest.mark.parametrize("is_available", [True, False])
+def test_the_receipt_of_a_scope_with_flush_each_has_every_event(buffered: bool, is_available: bool) -> None:
+    transport = MemoryTransport() if is_available else FailingTransport()
     client = Leanbase("k", transport=transport, sync_mode=not buffered, flush_interval=60)
     with client.delivery_scope(flush="each") as scope:
         for _ in range(3):
             client.capture("e", distinct_id="u")
-    assert (scope.receipt.delivered, scope.receipt.retained) == ((3, 0) if well else (0, 3))
-    assert bool(scope.receipt) is well
+    assert (scope.receipt.delivered, scope.receipt.retained) == ((3, 0) if is_available else (0, 3))
+    assert bool(scope.receipt) is is_available
     client.shutdown(0.1)
 
 
-def test_what_a_scope_has_when_its_client_is_closed_is_dropped_and_told() -> None:
-    told: list[Exception] = []
-    client = Leanbase("k", transport=MemoryTransport(), on_error=lambda error, events: told.append(error))
+@pytest.mark.rule("C-40", "Q-43")
+def test_collected_events_of_a_disabled_client_are_dropped_and_reported_at_shutdown() -> None:
+    reported: list[Exception] = []
+    client = Leanbase("k", transport=MemoryTransport(), on_error=lambda error, events: reported.append(error))
     with client.delivery_scope():
         client.capture("e", distinct_id="u")
         client.disabled = True
         client.shutdown()
     assert client.stats()["dropped"] == {"shutdown": 1}
     assert client.stats()["retained"] == 0
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
-def test_a_scope_that_nobody_will_close_limits_nothing() -> None:
+def test_the_deadline_of_an_abandoned_scope_limits_no_sends() -> None:
     scope = DeliveryScope("end", Deadline.after(0))
     with activate(scope):
         scope.deferred = True
@@ -313,7 +294,7 @@ def test_a_scope_that_nobody_will_close_limits_nothing() -> None:
     assert send_deadline(10).remaining() > 9
 
 
-def test_a_late_thread_leaves_nothing_of_a_closed_scope_behind() -> None:
+def test_a_thread_that_captures_after_its_scope_has_closed_leaves_no_events_in_the_scope() -> None:
     client = Leanbase("k", transport=MemoryTransport())
     scope = DeliveryScope()
     with activate(scope):
@@ -325,8 +306,9 @@ def test_a_late_thread_leaves_nothing_of_a_closed_scope_behind() -> None:
     assert client.stats()["delivered"] == 1
 
 
-def test_an_outage_does_not_fill_the_receipt_of_a_long_scope() -> None:
-    client = Leanbase("k", transport=Away(), max_queue_size=100)
+@pytest.mark.rule("Q-22", "Q-58")
+def test_the_receipt_of_a_long_scope_does_not_hold_the_events_dropped_in_an_outage() -> None:
+    client = Leanbase("k", transport=FailingTransport(), max_queue_size=100)
     with client.delivery_scope() as scope:
         for _ in range(1000):
             client.capture("row", distinct_id="u", properties={"text": "x" * 1000})
@@ -336,27 +318,29 @@ def test_an_outage_does_not_fill_the_receipt_of_a_long_scope() -> None:
     assert sum(len(each.event) for each in scope.receipt.undelivered) < 200 * 1500
 
 
-def test_a_closed_buffer_by_itself_counts_what_it_drops() -> None:
+@pytest.mark.rule("Q-43")
+def test_a_closed_buffer_without_a_client_counts_dropped_events() -> None:
     transport = BufferedTransport(MemoryTransport())
     transport.close(deadline=Deadline.after(1))
     assert transport.send([event()], deadline=Deadline.after(1)).dropped == {"shutdown": 1}
     assert transport.ledger.stats()["dropped"] == {"shutdown": 1}
 
 
-def test_what_a_signal_handler_asks_for_while_the_default_client_is_made() -> None:
-    """Nothing raises, and an event that turns out invalid costs no other."""
+@pytest.mark.rule("G-1", "Q-57", "Q-59")
+def test_every_call_works_in_a_signal_handler_while_the_default_client_is_created() -> None:
+    """An event that turns out to be invalid costs no other event."""
     leanbase.api_key = "k"
     leanbase.transport = memory = MemoryTransport()
-    answers: list[Any] = []
+    results: list[Any] = []
     original = type(default_client)._configure
 
     def configure(self: Any) -> Any:
         leanbase.before_send = lambda event: (
             {"event": event["event"], "bad": True} if event["event"] == "bad" else event
         )
-        answers.extend([leanbase.stats()["captured"], bool(leanbase.flush()), leanbase.is_opted_out()])
-        answers.extend([leanbase.setup() is default_client, default_client.disabled, repr(default_client)])
-        answers.append(leanbase.capture("", distinct_id="u"))
+        results.extend([leanbase.stats()["captured"], bool(leanbase.flush()), leanbase.is_opted_out()])
+        results.extend([leanbase.setup() is default_client, default_client.disabled, repr(default_client)])
+        results.append(leanbase.capture("", distinct_id="u"))
         assert leanbase.capture("bad", distinct_id="u")
         assert leanbase.capture("good", distinct_id="u")
         assert leanbase.capture_exception(ValueError("early"), distinct_id="u")
@@ -365,7 +349,7 @@ def test_what_a_signal_handler_asks_for_while_the_default_client_is_made() -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(default_client), "_configure", configure)
         assert leanbase.capture("outer", distinct_id="u")
-    assert answers == [0, True, False, True, False, "<DefaultClient to no host>", None]
+    assert results == [0, True, False, True, False, "<DefaultClient to no host>", None]
     assert [each["event"] for each in memory.events] == ["good", "$exception", "outer"]
     assert leanbase.stats()["dropped"] == {"invalid": 2}
     assert balanced(default_client)

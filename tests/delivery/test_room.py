@@ -1,9 +1,11 @@
-"""Memory is bounded in events and in bytes; an import waits for room and loses nothing that was admitted."""
+"""Pending events are bounded in number and in bytes. An import waits for room, and loses no admitted event.
+
+An import is a client with `historical_migration=True`.
+"""
 
 from __future__ import annotations
 
 import contextvars
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,15 +18,16 @@ from leanbase.settings import Settings
 from leanbase.transports import BufferedTransport, MemoryTransport
 from tests.conftest import balanced
 from tests.support.fault_server import Behaviour, FaultServer
-from tests.transports.doubles import Failing
+from tests.support.threads import run_in_threads, start_thread
+from tests.support.transports import FailingTransport
 
 Make = Callable[..., Leanbase]
 
 MIB = 1024 * 1024
-AWAY = Behaviour(status=503)
+UNAVAILABLE = Behaviour(status=503)
 
 
-def kept_bytes(client: Leanbase) -> int:
+def retained_bytes(client: Leanbase) -> int:
     ledger = client._pipeline.outbox._ledger
     assert ledger._kept_bytes == sum(map(len, ledger._kept))
     return ledger._kept_bytes
@@ -33,12 +36,15 @@ def kept_bytes(client: Leanbase) -> int:
 # --- bytes ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("Q-22", "Q-57")
 @pytest.mark.parametrize("options", [{}, {"sync_mode": False, "flush_interval": 0.01, "flush_at": 3}])
-def test_what_is_kept_is_bounded_in_bytes(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    client = Leanbase("k", transport=Failing(), max_queue_bytes=MIB, **options)
+def test_retained_events_are_bounded_in_bytes(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Leanbase("k", transport=FailingTransport(), max_queue_bytes=MIB, **options)
     for number in range(40):
         client.capture("e", distinct_id=number, properties={"blob": "x" * 100_000})
-        assert kept_bytes(client) <= MIB
+        assert retained_bytes(client) <= MIB
     client.flush()
     stats = client.stats()
     assert 8 <= stats["retained"] <= 10
@@ -48,51 +54,57 @@ def test_what_is_kept_is_bounded_in_bytes(options: dict[str, Any], caplog: pytes
     client.shutdown(timeout=0)
 
 
-def test_the_oldest_go_when_a_send_comes_back(make: Make, server: FaultServer) -> None:
-    heard: list[str] = []
-    server.script(*[AWAY] * 3)
+@pytest.mark.rule("Q-22")
+def test_the_oldest_events_are_dropped_when_a_failed_send_returns_them(
+    make: Make, server: FaultServer
+) -> None:
+    dropped: list[str] = []
+    server.script(*[UNAVAILABLE] * 3)
     client = make(
         server,
         max_retries=0,
         max_queue_bytes=3000,
-        on_error=lambda error, events: heard.extend(
+        on_error=lambda error, events: dropped.extend(
             event["distinct_id"] for event in events if "oldest" in str(error)
         ),
     )
     for number in range(3):
         client.capture("e", distinct_id=number, properties={"blob": "x" * 900})
-    assert heard == ["0"]
+    assert dropped == ["0"]
     assert client.flush()
     assert [event["distinct_id"] for event in server.requests[-1].events] == ["1", "2"]
 
 
-def test_a_full_buffer_refuses_what_is_too_many_bytes() -> None:
+@pytest.mark.rule("Q-3")
+def test_a_buffer_that_is_full_in_bytes_refuses_new_events() -> None:
     client = Leanbase(
         "k", transport=MemoryTransport(), sync_mode=False, flush_interval=60, max_queue_bytes=5000
     )
-    taken = [client.capture("e", distinct_id="u", properties={"blob": "x" * 900}) for _ in range(10)]
-    assert 3 <= sum(uuid is not None for uuid in taken) < 5
-    assert client.stats()["dropped"]["overflow"] == taken.count(None)
+    uuids = [client.capture("e", distinct_id="u", properties={"blob": "x" * 900}) for _ in range(10)]
+    assert 3 <= sum(uuid is not None for uuid in uuids) < 5
+    assert client.stats()["dropped"]["overflow"] == uuids.count(None)
     small = client.capture("e", distinct_id="u")
-    assert (small is not None) == (kept_bytes(client) <= 5000)
+    assert (small is not None) == (retained_bytes(client) <= 5000)
     client.flush()
-    assert kept_bytes(client) == 0
+    assert retained_bytes(client) == 0
     assert client.capture("e", distinct_id="u", properties={"blob": "x" * 900})
     client.shutdown()
 
 
-def test_what_a_scope_leaves_behind_is_bounded_as_well() -> None:
-    client = Leanbase("k", transport=Failing(), max_queue_bytes=10_000, flush_at=1000)
+@pytest.mark.rule("Q-22")
+def test_retained_events_of_a_scope_are_bounded_in_bytes() -> None:
+    client = Leanbase("k", transport=FailingTransport(), max_queue_bytes=10_000, flush_at=1000)
     client.disabled = False
     with client.delivery_scope():
         for number in range(30):
             client.capture("e", distinct_id=number, properties={"blob": "x" * 900})
-        client.disabled = True  # what was collected is kept, without a send
+        client.disabled = True  # the collected events are retained without a send
     assert 7 <= client.stats()["retained"] <= 9
     assert client.stats()["dropped"] == {"overflow": 30 - client.stats()["retained"]}
-    assert kept_bytes(client) <= 10_000
+    assert retained_bytes(client) <= 10_000
 
 
+@pytest.mark.rule("O-1")
 @pytest.mark.parametrize(
     ("memory", "expected"),
     [
@@ -104,7 +116,7 @@ def test_what_a_scope_leaves_behind_is_bounded_as_well() -> None:
         ("x", 64 * MIB),
     ],
 )
-def test_in_lambda_the_default_is_an_eighth_of_the_memory_if_that_is_less(
+def test_in_lambda_the_default_of_max_queue_bytes_is_at_most_an_eighth_of_the_memory(
     memory: str, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory)
@@ -115,7 +127,8 @@ def test_in_lambda_the_default_is_an_eighth_of_the_memory_if_that_is_less(
     assert Settings.resolve({}).max_queue_bytes == 1000
 
 
-def test_a_buffer_that_is_made_by_hand_is_bounded_as_well() -> None:
+@pytest.mark.rule("Q-3")
+def test_a_buffer_that_the_application_creates_is_bounded_in_bytes() -> None:
     client = Leanbase(
         "k", transport=BufferedTransport(MemoryTransport(), max_queue_bytes=1, flush_interval=60)
     )
@@ -137,12 +150,13 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.rule("Q-3")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("in_scope", [False, True])
-def test_an_import_waits_out_a_short_outage_and_loses_nothing(
+def test_an_import_waits_during_a_short_outage_and_loses_no_event(
     way: str, in_scope: bool, make: Make, server: FaultServer
 ) -> None:
-    server.script(*[Behaviour()] * 3, *[AWAY] * 2)
+    server.script(*[Behaviour()] * 3, *[UNAVAILABLE] * 2)
     client = make(server, **IMPORT, **WAYS[way])
     uuids = []
 
@@ -161,10 +175,13 @@ def test_an_import_waits_out_a_short_outage_and_loses_nothing(
     assert client.stats()["dropped"] == {}
 
 
+@pytest.mark.rule("Q-3", "Q-57")
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_in_flight_takes_room(way: str, make: Make, server: FaultServer) -> None:
-    """A send that comes back with everything finds the room that it had."""
-    server.always(AWAY)
+def test_events_in_flight_count_against_the_limit_of_an_import(
+    way: str, make: Make, server: FaultServer
+) -> None:
+    """Otherwise a failed send would find no room for the events that it returns."""
+    server.always(UNAVAILABLE)
     client = make(server, **IMPORT, **WAYS[way], send_deadline=0.2)
     most = 0
     uuids = []
@@ -174,44 +191,38 @@ def test_what_is_in_flight_takes_room(way: str, make: Make, server: FaultServer)
     assert most <= 50
     assert uuids.count(None) == 3
     assert uuids[:50].count(None) == 0
-    assert client.stats()["dropped"] == {"overflow": 3}, "only what was refused"
+    assert client.stats()["dropped"] == {"overflow": 3}, "only the events that were not admitted"
     assert client.stats()["retained"] == 50
     assert balanced(client)
 
 
-def test_threads_of_an_import_together_lose_nothing(make: Make, server: FaultServer) -> None:
-    server.script(*[Behaviour(), AWAY] * 2)
+@pytest.mark.rule("Q-3")
+def test_an_import_from_several_threads_loses_no_event(make: Make, server: FaultServer) -> None:
+    server.script(*[Behaviour(), UNAVAILABLE] * 2)
     client = make(server, **IMPORT, sync_mode=False, flush_interval=0.05)
-    threads = [
-        threading.Thread(target=lambda: [client.capture("row", distinct_id=n) for n in range(100)])
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(*[lambda: [client.capture("row", distinct_id=n) for n in range(100)]] * 4)
     client.flush()
     assert client.stats()["delivered"] == 400
     assert client.stats()["dropped"] == {}
 
 
-def test_a_caller_that_waits_is_let_go_by_a_shutdown(make: Make, server: FaultServer) -> None:
-    server.always(AWAY)
+@pytest.mark.rule("Q-15")
+def test_a_shutdown_ends_the_wait_of_an_import(make: Make, server: FaultServer) -> None:
+    server.always(UNAVAILABLE)
     client = make(server, **IMPORT, sync_mode=False, send_deadline=30)
     for number in range(50):
         client.capture("row", distinct_id=number)
-    answers: list[object] = []
-    waiting = threading.Thread(target=lambda: answers.append(client.capture("late", distinct_id="u")))
-    waiting.start()
+    uuids: list[object] = []
+    waiting = start_thread(lambda: uuids.append(client.capture("late", distinct_id="u")))
     time.sleep(0.2)
     client.shutdown(timeout=1)
     waiting.join(5)
-    assert answers == [None]
+    assert uuids == [None]
     assert balanced(client)
 
 
 def test_a_capture_inside_on_error_does_not_wait_for_its_own_send(make: Make, server: FaultServer) -> None:
-    server.always(AWAY)
+    server.always(UNAVAILABLE)
     client: Leanbase = make(
         server,
         **IMPORT,
@@ -223,9 +234,8 @@ def test_a_capture_inside_on_error_does_not_wait_for_its_own_send(make: Make, se
     assert balanced(client)
 
 
-def test_in_the_context_of_a_scope_that_is_closed_an_import_stays_in_order(
-    make: Make, server: FaultServer
-) -> None:
+@pytest.mark.rule("Q-1")
+def test_an_import_in_the_context_of_a_closed_scope_stays_in_order(make: Make, server: FaultServer) -> None:
     server.always(Behaviour(delay=0.01))
     client = make(server, **{**IMPORT, "max_queue_size": 20}, **WAYS["buffered"])
     with client.delivery_scope():
@@ -235,8 +245,9 @@ def test_in_the_context_of_a_scope_that_is_closed_an_import_stays_in_order(
     assert [event["distinct_id"] for event in server.events] == [str(number) for number in range(100)]
 
 
+@pytest.mark.rule("Q-3")
 @pytest.mark.parametrize("room", [50, 51])
-def test_what_outer_scopes_have_collected_makes_room(room: int) -> None:
+def test_an_import_sends_the_collected_events_of_outer_scopes_to_make_room(room: int) -> None:
     memory = MemoryTransport()
     client = Leanbase("k", transport=memory, historical_migration=True, max_queue_size=room, send_deadline=2)
     with client.delivery_scope():
@@ -249,8 +260,11 @@ def test_what_outer_scopes_have_collected_makes_room(room: int) -> None:
     assert len(memory.events) == 51
 
 
-def test_elsewhere_nobody_waits(make: Make, server: FaultServer) -> None:
-    server.always(AWAY)
+@pytest.mark.rule("Q-22")
+def test_a_client_that_is_not_an_import_drops_the_oldest_events_instead_of_waiting(
+    make: Make, server: FaultServer
+) -> None:
+    server.always(UNAVAILABLE)
     client = make(server, max_queue_size=5, max_retries=0)
     for number in range(20):
         client.capture("e", distinct_id=number)

@@ -1,49 +1,44 @@
-"""Signal handlers that capture, flush, shut down or raise at each moment of a call: nothing lost, nothing twice."""
+"""A signal handler may capture, flush, shut down or raise at each moment of a call, and no event is lost.
+
+The first test makes a call again and again, and interrupts it one moment later each time (see
+`interruption.py`). After each call it compares the events that the transport has with the uuids and counts of
+the client. Most other tests use a transport that calls the handler in the middle of a send.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 
 from leanbase import Leanbase
-from leanbase.transports import BaseTransport, Deadline, EncodedEvent, MemoryTransport, Receipt
+from leanbase.transports import BaseTransport, Deadline, Receipt
 from tests.conftest import balanced
-from tests.delivery.strikes import Strike
+from tests.delivery.interruption import Interruption
 from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.transports import SwitchedTransport
 
 
-class Weather(MemoryTransport):
-    """Fails while it is not well."""
+def faults_at_each_moment(call: Callable[[Leanbase], object], action: str, is_available: bool) -> list[str]:
+    """Interrupt a call at each of its moments, and return what went wrong at which moment.
 
-    well = True
-
-    def send(self, events: Any, *, deadline: Deadline) -> Receipt:
-        if not self.well:
-            return Receipt.retaining(events, "unavailable", RuntimeError("away"))
-        return super().send(events, deadline=deadline)
-
-    @property
-    def uuids(self) -> set[str]:
-        return {event["uuid"] for event in self.events}
-
-
-def at_each_moment(
-    call: Callable[[Leanbase], object], action: str, well: bool, options: dict[str, Any]
-) -> list[str]:
-    """What went wrong, at which moments, with a handler that does `action` in the middle of `call`."""
+    Args:
+        call: The call, which gets a client that has one retained event. Returns the uuids of the events that it
+            has captured.
+        action: What the signal handler does.
+        is_available: Whether the transport can deliver during the call. After it, it always can.
+    """
     wrong: list[str] = []
-    at, struck = 0, True
-    while struck:
-        transport = Weather()
-        client = Leanbase("k", transport=transport, **options)
-        transport.well = False
-        uuids = {client.capture("kept", distinct_id="u")}
-        transport.well = well
+    at, happened = 0, True
+    while happened:
+        transport = SwitchedTransport()
+        client = Leanbase("k", transport=transport)
+        transport.is_available = False
+        uuids = {client.capture("retained", distinct_id="u")}
+        transport.is_available = is_available
 
         def handler(client: Leanbase = client, uuids: set[str | None] = uuids) -> None:
             if action == "capture":
@@ -55,28 +50,28 @@ def at_each_moment(
             else:
                 raise KeyboardInterrupt
 
-        strike = Strike(at, handler, raises=action == "raise")
-        interrupted = False
+        interruption = Interruption(at, handler, raises=action == "raise")
+        was_raised = False
         try:
-            returned = strike.during(partial(call, client))
+            returned = interruption.during(partial(call, client))
             uuids |= returned if isinstance(returned, set) else set()
         except KeyboardInterrupt:
-            interrupted = True
-        struck = strike.struck
-        books = balanced(client)
-        transport.well = True
+            was_raised = True
+        happened = interruption.happened
+        is_balanced = balanced(client)
+        transport.is_available = True
         client.flush(1)
-        lost = uuids - {None} - transport.uuids if action != "shutdown" or well else set()
+        lost = uuids - {None} - transport.uuids if action != "shutdown" or is_available else set()
         retained = client.stats()["retained"]
-        # An interrupt between the end of a send and its receipt leaves open whether events have arrived.
-        unsure = interrupted and len(transport.events) > len(transport.uuids)
+        # After an interrupt between a send and its receipt, the client cannot know what has arrived.
+        is_unknown = was_raised and len(transport.events) > len(transport.uuids)
         doubled = len(transport.uuids) != client.stats()["delivered"] and action != "shutdown"
-        if not books or lost or retained or (doubled and not unsure):
+        if not is_balanced or lost or retained or (doubled and not is_unknown):
             wrong.append(
-                f"{at} in {strike.where}: {lost} {retained} {client.stats()} {len(transport.events)}"
+                f"{at} in {interruption.where}: {lost} {retained} {client.stats()} {len(transport.events)}"
             )
-        if action == "raise" and struck and not interrupted:
-            wrong.append(f"{at} in {strike.where}: the interrupt was swallowed")
+        if action == "raise" and happened and not was_raised:
+            wrong.append(f"{at} in {interruption.where}: the exception was swallowed")
         at += 1
     assert at > 20
     return wrong
@@ -96,23 +91,35 @@ def flush(client: Leanbase) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> Any:
+def without_logging() -> Iterator[None]:
+    """Switch log records off: formatting thousands of them would take most of the time."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.rule("Q-57", "Q-59")
 @pytest.mark.parametrize("call", [capture, collect, flush])
 @pytest.mark.parametrize("action", ["capture", "flush", "shutdown", "raise"])
-@pytest.mark.parametrize("well", [True, False])
-def test_a_signal_strikes_at_each_moment(call: Callable[[Leanbase], object], action: str, well: bool) -> None:
-    # An interrupt at the very beginning of a `with` block's end leaves Python's scope open; nobody closes it.
-    wrong = [each for each in at_each_moment(call, action, well, {}) if "in __exit__" not in each]
-    assert wrong == []
+@pytest.mark.parametrize("is_available", [True, False], ids=["available", "unavailable"])
+def test_a_signal_handler_at_any_moment_loses_no_event_and_sends_none_twice(
+    call: Callable[[Leanbase], object], action: str, is_available: bool
+) -> None:
+    wrong = faults_at_each_moment(call, action, is_available)
+    # An interrupt at the beginning of `__exit__` leaves the scope open, as with any context manager.
+    assert [fault for fault in wrong if "in __exit__" not in fault] == []
 
 
-class Interrupted(BaseTransport):
-    """Calls a function in the middle of its first send, as a signal handler does."""
+class HandlerDuringSend(BaseTransport):
+    """Calls a function in the middle of its first send, as if a signal handler did.
+
+    Args:
+        handler: The function.
+        outcome: The outcome of the first send: `"delivered"` or `"retained"`.
+
+    Attributes:
+        sent: For each send, the names of its events.
+    """
 
     def __init__(self, handler: Callable[[], object], outcome: str = "delivered") -> None:
         self.handler: Callable[[], object] | None = handler
@@ -129,19 +136,21 @@ class Interrupted(BaseTransport):
         return Receipt(delivered=len(events))
 
 
-def test_a_capture_in_a_signal_handler_is_sent_by_the_call_that_it_interrupts() -> None:
-    transport = Interrupted(lambda: client.capture("inner", distinct_id="u"))
+@pytest.mark.rule("Q-59")
+def test_an_event_captured_in_a_signal_handler_is_sent_by_the_interrupted_call() -> None:
+    transport = HandlerDuringSend(lambda: client.capture("inner", distinct_id="u"))
     client = Leanbase("k", transport=transport)
     client.capture("outer", distinct_id="u")
     assert transport.sent == [["outer"], ["inner"]]
     assert client.stats()["delivered"] == 2
 
 
+@pytest.mark.rule("Q-59")
 @pytest.mark.parametrize("outcome", ["delivered", "retained"])
-def test_a_flush_in_a_signal_handler_sends_what_it_interrupts(outcome: str) -> None:
+def test_a_flush_in_a_signal_handler_sends_the_events_of_the_interrupted_send(outcome: str) -> None:
     """The process may end when the handler does."""
     receipts: list[Receipt] = []
-    transport = Interrupted(lambda: receipts.append(client.flush(1)), outcome)
+    transport = HandlerDuringSend(lambda: receipts.append(client.flush(1)), outcome)
     client = Leanbase("k", transport=transport)
     uuid = client.capture("e", distinct_id="u")
     assert uuid
@@ -150,10 +159,11 @@ def test_a_flush_in_a_signal_handler_sends_what_it_interrupts(outcome: str) -> N
     assert client.stats() == {**client.stats(), "captured": 1, "delivered": 1, "retained": 0}
 
 
-def test_what_cannot_be_sent_in_the_place_of_an_interrupted_send_goes_back_to_it() -> None:
-    """It may still succeed, and then nothing is sent a second time."""
+@pytest.mark.rule("Q-57", "Q-59")
+def test_events_that_a_handlers_flush_cannot_send_go_back_to_the_interrupted_send() -> None:
+    """The interrupted send may still succeed, and then nothing is sent a second time."""
 
-    class Later(Interrupted):
+    class FailingSecondSend(HandlerDuringSend):
         def send(self, events: Any, *, deadline: Deadline) -> Receipt:
             number = len(self.sent)
             receipt = super().send(events, deadline=deadline)
@@ -162,30 +172,30 @@ def test_what_cannot_be_sent_in_the_place_of_an_interrupted_send_goes_back_to_it
             return receipt
 
     receipts: list[Receipt] = []
-    transport = Later(lambda: receipts.extend([client.flush(1), client.flush(1)]))
+    transport = FailingSecondSend(lambda: receipts.extend([client.flush(1), client.flush(1)]))
     client = Leanbase("k", transport=transport)
     client.capture("e", distinct_id="u")
     assert [receipt.retained for receipt in receipts] == [1, 1]
-    assert transport.sent == [["e"], ["e"]]  # and not once more at the second flush
+    assert transport.sent == [["e"], ["e"]]  # the second flush of the handler sent nothing
     client.flush()
     assert transport.sent == [["e"], ["e"]]
     assert client.stats()["delivered"] == 1
     assert balanced(client)
 
 
-def test_a_log_record_of_a_send_that_is_captured_waits_for_the_next_one() -> None:
-    """Else a server that refuses each event would be asked about the refusal of each refusal."""
+def test_an_event_captured_from_a_log_record_of_a_send_waits_for_the_next_send() -> None:
+    """Otherwise a server that rejects each event would be sent an event about each rejection, without end."""
     log = logging.getLogger("an application")
 
-    class Captures(logging.Handler):
+    class CapturingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             client.capture("logged", distinct_id="u")
 
     logging.disable(logging.NOTSET)
-    handler = Captures()
+    handler = CapturingHandler()
     log.addHandler(handler)
     try:
-        transport = Interrupted(lambda: log.error("in a send"))
+        transport = HandlerDuringSend(lambda: log.error("in a send"))
         client = Leanbase("k", transport=transport)
         client.capture("first", distinct_id="u")
         assert transport.sent == [["first"]]
@@ -195,8 +205,8 @@ def test_a_log_record_of_a_send_that_is_captured_waits_for_the_next_one() -> Non
         log.removeHandler(handler)
 
 
-def test_a_transport_that_flushes_its_own_client_ends() -> None:
-    class Flushes(BaseTransport):
+def test_a_transport_may_flush_its_own_client() -> None:
+    class FlushingTransport(BaseTransport):
         sends = 0
 
         def send(self, events: Any, *, deadline: Deadline) -> Receipt:
@@ -204,19 +214,20 @@ def test_a_transport_that_flushes_its_own_client_ends() -> None:
             client.flush(1)
             return Receipt(delivered=len(events))
 
-    transport = Flushes()
+    transport = FlushingTransport()
     client = Leanbase("k", transport=transport)
     client.capture("e", distinct_id="u")
     assert transport.sends == 2
     assert client.stats()["delivered"] == 1
 
 
-def test_a_send_that_lost_its_frame_is_found_again() -> None:
-    """At the limit of recursion even the clean-up of a send may fail; the next call takes its events over."""
-    transport = Weather()
+@pytest.mark.rule("Q-57")
+def test_the_next_call_takes_over_a_send_that_the_recursion_limit_removed_from_the_stack() -> None:
+    """At the recursion limit even the clean-up of a send may fail."""
+    transport = SwitchedTransport()
     client = Leanbase("k", transport=transport)
     retaining = client._current().outbox._transport
-    landed = type(retaining)._land
+    original = type(retaining)._land
 
     def failing(*_: object) -> Any:
         raise RecursionError
@@ -224,7 +235,7 @@ def test_a_send_that_lost_its_frame_is_found_again() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(retaining), "_land", failing)
         uuid = client.capture("e", distinct_id="u")
-    assert type(retaining)._land is landed
+    assert type(retaining)._land is original
     assert uuid
     assert client.stats()["retained"] == 1
     client.capture("next", distinct_id="u")
@@ -234,38 +245,38 @@ def test_a_send_that_lost_its_frame_is_found_again() -> None:
     assert balanced(client)
 
 
+@pytest.mark.rule("Q-15", "Q-59")
 @pytest.mark.slow
-def test_a_handler_that_shuts_down_while_a_send_waits_for_its_retry_never_hangs(
+def test_a_handler_that_shuts_down_during_a_retry_wait_does_not_hang(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("FIRST_WAIT_SECONDS", "SHORTEST_WAIT_SECONDS"):
         monkeypatch.setattr(f"leanbase.transports._http.sender.{name}", 0.001)
-    at, struck = 0, True
-    while struck:
+    at, happened = 0, True
+    while happened:
         server.script(Behaviour(status=503))
         client = Leanbase("k", server.url, max_retries=1)
-        strike = Strike(at, partial(client.shutdown, 2), inside="_http/sender.py")
-        strike.during(partial(client.capture, "e", distinct_id="u"))
-        struck = strike.struck
+        interruption = Interruption(at, partial(client.shutdown, 2), inside="_http/sender.py")
+        interruption.during(partial(client.capture, "e", distinct_id="u"))
+        happened = interruption.happened
         assert balanced(client)
         at += 1
     assert at > 10
     assert len({event["uuid"] for event in server.events}) == at
 
 
-def test_deleting_one_event_from_where_it_waits_is_seen_in_the_books(
+@pytest.mark.rule("Q-57")
+def test_stats_report_a_retained_event_that_is_missing_from_the_ledger(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """`retained` is counted where events are, not what is left over."""
+    """`retained` is counted where the events are, and not computed from the other counts."""
     logging.disable(logging.NOTSET)
-    transport = Weather()
+    transport = SwitchedTransport()
     client = Leanbase("k", transport=transport)
-    transport.well = False
+    transport.is_available = False
     ledger = client._current().outbox._ledger
-    client.capture("kept", distinct_id="u")
+    client.capture("retained", distinct_id="u")
     assert balanced(client)
-    kept: list[EncodedEvent] = ledger._kept
-    with contextlib.suppress(IndexError):
-        kept.pop()
+    ledger._kept.pop()
     assert not balanced(client)
     assert "1 event(s) are unaccounted for" in caplog.text

@@ -1,4 +1,4 @@
-"""`scoped` on plain, async, generator and async generator functions."""
+"""`@scoped` gives each call of a function a context: plain, async, generator and async generator functions."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from leanbase import scoped
 from leanbase.events.contexts import get_tags, new_context, tag
 
 
-def test_scoped_on_a_plain_function_keeps_its_signature() -> None:
+@pytest.mark.rule("K-1")
+def test_a_scoped_function_has_a_context_and_keeps_its_signature() -> None:
     @scoped()
     def add(a: int, b: int = 1) -> int:
-        """Adds."""
+        """Add two numbers."""
         tag("in", 1)
         assert get_tags() == {"in": 1}
         return a + b
 
     assert add(1, b=2) == 3
     assert get_tags() == {}
-    assert add.__doc__ == "Adds."
+    assert add.__doc__ == "Add two numbers."
     assert list(inspect.signature(add).parameters) == ["a", "b"]
 
 
-def test_scoped_without_parentheses() -> None:
+def test_scoped_works_without_parentheses() -> None:
     @scoped
     def work(value: int) -> dict[str, Any]:
         tag("in", value)
@@ -39,7 +40,8 @@ def test_scoped_without_parentheses() -> None:
     assert get_tags() == {}
 
 
-def test_scoped_on_a_coroutine_lives_for_the_whole_await() -> None:
+@pytest.mark.rule("K-2")
+def test_the_context_of_a_scoped_coroutine_function_lasts_for_the_whole_await() -> None:
     @scoped(fresh=True)
     async def work() -> dict[str, Any]:
         tag("in", 1)
@@ -55,7 +57,8 @@ def test_scoped_on_a_coroutine_lives_for_the_whole_await() -> None:
     assert asyncio.run(main()) == ({"in": 1}, {"out": 1})
 
 
-def test_scoped_on_a_generator_does_not_leak_between_items() -> None:
+@pytest.mark.rule("K-1")
+def test_the_context_of_a_scoped_generator_is_not_active_between_its_items() -> None:
     @scoped()
     def numbers() -> Generator[Any, Any, str]:
         tag("in", 1)
@@ -90,7 +93,7 @@ def test_scoped_on_a_generator_does_not_leak_between_items() -> None:
         assert get_tags() == {"out": 1, "late": 1}
 
 
-def test_scoped_generators_close_inside_their_context() -> None:
+def test_a_scoped_generator_is_closed_inside_its_context() -> None:
     closed: list[dict[str, Any]] = []
 
     @scoped()
@@ -108,7 +111,8 @@ def test_scoped_generators_close_inside_their_context() -> None:
     assert get_tags() == {}
 
 
-def test_scoped_on_an_async_generator() -> None:
+@pytest.mark.rule("K-1")
+def test_the_context_of_a_scoped_async_generator_is_active_only_inside_it() -> None:
     closed: list[dict[str, Any]] = []
 
     @scoped()
@@ -141,7 +145,7 @@ def test_scoped_on_an_async_generator() -> None:
     assert closed == [{"out": 1, "in": 1}] * 2
 
 
-def test_a_scoped_generator_behaves_as_the_plain_one_does() -> None:
+def test_a_scoped_generator_sends_throws_and_closes_like_a_plain_generator() -> None:
     def body() -> Generator[Any, Any, Any]:
         try:
             got = yield 1
@@ -168,7 +172,7 @@ def test_a_scoped_generator_behaves_as_the_plain_one_does() -> None:
         assert closing.close() == (7 if sys.version_info >= (3, 13) else None)
 
 
-def test_a_suspended_generator_keeps_nothing_alive_that_it_yielded_or_got() -> None:
+def test_a_suspended_scoped_generator_does_not_keep_yielded_or_sent_objects_alive() -> None:
     class Item:
         pass
 
@@ -185,7 +189,8 @@ def test_a_suspended_generator_keeps_nothing_alive_that_it_yielded_or_got() -> N
     assert [reference() for reference in references] == [None, None]
 
 
-def test_a_generator_sees_its_consumers_context_anew_at_each_step() -> None:
+@pytest.mark.rule("K-3")
+def test_a_scoped_generator_inherits_from_its_current_consumer_at_each_step() -> None:
     @scoped
     def rows() -> Iterator[dict[str, Any]]:
         tag("own", 1)

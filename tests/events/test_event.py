@@ -1,4 +1,4 @@
-"""Events on the wire: identity, timestamps, uuids, enrichment (E-1 to E-20)."""
+"""Events on the wire: names, ids, uuids, timestamps, and the properties that the SDK adds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ UTC = dt.timezone.utc
 RFC_3339_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00")
 
 
-def captured(memory: MemoryTransport) -> dict[str, Any]:
+def only_event(memory: MemoryTransport) -> dict[str, Any]:
+    """Return the one event that was captured. Fail if there is another number of events."""
     assert len(memory.events) == 1
     return memory.events[0]
 
@@ -44,12 +45,12 @@ def test_an_event_without_a_name_is_dropped_with_a_warning(
 
 
 @pytest.mark.rule("E-1")
-def test_a_name_is_verbatim(client: Leanbase, memory: MemoryTransport) -> None:
+def test_the_event_name_is_sent_verbatim(client: Leanbase, memory: MemoryTransport) -> None:
     client.capture(" Order  Created ", distinct_id="u")
-    assert captured(memory)["event"] == " Order  Created "
+    assert only_event(memory)["event"] == " Order  Created "
 
 
-@pytest.mark.rule("E-2")
+@pytest.mark.rule("E-2", "E-11")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -63,10 +64,12 @@ def test_a_name_is_verbatim(client: Leanbase, memory: MemoryTransport) -> None:
         ("x" * 300, "x" * 300),
     ],
 )
-def test_ids_that_count(given: Any, expected: str, client: Leanbase, memory: MemoryTransport) -> None:
+def test_ids_of_these_types_are_sent_as_strings(
+    given: Any, expected: str, client: Leanbase, memory: MemoryTransport
+) -> None:
     client.capture("e", distinct_id=given)
-    assert captured(memory)["distinct_id"] == expected
-    assert "$process_person_profile" not in captured(memory)["properties"]
+    assert only_event(memory)["distinct_id"] == expected
+    assert "$process_person_profile" not in only_event(memory)["properties"]
 
 
 class Unprintable:
@@ -74,27 +77,28 @@ class Unprintable:
         raise RuntimeError
 
 
-@pytest.mark.rule("E-10")
+@pytest.mark.rule("E-10", "E-11")
 @pytest.mark.parametrize("given", [None, "", "  ", float("nan"), float("inf"), b"\xff", Unprintable()])
 def test_a_missing_id_makes_the_event_personless(
     given: Any, client: Leanbase, memory: MemoryTransport
 ) -> None:
     client.capture("e", distinct_id=given)
-    event = captured(memory)
+    event = only_event(memory)
     assert uuid.UUID(event["distinct_id"]).version == 4
     assert event["properties"]["$process_person_profile"] is False
 
 
-@pytest.mark.rule("E-10")
-def test_an_explicit_choice_about_the_person_profile_stays(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("E-20")
+def test_a_given_process_person_profile_is_not_replaced(client: Leanbase, memory: MemoryTransport) -> None:
     client.capture("e", properties={"$process_person_profile": True})
     client.capture("e", distinct_id="u", properties={"$process_person_profile": False})
-    assert [e["properties"]["$process_person_profile"] for e in memory.events] == [True, False]
+    assert [event["properties"]["$process_person_profile"] for event in memory.events] == [True, False]
 
 
-@pytest.mark.rule("E-3")
-def test_uuids(client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture) -> None:
-    """The caller's uuid is kept in its spelling, rewritten to it, or replaced; the return value is the wire's."""
+@pytest.mark.rule("E-3", "G-3")
+def test_a_given_uuid_is_kept_normalized_or_replaced_and_the_sent_one_is_returned(
+    client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
     spelled = "0198C0DE-0000-7000-8000-000000000ABC"
     returned = [
         client.capture("e", distinct_id="u"),
@@ -110,12 +114,12 @@ def test_uuids(client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCapt
     assert returned[2] == "0198c0de-0000-7000-8000-00000000abcd"
     assert returned[3] == str(uuid.UUID(int=5))
     assert uuid.UUID(returned[4]).version == uuid.UUID(returned[5]).version == 7
-    assert [r.levelno for r in caplog.records] == [logging.ERROR] * 2
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
     assert "not a uuid" not in caplog.text
 
 
 @pytest.mark.rule("E-3")
-def test_uuid7_is_ordered_and_well_formed() -> None:
+def test_uuid7_values_are_ordered_and_well_formed() -> None:
     made = [uuid7() for _ in range(2000)]
     assert len(set(made)) == 2000
     assert [each[:18] for each in made] == sorted(each[:18] for each in made)
@@ -129,7 +133,7 @@ def test_uuid7_is_ordered_and_well_formed() -> None:
     assert uuid.UUID(uuid4()).variant == uuid.RFC_4122
 
 
-@pytest.mark.rule("E-4")
+@pytest.mark.rule("E-4", "E-12")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -148,7 +152,7 @@ def test_uuid7_is_ordered_and_well_formed() -> None:
         ("2025-01-02T03:04:05.123456789Z", "2025-01-02T03:04:05.123456+00:00"),
     ],
 )
-def test_timestamps_become_utc(given: Any, expected: str) -> None:
+def test_datetimes_and_iso_8601_strings_become_rfc_3339_in_utc(given: Any, expected: str) -> None:
     assert normalized_timestamp(given) == expected
 
 
@@ -163,17 +167,15 @@ class NoOffset(dt.tzinfo):
         return "?"
 
 
-@pytest.mark.rule("E-4")
-def test_a_tzinfo_without_an_offset_counts_as_naive() -> None:
+@pytest.mark.rule("E-12")
+def test_a_datetime_whose_tzinfo_has_no_offset_counts_as_naive() -> None:
     moment = dt.datetime(2025, 1, 2, 3, 4, 5, tzinfo=NoOffset())
     assert normalized_timestamp(moment) == "2025-01-02T03:04:05+00:00"
 
 
-@pytest.mark.rule("E-4")
-def test_a_naive_datetime_of_just_now_is_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`datetime.now()` is what people pass; far from UTC, it must not move the event by hours."""
-    import time
-
+@pytest.mark.rule("E-12")
+def test_a_naive_datetime_of_the_last_five_seconds_is_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datetime.now()` returns such a value. As UTC, it would move the event by hours."""
     monkeypatch.setenv("TZ", "Asia/Kolkata")
     time.tzset()
     try:
@@ -189,12 +191,12 @@ def test_a_naive_datetime_of_just_now_is_local_time(monkeypatch: pytest.MonkeyPa
 
 
 class Arrow:
-    """As Arrow has it: an object with a datetime of its own."""
+    """Like an object of the package Arrow: it has a datetime of its own."""
 
     datetime = dt.datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-@pytest.mark.rule("E-4")
+@pytest.mark.rule("E-12")
 @pytest.mark.parametrize(
     ("given", "instant"),
     [
@@ -214,12 +216,12 @@ class Arrow:
         (Arrow(), "2020-01-02T03:04:05"),
     ],
 )
-def test_other_kinds_of_timestamps_are_that_instant(given: Any, instant: str) -> None:
+def test_dates_epoch_numbers_and_other_kinds_of_timestamps_are_read(given: Any, instant: str) -> None:
     assert normalized_timestamp(given) == f"{instant}+00:00"
 
 
-@pytest.mark.rule("E-4")
-def test_history_is_never_dated_today(memory: MemoryTransport) -> None:
+@pytest.mark.rule("E-12")
+def test_an_invalid_timestamp_drops_the_event_of_a_historical_migration(memory: MemoryTransport) -> None:
     client = Leanbase("k", transport=memory, historical_migration=True)
     assert client.capture("row", distinct_id="u", timestamp="the day before yesterday") is None
     client.before_send = lambda event: {**event, "timestamp": "soon"}
@@ -230,8 +232,8 @@ def test_history_is_never_dated_today(memory: MemoryTransport) -> None:
     assert [event["timestamp"] for event in memory.events] == ["2020-01-02T00:00:00+00:00"]
 
 
-@pytest.mark.rule("E-4")
-def test_a_naive_time_that_is_taken_as_utc_is_said_once(
+@pytest.mark.rule("E-12")
+def test_a_naive_datetime_is_utc_with_one_warning_if_local_time_differs(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     timestamps._say_zone.cache_clear()
@@ -248,13 +250,15 @@ def test_a_naive_time_that_is_taken_as_utc_is_said_once(
     assert "UTC" in caplog.text
 
 
-@pytest.mark.rule("E-4")
+@pytest.mark.rule("E-4", "E-12")
 @pytest.mark.parametrize(
     "given",
     ["yesterday", "", 42, 10**15, True, float("nan"), "2025-13-01T00:00:00Z", "2025-01-02T25:00:00Z", "2025-W60-1",
      "2025-01-02T24:00:01Z", "2025-01-02Z", "0001-01-01T00:00:00+14:00", b"2025-01-02T03:04:05Z", object()],
 )  # fmt: skip
-def test_what_is_no_timestamp_is_now_with_a_warning(given: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_timestamp_is_replaced_by_the_current_time_with_a_warning(
+    given: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     result = normalized_timestamp(given)
     assert RFC_3339_UTC.fullmatch(result)
     assert abs((dt.datetime.fromisoformat(result) - dt.datetime.now(UTC)).total_seconds()) < 5
@@ -270,34 +274,40 @@ def test_any_aware_datetime_keeps_its_instant(moment: dt.datetime) -> None:
 
 
 @pytest.mark.rule("E-5")
-def test_properties_that_are_no_mapping_are_left_out(
+def test_properties_that_are_not_a_mapping_are_ignored_with_a_warning(
     client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.capture("e", distinct_id="u", properties=["secret"])  # type: ignore[arg-type]
-    assert captured(memory)["properties"]["$lib"] == "leanbase-python"
+    assert only_event(memory)["properties"]["$lib"] == "leanbase-python"
     assert "properties must be a mapping, not list" in caplog.text
     assert "secret" not in caplog.text
 
 
-def test_2_1_nothing_else_is_at_the_top_level(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("E-6")
+def test_an_event_has_only_its_five_fields_at_the_top_level(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
     client.capture(
         "e",
         distinct_id="u",
         properties={"$set": {"a": 1}, "$set_once": {"b": 2}, "$unset": ["c"]},
         groups={"company": "acme"},
     )
-    event = captured(memory)
+    event = only_event(memory)
     assert set(event) == {"event", "distinct_id", "uuid", "timestamp", "properties"}
     assert event["properties"]["$set"] == {"a": 1}
     assert event["properties"]["$unset"] == ["c"]
     assert event["properties"]["$groups"] == {"company": "acme"}
 
 
-def test_2_4_enrichment(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("E-13")
+def test_events_describe_the_library_the_interpreter_and_the_operating_system(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
     client.capture("e", distinct_id="u", properties={"a": 1})
-    properties = captured(memory)["properties"]
+    properties = only_event(memory)["properties"]
     assert properties.pop("$os_version")
-    assert properties.pop("$os_distro", "none but on Linux")
+    assert properties.pop("$os_distro", "only on Linux")
     assert properties == {
         "a": 1,
         "$lib": "leanbase-python",
@@ -310,8 +320,8 @@ def test_2_4_enrichment(client: Leanbase, memory: MemoryTransport) -> None:
     }
 
 
-def test_2_4_geoip_and_is_server_are_options(memory: MemoryTransport) -> None:
-    """The option decides, the argument of a call decides for that call."""
+@pytest.mark.rule("E-13")
+def test_geoip_and_is_server_are_options_and_a_call_can_override_geoip(memory: MemoryTransport) -> None:
     client = Leanbase("k", transport=memory, disable_geoip=False, is_server=False)
     client.capture("e", distinct_id="u", properties={"$is_server": "mine"})
     client.capture("e", distinct_id="u", disable_geoip=True)
@@ -325,8 +335,7 @@ def test_2_4_geoip_and_is_server_are_options(memory: MemoryTransport) -> None:
 
 
 @pytest.mark.rule("E-20")
-def test_merge_order(memory: MemoryTransport) -> None:
-    """Each source replaces what is below it, and fills or owns what it should."""
+def test_a_later_source_of_a_property_replaces_an_earlier_one(memory: MemoryTransport) -> None:
     client = Leanbase("k", transport=memory, super_properties={"s": "super", "$lib": "mine"})
     with client.new_context():
         client.tag("t", "tag")
@@ -346,7 +355,7 @@ def test_merge_order(memory: MemoryTransport) -> None:
             },
             groups={"company": "acme"},
         )
-    properties = captured(memory)["properties"]
+    properties = only_event(memory)["properties"]
     assert (properties["t"], properties["p"], properties["s"]) == ("tag", "property", "super")
     assert properties["$groups"] == {"company": "acme"}
     assert properties["$os"] != "property"
@@ -357,20 +366,19 @@ def test_merge_order(memory: MemoryTransport) -> None:
     assert properties["$context_tags"] == ["p", "s", "t"]
 
 
-@pytest.mark.rule("G-5")
-def test_arguments_are_snapshotted(client: Leanbase, memory: MemoryTransport) -> None:
-    """Inside a scope the event is sent later; changing the dict meanwhile changes nothing."""
+@pytest.mark.rule("E-6", "G-5")
+def test_arguments_are_copied_during_the_call(client: Leanbase, memory: MemoryTransport) -> None:
     properties = {"items": [1]}
-    with client.delivery_scope():
+    with client.delivery_scope():  # so that the event is sent after the changes
         client.capture("e", distinct_id="u", properties=properties)
         properties["items"].append(2)
         properties["more"] = [3]
-    assert captured(memory)["properties"]["items"] == [1]
-    assert "more" not in captured(memory)["properties"]
+    assert only_event(memory)["properties"]["items"] == [1]
+    assert "more" not in only_event(memory)["properties"]
 
 
-def test_the_strict_server_takes_every_kind_of_event(local: LocalServer) -> None:
-    """What the calls make passes the validation of the ingestion server, over a real socket."""
+@pytest.mark.rule("C-10", "C-15", "C-20", "C-25", "W-7")
+def test_the_strict_server_accepts_the_events_of_all_calls(local: LocalServer) -> None:
     client = Leanbase("phc_test", local.url)
     with client.new_context():
         client.tag("odd", {1: float("nan"), "s": "\ud800"})

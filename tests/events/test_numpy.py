@@ -1,4 +1,4 @@
-"""NumPy's scalars and arrays as property values (S-20, S-21)."""
+"""NumPy's scalars and arrays, as property values and as timestamps."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from typing import Any
 import pytest
 
 from leanbase.events.encoding import sanitize
+from leanbase.events.timestamps import normalized_timestamp
 
 np: Any = pytest.importorskip("numpy")
 
 
 @pytest.mark.rule("S-20")
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-def test_times_of_any_unit_are_iso_8601(unit: str) -> None:
-    moment = np.datetime64("2026-01-02T03:04:05", unit)
-    assert sanitize(moment)[:19] == "2026-01-02T03:04:05"
-    assert [each[:19] for each in sanitize(np.array([moment]))] == ["2026-01-02T03:04:05"]
+def test_datetime64_of_any_unit_is_iso_8601(unit: str) -> None:
+    timestamp = np.datetime64("2026-01-02T03:04:05", unit)
+    assert sanitize(timestamp)[:19] == "2026-01-02T03:04:05"
+    assert [each[:19] for each in sanitize(np.array([timestamp]))] == ["2026-01-02T03:04:05"]
+
+
+@pytest.mark.rule("E-12")
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_datetime64_can_be_the_timestamp_of_an_event(unit: str) -> None:
+    assert normalized_timestamp(np.datetime64("2026-01-02T03:04:05", unit)) == "2026-01-02T03:04:05+00:00"
 
 
 @pytest.mark.rule("S-20")
 @pytest.mark.parametrize(
-    ("text", "unit"), [("2026", "Y"), ("2026-01", "M"), ("2026-01-02", "D"), ("2026-01-02T03", "h")]
+    ("string", "unit"), [("2026", "Y"), ("2026-01", "M"), ("2026-01-02", "D"), ("2026-01-02T03", "h")]
 )
-def test_coarse_times_keep_their_precision(text: str, unit: str) -> None:
-    assert sanitize(np.datetime64(text, unit)) == text
+def test_datetime64_of_hours_days_or_more_keeps_its_precision(string: str, unit: str) -> None:
+    assert sanitize(np.datetime64(string, unit)) == string
 
 
 @pytest.mark.rule("S-20")
@@ -32,24 +39,24 @@ def test_coarse_times_keep_their_precision(text: str, unit: str) -> None:
     ("value", "seconds"),
     [((1_500_000_000, "ns"), 1.5), ((250, "ms"), 0.25), ((2, "h"), 7200.0), ((-1, "D"), -86400.0)],
 )
-def test_time_distances_are_seconds(value: tuple[int, str], seconds: float) -> None:
+def test_timedelta64_is_seconds(value: tuple[int, str], seconds: float) -> None:
     assert sanitize(np.timedelta64(*value)) == seconds
     assert sanitize(np.array([np.timedelta64(*value)])) == [seconds]
 
 
 @pytest.mark.rule("S-20")
-def test_months_and_years_are_texts() -> None:
+def test_timedelta64_of_months_or_years_is_a_string() -> None:
     assert sanitize([np.timedelta64(3, "M"), np.timedelta64(2, "Y")]) == ["3 months", "2 years"]
 
 
 @pytest.mark.rule("S-20")
-def test_what_is_no_time_is_null() -> None:
+def test_nat_is_null() -> None:
     nat = np.datetime64("NaT"), np.timedelta64("NaT", "s")
     assert sanitize([*nat, np.array([nat[0]])]) == [None, None, [None]]
 
 
 @pytest.mark.rule("S-20")
-def test_numbers() -> None:
+def test_scalars_become_their_python_counterparts() -> None:
     values = (
         np.int64(7),
         np.float32(0.5),
@@ -63,7 +70,7 @@ def test_numbers() -> None:
 
 
 @pytest.mark.rule("S-21")
-def test_arrays_are_nested_lists_up_to_the_cap() -> None:
+def test_arrays_are_nested_lists_or_a_description_if_too_large() -> None:
     assert sanitize(np.array([[1, 2], [3, 4]])) == [[1, 2], [3, 4]]
     assert sanitize(np.array([[1.5], [2]], dtype="longdouble")) == [[1.5], [2.0]]
     assert sanitize(np.array(1.5, dtype="longdouble")) == 1.5

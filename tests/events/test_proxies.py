@@ -1,4 +1,8 @@
-"""Lazy proxies, as frameworks hand them out: whatever is given may be one (contract §2.2)."""
+"""Lazy proxies of Werkzeug, Django and wrapt may be given for every argument, property value and id.
+
+A lazy proxy stands for an object that is looked up when the proxy is used. Outside of a request the lookup fails: then
+the proxy is unbound.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from leanbase import Leanbase
 from leanbase.transports import MemoryTransport
 
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"
-MOMENT = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc)
+TIMESTAMP = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc)
 
 Lazy = Callable[[Callable[[], Any]], Any]
 
@@ -40,18 +44,16 @@ def lazy(request: pytest.FixtureRequest) -> Lazy:
     return chosen
 
 
-@pytest.fixture
-def client(memory: MemoryTransport) -> Leanbase:
-    return Leanbase("phc", transport=memory)
-
-
-def test_every_argument_may_be_a_proxy(lazy: Lazy, client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("E-3", "E-11", "E-12")
+def test_every_argument_of_capture_may_be_a_lazy_proxy(
+    lazy: Lazy, client: Leanbase, memory: MemoryTransport
+) -> None:
     client.capture(
         lazy(lambda: "signed up"),
         distinct_id=lazy(lambda: "user-7"),
         properties=lazy(lambda: {"plan": "pro"}),
         groups=lazy(lambda: {"company": "acme"}),
-        timestamp=lazy(lambda: MOMENT),
+        timestamp=lazy(lambda: TIMESTAMP),
         uuid=lazy(lambda: uuid.UUID(ID)),
         disable_geoip=lazy(lambda: False),
     )
@@ -69,10 +71,10 @@ def test_every_argument_may_be_a_proxy(lazy: Lazy, client: Leanbase, memory: Mem
     ("given", "sent"),
     [
         ("pro", "pro"), (7, 7), (1.5, 1.5), (True, True), (None, None), ([1], [1]), ({"a": {"b": 1}}, {"a": {"b": 1}}),
-        (MOMENT, MOMENT.isoformat()), (uuid.UUID(ID), ID), (float("nan"), None),
+        (TIMESTAMP, TIMESTAMP.isoformat()), (uuid.UUID(ID), ID), (float("nan"), None),
     ],
 )  # fmt: skip
-def test_a_property_value_may_be_a_proxy(
+def test_a_property_value_may_be_a_lazy_proxy(
     given: Any, sent: Any, lazy: Lazy, client: Leanbase, memory: MemoryTransport
 ) -> None:
     client.capture(
@@ -83,8 +85,9 @@ def test_a_property_value_may_be_a_proxy(
     assert event["properties"]["nested"] == [sent]
 
 
+@pytest.mark.rule("E-11")
 @pytest.mark.parametrize(("given", "sent"), [("ann", "ann"), (7, "7"), (uuid.UUID(ID), ID)])
-def test_an_id_may_be_a_proxy(
+def test_ids_and_properties_of_the_other_calls_may_be_lazy_proxies(
     given: Any, sent: str, lazy: Lazy, client: Leanbase, memory: MemoryTransport
 ) -> None:
     client.identify(lazy(lambda: given), {"a": 1})
@@ -106,22 +109,25 @@ def test_an_id_may_be_a_proxy(
     assert event["properties"]["plan"] == "pro"
 
 
-def test_nobody_behind_the_proxy_is_no_id(lazy: Lazy, client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("E-10")
+def test_a_lazy_proxy_of_none_counts_as_a_missing_id(
+    lazy: Lazy, client: Leanbase, memory: MemoryTransport
+) -> None:
     client.capture("e", distinct_id=lazy(lambda: None))
     [event] = memory.events
     assert event["distinct_id"] != "None"
     assert event["properties"]["$process_person_profile"] is False
 
 
-def test_a_lazy_translation_is_its_text(client: Leanbase, memory: MemoryTransport) -> None:
+def test_a_lazy_translation_is_sent_as_its_string(client: Leanbase, memory: MemoryTransport) -> None:
     translated = pytest.importorskip("django.utils.functional").lazystr("signed up")
-    client.capture(translated, distinct_id=translated, properties={"text": translated})
+    client.capture(translated, distinct_id=translated, properties={"string": translated})
     [event] = memory.events
-    assert [event["event"], event["distinct_id"], event["properties"]["text"]] == ["signed up"] * 3
+    assert [event["event"], event["distinct_id"], event["properties"]["string"]] == ["signed up"] * 3
 
 
 class Unbound:
-    """Fails whatever it is asked, as a proxy does outside of a request."""
+    """Fails whatever is done with it, like a proxy outside of a request."""
 
     def _fail(self, *_: object) -> Any:
         raise RuntimeError("not bound")
@@ -131,10 +137,11 @@ class Unbound:
     __class__ = property(_fail)
 
 
+@pytest.mark.rule("G-1")
 @pytest.mark.parametrize(
     "argument", ["distinct_id", "properties", "groups", "timestamp", "uuid", "disable_geoip"]
 )
-def test_a_proxy_that_stands_for_nothing_costs_no_event(
+def test_an_unbound_proxy_as_an_argument_does_not_drop_the_event(
     argument: str, client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     given: dict[str, Any] = {"distinct_id": "u", "properties": {"kept": 1}, argument: Unbound()}
@@ -145,14 +152,20 @@ def test_a_proxy_that_stands_for_nothing_costs_no_event(
     assert "its str() is used" not in caplog.text
 
 
-def test_a_proxy_that_stands_for_nothing_as_a_value(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("S-29")
+def test_an_unbound_proxy_as_a_property_value_is_its_class_name(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
     client.capture("e", distinct_id="u", properties={"value": Unbound(), "plan": "pro"})
     [event] = memory.events
     assert event["properties"]["value"] == f"<{__name__}.Unbound>"
     assert event["properties"]["plan"] == "pro"
 
 
-def test_setters_of_a_context_never_raise(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("G-1")
+def test_setters_of_a_context_do_not_raise_for_unbound_proxies(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
     unbound: Any = Unbound()
     with client.new_context(), client.new_context(fresh=unbound):
         client.tag(unbound, 1)

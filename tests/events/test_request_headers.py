@@ -1,4 +1,4 @@
-"""Identity and tags from request headers (M-1 to M-6, §5.2)."""
+"""Identity and tags of a request, from its headers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from leanbase.events.request_headers import Headers, request_tags, sanitize_head
     ["X-LEANBASE-SESSION-ID", "x-leanbase-session-id", "HTTP_X_LEANBASE_SESSION_ID", b"x-leanbase-session-id",
      "X-PostHog-Session-Id"],
 )  # fmt: skip
-def test_names_match_in_any_form(name: Any) -> None:
+def test_a_header_is_found_under_any_form_of_its_name(name: Any) -> None:
     assert Headers([(name, "s-1")]).session_id == "s-1"
 
 
 @pytest.mark.rule("M-2")
-def test_the_primary_name_wins_if_it_has_a_value() -> None:
+def test_the_primary_header_wins_if_it_has_a_value() -> None:
     both = {"X-POSTHOG-DISTINCT-ID": "second", "X-LEANBASE-DISTINCT-ID": "first"}
     assert Headers.of(both).distinct_id == "first"
     assert Headers.of({**both, "X-LEANBASE-DISTINCT-ID": " \x00"}).distinct_id == "second"
@@ -46,20 +46,24 @@ def test_the_primary_name_wins_if_it_has_a_value() -> None:
         (None, None),
     ],
 )
-def test_values_are_sanitized(value: Any, clean: str | None) -> None:
+def test_header_values_are_sanitized(value: Any, clean: str | None) -> None:
     assert sanitize_header(value) == clean
 
 
 @pytest.mark.rule("M-4")
-def test_what_cannot_be_read_counts_as_missing() -> None:
-    class Odd(dict):  # type: ignore[type-arg]
+def test_headers_that_cannot_be_read_count_as_missing() -> None:
+    class BrokenItems(dict):  # type: ignore[type-arg]
         def items(self) -> Any:
             raise RuntimeError
 
-    assert Headers.of(None, "text", Odd(), {3: "x", "X-LEANBASE-SESSION-ID": object()}).session_id is None
+    assert (
+        Headers.of(None, "string", BrokenItems(), {3: "x", "X-LEANBASE-SESSION-ID": object()}).session_id
+        is None
+    )
 
 
-def test_5_2_request_tags() -> None:
+@pytest.mark.rule("M-10")
+def test_the_tags_of_a_request_leave_out_missing_values() -> None:
     headers = Headers.of({"User-Agent": "curl/8", "X-Forwarded-For": " 203.0.113.7 , 10.0.0.1"})
     ip = headers.forwarded_for()
     assert request_tags(headers, url="https://e.com/a?b=1", method="GET", path="/a", ip=ip) == {
@@ -84,16 +88,15 @@ def test_5_2_request_tags() -> None:
         [(b"x-forwarded-for", b"6.6.6.6"), (b"x-forwarded-for", b"203.0.113.7")],
         [("X-Forwarded-For", ["6.6.6.6", "203.0.113.7"])],
     ],
-    ids=["long", "underscores", "prefix", "twice", "list"],
+    ids=["500 addresses", "underscores", "http prefix", "two headers", "list of values"],
 )
-def test_what_the_last_proxy_says_cannot_be_forged(forged: Any) -> None:
+def test_the_address_that_the_last_proxy_reports_cannot_be_forged(forged: Any) -> None:
     assert Headers(forged).forwarded_for(last=True) == "203.0.113.7"
 
 
 @pytest.mark.rule("M-3")
 @given(st.recursive(st.text() | st.binary() | st.none() | st.integers(), st.lists, max_leaves=8))
-def test_any_value_is_clean_or_missing(value: Any) -> None:
-    """Whatever a header holds: no control characters, trimmed, at most 1000 characters, never empty."""
+def test_any_header_value_is_sanitized_or_missing(value: Any) -> None:
     clean = sanitize_header(value)
     if clean is not None:
         assert 0 < len(clean) <= 1000

@@ -1,26 +1,32 @@
-"""The ASGI middleware under uvicorn, with FastAPI and Starlette, seen from the ingestion server."""
+"""The ASGI middleware: under uvicorn with a FastAPI application, and in this process.
+
+A fixture runs `apps/web_fastapi.py` in a server process, and a `LocalServer` in this process, which stores its events.
+Each test requests a path over HTTP with an id of its own, and looks at the stored events of this id. The tests in the
+second half call the middleware in this process, around a small ASGI application of their own.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
-import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import urllib3
 
 import leanbase
 from leanbase import Leanbase
 from leanbase.errors import ConfigError
 from leanbase.integrations.asgi import LeanbaseMiddleware
 from leanbase.transports import MemoryTransport
+from tests.integrations.helpers import SHORT_GRACE, exception_of, wait_until_sent
 from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.waiting import wait_until
 from tests.support.web_servers import Application, WebServer, application, serving, uvicorn
 
 APP = "tests.integrations.apps.web_fastapi:app"
@@ -28,36 +34,23 @@ APP = "tests.integrations.apps.web_fastapi:app"
 
 @pytest.fixture(scope="module")
 def shop() -> Iterator[Application]:
-    """The events leave after the response."""
+    """Its events are sent after the response."""
     with application(uvicorn(APP), stops=False) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def frozen() -> Iterator[Application]:
-    """The events leave before the response, as where the process may be frozen after it."""
+def freezing_shop() -> Iterator[Application]:
+    """On a platform that may freeze the process after the response, so the events are sent before it."""
     with application(uvicorn(APP), stops=False, K_SERVICE="shop") as running:
         yield running
 
 
-def exception_of(events: list[dict[str, Any]]) -> tuple[Any, ...]:
-    """What the one exception among some events says about how it was captured."""
-    (properties,) = [event["properties"] for event in events if event["event"] == "$exception"]
-    mechanism = properties["$exception_list"][0]["mechanism"]
-    source = properties.get("$exception_source")
-    return (
-        properties["$exception_type"],
-        properties["$exception_level"],
-        mechanism["type"],
-        mechanism["handled"],
-        source,
-    )
+# --- identity and tags --------------------------------------------------------------------------------
 
 
-# --- who asks for what --------------------------------------------------------------------------------
-
-
-def test_events_carry_the_request(shop: Application) -> None:
+@pytest.mark.rule("D-9", "M-5", "M-10")
+def test_events_carry_the_tags_of_the_request(shop: Application) -> None:
     headers = {
         "X-LEANBASE-SESSION-ID": "s-1",
         "X-Forwarded-For": "203.0.113.9, 10.0.0.1",
@@ -80,6 +73,7 @@ def test_events_carry_the_request(shop: Application) -> None:
     assert "abc123" not in json.dumps(events)
 
 
+@pytest.mark.rule("M-10")
 @pytest.mark.parametrize(
     ("path", "route"),
     [
@@ -88,21 +82,25 @@ def test_events_carry_the_request(shop: Application) -> None:
         ("/admin/reports/2026", "/admin/reports/{year}"),
     ],
 )
-def test_routes_of_threads_routers_and_mounts(shop: Application, path: str, route: str) -> None:
+def test_the_route_includes_the_prefixes_of_routers_and_mounts(
+    shop: Application, path: str, route: str
+) -> None:
     _, (event,) = shop.ask(path, count=1)
     assert event["properties"]["$request_route"] == route
 
 
-def test_the_peer_is_who_asks_without_a_proxy(shop: Application) -> None:
+@pytest.mark.rule("M-10")
+def test_the_ip_is_the_address_of_the_connection_without_a_proxy_header(shop: Application) -> None:
     _, events = shop.ask("/threaded/3", count=1, headers={"X-Forwarded-Proto": "https"})
     assert events[0]["properties"]["$ip"] == "127.0.0.1"
     assert events[0]["properties"]["$current_url"].startswith("https://127.0.0.1:")
 
 
-# --- what is a failure --------------------------------------------------------------------------------
+# --- exceptions ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flush", ["shop", "frozen"])
+@pytest.mark.rule("D-9", "M-8", "X-21")
+@pytest.mark.parametrize("server", ["shop", "freezing_shop"])
 @pytest.mark.parametrize(
     ("path", "status", "expected"),
     [
@@ -111,10 +109,10 @@ def test_the_peer_is_who_asks_without_a_proxy(shop: Application) -> None:
         ("/out-of-stock", 503, ("OutOfStock", "error", "middleware", True, "fastapi.exception_handler")),
     ],
 )
-def test_one_exception_for_each_failing_request(
-    flush: str, path: str, status: int, expected: Any, request: pytest.FixtureRequest
+def test_a_failing_request_makes_one_exception_event(
+    server: str, path: str, status: int, expected: Any, request: pytest.FixtureRequest
 ) -> None:
-    shop: Application = request.getfixturevalue(flush)
+    shop: Application = request.getfixturevalue(server)
     response, events = shop.ask(path, count=1)
     assert response.status == status
     assert exception_of(events) == expected
@@ -125,21 +123,26 @@ def test_one_exception_for_each_failing_request(
 
 
 @pytest.mark.parametrize(("path", "status"), [("/missing", 404), ("/teapot", 418), ("/nowhere", 404)])
-def test_what_is_answered_below_500_is_no_failure(shop: Application, path: str, status: int) -> None:
+def test_an_exception_that_becomes_a_response_below_500_is_not_captured(
+    shop: Application, path: str, status: int
+) -> None:
     response, events = shop.ask(path, count=0)
     assert (response.status, events) == (status, [])
 
 
-def test_a_failure_in_the_body_is_the_requests(shop: Application) -> None:
+@pytest.mark.rule("M-10")
+def test_an_exception_in_a_streamed_body_is_captured_with_the_status_of_the_response(
+    shop: Application,
+) -> None:
     who = str(uuid.uuid4())
     with pytest.raises(Exception, match=r"IncompleteRead|prematurely"):
         shop.server.get("/stream-fails", headers={"X-LEANBASE-DISTINCT-ID": who})
     events = shop.events_of(who, 1)
-    assert exception_of(events)[0] == "RuntimeError"
+    assert exception_of(events).type == "RuntimeError"
     assert events[0]["properties"]["$response_status_code"] == 200
 
 
-def test_a_client_that_hangs_up_is_no_failure(shop: Application) -> None:
+def test_a_client_that_disconnects_makes_no_exception_event(shop: Application) -> None:
     who = str(uuid.uuid4())
     response = shop.server.get("/endless", headers={"X-LEANBASE-DISTINCT-ID": who}, preload_content=False)
     response.read(2000)
@@ -148,16 +151,19 @@ def test_a_client_that_hangs_up_is_no_failure(shop: Application) -> None:
     assert [event["event"] for event in shop.events_of(who, 1)] == ["endless began"]
 
 
-def test_a_failure_has_the_identity_that_a_dependency_gave(shop: Application) -> None:
-    """Below a middleware that runs the rest in a task of its own, where ours is inside of it as well."""
+def test_an_exception_has_the_identity_that_a_dependency_has_set(shop: Application) -> None:
+    """Also if another middleware runs the dependency and the route in a task of its own."""
     assert shop.server.get("/guarded/dependency").status == 500
     events = shop.events_of("user of /guarded/dependency", 1)
     assert exception_of(events) == ("ValueError", "error", "middleware", False, "asgi.middleware")
     assert events[0]["properties"]["plan"] == "pro"
 
 
-def test_a_failure_beside_others_mixes_no_persons(client: Leanbase, memory: MemoryTransport) -> None:
-    async def one(number: int) -> None:
+@pytest.mark.rule("K-6")
+def test_an_exception_does_not_get_the_identity_of_a_task_beside_it(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
+    async def identify(number: int) -> None:
         leanbase.identify_context(f"user_{number}")
         leanbase.tag("number", number)
         await asyncio.sleep(0)
@@ -166,7 +172,7 @@ def test_a_failure_beside_others_mixes_no_persons(client: Leanbase, memory: Memo
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         count = int(scope["path"][1:])
-        await asyncio.gather(*(one(number) for number in range(count)))
+        await asyncio.gather(*(identify(number) for number in range(count)))
         raise ValueError("no money left")
 
     for count in (1, 3):
@@ -178,50 +184,52 @@ def test_a_failure_beside_others_mixes_no_persons(client: Leanbase, memory: Memo
         assert "number" not in event["properties"]
 
 
-# --- when events leave --------------------------------------------------------------------------------
+# --- when events are sent -----------------------------------------------------------------------------
 
 
+@pytest.mark.rule("M-8")
 @pytest.mark.parametrize(
     ("path", "count"), [("/orders/7", 2), ("/threaded/1", 1), ("/stream", 3), ("/fails", 1)]
 )
-def test_where_the_platform_freezes_all_is_there_before_the_last_byte(
-    frozen: Application, path: str, count: int
+def test_where_the_platform_freezes_events_are_delivered_before_the_last_byte(
+    freezing_shop: Application, path: str, count: int
 ) -> None:
-    _, events = frozen.ask(path)
+    _, events = freezing_shop.ask(path)
     assert len(events) == count
     assert len({event["request"] for event in events}) == 1
 
 
-def test_what_background_tasks_capture_is_the_requests(shop: Application) -> None:
+def test_events_of_background_tasks_carry_the_tags_of_the_request(shop: Application) -> None:
     response, events = shop.ask("/background", count=2)
     assert response.data == b"soon"
     assert [event["event"] for event in events] == ["mail asked for", "mail sent"]
     assert {event["properties"]["$request_path"] for event in events} == {"/background"}
 
 
-def test_what_a_task_captures_that_outlives_its_request_is_sent(shop: Application) -> None:
+def test_an_event_of_a_task_that_outlives_its_request_is_sent(shop: Application) -> None:
     _, (event,) = shop.ask("/task", count=1)
     assert event["properties"]["$request_path"] == "/task"
 
 
-def test_a_request_without_events_sends_nothing(shop: Application) -> None:
+def test_a_request_without_captures_makes_no_event(shop: Application) -> None:
     _, events = shop.ask("/", count=0)
     assert not events
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flush", ["before_response", "after_response", "each"])
-def test_every_policy_delivers(flush: str) -> None:
+def test_every_flush_policy_delivers(flush: str) -> None:
     with application(uvicorn(APP), FLUSH=flush) as shop:
         _, events = shop.ask("/orders/7", count=2)
         assert [event["event"] for event in events] == ["order viewed", "order shown"]
     assert not shop.server.output
 
 
-# --- many at a time ------------------------------------------------------------------------------------
+# --- many requests -------------------------------------------------------------------------------------
 
 
-def test_200_requests_at_a_time_each_have_their_own_identity(shop: Application) -> None:
+@pytest.mark.rule("M-7", "Q-5")
+def test_200_concurrent_requests_each_have_their_own_context(shop: Application) -> None:
     """Each of 200 kept-alive connections is used twice."""
     host, port = shop.server.url.removeprefix("http://").split(":")
 
@@ -241,13 +249,13 @@ def test_200_requests_at_a_time_each_have_their_own_identity(shop: Application) 
             writer.close()
 
     asyncio.run(main())
-    deadline = time.monotonic() + 10
-    wanted = {f"{run}-{number}" for run in "ab" for number in range(200)}
-    while time.monotonic() < deadline:
-        events = [event for event in shop.local.store.events() if event["distinct_id"] in wanted]
-        if len(events) >= 800:
-            break
-        time.sleep(0.05)
+    ids = {f"{run}-{number}" for run in "ab" for number in range(200)}
+
+    def stored_events() -> list[dict[str, Any]]:
+        return [event for event in shop.local.store.events() if event["distinct_id"] in ids]
+
+    wait_until(lambda: len(stored_events()) >= 800, 10)
+    events = stored_events()
     assert len(events) == 800
     assert {event["times_received"] for event in events} == {1}
     for event in events:
@@ -257,8 +265,9 @@ def test_200_requests_at_a_time_each_have_their_own_identity(shop: Application) 
             assert event["properties"]["order"] == event["properties"]["number"] == number
 
 
+@pytest.mark.rule("M-7")
 def test_pipelined_requests_do_not_share_a_context(shop: Application) -> None:
-    """uvicorn starts the second one inside the context of the first."""
+    """uvicorn starts the second request inside the context of the first."""
     host, port = shop.server.url.removeprefix("http://").split(":")
     first, second = str(uuid.uuid4()), str(uuid.uuid4())
     with socket.create_connection((host, int(port))) as connection:
@@ -277,27 +286,33 @@ def test_pipelined_requests_do_not_share_a_context(shop: Application) -> None:
     assert event["properties"]["$request_path"] == "/threaded/2"
 
 
+@pytest.mark.rule("M-8")
 @pytest.mark.slow
-def test_a_silent_ingestion_server_delays_no_request(server: FaultServer) -> None:
-    """A send takes up to 10 s here; no request waits for it."""
+def test_a_silent_ingestion_server_delays_neither_requests_nor_the_end_of_the_server(
+    server: FaultServer,
+) -> None:
+    """A send takes up to 10 s here."""
     server.always(Behaviour(instead="silence"))
-    with serving(uvicorn(APP), INGESTION=server.url) as shop:
-        slowest = slowest_of(shop, 100)
-    assert slowest < 3
+    with serving(uvicorn(APP), INGESTION=server.url, **SHORT_GRACE) as shop:
+        assert slowest_request(shop, 100) < 3
+        started = time.monotonic()
+        shop.stop()
+        assert time.monotonic() - started < 5
     assert server.requests
 
 
-def slowest_of(shop: WebServer, count: int) -> float:
-    took = []
+def slowest_request(shop: WebServer, count: int) -> float:
+    """Request a page several times, one after the other. Return the longest duration in seconds."""
+    durations = []
     for number in range(count):
-        before = time.monotonic()
+        started = time.monotonic()
         assert shop.get(f"/orders/{number}").status == 200
-        took.append(time.monotonic() - before)
-    return max(took)
+        durations.append(time.monotonic() - started)
+    return max(durations)
 
 
 @pytest.mark.slow
-def test_with_a_buffer_a_request_costs_no_send_and_nothing_is_lost() -> None:
+def test_with_a_buffer_all_events_are_sent_when_the_server_stops() -> None:
     with application(uvicorn(APP), SYNC_MODE="false") as shop:
         for number in range(20):
             assert shop.server.get(f"/orders/{number}").status == 200
@@ -309,7 +324,7 @@ def test_with_a_buffer_a_request_costs_no_send_and_nothing_is_lost() -> None:
 
 
 @pytest.mark.slow
-def test_with_a_buffer_it_is_flushed_where_the_platform_freezes() -> None:
+def test_where_the_platform_freezes_a_buffer_is_flushed_before_the_response() -> None:
     with application(uvicorn(APP), SYNC_MODE="false", VERCEL="1") as shop:
         _, events = shop.ask("/orders/7")
         assert len(events) == 2
@@ -318,15 +333,15 @@ def test_with_a_buffer_it_is_flushed_where_the_platform_freezes() -> None:
 # --- WebSockets ----------------------------------------------------------------------------------------
 
 
-def test_a_websocket_has_a_context_and_sends_when_it_closes(shop: Application) -> None:
+def test_a_websocket_has_a_context_and_its_events_are_sent_when_it_closes(shop: Application) -> None:
     from websockets.sync.client import connect
 
     who = str(uuid.uuid4())
     address = shop.server.url.replace("http", "ws") + "/socket"
     with connect(address, additional_headers={"X-LEANBASE-DISTINCT-ID": who}) as client:
-        for text in ("hello", "again"):
-            client.send(text)
-            assert client.recv() == text.upper()
+        for message in ("hello", "again"):
+            client.send(message)
+            assert client.recv() == message.upper()
         assert not shop.events_of(who)
         client.send("bye")
     events = shop.events_of(who, 2)
@@ -335,7 +350,7 @@ def test_a_websocket_has_a_context_and_sends_when_it_closes(shop: Application) -
     assert events[0]["properties"]["$current_url"].startswith("ws://")
 
 
-def test_a_long_websocket_sends_at_intervals() -> None:
+def test_events_of_a_long_websocket_are_sent_at_intervals() -> None:
     from websockets.sync.client import connect
 
     with application(uvicorn(APP), LEANBASE_FLUSH_INTERVAL="0.2") as shop:
@@ -351,14 +366,20 @@ def test_a_long_websocket_sends_at_intervals() -> None:
             client.send("bye")
 
 
-# --- in this process: what no framework is needed for ---------------------------------------------------
+# --- in this process, around small applications ---------------------------------------------------------
 
 
 Messages = list[dict[str, Any]]
 
 
-def call(app: Any, scope: dict[str, Any] | None = None, answered: threading.Event | None = None) -> Messages:
-    """Let an application answer a request; what it sent. `answered` is set with the last message."""
+def call(app: Any, scope: dict[str, Any] | None = None, responded: threading.Event | None = None) -> Messages:
+    """Let an application respond to a request, and return the messages that it sent.
+
+    Args:
+        app: The application.
+        scope: Keys of the ASGI scope that differ from those of a plain request.
+        responded: Set when the application sends its body.
+    """
     sent: Messages = []
 
     async def receive() -> dict[str, Any]:
@@ -366,25 +387,20 @@ def call(app: Any, scope: dict[str, Any] | None = None, answered: threading.Even
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
-        if answered is not None and message["type"] == "http.response.body":
-            answered.set()
+        if responded is not None and message["type"] == "http.response.body":
+            responded.set()
 
     asyncio.run(app({"type": "http", "path": "/", "headers": [], **(scope or {})}, receive, send))
     return sent
 
 
-async def answer(send: Any, status: int = 200, body: bytes = b"ok") -> None:
+async def respond(send: Any, status: int = 200, body: bytes = b"ok") -> None:
     await send({"type": "http.response.start", "status": status, "headers": []})
     await send({"type": "http.response.body", "body": body})
 
 
-def delivered(client: Leanbase) -> None:
-    deadline = time.monotonic() + 5
-    while client.stats()["retained"] and time.monotonic() < deadline:
-        time.sleep(0.005)
-
-
-def test_a_wrong_policy_is_found_at_once() -> None:
+@pytest.mark.rule("G-1")
+def test_an_invalid_flush_policy_or_client_raises_at_construction() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None: ...
 
     with pytest.raises(
@@ -395,7 +411,7 @@ def test_a_wrong_policy_is_found_at_once() -> None:
         LeanbaseMiddleware(app, client="me")  # type: ignore[arg-type]
 
 
-def test_lifespan_passes_through_untouched(client: Leanbase) -> None:
+def test_lifespan_messages_pass_through_unchanged(client: Leanbase) -> None:
     seen = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -414,12 +430,13 @@ def test_lifespan_passes_through_untouched(client: Leanbase) -> None:
     assert scope == {"type": "lifespan"}
 
 
+@pytest.mark.rule("D-2", "D-4", "D-8", "D-9")
 def test_filter_extra_tags_and_tag_map(
     client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         client.capture("asked", distinct_id="user")
-        await answer(send)
+        await respond(send)
 
     tracked = LeanbaseMiddleware(
         app,
@@ -429,7 +446,7 @@ def test_filter_extra_tags_and_tag_map(
         tag_map=lambda tags: {name: value for name, value in tags.items() if name != "$ip"},
     )
     call(tracked, {"path": "/a", "client": ("192.0.2.1", 5)})
-    delivered(client)
+    wait_until_sent(client)
     properties = memory.events[0]["properties"]
     assert (properties["tenant"], properties["path"], "$ip" in properties) == ("acme", "/a", False)
     call(tracked, {"path": "/health"})
@@ -439,19 +456,19 @@ def test_filter_extra_tags_and_tag_map(
         raise RuntimeError
 
     call(LeanbaseMiddleware(app, client=client, request_filter=broken, extra_tags=broken), {"path": "/b"})
-    delivered(client)
+    wait_until_sent(client)
     assert memory.events[2]["properties"]["$request_path"] == "/b"
     tag_maps: list[Any] = [broken, lambda tags: None, lambda tags: [("secret", "leaks")]]
     for tag_map in tag_maps:
         call(LeanbaseMiddleware(app, client=client, tag_map=tag_map), {"path": "/c"})
-        delivered(client)
+        wait_until_sent(client)
         assert memory.events[-1]["properties"]["$context_tags"] == []
     assert {"request_filter", "extra_tags", "tag_map"} == {
         name for name in ("request_filter", "extra_tags", "tag_map") if name in caplog.text
     }
 
 
-def test_identity_and_tags_are_looked_up_once_when_they_are_needed(client: Leanbase) -> None:
+def test_identity_and_tags_are_looked_up_once_when_they_are_first_needed(client: Leanbase) -> None:
     calls = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -460,7 +477,7 @@ def test_identity_and_tags_are_looked_up_once_when_they_are_needed(client: Leanb
             leanbase.get_tags()
             client.capture("asked")
             client.capture("asked")
-        await answer(send)
+        await respond(send)
 
     tracked = LeanbaseMiddleware(app, client=client, tag_map=lambda tags: calls.append(1) or tags)
     headers = [(b"x-leanbase-distinct-id", b"u-1")]
@@ -470,23 +487,25 @@ def test_identity_and_tags_are_looked_up_once_when_they_are_needed(client: Leanb
     assert calls == [1]
 
 
-def test_what_the_application_says_wins(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("M-5", "K-3")
+def test_identity_and_tags_of_the_application_win(client: Leanbase, memory: MemoryTransport) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         leanbase.identify_context("user_1")
         leanbase.tag("$request_path", "/mine")
         client.capture("asked")
-        await answer(send)
+        await respond(send)
 
     call(LeanbaseMiddleware(app, client=client), {"headers": [(b"x-leanbase-distinct-id", b"u-1")]})
-    delivered(client)
+    wait_until_sent(client)
     assert memory.events[0]["distinct_id"] == "user_1"
     assert memory.events[0]["properties"]["$request_path"] == "/mine"
 
 
-def test_nothing_is_left_in_the_scope_nor_in_the_context(client: Leanbase) -> None:
+@pytest.mark.rule("K-1", "M-7")
+def test_a_request_leaves_nothing_in_the_asgi_scope_or_the_context_around_it(client: Leanbase) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         leanbase.tag("a", 1)
-        await answer(send)
+        await respond(send)
 
     async def main() -> None:
         scope = {"type": "http", "path": "/", "headers": []}
@@ -502,23 +521,27 @@ def test_nothing_is_left_in_the_scope_nor_in_the_context(client: Leanbase) -> No
     asyncio.run(main())
 
 
-def test_inside_another_the_outer_one_sends(client: Leanbase, memory: MemoryTransport) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        client.capture("asked", distinct_id="u")
-        await answer(send)
-
-    inner = LeanbaseMiddleware(app, client=client, flush="before_response")
-    call(LeanbaseMiddleware(inner, client=client, extra_tags=lambda scope: {"outer": True}))
-    delivered(client)
-    assert memory.events[0]["properties"]["outer"] is True
-
-
-def test_inside_a_job_the_context_is_inherited_and_the_job_sends(
+def test_a_middleware_inside_another_leaves_the_send_to_the_outer_one(
     client: Leanbase, memory: MemoryTransport
 ) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        client.capture("asked", distinct_id="u")
+        await respond(send)
+
+    inner = LeanbaseMiddleware(app, client=client, flush="before_response")
+    call(LeanbaseMiddleware(inner, client=client, extra_tags=lambda scope: {"outer": True}))
+    wait_until_sent(client)
+    assert memory.events[0]["properties"]["outer"] is True
+
+
+def test_inside_a_job_a_request_inherits_the_context_and_the_job_sends(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
+    """Inside a plain context and scope, the request has a context and a scope of its own."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
         client.capture("asked")
-        await answer(send)
+        await respond(send)
 
     tracked = LeanbaseMiddleware(app, client=client)
 
@@ -538,10 +561,11 @@ def test_inside_a_job_the_context_is_inherited_and_the_job_sends(
     assert "job" not in memory.events[1]["properties"]
 
 
-def test_an_exception_is_captured_in_each_request_that_it_ends(
+@pytest.mark.rule("K-17")
+def test_an_exception_object_is_captured_again_in_the_next_request(
     client: Leanbase, memory: MemoryTransport
 ) -> None:
-    """A stored failure is raised again and again (K-17)."""
+    """An application may store an exception and raise it in every request. Each request has one event."""
     stored = ValueError("no configuration")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -551,11 +575,14 @@ def test_an_exception_is_captured_in_each_request_that_it_ends(
     for _ in range(2):
         with pytest.raises(ValueError, match="no configuration"):
             call(tracked)
-    delivered(client)
+    wait_until_sent(client)
     assert [event["event"] for event in memory.events] == ["$exception", "$exception"]
 
 
-def test_with_trailers_the_last_message_is_another(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("M-8")
+def test_with_trailers_events_are_sent_before_the_last_trailer(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
     seen = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -570,11 +597,12 @@ def test_with_trailers_the_last_message_is_another(client: Leanbase, memory: Mem
     assert seen == [0, 1]
 
 
+@pytest.mark.rule("X-21", "M-8")
 @pytest.mark.parametrize("flush", ["before_response", "after_response"])
-def test_a_5xx_that_answers_an_exception_says_who_did(
+def test_an_exception_that_becomes_a_5xx_response_has_the_source_of_its_handler(
     flush: Any, client: Leanbase, memory: MemoryTransport
 ) -> None:
-    """Also around Starlette's own answer, which raises the exception again."""
+    """Starlette raises an exception again after the response of a handler for `Exception`: it is unhandled."""
     from starlette.applications import Starlette
     from starlette.background import BackgroundTask
     from starlette.responses import PlainTextResponse
@@ -590,7 +618,7 @@ def test_a_5xx_that_answers_an_exception_says_who_did(
         raise ValueError("no money left")
 
     async def later() -> None:
-        assert answered.is_set(), "the response waits for its background task"
+        assert responded.is_set(), "the response waits for its background task"
 
     async def sorry(request: Any, error: Exception) -> PlainTextResponse:
         return PlainTextResponse("sorry", 503, background=BackgroundTask(later))
@@ -603,22 +631,24 @@ def test_a_5xx_that_answers_an_exception_says_who_did(
         exception_handlers={OutOfStock: sorry, Exception: everything},
     )
     tracked = LeanbaseMiddleware(app, client=client, flush=flush)
-    answered = threading.Event()
-    call(tracked, {"path": "/out-of-stock", "method": "GET", "query_string": b""}, answered)
-    delivered(client)
+    responded = threading.Event()
+    call(tracked, {"path": "/out-of-stock", "method": "GET", "query_string": b""}, responded)
+    wait_until_sent(client)
     assert exception_of(memory.events)[3:] == (True, "asgi.exception_handler")
     memory.events.clear()
     with pytest.raises(ValueError, match="no money left"):
         call(tracked, {"path": "/fails", "method": "GET", "query_string": b""})
-    delivered(client)
+    wait_until_sent(client)
     assert exception_of(memory.events)[3:] == (False, "asgi.middleware")
 
 
-def test_what_the_caller_of_an_application_handles_is_not_its_failure(
+def test_an_exception_that_the_caller_of_the_application_handles_is_not_captured(
     client: Leanbase, memory: MemoryTransport
 ) -> None:
+    """`sys.exc_info()` shows this exception inside the application, which responds with 503."""
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await answer(send, 503)
+        await respond(send, 503)
 
     tracked = LeanbaseMiddleware(app, client=client, flush="before_response")
     try:
@@ -628,144 +658,59 @@ def test_what_the_caller_of_an_application_handles_is_not_its_failure(
     assert not memory.events
 
 
-def test_a_full_scope_does_not_send_on_the_event_loop(make: Any, server: FaultServer) -> None:
-    server.always(Behaviour(delay=0.5))
-    client = make(server, flush_at=10)
-    pauses = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        before = time.monotonic()
-        for number in range(30):
-            client.capture("row", distinct_id="u", properties={"number": number})
-        pauses.append(time.monotonic() - before)
-        await answer(send)
-
-    call(LeanbaseMiddleware(app, client=client))
-    deadline = time.monotonic() + 10
-    while client.stats()["delivered"] < 30 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert client.stats()["delivered"] == 30
-    assert pauses[0] < 0.4
-
-
-def test_lambda_says_who_asks(client: Leanbase, memory: MemoryTransport) -> None:
-    """Mangum leaves the event in the scope; what a client claims does not count there."""
+@pytest.mark.rule("M-9")
+def test_outgoing_requests_carry_no_header_of_the_sdk(
+    make: Callable[..., Leanbase], server: FaultServer
+) -> None:
+    """Neither the application's own requests nor the sends of the client."""
+    client = make(server)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         client.capture("asked")
-        await answer(send)
+        with urllib3.PoolManager() as pool:
+            pool.request("POST", f"{server.url}/other", body=b"{}", retries=False, timeout=5)
+        await respond(send)
+
+    names = [b"x-leanbase-session-id", b"x-leanbase-distinct-id", b"x-posthog-session-id"]
+    call(LeanbaseMiddleware(app, client=client), {"headers": [(name, b"1") for name in names]})
+    wait_until_sent(client, 1)
+    assert len(server.requests) == 2
+    sent = {name for request in server.requests for name in request.headers}
+    assert not [name for name in sent if name.startswith(("x-leanbase", "x-posthog"))]
+
+
+@pytest.mark.rule("Q-54", "M-8")
+def test_a_full_scope_does_not_send_on_the_event_loop(make: Any, server: FaultServer) -> None:
+    server.always(Behaviour(delay=0.3))
+    client = make(server, flush_at=10)
+    durations = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        started = time.monotonic()
+        for number in range(30):
+            client.capture("row", distinct_id="u", properties={"number": number})
+        durations.append(time.monotonic() - started)
+        await respond(send)
+
+    call(LeanbaseMiddleware(app, client=client))
+    wait_until_sent(client, 30)
+    assert durations[0] < 0.2
+
+
+@pytest.mark.rule("M-10")
+def test_in_lambda_the_ip_is_the_one_that_the_platform_reports(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
+    """Mangum puts the Lambda event into the ASGI scope. The client can set `X-Forwarded-For` to anything."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        client.capture("asked")
+        await respond(send)
 
     headers = [(b"x-forwarded-for", b"6.6.6.6, 203.0.113.9")]
     api = {"requestContext": {"http": {"sourceIp": "203.0.113.9"}}}
     balancer: dict[str, Any] = {"requestContext": {"elb": {}}}
     for event in (api, balancer):
         call(LeanbaseMiddleware(app, client=client), {"headers": headers, "aws.event": event})
-        delivered(client)
+        wait_until_sent(client)
         assert memory.events[-1]["properties"]["$ip"] == "203.0.113.9"
-
-
-# --- on an event loop without a middleware --------------------------------------------------------------
-
-
-def test_async_with_delivers_while_the_loop_goes_on(make: Any, server: FaultServer) -> None:
-    server.always(Behaviour(delay=0.5))
-    client = make(server)
-    ticks = []
-
-    async def tick() -> None:
-        while True:
-            ticks.append(time.monotonic())
-            await asyncio.sleep(0.01)
-
-    async def main() -> None:
-        ticking = asyncio.ensure_future(tick())
-        async with client.delivery_scope() as scope:
-            client.capture("e", distinct_id="u")
-            await asyncio.sleep(0.02)
-        assert scope.receipt.delivered == 1
-        assert client.stats()["delivered"] == 1
-        ticking.cancel()
-
-    asyncio.run(main())
-    assert len(ticks) > 10
-    assert max(later - earlier for earlier, later in itertools.pairwise(ticks)) < 0.4
-
-
-def test_async_with_tells_what_could_not_be_delivered(make: Any, server: FaultServer) -> None:
-    server.always(Behaviour(status=503))
-    client = make(server, max_retries=0)
-
-    async def main() -> Any:
-        async with client.delivery_scope() as scope:
-            client.capture("e", distinct_id="u")
-        return scope.receipt
-
-    receipt = asyncio.run(main())
-    assert not receipt
-    assert (receipt.retained, receipt.delivered) == (1, 0)
-
-
-def test_async_with_takes_no_longer_than_a_send_may(make: Any, server: FaultServer) -> None:
-    server.always(Behaviour(instead="silence"))
-    client = make(server, send_deadline=0.5)
-
-    async def one() -> None:
-        async with client.delivery_scope():
-            client.capture("e", distinct_id="u")
-
-    async def main() -> float:
-        before = time.monotonic()
-        await asyncio.gather(*(one() for _ in range(20)))
-        return time.monotonic() - before
-
-    assert asyncio.run(main()) < 3
-    assert client.stats()["retained"] == 20
-
-
-def test_a_cancelled_block_leaves_its_events_to_the_thread(make: Any, server: FaultServer) -> None:
-    server.always(Behaviour(delay=0.3))
-    client = make(server)
-
-    async def block() -> None:
-        async with client.delivery_scope():
-            client.capture("e", distinct_id="u")
-
-    async def main() -> None:
-        running = asyncio.ensure_future(block())
-        await asyncio.sleep(0.1)
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        await asyncio.sleep(0.5)
-
-    asyncio.run(main())
-    assert client.stats()["delivered"] == 1
-
-
-def test_threads_of_the_sender_are_few_and_a_fork_has_its_own(make: Any, server: FaultServer) -> None:
-    clients = [make(server) for _ in range(8)]
-    server.always(Behaviour(delay=0.2))
-
-    async def main() -> None:
-        async with clients[0].delivery_scope():
-            for client in clients:
-                client.capture("e", distinct_id="u")
-            await asyncio.sleep(0)
-        senders = [thread for thread in threading.enumerate() if thread.name == "leanbase-sender"]
-        assert 1 <= len(senders) <= 4
-
-    asyncio.run(main())
-    assert len(server.events) == 8
-    child = os.fork()
-    if child == 0:
-        try:
-            asyncio.run(_one(clients[0]))
-            os._exit(0 if clients[0].stats()["delivered"] == 1 else 1)
-        finally:
-            os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-async def _one(client: Leanbase) -> None:
-    async with client.delivery_scope():
-        client.capture("e", distinct_id="u")

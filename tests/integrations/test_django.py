@@ -1,10 +1,16 @@
-"""The Django middleware, synchronous under gunicorn and asynchronous under uvicorn, seen from the ingestion server."""
+"""The Django middleware, synchronous under gunicorn and asynchronous under uvicorn.
+
+A fixture runs the project `apps/web_django.py` in a server process, and a `LocalServer` in this process, which stores
+its events. Each test requests pages over HTTP with an id of its own, and looks at the stored events of this id. The
+last tests run `programs/django_requests.py`, which uses Django's test client and prints the captured events.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
@@ -14,63 +20,69 @@ from typing import Any
 import pytest
 from urllib3.exceptions import ProtocolError
 
-from tests.integrations.test_asgi import exception_of
+from tests.integrations.helpers import SHORT_GRACE, exception_of
 from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.programs import run_program
+from tests.support.waiting import wait_until
 from tests.support.web_servers import ROOT, Application, application, gunicorn, serving, uvicorn
 
 APP = "tests.integrations.apps.web_django:app"
-SERVERS = ["threads", "loop"]
+SHOPS = ["threaded_shop", "async_shop"]
+UNUSED = "http://127.0.0.1:9"
+"""An address at which no server listens."""
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with the tables of Django, and a user."""
+    """A database file with Django's tables and one user."""
     path = tmp_path_factory.mktemp("django") / "database"
     subprocess.run(
         [sys.executable, "-c", "from tests.integrations.apps.web_django import prepare; prepare()"],
         check=True,
         cwd=ROOT,
-        env={**os.environ, "DJANGO_DATABASE": str(path), "INGESTION": "http://127.0.0.1:9"},
+        env={**os.environ, "DJANGO_DATABASE": str(path), "INGESTION": UNUSED},
     )
     return path
 
 
 @pytest.fixture(scope="module")
-def threads(database: Path) -> Iterator[Application]:
+def threaded_shop(database: Path) -> Iterator[Application]:
     command = gunicorn(APP, "--threads", "4")
     with application(command, stops=False, DJANGO_DATABASE=str(database)) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def loop(database: Path) -> Iterator[Application]:
+def async_shop(database: Path) -> Iterator[Application]:
     with application(uvicorn(APP), stops=False, DJANGO_DATABASE=str(database), DJANGO_ASYNC="1") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def frozen(database: Path) -> Iterator[Application]:
+def freezing_shop(database: Path) -> Iterator[Application]:
+    """On a platform that may freeze the process after the response, so the events are sent before it."""
     with application(gunicorn(APP), stops=False, DJANGO_DATABASE=str(database), K_SERVICE="x") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def frozen_loop(database: Path) -> Iterator[Application]:
+def freezing_async_shop(database: Path) -> Iterator[Application]:
     variables = {"DJANGO_DATABASE": str(database), "DJANGO_ASYNC": "1", "K_SERVICE": "x"}
     with application(uvicorn(APP), stops=False, **variables) as running:
         yield running
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=SHOPS)
 def shop(request: pytest.FixtureRequest) -> Application:
     found: Application = request.getfixturevalue(request.param)
     return found
 
 
+@pytest.mark.rule("D-1", "D-2", "D-4", "M-10")
 @pytest.mark.parametrize("path", ["/orders/7/", "/old/7"])
-def test_events_carry_the_request(shop: Application, path: str) -> None:
+def test_events_carry_the_tags_of_the_request(shop: Application, path: str) -> None:
     response, (event,) = shop.ask(f"{path}?token=abc123", count=1, headers={"X-LEANBASE-SESSION-ID": "s-1"})
     assert response.data == b"7"
     properties = event["properties"]
@@ -85,35 +97,34 @@ def test_events_carry_the_request(shop: Application, path: str) -> None:
     assert (properties["extra"], properties["mapped"]) == ("tag", True)
 
 
+@pytest.mark.rule("D-1", "D-3")
 @pytest.mark.parametrize("path", ["/", "/async", "/user", "/user-async"])
-def test_the_user_is_who_asks(shop: Application, path: str) -> None:
+def test_the_id_is_the_primary_key_of_the_user_without_a_header(shop: Application, path: str) -> None:
+    """Reading the user for this does not make a page vary by cookie."""
     cookie = shop.server.get("/login").headers["set-cookie"].partition(";")[0]
-    before = len(shop.local.store.events())
+    count = len(shop.local.store.events())
     response = shop.server.get(path, headers={"Cookie": cookie})
     anonymous = shop.server.get(path)
-    events = wait_for(shop, before + 2)[before:]
+    wait_until(lambda: len(shop.local.store.events()) >= count + 2)
+    events = shop.local.store.events()[count:]
     known = next(event for event in events if event["distinct_id"] == "1")
     assert known["properties"]["email"] == "jo@example.com"
     assert [event["properties"].get("email") for event in events if event is not known] == [None]
-    looks = "user" in path
-    assert response.headers.get("vary") == anonymous.headers.get("vary") == ("Cookie" if looks else None)
-    if looks:
+    view_reads_user = "user" in path
+    assert (
+        response.headers.get("vary")
+        == anonymous.headers.get("vary")
+        == ("Cookie" if view_reads_user else None)
+    )
+    if view_reads_user:
         assert (response.data, anonymous.data) == (b"True", b"False")
     _, (by_header,) = shop.ask(path, count=1, headers={"Cookie": cookie})
     assert by_header["properties"]["email"] == "jo@example.com"
 
 
-def wait_for(shop: Application, count: int) -> list[dict[str, Any]]:
-    import time
-
-    deadline = time.monotonic() + 5
-    while len(events := shop.local.store.events()) < count and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return events
-
-
+@pytest.mark.rule("D-2", "D-5", "D-6", "X-21")
 @pytest.mark.parametrize(
-    ("path", "kind", "handled"),
+    ("path", "kind", "is_handled"),
     [
         ("/fails", "ValueError", False),
         ("/fails-async", "ValueError", False),
@@ -124,15 +135,15 @@ def wait_for(shop: Application, count: int) -> list[dict[str, Any]]:
         ("/stream-fails-async", "RuntimeError", False),
     ],
 )
-def test_one_exception_for_each_failing_request(
-    shop: Application, path: str, kind: str, handled: bool
+def test_a_failing_request_makes_one_exception_event(
+    shop: Application, path: str, kind: str, is_handled: bool
 ) -> None:
     who = str(uuid.uuid4())
-    # An asynchronous body is read before the response under WSGI, so that there a 500 is still possible.
+    # Under WSGI, Django reads an asynchronous body before the response, so it can still respond with 500.
     with suppress(ProtocolError) if "stream" in path else nullcontext():
         assert shop.server.get(path, headers={"X-LEANBASE-DISTINCT-ID": who}).status >= 500
     events = shop.events_of(who, 1)
-    assert exception_of(events) == (kind, "error", "middleware", handled, "django.middleware")
+    assert exception_of(events) == (kind, "error", "middleware", is_handled, "django.middleware")
     properties = events[0]["properties"]
     assert properties["$request_path"] == path
     if path.startswith("/fails"):
@@ -144,21 +155,21 @@ def test_one_exception_for_each_failing_request(
 @pytest.mark.parametrize(
     ("path", "status"), [("/missing", 404), ("/not-found", 404), ("/denied", 403), ("/suspicious", 400)]
 )
-def test_what_is_answered_below_500_is_no_failure(shop: Application, path: str, status: int) -> None:
+def test_an_exception_that_becomes_a_response_below_500_is_not_captured(
+    shop: Application, path: str, status: int
+) -> None:
     response, events = shop.ask(path, count=0)
     assert (response.status, events) == (status, [])
 
 
-@pytest.mark.parametrize(
-    ("path", "body"), [("/stream", b"part part part "), ("/stream-async", b"part part part ")]
-)
-def test_the_body_has_the_requests_context(shop: Application, path: str, body: bytes) -> None:
+@pytest.mark.parametrize("path", ["/stream", "/stream-async"])
+def test_a_streamed_body_is_produced_inside_the_request(shop: Application, path: str) -> None:
     response, events = shop.ask(path, count=3)
-    assert response.data == body
+    assert response.data == b"part part part "
     assert [event["properties"]["$request_path"] for event in events] == [path] * 3
 
 
-def test_a_response_that_is_thrown_away_loses_no_event(shop: Application) -> None:
+def test_a_discarded_response_loses_no_event(shop: Application) -> None:
     response, events = shop.ask("/replaced", count=1)
     assert (response.data, len(events)) == (b"instead", 1)
     response, events = shop.ask("/outer-fails-after", count=2)
@@ -166,28 +177,38 @@ def test_a_response_that_is_thrown_away_loses_no_event(shop: Application) -> Non
     assert [event["event"] for event in events] == ["viewed", "$exception"]
 
 
-def test_a_download_is_sent_by_the_server_itself(shop: Application) -> None:
+@pytest.mark.rule("M-8")
+def test_a_download_is_still_sent_by_the_server_itself(shop: Application) -> None:
     response, (event,) = shop.ask("/download", count=1)
     assert response.data.startswith(b'"""A Django project')
     assert event["event"] == "downloaded"
 
 
-@pytest.mark.parametrize("server", ["frozen", "frozen_loop"])
+@pytest.mark.rule("M-8")
+@pytest.mark.parametrize("server", ["freezing_shop", "freezing_async_shop"])
 @pytest.mark.parametrize(
     ("path", "count"),
     [("/", 1), ("/async", 1), ("/stream", 3), ("/stream-async", 3), ("/download", 1), ("/fails", 1)],
 )
-def test_where_the_platform_freezes_all_is_there_before_the_last_byte(
+def test_where_the_platform_freezes_events_are_delivered_before_the_last_byte(
     server: str, path: str, count: int, request: pytest.FixtureRequest
 ) -> None:
-    frozen: Application = request.getfixturevalue(server)
-    _, events = frozen.ask(path)
+    shop: Application = request.getfixturevalue(server)
+    _, events = shop.ask(path)
     assert len(events) == count
 
 
-def test_filter_extra_tags_and_tag_map_that_fail(shop: Application) -> None:
+@pytest.mark.rule("D-2")
+def test_a_request_that_the_filter_rejects_is_not_tracked(shop: Application) -> None:
     _, events = shop.ask("/health", count=0)
     assert not events
+
+
+@pytest.mark.rule("D-8", "G-8")
+def test_a_filter_or_tag_function_that_raises_does_not_fail_the_request(shop: Application) -> None:
+    response, (event,) = shop.ask("/filter-fails", count=1)
+    assert response.status == 200
+    assert event["properties"]["$request_path"] == "/filter-fails"
     _, (event,) = shop.ask("/extra-fails", count=1)
     assert "extra" not in event["properties"]
     assert event["properties"]["$request_path"] == "/extra-fails"
@@ -195,156 +216,70 @@ def test_filter_extra_tags_and_tag_map_that_fail(shop: Application) -> None:
     assert event["properties"]["$context_tags"] == []
 
 
-@pytest.mark.parametrize("kind", SERVERS)
-def test_a_silent_ingestion_server_delays_no_request(kind: str, database: Path, server: FaultServer) -> None:
+@pytest.mark.rule("M-8")
+@pytest.mark.parametrize("shop_name", SHOPS)
+def test_a_silent_ingestion_server_delays_no_request(
+    shop_name: str, database: Path, server: FaultServer
+) -> None:
     server.always(Behaviour(instead="silence"))
-    command = gunicorn(APP, "--threads", "4") if kind == "threads" else uvicorn(APP)
-    variables: dict[str, Any] = {
-        "DJANGO_DATABASE": str(database),
-        "DJANGO_ASYNC": "1" if kind == "loop" else "",
-    }
-    import time
-
+    is_async = shop_name == "async_shop"
+    command = uvicorn(APP) if is_async else gunicorn(APP, "--threads", "4")
+    variables: dict[str, Any] = {"DJANGO_DATABASE": str(database), **SHORT_GRACE}
+    if is_async:
+        variables["DJANGO_ASYNC"] = "1"
     with serving(command, INGESTION=server.url, LEANBASE_SEND_DEADLINE="4", **variables) as shop:
         for _ in range(30):
-            before = time.monotonic()
+            started = time.monotonic()
             assert shop.get("/").status == 200
-            assert time.monotonic() - before < 2
+            assert time.monotonic() - started < 2
     assert server.requests
 
 
-def test_a_wrong_policy_stops_django_at_the_start(database: Path) -> None:
-    code = "from tests.integrations.apps.web_django import app"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "INGESTION": "http://127.0.0.1:9", "FLUSH": "end"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.mark.rule("G-1")
+def test_an_invalid_flush_policy_stops_django_at_the_start() -> None:
+    done = run_program("tests.integrations.apps.web_django", INGESTION=UNUSED, FLUSH="end")
+    assert done.returncode != 0
     assert (
         "ConfigError: flush must be one of 'auto', 'before_response', 'after_response', 'each', not 'end'"
         in done.stderr
     )
 
 
-def test_the_test_client_of_django() -> None:
-    """Every request of it is tracked, and nothing is lost when its responses are closed."""
-    code = """
-import leanbase
-from leanbase.transports import MemoryTransport
-from tests.integrations.apps.web_django import prepare
-prepare()
-memory = leanbase.transport = MemoryTransport()
-from django.test import Client
-visitor = Client(raise_request_exception=False)
-assert visitor.get("/").status_code == 200
-assert visitor.get("/login").status_code == 200
-assert visitor.get("/").status_code == 200
-assert b"".join(visitor.get("/stream")) == b"part part part "
-assert visitor.get("/fails").status_code == 500
-leanbase.flush()
-print([(event["event"], event["properties"].get("email")) for event in memory.events])
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "INGESTION": "http://127.0.0.1:9"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    mail = "jo@example.com"
-    expected = [("viewed", None), ("viewed", mail), *[("part", mail)] * 3, ("$exception", mail)]
-    assert done.stdout.strip().splitlines()[-1] == str(expected)
+# --- with Django's test client --------------------------------------------------------------------------
 
 
-def in_django(code: str, *, expected: str, **variables: str) -> None:
-    """Run some lines with Django's test client, and look at the last line that they print."""
-    program = f"""
-import leanbase, time
-from leanbase.transports import MemoryTransport
-from tests.integrations.apps.web_django import prepare
-prepare()
-memory = leanbase.transport = MemoryTransport()
-from django.test import Client
-visitor = Client(raise_request_exception=False)
-{code}
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, "INGESTION": "http://127.0.0.1:9", **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.strip().splitlines()[-1:] == [expected], done.stderr
+def run_django(function: str, *, expected: object, **variables: Any) -> str:
+    """Run a function of `programs/django_requests.py`, compare what it returns, and return its log."""
+    done = run_program("tests.integrations.programs.django_requests", function, INGESTION=UNUSED, **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(expected), done.stderr
+    return done.stderr
 
 
-def test_a_body_that_is_left_early_is_closed_inside_the_request() -> None:
-    code = """
-response = visitor.get("/download-slowly", headers={"X-LEANBASE-DISTINCT-ID": "u-1"})
-next(iter(response.streaming_content))
-response.close()
-leanbase.flush()
-print([(event["event"], event["distinct_id"]) for event in memory.events])
-"""
-    in_django(code, expected="[('download ended', 'u-1')]")
+def test_each_request_of_djangos_test_client_is_tracked() -> None:
+    email = "jo@example.com"
+    expected = [("viewed", None), ("viewed", email), *[("part", email)] * 3, ("$exception", email)]
+    run_django("visit_pages", expected=expected)
 
 
-def test_a_page_that_a_view_asks_for_does_not_end_its_request() -> None:
-    code = """
-assert visitor.get("/asks-itself", headers={"X-LEANBASE-DISTINCT-ID": "u-1"}).content == b"[0, 0]"
-leanbase.flush()
-print([event["distinct_id"] for event in memory.events])
-"""
-    in_django(code, expected="['u-1', 'u-1']", FLUSH="before_response")
+@pytest.mark.rule("D-7")
+def test_a_setting_of_the_wrong_type_is_ignored_with_a_warning() -> None:
+    log = run_django("close_a_body_early", expected=[("download ended", "u-1")])
+    assert "LEANBASE_MW_CLIENT is ignored: its value has the wrong type, str" in log
 
 
-def test_a_user_that_cannot_be_read_costs_the_user_alone() -> None:
-    code = """
-from django.http import HttpResponse
-from django.test import RequestFactory
-from leanbase.integrations.django import LeanbaseContextMiddleware
-
-class Request(type(RequestFactory().get("/"))):
-    @property
-    def user(self):
-        raise RuntimeError
-
-def view(request):
-    leanbase.capture("viewed")
-    return HttpResponse("hello")
-
-request = RequestFactory().get("/page", headers={"X-LEANBASE-DISTINCT-ID": "u-1"})
-request.__class__ = Request
-LeanbaseContextMiddleware(view)(request).close()
-leanbase.flush()
-print([(event["distinct_id"], event["properties"]["$request_path"]) for event in memory.events])
-"""
-    in_django(code, expected="[('u-1', '/page')]")
+def test_a_body_that_is_closed_early_is_closed_inside_the_request() -> None:
+    run_django("close_a_body_early", expected=[("download ended", "u-1")])
 
 
-def test_a_closer_that_raises_is_no_failure_of_the_request() -> None:
-    code = """
-from django.http import HttpResponse
-from django.test import RequestFactory
-from leanbase.integrations.django import LeanbaseContextMiddleware
+def test_a_page_that_a_view_requests_does_not_end_the_request_of_the_view() -> None:
+    run_django("view_that_asks_for_a_page", expected=["u-1", "u-1"], FLUSH="before_response")
 
-def fail():
-    leanbase.capture("closed")
-    raise RuntimeError
 
-def view(request):
-    response = HttpResponse("hello")
-    response._resource_closers.append(fail)
-    return response
+@pytest.mark.rule("D-8")
+def test_a_user_that_raises_when_it_is_read_costs_only_the_id_of_the_user() -> None:
+    run_django("user_that_raises", expected=[("u-1", "/page")])
 
-request = RequestFactory().get("/page", headers={"X-LEANBASE-DISTINCT-ID": "u-1"})
-LeanbaseContextMiddleware(view)(request).close()
-leanbase.flush()
-print([(event["event"], event["distinct_id"]) for event in memory.events])
-"""
-    in_django(code, expected="[('closed', 'u-1')]")
+
+def test_a_closer_that_raises_makes_no_exception_event() -> None:
+    run_django("closer_that_raises", expected=[("closed", "u-1")])

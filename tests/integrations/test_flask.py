@@ -1,4 +1,9 @@
-"""The Flask extension under gunicorn, seen from the ingestion server."""
+"""The Flask extension under gunicorn, and with Flask's test client.
+
+A fixture runs `apps/web_flask.py` in a server process, and a `LocalServer` in this process, which stores its events. Each
+test requests a path over HTTP with an id of its own, and looks at the stored events of this id.
+The tests that make an application of their own use Flask's test client in this process.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from leanbase import Leanbase
 from leanbase.delivery import factory
 from leanbase.integrations.flask import LeanbaseFlask
 from leanbase.transports import MemoryTransport
-from tests.integrations.test_asgi import delivered, exception_of
+from tests.integrations.helpers import exception_of, wait_until_sent
 from tests.support.web_servers import Application, application, gunicorn
 
 APP = "tests.integrations.apps.web_flask:app"
@@ -28,12 +33,14 @@ def shop() -> Iterator[Application]:
 
 
 @pytest.fixture(scope="module")
-def frozen() -> Iterator[Application]:
+def freezing_shop() -> Iterator[Application]:
+    """On a platform that may freeze the process after the response, so the events are sent before it."""
     with application(gunicorn(APP), stops=False, FUNCTION_TARGET="app") as running:
         yield running
 
 
-def test_events_carry_the_request_and_its_rule(shop: Application) -> None:
+@pytest.mark.rule("D-9", "M-10")
+def test_events_carry_the_tags_of_the_request(shop: Application) -> None:
     response, (event,) = shop.ask("/orders/7?page=2", count=1)
     assert response.data == b"7"
     properties = event["properties"]
@@ -43,13 +50,14 @@ def test_events_carry_the_request_and_its_rule(shop: Application) -> None:
     assert properties["$current_url"] == f"{shop.server.url}/orders/7?page=2"
 
 
-def test_the_body_has_the_requests_context(shop: Application) -> None:
+def test_a_streamed_body_is_produced_inside_the_request(shop: Application) -> None:
     response, events = shop.ask("/stream", count=3)
     assert response.data == b"part 0 part 1 part 2 "
     assert [event["properties"]["path"] for event in events] == ["/stream"] * 3
 
 
-@pytest.mark.parametrize("server", ["shop", "frozen"])
+@pytest.mark.rule("D-9", "X-21", "M-8")
+@pytest.mark.parametrize("server", ["shop", "freezing_shop"])
 @pytest.mark.parametrize(
     ("path", "status", "expected"),
     [
@@ -58,7 +66,7 @@ def test_the_body_has_the_requests_context(shop: Application) -> None:
         ("/out-of-stock", 503, ("OutOfStock", "error", "generic", True, None)),
     ],
 )
-def test_one_exception_for_each_failing_request(
+def test_a_failing_request_makes_one_exception_event(
     server: str, path: str, status: int, expected: Any, request: pytest.FixtureRequest
 ) -> None:
     shop: Application = request.getfixturevalue(server)
@@ -69,28 +77,32 @@ def test_one_exception_for_each_failing_request(
 
 
 @pytest.mark.parametrize(("path", "status"), [("/missing", 404), ("/teapot", 418), ("/nowhere", 404)])
-def test_what_is_answered_below_500_is_no_failure(shop: Application, path: str, status: int) -> None:
+def test_an_exception_that_becomes_a_response_below_500_is_not_captured(
+    shop: Application, path: str, status: int
+) -> None:
     response, events = shop.ask(path, count=0)
     assert (response.status, events) == (status, [])
 
 
+@pytest.mark.rule("M-8")
 @pytest.mark.parametrize(("path", "count"), [("/orders/7", 1), ("/stream", 3), ("/fails", 1)])
-def test_where_the_platform_freezes_all_is_there_before_the_last_byte(
-    frozen: Application, path: str, count: int
+def test_where_the_platform_freezes_events_are_delivered_before_the_last_byte(
+    freezing_shop: Application, path: str, count: int
 ) -> None:
-    _, events = frozen.ask(path)
+    _, events = freezing_shop.ask(path)
     assert len(events) == count
 
 
-def test_a_request_that_is_filtered_out_is_left_alone(shop: Application) -> None:
-    before = len(shop.local.store.events())
+@pytest.mark.rule("D-9")
+def test_a_request_that_the_filter_rejects_has_no_tags(shop: Application) -> None:
+    count = len(shop.local.store.events())
     assert shop.server.get("/health").data == b"well"
-    (event,) = shop.local.store.events()[before:]
+    (event,) = shop.local.store.events()[count:]
     assert "$request_path" not in event["properties"]
 
 
-def test_the_test_client_of_flask(client: Leanbase, memory: MemoryTransport) -> None:
-    """Also twice initialised, and with its exceptions propagated."""
+def test_requests_of_flasks_test_client_are_tracked(client: Leanbase, memory: MemoryTransport) -> None:
+    """The extension is initialised twice, and Flask raises the exception of the view to the test."""
     app = flask.Flask(__name__)
     extension = LeanbaseFlask(client=client, flush="before_response")
     extension.init_app(app)
@@ -113,11 +125,11 @@ def test_the_test_client_of_flask(client: Leanbase, memory: MemoryTransport) -> 
     app.testing = True
     with pytest.raises(ValueError, match="no money left"):
         app.test_client().get("/fails")
-    delivered(client)
-    assert exception_of(memory.events[1:])[4] == "flask.got_request_exception"
+    wait_until_sent(client)
+    assert exception_of(memory.events[1:]).source == "flask.got_request_exception"
 
 
-def test_a_filter_cannot_take_the_body_away_from_the_view(client: Leanbase) -> None:
+def test_a_filter_that_reads_the_body_leaves_it_to_the_view(client: Leanbase) -> None:
     app = flask.Flask(__name__)
     LeanbaseFlask(app, client=client, request_filter=lambda request: request.form.get("track") != "no")
 
@@ -128,10 +140,10 @@ def test_a_filter_cannot_take_the_body_away_from_the_view(client: Leanbase) -> N
     assert app.test_client().post("/", data={"track": "yes"}).data == b"yes"
 
 
-def test_a_test_has_the_events_as_soon_as_it_has_the_response(
+def test_with_the_pytest_plugin_events_are_recorded_when_the_response_is_returned(
     memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the pytest plugin, also without a look at the body, which nobody closes."""
+    """The test never reads or closes the body of the response."""
     monkeypatch.setattr(factory, "_override", memory)
     app = flask.Flask(__name__)
     LeanbaseFlask(app, client=Leanbase("phc_test"))
@@ -146,19 +158,21 @@ def test_a_test_has_the_events_as_soon_as_it_has_the_response(
     assert [event["event"] for event in memory.events] == ["viewed"]
 
 
-def test_an_application_with_its_own_class_of_requests(client: Leanbase, memory: MemoryTransport) -> None:
+def test_filter_and_tags_receive_the_applications_own_class_of_requests(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
     class Request(flask.Request):
         def __init__(self, environ: Any) -> None:
             super().__init__(environ)
 
     app = flask.Flask(__name__)
     app.request_class = Request
-    kinds = []
+    classes = []
     LeanbaseFlask(
         app,
         client=client,
         flush="before_response",
-        request_filter=lambda request: kinds.append(type(request)) or True,
+        request_filter=lambda request: classes.append(type(request)) or True,
         extra_tags=lambda request: {"endpoint": request.endpoint},
     )
 
@@ -168,5 +182,5 @@ def test_an_application_with_its_own_class_of_requests(client: Leanbase, memory:
         return "hello"
 
     assert app.test_client().get("/").data == b"hello"
-    assert kinds == [Request]
+    assert classes == [Request]
     assert memory.events[0]["properties"]["endpoint"] == "index"

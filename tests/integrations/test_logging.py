@@ -1,4 +1,4 @@
-"""Log records as exceptions."""
+"""`LeanbaseHandler`, which captures log records as exceptions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging.handlers
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,31 +17,36 @@ import leanbase
 from leanbase import Leanbase
 from leanbase.integrations.logging import LeanbaseHandler
 from leanbase.transports import MemoryTransport
-from tests.error_tracking.wire import assert_valid, frames, functions
+from tests.error_tracking.exception_format import assert_valid_exception, frames, functions
 from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.threads import run_in_threads
 
 
 @pytest.fixture
 def log(server: FaultServer, make: Callable[..., Leanbase]) -> logging.Logger:
-    """A logger whose errors are captured, and nothing else is done with them."""
+    """A logger with only a `LeanbaseHandler`."""
     logger = logging.Logger("shop.orders")
     logger.addHandler(LeanbaseHandler(client=make(server)))
     return logger
 
 
-def properties(server: FaultServer) -> dict[str, Any]:
+def exception_properties(server: FaultServer) -> dict[str, Any]:
+    """Return the properties of the only event that the server has received."""
     (event,) = server.events
-    assert_valid(event)
+    assert_valid_exception(event)
     found: dict[str, Any] = event["properties"]
     return found
 
 
-def test_a_record_with_an_exception_is_that_exception(server: FaultServer, log: logging.Logger) -> None:
+@pytest.mark.rule("D-9", "X-21", "X-22")
+def test_a_record_with_an_exception_is_captured_as_that_exception(
+    server: FaultServer, log: logging.Logger
+) -> None:
     try:
         raise ValueError("no money")
     except ValueError:
         log.exception("order %s failed", 7)
-    found = properties(server)
+    found = exception_properties(server)
     assert (found["$exception_type"], found["$exception_message"]) == ("ValueError", "no money")
     assert found["$exception_level"] == "error"
     assert found["$exception_source"] == "python.logging"
@@ -51,9 +57,12 @@ def test_a_record_with_an_exception_is_that_exception(server: FaultServer, log: 
     }  # fmt: skip
 
 
-def test_a_record_without_one_has_the_stack_of_the_call(server: FaultServer, log: logging.Logger) -> None:
+@pytest.mark.rule("X-5", "X-22")
+def test_a_record_without_an_exception_has_the_stack_of_the_call(
+    server: FaultServer, log: logging.Logger
+) -> None:
     log.critical("no stock left of %s", "tea")
-    found = properties(server)
+    found = exception_properties(server)
     assert (found["$exception_type"], found["$exception_message"]) == (
         "LoggedCritical", "no stock left of tea",
     )  # fmt: skip
@@ -62,19 +71,22 @@ def test_a_record_without_one_has_the_stack_of_the_call(server: FaultServer, log
     assert "logger_message" not in found
     mechanism = found["$exception_list"][0]["mechanism"]
     assert (mechanism["handled"], mechanism["synthetic"]) == (True, True)
-    assert functions(found)[-1] == "test_a_record_without_one_has_the_stack_of_the_call"
+    assert functions(found)[-1] == "test_a_record_without_an_exception_has_the_stack_of_the_call"
     assert frames(found)[-1]["context_line"] == '    log.critical("no stock left of %s", "tea")'
 
 
-def test_stacklevel_is_followed(server: FaultServer, log: logging.Logger) -> None:
-    def warn_if_unconfigured() -> None:
+def test_the_stack_starts_at_stacklevel(server: FaultServer, log: logging.Logger) -> None:
+    def log_error() -> None:
         log.error("from the caller", stacklevel=2)
 
-    warn_if_unconfigured()
-    assert functions(properties(server))[-1] == "test_stacklevel_is_followed"
+    log_error()
+    assert functions(exception_properties(server))[-1] == "test_the_stack_starts_at_stacklevel"
 
 
-def test_only_its_level_and_above(server: FaultServer, log: logging.Logger) -> None:
+@pytest.mark.rule("X-22")
+def test_records_below_the_level_of_the_handler_are_not_captured(
+    server: FaultServer, log: logging.Logger
+) -> None:
     log.setLevel(logging.DEBUG)
     log.warning("below")
     assert server.events == []
@@ -88,7 +100,8 @@ def test_only_its_level_and_above(server: FaultServer, log: logging.Logger) -> N
     assert [event["properties"]["$exception_level"] for event in server.events] == ["info", "warning"]
 
 
-def test_an_exception_is_captured_once_whatever_else_sees_it(
+@pytest.mark.rule("K-17")
+def test_an_exception_that_is_logged_and_leaves_a_context_is_captured_once(
     server: FaultServer, log: logging.Logger, make: Callable[..., Leanbase]
 ) -> None:
     client = log.handlers[0]._client  # type: ignore[attr-defined]
@@ -102,17 +115,22 @@ def test_an_exception_is_captured_once_whatever_else_sees_it(
     assert len(server.events) == 1
 
 
-def test_messages_that_cannot_be_formatted(server: FaultServer, log: logging.Logger) -> None:
+@pytest.mark.rule("G-1")
+def test_a_message_that_cannot_be_formatted_is_captured_as_it_is(
+    server: FaultServer, log: logging.Logger
+) -> None:
     log.error("one %s and %s", 1)
-    assert properties(server)["$exception_message"] == "one %s and %s"
+    assert exception_properties(server)["$exception_message"] == "one %s and %s"
 
 
-def test_exc_info_without_an_exception(server: FaultServer, log: logging.Logger) -> None:
+def test_exc_info_without_an_exception_is_captured_as_a_message(
+    server: FaultServer, log: logging.Logger
+) -> None:
     log.exception("outside of an except block")
-    assert properties(server)["$exception_type"] == "LoggedError"
+    assert exception_properties(server)["$exception_type"] == "LoggedError"
 
 
-def test_our_own_records_and_those_of_our_sending_are_passed_over(server: FaultServer) -> None:
+def test_records_of_the_sdk_and_of_its_sends_are_not_captured(server: FaultServer) -> None:
     client = Leanbase("phc_test", server.url, max_retries=0)
     root, handler = logging.getLogger(), LeanbaseHandler(logging.DEBUG, client)
     before = root.level
@@ -132,7 +150,7 @@ def test_our_own_records_and_those_of_our_sending_are_passed_over(server: FaultS
     }
 
 
-def test_records_that_come_from_a_queue_show_where_they_were_made(
+def test_records_of_another_thread_show_where_they_were_made(
     server: FaultServer, log: logging.Logger
 ) -> None:
     (handler,) = log.handlers
@@ -140,29 +158,25 @@ def test_records_that_come_from_a_queue_show_where_they_were_made(
     records: queue.Queue[logging.LogRecord] = queue.Queue()
     through = logging.handlers.QueueHandler(records)
     log.addHandler(through)
-    thread = threading.Thread(target=log.error, args=("from a thread",))
+    thread = threading.Thread(target=log.error, args=("from a thread",))  # whose `run` is the frame below
     thread.start()
     thread.join()
     handler.handle(records.get())
     log.removeHandler(through)
-    (frame,) = frames(properties(server))
+    (frame,) = frames(exception_properties(server))
     assert frame["function"] == "run"
     assert frame["filename"].endswith("threading.py")
 
 
-def test_a_slow_server_does_not_make_other_threads_wait(server: FaultServer, log: logging.Logger) -> None:
-    """A handler's lock would be held for the time of the request."""
-    server.script(Behaviour(delay=1.0), Behaviour(delay=1.0))
-    threads = [threading.Thread(target=log.error, args=(f"error {number}",)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def test_threads_that_log_do_not_wait_for_each_others_sends(server: FaultServer, log: logging.Logger) -> None:
+    """Handlers of `logging` hold a lock while they handle a record. This one must not."""
+    server.script(Behaviour(delay=0.6), Behaviour(delay=0.6))
+    run_in_threads(*[partial(log.error, "error %d", number) for number in range(2)])
     first, second = server.requests
-    assert abs(first.at - second.at) < 0.9
+    assert abs(first.at - second.at) < 0.5
 
 
-def test_the_default_client_is_used_once_it_has_its_settings(
+def test_a_handler_without_a_client_uses_the_default_client_once_it_is_configured(
     memory: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     log, handler = logging.getLogger("billing"), LeanbaseHandler()
@@ -177,20 +191,20 @@ def test_the_default_client_is_used_once_it_has_its_settings(
     assert not any(record.name == "leanbase" for record in caplog.records)
 
 
-def test_what_is_no_client_is_refused() -> None:
+def test_a_client_of_the_wrong_type_raises_type_error() -> None:
     with pytest.raises(TypeError, match="client must be a Leanbase, not str"):
         LeanbaseHandler(client="phc")  # type: ignore[arg-type]
 
 
-def test_a_powertools_logger_does_not_mute_it(client: Leanbase, memory: MemoryTransport) -> None:
-    """Which it does to the handlers that the root logger has when it is made."""
+def test_a_powertools_logger_does_not_mute_the_handler(client: Leanbase, memory: MemoryTransport) -> None:
+    """A new Powertools logger adds a filter to the handlers of the root logger, against duplicate lines."""
     powertools = pytest.importorskip("aws_lambda_powertools")
-    root, ours = logging.getLogger(), LeanbaseHandler(client=client)
-    root.addHandler(ours)
+    root, handler = logging.getLogger(), LeanbaseHandler(client=client)
+    root.addHandler(handler)
     try:
         powertools.Logger(service="orders", stream=io.StringIO()).error("payment failed")
         logging.getLogger("plain").error("plain")
     finally:
-        root.removeHandler(ours)
+        root.removeHandler(handler)
     messages = [event["properties"]["$exception_message"] for event in memory.events]
     assert messages == ["payment failed", "plain"]

@@ -1,4 +1,4 @@
-"""A FastAPI application in Lambda, by Mangum: alone, and under `lambda_handler`."""
+"""A FastAPI application in Lambda, behind Mangum: with and without `lambda_handler`, in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from leanbase.integrations.asgi import LeanbaseMiddleware
 from leanbase.local.server import LocalServer
 from leanbase.transports import MemoryTransport
 from tests.handlers.test_aws_lambda import event_loop
-from tests.integrations.test_asgi import exception_of
+from tests.integrations.helpers import exception_of
 
 EVENT = {
     "version": "2.0",
@@ -65,7 +65,8 @@ def shop(client: Leanbase) -> FastAPI:
     return app
 
 
-def test_alone_all_is_delivered_before_the_response(local: LocalServer) -> None:
+@pytest.mark.rule("D-9", "M-8", "M-10")
+def test_without_lambda_handler_events_are_delivered_before_the_response(local: LocalServer) -> None:
     with Leanbase("phc_test", local.url) as client:
         handler = Mangum(shop(client), lifespan="off")
         assert handler(EVENT, Context())["statusCode"] == 200  # type: ignore[arg-type]
@@ -77,7 +78,8 @@ def test_alone_all_is_delivered_before_the_response(local: LocalServer) -> None:
     assert properties["$current_url"] == "https://api.example.com/orders/7?page=2"
 
 
-def test_under_lambda_handler_the_handler_sends(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("D-9", "M-10")
+def test_with_lambda_handler_events_carry_the_tags_of_both(client: Leanbase, memory: MemoryTransport) -> None:
     handler = leanbase.lambda_handler(client=client)(Mangum(shop(client), lifespan="off"))
     assert handler(EVENT, Context())["statusCode"] == 200  # type: ignore[arg-type]
     (event,) = memory.events
@@ -87,7 +89,8 @@ def test_under_lambda_handler_the_handler_sends(client: Leanbase, memory: Memory
     assert properties["$ip"] == "203.0.113.9"
 
 
-def test_an_exception_is_captured_once(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("K-17", "X-21")
+def test_with_lambda_handler_an_exception_is_captured_once(client: Leanbase, memory: MemoryTransport) -> None:
     handler = leanbase.lambda_handler(client=client)(Mangum(shop(client), lifespan="off"))
     http = {"method": "GET", "path": "/orders/8", "sourceIp": "203.0.113.9"}
     event: dict[str, Any] = {
@@ -96,4 +99,4 @@ def test_an_exception_is_captured_once(client: Leanbase, memory: MemoryTransport
         "requestContext": {"stage": "$default", "http": http},
     }
     assert handler(event, Context())["statusCode"] == 500  # type: ignore[arg-type]
-    assert exception_of(memory.events)[4] == "asgi.middleware"
+    assert exception_of(memory.events).source == "asgi.middleware"

@@ -1,11 +1,13 @@
-"""The WSGI middleware under gunicorn, seen from the ingestion server."""
+"""The WSGI middleware: under gunicorn with a WSGI application, and in this process.
+
+A fixture runs `apps/web_wsgi.py` in a server process, and a `LocalServer` in this process, which stores its events.
+Each test requests a path over HTTP with an id of its own, and looks at the stored events of this id. The tests in the
+second half call the middleware in this process, around a small WSGI application of their own.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -21,8 +23,10 @@ import leanbase
 from leanbase import Leanbase
 from leanbase.integrations.wsgi import LeanbaseMiddleware
 from leanbase.transports import MemoryTransport
-from tests.integrations.test_asgi import delivered, exception_of
+from tests.integrations.helpers import exception_of, wait_until_sent
 from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.forking import run_in_forked_child
+from tests.support.programs import run_program
 from tests.support.web_servers import Application, application, configuration, gunicorn, serving
 
 APP = "tests.integrations.apps.web_wsgi:app"
@@ -30,19 +34,20 @@ APP = "tests.integrations.apps.web_wsgi:app"
 
 @pytest.fixture(scope="module")
 def shop() -> Iterator[Application]:
-    """A server with threads, which do not wait for their sends."""
+    """Its server uses threads. They do not wait for the sends of their requests."""
     with application(gunicorn(APP, "--threads", "4"), stops=False) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def frozen() -> Iterator[Application]:
-    """Where the process may be frozen after the response."""
+def freezing_shop() -> Iterator[Application]:
+    """On a platform that may freeze the process after the response, so the events are sent before it."""
     with application(gunicorn(APP), stops=False, VERCEL="1") as running:
         yield running
 
 
-def test_events_carry_the_request(shop: Application) -> None:
+@pytest.mark.rule("D-9", "M-1", "M-10")
+def test_events_carry_the_tags_of_the_request(shop: Application) -> None:
     headers = {"X-POSTHOG-SESSION-ID": "s-1", "User-Agent": "test/1"}
     response, (event,) = shop.ask("/index/caf%C3%A9?token=abc123&page=2", count=1, headers=headers)
     assert response.data == b"thanks"
@@ -67,7 +72,7 @@ def test_events_carry_the_request(shop: Application) -> None:
         ("/closes", b"body", ["closed"]),
     ],
 )
-def test_what_is_captured_while_the_body_is_produced(
+def test_events_captured_while_the_body_is_produced_belong_to_the_request(
     shop: Application, path: str, body: bytes, events: list[str]
 ) -> None:
     response, captured = shop.ask(path, count=len(events))
@@ -77,87 +82,97 @@ def test_what_is_captured_while_the_body_is_produced(
         assert [event["properties"]["began"] for event in captured] == [True] * 3
 
 
-def test_a_file_is_sent_by_the_server_itself(shop: Application) -> None:
+@pytest.mark.rule("M-8")
+def test_a_file_is_still_sent_by_the_server_itself(shop: Application) -> None:
     response, (event,) = shop.ask("/file", count=1)
     assert response.data.startswith(b'"""A WSGI application')
     assert event["event"] == "downloaded"
 
 
-@pytest.mark.parametrize("server", ["shop", "frozen"])
+@pytest.mark.rule("D-9", "M-8", "X-21")
+@pytest.mark.parametrize("server", ["shop", "freezing_shop"])
 @pytest.mark.parametrize(
-    ("path", "kind", "handled"),
+    ("path", "kind", "is_handled"),
     [
         ("/fails", "ValueError", False),
         ("/fails-in-body", "RuntimeError", False),
-        ("/answers", "KeyError", True),
+        ("/handles-exception", "KeyError", True),
     ],
 )
-def test_one_exception_for_each_failing_request(
-    server: str, path: str, kind: str, handled: bool, request: pytest.FixtureRequest
+def test_a_failing_request_makes_one_exception_event(
+    server: str, path: str, kind: str, is_handled: bool, request: pytest.FixtureRequest
 ) -> None:
     shop: Application = request.getfixturevalue(server)
     who = str(uuid.uuid4())
     with pytest.raises(ProtocolError) if path == "/fails-in-body" else nullcontext():
         shop.server.get(path, headers={"X-LEANBASE-DISTINCT-ID": who})
     events = shop.events_of(who, 1)
-    assert exception_of(events) == (kind, "error", "middleware", handled, "wsgi.middleware")
+    assert exception_of(events) == (kind, "error", "middleware", is_handled, "wsgi.middleware")
     frames = events[0]["properties"]["$exception_list"][0]["stacktrace"]["frames"]
     assert frames[-1]["filename"].endswith("web_wsgi.py")
 
 
+@pytest.mark.rule("M-8")
 @pytest.mark.parametrize(
     ("path", "count"), [("/index", 1), ("/generated", 3), ("/sized", 2), ("/file", 1), ("/fails", 1)]
 )
-def test_where_the_platform_freezes_all_is_there_before_the_last_byte(
-    frozen: Application, path: str, count: int
+def test_where_the_platform_freezes_events_are_delivered_before_the_last_byte(
+    freezing_shop: Application, path: str, count: int
 ) -> None:
-    _, events = frozen.ask(path)
+    _, events = freezing_shop.ask(path)
     assert len(events) == count
 
 
+@pytest.mark.rule("M-8")
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [["--threads", "8"], ["--worker-class", "gevent"]])
+@pytest.mark.parametrize(
+    "options", [["--threads", "8"], ["--worker-class", "gevent"]], ids=["threads", "gevent"]
+)
 def test_a_silent_ingestion_server_delays_no_request(server: FaultServer, options: list[str]) -> None:
-    """A send takes up to 10 s here; threads and greenlets do not wait for it."""
+    """A send takes up to 5 s here. Threads and greenlets do not wait for it."""
     server.always(Behaviour(instead="silence"))
     with serving(gunicorn(APP, *options), INGESTION=server.url, LEANBASE_SEND_DEADLINE="5") as shop:
 
-        def took(_: int) -> float:
-            before = time.monotonic()
+        def duration_of_a_request(_: int) -> float:
+            started = time.monotonic()
             assert shop.get("/index").data == b"thanks"
-            return time.monotonic() - before
+            return time.monotonic() - started
 
         with ThreadPoolExecutor(8) as pool:
-            assert max(pool.map(took, range(100))) < 3
+            assert max(pool.map(duration_of_a_request, range(100))) < 3
     assert server.requests
 
 
+@pytest.mark.rule("Q-55")
 @pytest.mark.slow
-def test_a_synchronous_worker_is_busy_once_while_the_server_is_silent(server: FaultServer) -> None:
+def test_a_silent_ingestion_server_delays_one_request_of_a_synchronous_worker(server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
     with serving(gunicorn(APP), INGESTION=server.url, LEANBASE_SEND_DEADLINE="3") as shop:
-        took = []
+        durations = []
         for _ in range(30):
-            before = time.monotonic()
+            started = time.monotonic()
             assert shop.get("/index").data == b"thanks"
-            took.append(time.monotonic() - before)
-    assert len([seconds for seconds in took if seconds > 1]) == 1
-    assert max(took) < 6
+            durations.append(time.monotonic() - started)
+    assert len([seconds for seconds in durations if seconds > 1]) == 1
+    assert max(durations) < 6
 
 
 @pytest.mark.slow
-def test_with_a_buffer_a_silent_server_delays_no_synchronous_worker(server: FaultServer) -> None:
+def test_with_a_buffer_a_silent_ingestion_server_delays_no_request_of_a_synchronous_worker(
+    server: FaultServer,
+) -> None:
     server.always(Behaviour(instead="silence"))
     with serving(gunicorn(APP), INGESTION=server.url, SYNC_MODE="false", LEANBASE_FLUSH_AT="5") as shop:
         for _ in range(50):
-            before = time.monotonic()
+            started = time.monotonic()
             assert shop.get("/index").data == b"thanks"
-            assert time.monotonic() - before < 1
+            assert time.monotonic() - started < 1
 
 
+@pytest.mark.rule("Q-62")
 @pytest.mark.slow
 @pytest.mark.parametrize("sync_mode", ["true", "false"])
-def test_nothing_is_lost_with_forked_workers_that_come_and_go(sync_mode: str) -> None:
+def test_no_event_is_lost_when_forked_workers_are_recycled(sync_mode: str) -> None:
     options = [
         "--preload",
         "--workers",
@@ -170,18 +185,19 @@ def test_nothing_is_lost_with_forked_workers_that_come_and_go(sync_mode: str) ->
         "20",
     ]
     with application(gunicorn(APP, *options), SYNC_MODE=sync_mode) as shop:
-        answered = 0
 
-        def ask(_: int) -> bool:
+        def is_answered(_: int) -> bool:
             for _ in range(20):
                 try:
                     return shop.server.get("/index").status == 200
                 except Exception:
-                    time.sleep(0.05)  # a worker that ends closes connections that it had not accepted yet
+                    time.sleep(
+                        0.05
+                    )  # a worker that ends also closes connections that it has not yet accepted
             return False
 
         with ThreadPoolExecutor(8) as pool:
-            answered = sum(pool.map(ask, range(1000)))
+            answered = sum(pool.map(is_answered, range(1000)))
         shop.server.stop()
         events = shop.local.store.events()
     assert answered == 1000
@@ -190,11 +206,11 @@ def test_nothing_is_lost_with_forked_workers_that_come_and_go(sync_mode: str) ->
     assert len(Counter(event["properties"]["pid"] for event in events)) > 4
 
 
-# --- in this process ------------------------------------------------------------------------------------
+# --- in this process, around small applications ---------------------------------------------------------
 
 
 def call(app: Any, **environ: Any) -> tuple[str, bytes]:
-    """Let an application answer a request as a server does; status and body."""
+    """Let an application respond to a request, as a server does, and return status and body."""
     statuses = []
 
     def start_response(status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], object]:
@@ -209,8 +225,9 @@ def call(app: Any, **environ: Any) -> tuple[str, bytes]:
             body.close()
 
 
-def test_a_sized_body_stays_one(client: Leanbase) -> None:
-    """Servers derive the Content-Length from a body of one part."""
+@pytest.mark.rule("M-8")
+def test_a_body_with_a_length_keeps_its_length(client: Leanbase) -> None:
+    """Servers derive the Content-Length from a body that has one part."""
 
     def app(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", [])
@@ -220,7 +237,10 @@ def test_a_sized_body_stays_one(client: Leanbase) -> None:
     assert len(body) == 1
 
 
-def test_the_url_without_a_host_header(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("M-10")
+def test_without_a_host_header_the_url_has_the_name_of_the_server(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
     def app(environ: Any, start_response: Any) -> Any:
         client.capture("asked")
         start_response("200 OK", [])
@@ -239,7 +259,7 @@ def test_the_url_without_a_host_header(client: Leanbase, memory: MemoryTransport
         assert memory.events[-1]["properties"]["$request_path"] == "/mount/a b"
 
 
-def test_an_environ_that_says_nothing_costs_tags_and_no_more(
+def test_an_empty_environ_makes_no_tags_and_fails_no_request(
     client: Leanbase, memory: MemoryTransport
 ) -> None:
     def app(environ: Any, start_response: Any) -> Any:
@@ -250,7 +270,10 @@ def test_an_environ_that_says_nothing_costs_tags_and_no_more(
     assert memory.events[0]["properties"]["$context_tags"] == []
 
 
-def test_nothing_is_left_in_the_thread_between_the_parts(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("M-7")
+def test_a_streamed_body_leaves_no_context_in_the_thread_between_its_parts(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", [])
         leanbase.tag("request", environ["PATH_INFO"])
@@ -271,7 +294,7 @@ def test_nothing_is_left_in_the_thread_between_the_parts(client: Leanbase, memor
     assert [event["properties"]["request"] for event in memory.events] == ["/1", "/2"]
 
 
-def test_a_response_that_is_thrown_away_loses_no_event(client: Leanbase, memory: MemoryTransport) -> None:
+def test_a_discarded_response_loses_no_event(client: Leanbase, memory: MemoryTransport) -> None:
     def app(environ: Any, start_response: Any) -> Any:
         client.capture("asked")
         start_response("204 No Content", [])
@@ -281,17 +304,20 @@ def test_a_response_that_is_thrown_away_loses_no_event(client: Leanbase, memory:
     tracked({}, lambda *_: None)
     assert client.stats()["retained"] == 1
     call(tracked)
-    delivered(client)
+    wait_until_sent(client)
     assert len(memory.events) == 2
 
 
-def test_a_child_of_a_request_sends_nothing_of_it(client: Leanbase, memory: MemoryTransport) -> None:
+@pytest.mark.rule("Q-60", "K-7")
+def test_a_child_forked_in_a_request_has_no_events_and_tags_of_it(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
+    def assert_is_empty() -> None:
+        assert (client.stats()["captured"], leanbase.get_tags()) == (0, {})
+
     def app(environ: Any, start_response: Any) -> Any:
         client.capture("asked")
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if client.stats()["captured"] == 0 and not leanbase.get_tags() else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        run_in_forked_child(assert_is_empty)
         start_response("204 No Content", [])
         return [b""]
 
@@ -299,28 +325,26 @@ def test_a_child_of_a_request_sends_nothing_of_it(client: Leanbase, memory: Memo
     assert len(memory.events) == 1
 
 
+@pytest.mark.rule("Q-54", "M-8")
 def test_a_full_scope_does_not_make_a_thread_wait(make: Any, server: FaultServer) -> None:
-    server.always(Behaviour(delay=0.5))
+    server.always(Behaviour(delay=0.3))
     shop = make(server, flush_at=10)
-    took = []
+    durations = []
 
     def app(environ: Any, start_response: Any) -> Any:
-        before = time.monotonic()
+        started = time.monotonic()
         for _ in range(30):
             shop.capture("row", distinct_id="u")
-        took.append(time.monotonic() - before)
+        durations.append(time.monotonic() - started)
         start_response("204 No Content", [])
         return [b""]
 
     call(LeanbaseMiddleware(app, client=shop), **{"wsgi.multithread": True})
-    deadline = time.monotonic() + 10
-    while shop.stats()["delivered"] < 30 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert shop.stats()["delivered"] == 30
-    assert took[0] < 0.4
+    wait_until_sent(shop, 30)
+    assert durations[0] < 0.2
 
 
-def test_with_each_a_thread_waits_for_every_capture(make: Any, server: FaultServer) -> None:
+def test_with_the_policy_each_a_capture_waits_for_its_send(make: Any, server: FaultServer) -> None:
     shop = make(server)
 
     def app(environ: Any, start_response: Any) -> Any:
@@ -332,10 +356,11 @@ def test_with_each_a_thread_waits_for_every_capture(make: Any, server: FaultServ
     call(LeanbaseMiddleware(app, client=shop, flush="each"), **{"wsgi.multithread": True})
 
 
-def test_lambda_says_who_asks(
+@pytest.mark.rule("M-10")
+def test_in_lambda_the_ip_is_the_one_that_the_platform_reports(
     client: Leanbase, memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a client claims in `X-Forwarded-For` does not count where the platform knows better."""
+    """The client can set `X-Forwarded-For` to anything, so it counts only where the platform reports no address."""
 
     def app(environ: Any, start_response: Any) -> Any:
         client.capture("asked")
@@ -353,18 +378,9 @@ def test_lambda_says_who_asks(
     assert ips == ["203.0.113.9", "203.0.113.9", "6.6.6.6"]
 
 
-def test_what_a_request_that_never_ended_collected_is_sent_at_the_exit(server: FaultServer) -> None:
-    program = """
-import leanbase
-from leanbase.integrations.wsgi import LeanbaseMiddleware
-
-def app(environ, start_response):
-    leanbase.capture("asked")
-    start_response("200 OK", [])
-    return [b"ok"]
-
-body = LeanbaseMiddleware(app)({}, lambda *_: None)
-"""
-    environment = {**os.environ, **configuration(server.url)}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+@pytest.mark.rule("Q-50")
+def test_events_of_an_unfinished_request_are_sent_at_exit(server: FaultServer) -> None:
+    environment: dict[str, Any] = {**configuration(server.url)}
+    done = run_program("tests.integrations.programs.unfinished_request", **environment)
+    assert done.returncode == 0, done.stderr
     assert [event["event"] for event in server.events] == ["asked"]

@@ -1,4 +1,4 @@
-"""A handler's file that captures while it is imported."""
+"""A module of handlers that captures events while it is imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""AWS's own Lambda runtime interface emulator, running a handler in AWS's own runtime client."""
+"""Runs a handler in AWS's own Lambda runtime interface emulator, with AWS's own runtime client.
+
+`Emulator` starts the emulator's binary, which starts the runtime client (`python -m awslambdaric`), which imports
+the handler. A test invokes the function through the emulator's HTTP API. The emulator freezes nothing itself: a test
+sends SIGSTOP and SIGCONT to all processes of the sandbox.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +25,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).parent
+"""The directory of the handlers: the runtime client runs there, and imports them by name."""
+
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
-EMULATORS = f"lib/python*/site-packages/samcli/local/rapid/aws-lambda-rie-{ARCHITECTURE}"
+BINARY = f"lib/python*/site-packages/samcli/local/rapid/aws-lambda-rie-{ARCHITECTURE}"
 
 
 def find_emulator() -> Path | None:
-    """The binary inside the virtual environment of aws-sam-cli, which `make setup` makes."""
-    return next(iter(sorted((ROOT / ".venvs" / "sam").glob(EMULATORS))), None)
+    """Return the binary inside the virtual environment of aws-sam-cli, which `make setup` creates."""
+    return next(iter(sorted((ROOT / ".venvs" / "sam").glob(BINARY))), None)
 
 
 @dataclass
-class Answer:
+class Response:
+    """The response to an invocation. The body is decoded if it is JSON."""
+
     status: int
     body: Any
 
 
-# Below those that the kernel gives out, to other servers of other tests, between our look and the emulator's start.
+def function_environment() -> dict[str, str]:
+    """Return the environment variables that a function has in Lambda, and those that the interpreter needs."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "PYTHONPATH": str(ROOT),
+        "AWS_LAMBDA_FUNCTION_NAME": "orders",
+        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+        "AWS_REGION": "eu-west-1",
+    }
+
+
+# Below the ports that the kernel assigns. It could assign one of those to another test's server before the emulator
+# has started.
 _ports = itertools.cycle(random.Random(os.getpid()).sample(range(20_000, 32_000), 12_000))
 _ports_lock = threading.Lock()
 
@@ -46,18 +69,21 @@ def free_port() -> int:
         for port in _ports:
             with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
                 return port
-    raise AssertionError("there is no free port")
+    raise AssertionError("no port is free")
 
 
 class Emulator:
-    """One execution environment: the emulator, the runtime client and the handler.
+    """One sandbox: the emulator, the runtime client and the handler.
 
     Args:
-        handler: `module.function`.
-        directory: Where the module is.
-        environment: Environment variables of the function.
+        handler: The name of the handler, `module.function`.
+        directory: The directory of the module.
+        environment: More environment variables of the function.
         timeout: The function's timeout in seconds.
-        python: The interpreter that runs the handler; it needs awslambdaric.
+        python: The interpreter that runs the handler. It needs awslambdaric.
+
+    Attributes:
+        log: The lines that the emulator and the function have printed.
     """
 
     def __init__(
@@ -81,16 +107,7 @@ class Emulator:
                 python, "-m", "awslambdaric", handler,
             ],
             cwd=directory,
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": os.environ.get("HOME", "/"),
-                "PYTHONPATH": str(ROOT),
-                "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout),
-                "AWS_LAMBDA_FUNCTION_NAME": "orders",
-                "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-                "AWS_REGION": "eu-west-1",
-                **environment,
-            },
+            env={**function_environment(), "AWS_LAMBDA_FUNCTION_TIMEOUT": str(timeout), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -98,14 +115,14 @@ class Emulator:
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self._wait_until_it_listens()
+        self._wait_until_listening()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.log.append(line.rstrip())
 
-    def _wait_until_it_listens(self) -> None:
+    def _wait_until_listening(self) -> None:
         until = time.monotonic() + 20
         while time.monotonic() < until:
             try:
@@ -113,10 +130,10 @@ class Emulator:
                 return
             except OSError:
                 time.sleep(0.02)
-        raise TimeoutError("the emulator does not listen:\n" + "\n".join(self.log))
+        raise TimeoutError("the emulator accepts no connections:\n" + "\n".join(self.log))
 
-    def invoke(self, event: Any, timeout: float = 60.0) -> Answer:
-        """Call the function as Lambda's own API does and wait for the response."""
+    def invoke(self, event: Any, timeout: float = 60.0) -> Response:
+        """Invoke the function through the API of the emulator, and wait for the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request("POST", "/2015-03-31/functions/function/invocations", json.dumps(event))
@@ -125,30 +142,30 @@ class Emulator:
         finally:
             connection.close()
         try:
-            return Answer(response.status, json.loads(body))
+            return Response(response.status, json.loads(body))
         except ValueError:
-            return Answer(response.status, body.decode())
+            return Response(response.status, body.decode())
 
     def processes(self) -> list[int]:
-        """The emulator and all that it started. The runtime is in a process group of its own."""
+        """Return the ids of all processes of the sandbox. The runtime is in a process group of its own."""
         found = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 session = int(stat.read_text().rpartition(")")[2].split()[3])
             except (OSError, IndexError, ValueError):
-                continue  # it has just ended
+                continue  # the process has just ended
             if session == self._process.pid:
                 found.append(int(stat.parent.name))
         return found
 
     def signal(self, number: int) -> None:
-        """Send a signal to the whole environment, as a freeze, thaw or kill does."""
+        """Send a signal to all processes of the sandbox. SIGSTOP freezes it, and SIGCONT thaws it."""
         for process in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
 
     def kill(self) -> bool:
-        """SIGKILL, and wait until everything is gone; false if it was already."""
+        """Kill all processes and wait for their end. Return False if they were killed before."""
         if self._killed:
             return False
         self._killed = True
@@ -160,7 +177,7 @@ class Emulator:
         return True
 
     def durations(self) -> list[float]:
-        """Milliseconds from each invocation's start until its caller had the response."""
+        """Return the milliseconds from each invocation's start until its caller had the response."""
         lines = [line for line in self.log if "INVOKE RTDONE" in line]
         return [
             float(found.group(1)) for line in lines if (found := re.search(r"duration: ([\d.]+)ms", line))

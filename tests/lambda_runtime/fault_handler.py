@@ -1,4 +1,4 @@
-"""The function of the fault matrix: captures, and then does what the event says."""
+"""The function of the fault matrix: captures events, and then does what the Lambda event says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import leanbase
 from leanbase.transports._http import breaker
 
-# Nobody waits half a minute for a test; `World` waits as long as this.
+# The real pause of 30 s would be too long for a test. `Cell` sets this one, and waits as long.
 breaker.FIRST_PAUSE_SECONDS = float(os.environ["PAUSE"])
 
 
@@ -19,11 +19,11 @@ class TimeLimit(Exception):
     """What a decorator that limits the time of a function raises."""
 
 
-def out_of_time(number: int, frame: object) -> None:
+def raise_time_limit(number: int, frame: object) -> None:
     raise TimeLimit
 
 
-signal.signal(signal.SIGALRM, out_of_time)
+signal.signal(signal.SIGALRM, raise_time_limit)
 
 
 def handle(event: dict[str, Any], context: Any) -> None:

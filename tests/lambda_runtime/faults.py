@@ -1,6 +1,7 @@
-"""The fault matrix: what happens to a function, and what then becomes of its events.
+"""The fault matrix: what happens to an invocation of a Lambda function, and what becomes of its events.
 
-Each cell is run by `test_faults.py` in AWS's emulator; `python -m scripts.guarantees_page` makes a page of them.
+A row is a `Fault`. A column is a transport with a flush policy. `test_faults.py` runs each cell in AWS's emulator,
+with the code of `cell.py`. `python -m scripts.guarantees_page` makes a page of the cells.
 """
 
 from __future__ import annotations
@@ -12,23 +13,25 @@ from typing import TYPE_CHECKING, Any
 from tests.support.fault_server import Behaviour
 
 if TYPE_CHECKING:
-    from tests.lambda_runtime.world import World
+    from tests.lambda_runtime.cell import Cell
 
 FLUSHES = ("end", "each", "after_response")
+"""The flush policies: the values of `lambda_handler(flush=...)`."""
 
 SENT = "sent"
-"""Before the caller has the answer; with `after_response`, before the sandbox is frozen."""
+"""Sent before the caller has the response; with `after_response`, before the sandbox is frozen."""
 
 NEXT = "next"
-"""With the next invocation that the process has."""
+"""Sent by the next invocation in the same process."""
 
 DISK = "disk"
-"""With the first invocation of the next process that has the same directory."""
+"""Sent by the first invocation of the next process that has the same directory."""
 
 LOST = "lost"
+"""An event can be lost."""
 
 NEVER = "never"
-"""It cannot happen with this flush policy."""
+"""The fault cannot happen with this flush policy."""
 
 WAYS: dict[str, dict[str, str]] = {
     "http": {},
@@ -37,6 +40,8 @@ WAYS: dict[str, dict[str, str]] = {
     "sqs": {"LEANBASE_TRANSPORT": "sqs"},
     "log": {"LEANBASE_TRANSPORT": "log"},
 }
+"""The transports, with the environment variables that choose them."""
+
 OVER_A_NETWORK = ("http", "http, fallback spool", "spool", "sqs")
 TO_THE_SERVER = ("http", "http, fallback spool", "spool")
 
@@ -46,21 +51,21 @@ class Fault:
     """One row: what happens to an invocation that captures events.
 
     Attributes:
-        name: What happens, as a reader of the page calls it.
-        expected: The outcome by way, by flush policy, or by both (`"http end"`); `"*"` for all others.
-        why: Why an event can be lost, if one can.
-        ways: The transports that it can happen to.
-        events: How many it captures.
-        event: What the handler does after it has captured.
-        timeout: The function's, in seconds.
+        name: What happens, as the page says it.
+        expected: The outcome by transport, by flush policy, or by both (`"http end"`); `"*"` for all others.
+        why: The reason why an event can be lost, if one can.
+        ways: The transports that the fault can happen to.
+        events: The number of events that the handler captures.
+        event: The Lambda event, which says what `fault_handler.py` does besides that.
+        timeout: The timeout of the function in seconds.
         script: How the server treats the next requests.
-        always: How it treats all of them, until it is well again.
-        environment: More of it, for this process and not for the next one.
+        always: How the server treats all requests, until the fault is over.
+        environment: More environment variables of the first process. The next process does not have them.
         before: Called before the invocation.
-        during: Called while the invocation runs.
-        after: Called when it has ended.
-        warm: Whether there was an invocation before.
-        gone: Whether the next invocation is in another process.
+        during: Called in another thread while the invocation runs.
+        after: Called when the invocation has ended.
+        is_warm: Whether the process has had an invocation before.
+        ends_process: Whether the fault ends the process, so that the next invocation is in a new one.
     """
 
     name: str
@@ -73,223 +78,246 @@ class Fault:
     script: tuple[Behaviour, ...] = ()
     always: Behaviour | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    before: Callable[[World], None] | None = None
-    during: Callable[[World], None] | None = None
-    after: Callable[[World], None] | None = None
-    warm: bool = True
-    gone: bool = False
+    before: Callable[[Cell], None] | None = None
+    during: Callable[[Cell], None] | None = None
+    after: Callable[[Cell], None] | None = None
+    is_warm: bool = True
+    ends_process: bool = False
 
     def outcome(self, way: str, flush: str) -> str:
-        """What the table says of a cell."""
+        """Return the expected outcome of a cell."""
         for key in (f"{way} {flush}", way, flush, "*"):
             if key in self.expected:
                 return self.expected[key]
         raise KeyError(f"{self.name}: {way} {flush}")
 
 
-def kill_soon(world: World) -> None:
-    world.wait_for_request()
-    world.kill()
+def kill(cell: Cell) -> None:
+    cell.kill()
 
 
-def freeze_while_sending(world: World) -> None:
-    world.wait_for_request()
-    world.freeze(0.6)
+def kill_while_sending(cell: Cell) -> None:
+    cell.wait_for_request()
+    cell.kill()
 
 
-def freeze_soon(world: World) -> None:
-    world.pause(0.3)
-    world.freeze(0.5)
+def freeze_while_sending(cell: Cell) -> None:
+    cell.wait_for_request()
+    cell.freeze(0.6)
 
 
-def freeze_and_close(world: World) -> None:
-    world.server.close_connections()
-    world.freeze(0.3)
+def freeze_after_a_moment(cell: Cell) -> None:
+    cell.sleep(0.3)
+    cell.freeze(0.5)
 
 
-def reset_the_next_connection(world: World) -> None:
-    world.server.close_connections()
-    world.server.reset_connections(1)
+def close_connections_and_freeze(cell: Cell) -> None:
+    cell.server.close_connections()
+    cell.freeze(0.3)
 
 
-def terminate(world: World) -> None:
-    world.pause(0.5)
-    world.terminate()
+def reset_the_next_connection(cell: Cell) -> None:
+    cell.server.close_connections()
+    cell.server.reset_connections(1)
 
 
-def kill(world: World) -> None:
-    world.kill()
+def terminate_after_a_moment(cell: Cell) -> None:
+    cell.sleep(0.5)
+    cell.terminate()
 
 
-NOT_YET_SENT = (
-    'The events were still collected in memory. `flush="each"` sends inside every capture, so that none is.'
+STILL_COLLECTED = (
+    'The events were still collected in memory. With `flush="each"`, each capture sends its event at once.'
 )
-RETAINED = "The events are retained in memory, which ends with the process. A fallback keeps them."
-KEPT_OF_THE_REQUEST = (
-    'The server had not taken the request when the process ended. `transport="spool"` writes first.'
+RETAINED = (
+    "The events were retained in memory when the process ended. A fallback, such as the spool, keeps them."
 )
-LONGER_THAN_ANY_GRACE = Behaviour(instead="silence")
+NOT_ACCEPTED = (
+    "The server had not accepted the request when the process ended. "
+    '`transport="spool"` writes events to disk before it sends them.'
+)
+LASTING_SILENCE = Behaviour(instead="silence")
+"""The server sends no response within any deadline."""
 
 FAULTS = (
-    Fault("nothing"),
+    Fault("no fault occurs"),
     # --- what happens to the process
-    Fault("the process is killed right after the response", after=kill, gone=True),
+    Fault("the process is killed right after the response", after=kill, ends_process=True),
     Fault(
-        "the process is killed while its request is on the way",
+        "the process is killed while its request is in flight",
         {"*": LOST, "spool": DISK},
-        KEPT_OF_THE_REQUEST,
+        NOT_ACCEPTED,
         OVER_A_NETWORK,
         events=1,
-        always=LONGER_THAN_ANY_GRACE,
-        during=kill_soon,
-        gone=True,
+        always=LASTING_SILENCE,
+        during=kill_while_sending,
+        ends_process=True,
     ),
-    Fault("the process is frozen while it initialises", warm=False, during=freeze_soon),
+    Fault("the process is frozen while it initialises", is_warm=False, during=freeze_after_a_moment),
     Fault(
-        "the process is frozen in the handler", event={"then": "sleep", "seconds": 0.5}, during=freeze_soon
+        "the process is frozen while the handler runs",
+        event={"then": "sleep", "seconds": 0.5},
+        during=freeze_after_a_moment,
     ),
     Fault(
-        "the process is frozen while its request is on the way",
+        "the process is frozen while its request is in flight",
         ways=OVER_A_NETWORK,
         script=(Behaviour(delay=0.3),),
         during=freeze_while_sending,
     ),
     Fault(
-        "the process is frozen while its request is on the way, and the connection closed",
+        "the process is frozen while its request is in flight, and the server closes the connection",
         ways=OVER_A_NETWORK,
         script=(Behaviour(delay=0.3, instead="close"),),
         during=freeze_while_sending,
     ),
-    Fault("the process was frozen before, and its connections closed", after=freeze_and_close),
-    Fault("the handler raises", event={"then": "raise"}),
+    Fault(
+        "the process is frozen between invocations, and the server closes its connections",
+        after=close_connections_and_freeze,
+    ),
+    Fault("the handler raises an exception", event={"then": "raise"}),
     Fault(
         "the function times out",
         {"end": LOST, "each": SENT, "after_response": SENT},
-        NOT_YET_SENT
-        + " With `after_response` the function has an extension, so that Lambda sends SIGTERM first, which a "
-        "function can handle from Python 3.12 on.",
+        f"{STILL_COLLECTED} With `after_response` the function has an extension, so Lambda sends SIGTERM first. "
+        "A function can handle SIGTERM from Python 3.12 on.",
         event={"then": "sleep", "seconds": 30},
         timeout=2,
-        gone=True,
+        ends_process=True,
     ),
     Fault(
-        "the process ends itself with os._exit()",
+        "the handler calls `os._exit()`",
         {"*": LOST, "each": SENT},
-        NOT_YET_SENT,
+        STILL_COLLECTED,
         event={"then": "exit"},
-        gone=True,
+        ends_process=True,
     ),
     Fault(
-        "the process is killed for its memory",
+        "the process runs out of memory and is killed",
         {"*": LOST, "each": SENT},
-        NOT_YET_SENT,
+        STILL_COLLECTED,
         event={"then": "out of memory"},
-        gone=True,
+        ends_process=True,
     ),
     Fault(
-        "the process gets SIGTERM in the handler",
+        "the process receives SIGTERM while the handler runs",
         event={"then": "sleep", "seconds": 30},
         timeout=10,
-        during=terminate,
-        gone=True,
+        during=terminate_after_a_moment,
+        ends_process=True,
     ),
     Fault(
-        "a time limit's signal raises an exception while the request is on the way",
+        "a signal handler raises an exception while the request is in flight",
         {"each": SENT, "end": NEXT, "after_response": NEVER},
         ways=OVER_A_NETWORK,
         events=1,
         event={"then": "time limit", "seconds": 0.4},
         script=(Behaviour(instead="silence"),),
     ),
-    Fault("the function prints something without a newline before", event={"print": "working ... 50 %"}),
+    Fault("the handler prints a line without a newline first", event={"print": "working ... 50 %"}),
     Fault(
-        "Lambda drops log lines below WARN",
+        "Lambda is configured to drop log lines below WARN",
         environment={"AWS_LAMBDA_LOG_FORMAT": "JSON", "AWS_LAMBDA_LOG_LEVEL": "WARN"},
     ),
     Fault(
-        "the spool's directory cannot be made",
+        "the directory of the spool cannot be created",
         ways=("http, fallback spool", "spool"),
         environment={"LEANBASE_SPOOL_DIRECTORY": "/dev/null/spool"},
     ),
     # --- what happens to the request
-    Fault("a connection is reset while it is made", ways=OVER_A_NETWORK, before=reset_the_next_connection),
     Fault(
-        "an interim response (103) comes before the answer",
+        "a connection is reset while it is established",
+        ways=OVER_A_NETWORK,
+        before=reset_the_next_connection,
+    ),
+    Fault(
+        "an interim response (103) precedes the response",
         ways=OVER_A_NETWORK,
         always=Behaviour(interim=103),
     ),
-    Fault("the server resets the connection", ways=OVER_A_NETWORK, script=(Behaviour(instead="reset"),)),
-    Fault("the server closes the connection", ways=OVER_A_NETWORK, script=(Behaviour(instead="close"),)),
     Fault(
-        "the server closes in the middle of its answer",
+        "the server resets the connection instead of responding",
+        ways=OVER_A_NETWORK,
+        script=(Behaviour(instead="reset"),),
+    ),
+    Fault(
+        "the server closes the connection instead of responding",
+        ways=OVER_A_NETWORK,
+        script=(Behaviour(instead="close"),),
+    ),
+    Fault(
+        "the server closes the connection in the middle of its response",
         ways=OVER_A_NETWORK,
         script=(Behaviour(instead="half"),),
     ),
     Fault(
-        "the server's answer trickles",
+        "the server sends its response too slowly, byte by byte",
         {"*": SENT, "each": NEXT},
         ways=OVER_A_NETWORK,
         always=Behaviour(trickle=0.5),
         timeout=2,
     ),
-    Fault("the server answers 500 once", ways=OVER_A_NETWORK, script=(Behaviour(status=500),)),
+    Fault("the server responds with 500 once", ways=OVER_A_NETWORK, script=(Behaviour(status=500),)),
     Fault(
-        "the server answers 429 with Retry-After",
+        "the server responds with 429 and `Retry-After` once",
         ways=OVER_A_NETWORK,
         script=(Behaviour(status=429, headers={"Retry-After": "0.5"}),),
     ),
     Fault(
-        "the server answers 413",
+        "the server responds with 413 once",
         {"*": SENT, "each": LOST},
-        "A single event that the server finds too large cannot be made smaller: it is dropped, and `on_error` hears of it.",
+        "A single event that is too large for the server cannot be split. It is dropped, and passed to `on_error`.",
         TO_THE_SERVER,
         script=(Behaviour(status=413),),
     ),
     Fault(
-        "the server answers 401",
+        "the server responds with 401",
         {"*": LOST},
-        "The server refused the events for good: they are dropped, and `on_error` hears of it.",
+        "The server rejects the events permanently. They are dropped, and passed to `on_error`.",
         TO_THE_SERVER,
         always=Behaviour(status=401),
     ),
     Fault(
-        "the server answers 500 for a while", {"*": NEXT}, ways=OVER_A_NETWORK, always=Behaviour(status=500)
-    ),
-    Fault(
-        "the server does not answer for a while",
+        "the server responds with 500 for a while",
         {"*": NEXT},
         ways=OVER_A_NETWORK,
-        always=LONGER_THAN_ANY_GRACE,
+        always=Behaviour(status=500),
+    ),
+    Fault(
+        "the server does not respond for a while",
+        {"*": NEXT},
+        ways=OVER_A_NETWORK,
+        always=LASTING_SILENCE,
         timeout=2,
     ),
     Fault(
-        "the server does not answer, and then the process is killed",
+        "the server does not respond, and then the process is killed",
         {"*": LOST, "http, fallback spool": DISK, "spool": DISK},
         RETAINED,
         OVER_A_NETWORK,
-        always=LONGER_THAN_ANY_GRACE,
+        always=LASTING_SILENCE,
         timeout=2,
         after=kill,
-        gone=True,
+        ends_process=True,
     ),
     Fault(
-        "the proxy's name is not resolved, and then the process is killed",
+        "the host name of the proxy is not resolved, and then the process is killed",
         {"*": LOST, "http, fallback spool": DISK, "spool": DISK},
         RETAINED,
         OVER_A_NETWORK,
         environment={"HTTP_PROXY": "http://no-such-host.invalid:3128"},
         timeout=2,
         after=kill,
-        gone=True,
+        ends_process=True,
     ),
     Fault(
-        "the proxy's certificate is not trusted, and then the process is killed",
+        "the certificate of the proxy is not trusted, and then the process is killed",
         {"*": LOST, "http, fallback spool": DISK, "spool": DISK},
         RETAINED,
         OVER_A_NETWORK,
         environment={"HTTP_PROXY": "{tls}"},
         timeout=2,
         after=kill,
-        gone=True,
+        ends_process=True,
     ),
 )

@@ -1,4 +1,4 @@
-"""The handlers that run inside the emulator."""
+"""The handlers that the tests run in AWS's runtime client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def capture(event: dict[str, Any], context: Any) -> dict[str, Any]:
         leanbase.capture("order created", properties={"number": number})
     return {
         "request": context.aws_request_id,
-        "left": context.get_remaining_time_in_millis(),
+        "remaining_ms": context.get_remaining_time_in_millis(),
         "stats": leanbase.stats(),
     }
 
@@ -57,19 +57,19 @@ def shut_down(event: dict[str, Any], context: Any) -> bool:
     return bool(leanbase.shutdown())
 
 
-LOADED_AT_INIT = "urllib3" in sys.modules
+IS_HTTP_LOADED_AT_INIT = "urllib3" in sys.modules
 
 
 @leanbase.lambda_handler
-def loaded(event: dict[str, Any], context: Any) -> bool:
-    return LOADED_AT_INIT
+def is_http_loaded_at_init(event: dict[str, Any], context: Any) -> bool:
+    return IS_HTTP_LOADED_AT_INIT
 
 
 @leanbase.lambda_handler(flush="each")
 def hang(event: dict[str, Any], context: Any) -> None:
     for number in range(event["count"]):
         leanbase.capture("order created", distinct_id=event["user"], properties={"number": number})
-    print("now it hangs")
+    print("the handler hangs")
     time.sleep(60)
 
 
@@ -91,7 +91,7 @@ def after_response(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 
 def sometimes_after_response(event: dict[str, Any], context: Any) -> Any:
-    """Lambda calls this one, and it calls the decorated one only now and then."""
+    """Is not decorated itself. Calls a decorated handler only for some events."""
     if "undecorated" in event:
         time.sleep(event["undecorated"])
         return "undecorated"
@@ -101,9 +101,9 @@ def sometimes_after_response(event: dict[str, Any], context: Any) -> Any:
 @leanbase.lambda_handler(flush="after_response")
 def nested_after_response(event: dict[str, Any], context: Any) -> Any:
     leanbase.capture("outer", distinct_id="u")
-    answer = after_response(event, context)
+    result = after_response(event, context)
     leanbase.capture("outer again", distinct_id="u")
-    return answer
+    return result
 
 
 def no_sdk(event: dict[str, Any], context: Any) -> str:
@@ -117,11 +117,6 @@ def idempotent(event: dict[str, Any], context: Any) -> None:
     leanbase.capture("anonymous")
     if event.get("fail"):
         raise ValueError("try again")
-
-
-@leanbase.lambda_handler
-def identify_and_capture(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    return {"uuid": leanbase.capture("after the restore", distinct_id="u"), "pid": os.getpid()}
 
 
 @leanbase.lambda_handler(flush="after_response")

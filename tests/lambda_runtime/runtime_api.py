@@ -1,13 +1,13 @@
-"""The Runtime and Extensions API as a server of ours, for what the emulator has no way to do.
+"""A server that implements the Runtime and Extensions API, for what the emulator cannot do.
 
-That is: the same request again (a retry of an asynchronous invocation), a restore from a snapshot, and extensions
-that are refused. The runtime client on the other end is AWS's own.
+`RuntimeApi` starts the server in this process, and AWS's own runtime client (`python -m awslambdaric`) in another one.
+It can do three things that the emulator cannot: invoke the function twice with one request id (a retry of an
+asynchronous invocation), restore it from a snapshot, and refuse to register an extension.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import queue
 import re
 import subprocess
@@ -19,17 +19,21 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-ROOT = Path(__file__).parents[2]
+from tests.lambda_runtime.emulator import function_environment
 
 
 class RuntimeApi:
-    """One execution environment: this API, AWS's runtime client and a handler.
+    """One sandbox: this API, AWS's runtime client and a handler.
 
     Args:
-        handler: `module.function`.
-        directory: Where the module is.
-        environment: Environment variables of the function.
-        refuses: What the Extensions API answers to a registration, if not 200.
+        handler: The name of the handler, `module.function`.
+        directory: The directory of the module.
+        environment: More environment variables of the function.
+        refusal: The status and message with which the Extensions API refuses a registration. Default: it accepts.
+
+    Attributes:
+        restored: Set it to restore the sandbox from its snapshot.
+        registrations: The number of extensions that were registered or refused.
     """
 
     def __init__(
@@ -37,14 +41,14 @@ class RuntimeApi:
         handler: str,
         directory: Path,
         environment: dict[str, str],
-        refuses: tuple[int, str] | None = None,
+        refusal: tuple[int, str] | None = None,
     ) -> None:
-        self.answers: dict[str, Any] = {}
         self.restored = threading.Event()
         self.registrations = 0
-        self.refuses = refuses
+        self._refusal = refusal
+        self._responses: dict[str, Any] = {}
         self._invocations: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._answered = threading.Condition()
+        self._has_responded = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._request_handler())
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -52,12 +56,8 @@ class RuntimeApi:
             [sys.executable, "-m", "awslambdaric", handler],
             cwd=directory,
             env={
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(ROOT),
+                **function_environment(),
                 "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{self._server.server_port}",
-                "AWS_LAMBDA_FUNCTION_NAME": "orders",
-                "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-                "AWS_REGION": "eu-west-1",
                 **environment,
             },
             stdout=subprocess.PIPE,
@@ -68,18 +68,18 @@ class RuntimeApi:
     def invoke(
         self, event: Any, *, request_id: str | None = None, trace: str | None = None, timeout: float = 5.0
     ) -> Any:
-        """Invoke the function and wait for what it posts: its result, or the description of its error."""
+        """Invoke the function and wait for its response. Return its result, or the description of its error."""
         request_id = request_id or str(uuid4())
-        self.answers.pop(request_id, None)
+        self._responses.pop(request_id, None)
         self._invocations.put({"id": request_id, "event": event, "trace": trace, "timeout": timeout})
-        with self._answered:
-            assert self._answered.wait_for(lambda: request_id in self.answers, 20), (
-                "the function did not answer"
+        with self._has_responded:
+            assert self._has_responded.wait_for(lambda: request_id in self._responses, 20), (
+                "the function did not respond"
             )
-        return self.answers[request_id]
+        return self._responses[request_id]
 
     def stop(self) -> str:
-        """End it, and return what it printed."""
+        """Kill the function and stop the server. Return what the function printed."""
         self._process.kill()
         output, _ = self._process.communicate()
         self._server.shutdown()
@@ -94,40 +94,40 @@ class RuntimeApi:
 
             def do_GET(self) -> None:
                 if self.path.endswith("/invocation/next"):
-                    work = api._invocations.get()
+                    invocation = api._invocations.get()
                     headers = {
-                        "Lambda-Runtime-Aws-Request-Id": work["id"],
-                        "Lambda-Runtime-Deadline-Ms": str(int((time.time() + work["timeout"]) * 1000)),
+                        "Lambda-Runtime-Aws-Request-Id": invocation["id"],
+                        "Lambda-Runtime-Deadline-Ms": str(int((time.time() + invocation["timeout"]) * 1000)),
                         "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:eu-west-1:1:function:orders",
                     }
-                    if work["trace"]:
-                        headers["Lambda-Runtime-Trace-Id"] = work["trace"]
-                    self._answer(200, work["event"], headers)
+                    if invocation["trace"]:
+                        headers["Lambda-Runtime-Trace-Id"] = invocation["trace"]
+                    self._respond(200, invocation["event"], headers)
                 elif self.path.endswith("/restore/next"):
                     api.restored.wait(20)
-                    self._answer(200, {})
+                    self._respond(200, {})
                 else:
-                    self._answer(404, {})
+                    self._respond(404, {})
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 found = re.search(r"/invocation/([^/]+)/(?:response|error)$", self.path)
                 if found:
-                    with api._answered:
-                        api.answers[found[1]] = json.loads(body or b"null")
-                        api._answered.notify_all()
-                    self._answer(202, {"status": "OK"})
+                    with api._has_responded:
+                        api._responses[found[1]] = json.loads(body or b"null")
+                        api._has_responded.notify_all()
+                    self._respond(202, {"status": "OK"})
                 elif self.path.endswith("/extension/register"):
                     api.registrations += 1
-                    status, text = api.refuses or (200, "{}")
-                    self._answer(status, {"errorMessage": text})
+                    status, message = api._refusal or (200, "{}")
+                    self._respond(status, {"errorMessage": message})
                 else:
-                    self._answer(202, {})
+                    self._respond(202, {})
 
-            def _answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+            def _respond(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
                 data = json.dumps(body).encode()
                 self.send_response(status)
-                # Without a type AWS's client crashes.
+                # AWS's client crashes without a content type.
                 common = {"Content-Type": "application/json", "Content-Length": str(len(data))}
                 for name, value in (common | (headers or {})).items():
                     self.send_header(name, value)

@@ -1,4 +1,8 @@
-"""Every cell of the fault matrix, in AWS's emulator."""
+"""Runs every cell of the fault matrix, which is `faults.py`, in AWS's emulator.
+
+`cell.py` says how a cell runs. The cells of a row run in parallel, because they mostly wait. The expected outcomes
+are those on the page docs/guarantees.md.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ import pytest
 import trustme
 
 from scripts.guarantees_page import PAGE, guarantees_page
+from tests.lambda_runtime.cell import Cell
 from tests.lambda_runtime.faults import FAULTS, FLUSHES, LOST, NEVER, Fault
-from tests.lambda_runtime.world import World
 from tests.support.fault_server import FaultServer
 
 pytestmark = [
@@ -20,12 +24,12 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the emulator is a Linux binary"),
 ]
 
-AT_ONCE = 5
+PARALLEL_CELLS = 5
 
 
 @pytest.fixture(scope="module")
 def tls_url() -> Iterator[str]:
-    """A server with a certificate of an authority that nobody trusts."""
+    """The URL of a server whose certificate is from an untrusted authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     server = FaultServer(tls=context)
@@ -33,21 +37,21 @@ def tls_url() -> Iterator[str]:
     server.stop()
 
 
+@pytest.mark.rule("W-12", "W-13", "W-15", "Q-20", "Q-21", "E-6")
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_no_event_is_lost_that_the_page_does_not_name(fault: Fault, tls_url: str) -> None:
-    """And none arrives under two ids. The cells of a row mostly wait, so they run side by side."""
+def test_each_outcome_is_the_one_on_the_page_or_better(fault: Fault, tls_url: str) -> None:
     cells = [(way, flush) for way in fault.ways for flush in FLUSHES if fault.outcome(way, flush) != NEVER]
-    with ThreadPoolExecutor(AT_ONCE) as executor:
-        running = {cell: executor.submit(World(fault, *cell, tls_url).run) for cell in cells}
+    with ThreadPoolExecutor(PARALLEL_CELLS) as executor:
+        running = {cell: executor.submit(Cell(fault, *cell, tls_url).run) for cell in cells}
         found = {cell: outcome.result() for cell, outcome in running.items()}
-    other = {
+    differing = {
         f"{way}, {flush}": f"{outcome}, not {fault.outcome(way, flush)}"
         for (way, flush), outcome in found.items()
         if fault.outcome(way, flush) not in (outcome, LOST)
     }
-    assert not other
+    assert not differing
 
 
-def test_the_page_is_what_the_table_says() -> None:
-    """`python -m scripts.guarantees_page` prints it."""
+def test_the_page_of_guarantees_is_up_to_date() -> None:
+    """`python -m scripts.guarantees_page > docs/guarantees.md` brings it up to date."""
     assert PAGE.read_text() == guarantees_page()

@@ -1,82 +1,59 @@
-"""Initialisation, snapshots, retries and outages over the life of a sandbox, in AWS's own runtime."""
+"""The life of a sandbox: initialisation, snapshots, retries and outages.
+
+Tests with `start` use AWS's emulator. Tests with `start_api` use the Runtime API of the tests, because the emulator
+can neither restore a snapshot nor repeat a request id.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from leanbase.local.server import LocalServer
-from tests.lambda_runtime.emulator import Emulator
-from tests.lambda_runtime.runtime_api import RuntimeApi
-from tests.support.fault_server import Behaviour, FaultServer, black_hole
+from tests.lambda_runtime.conftest import Start, StartApi, identities, invocation_numbers
+from tests.support.events import received_names
+from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.unreachable import unreachable_url
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="the emulator is a Linux binary"),
 ]
 
-HERE = Path(__file__).parent
-Start = Callable[..., Emulator]
-StartApi = Callable[..., RuntimeApi]
+REQUEST_ID = "11111111-2222-3333-4444-555555555555"
+TRACE = "Root=1-6592008a-0123456789abcdef01234567;Parent=53995c3f42cd8ad8;Sampled=0"
+"""A trace id, which holds the time of the request: 2024-01-01T00:00:10."""
 
 
-@pytest.fixture
-def settings(server: FaultServer) -> dict[str, str]:
-    return {"LEANBASE_API_KEY": "phc_test", "LEANBASE_HOST": server.url}
-
-
-@pytest.fixture
-def start(settings: dict[str, str]) -> Iterator[Start]:
-    running: list[Emulator] = []
-
-    def start(handler: str, timeout: int = 10, **environment: str) -> Emulator:
-        running.append(Emulator(handler, HERE, settings | environment, timeout))
-        return running[-1]
-
-    yield start
-    for emulator in running:
-        emulator.kill()
-
-
-@pytest.fixture
-def start_api(settings: dict[str, str]) -> Iterator[StartApi]:
-    running: list[RuntimeApi] = []
-
-    def start_api(handler: str, **environment: str) -> RuntimeApi:
-        running.append(RuntimeApi(handler, HERE, settings | environment))
-        return running[-1]
-
-    yield start_api
-    for api in running:
-        api.stop()
+def accepted_uuids(server: FaultServer) -> set[str]:
+    return {event["uuid"] for request in server.accepted for event in request.events}
 
 
 # --- initialisation ---------------------------------------------------------------------------------------
 
 
-def test_captures_of_the_handlers_file_leave_while_it_initialises(start: Start, server: FaultServer) -> None:
+def test_events_captured_at_import_are_sent_during_initialisation(start: Start, server: FaultServer) -> None:
     emulator = start("captures_at_init.handler")
     emulator.invoke({})
-    assert [event["event"] for event in server.events] == ["while initialising"] * 5 + ["in the handler"]
+    assert received_names(server) == ["while initialising"] * 5 + ["in the handler"]
     assert "faas.invocation_id" not in server.events[0]["properties"]
 
 
-def test_a_dead_endpoint_does_not_use_up_the_initialisation(start: Start) -> None:
-    """All captures together have two seconds; what is left is kept for the invocations."""
-    with black_hole() as hole:
-        host = f"http://127.0.0.1:{hole.getsockname()[1]}"
-        emulator = start("captures_at_init.handler", timeout=6, LEANBASE_HOST=host)
-        answer = emulator.invoke({})
-    assert 1 < answer.body["took"] < 4
-    assert answer.body["stats"]["captured"] == answer.body["stats"]["retained"] == 6
+@pytest.mark.rule("Q-20")
+def test_all_sends_during_initialisation_share_two_seconds(start: Start) -> None:
+    """The rest of the time that Lambda allows for the initialisation remains."""
+    with unreachable_url() as url:
+        emulator = start("captures_at_init.handler", timeout=6, LEANBASE_HOST=url)
+        response = emulator.invoke({})
+    assert 1 < response.body["took"] < 4
+    assert response.body["stats"]["captured"] == response.body["stats"]["retained"] == 6
 
 
-def test_the_limit_ends_with_the_initialisation_also_without_the_decorator(
+def test_the_two_seconds_do_not_limit_invocations_of_an_undecorated_handler(
     start: Start, server: FaultServer
 ) -> None:
     emulator = start("captures_at_init.undecorated")
@@ -89,12 +66,9 @@ def test_the_limit_ends_with_the_initialisation_also_without_the_decorator(
 
 
 def test_a_snapshot_holds_no_connection_and_no_event(start_api: StartApi, server: FaultServer) -> None:
-    """What is captured before is sent before; after the restore the first send opens a connection of its own."""
     api = start_api("captures_at_init.handler", AWS_LAMBDA_INITIALIZATION_TYPE="snap-start")
-    until = time.monotonic() + 10
-    while len(server.events) < 5 and time.monotonic() < until:
-        time.sleep(0.01)
-    time.sleep(0.3)  # now it waits for the restore
+    wait_until(lambda: len(server.events) >= 5, 10)
+    time.sleep(0.3)  # until the sandbox waits for the restore
     assert len(server.events) == 5
     before = server.connections
     assert not server._open
@@ -105,37 +79,31 @@ def test_a_snapshot_holds_no_connection_and_no_event(start_api: StartApi, server
     assert server.events[-1]["properties"]["faas.coldstart"] is True
 
 
-def test_what_failed_before_the_snapshot_is_tried_again_before_it(
+@pytest.mark.rule("Q-21")
+def test_events_that_failed_during_initialisation_are_resent_before_the_snapshot(
     start_api: StartApi, server: FaultServer
 ) -> None:
-    server.script(*[Behaviour(status=503)] * 2)
+    # The last two captures of five fail, so that no later capture resends their events.
+    server.script(*[Behaviour()] * 3, *[Behaviour(status=503)] * 2)
     api = start_api(
         "captures_at_init.handler", AWS_LAMBDA_INITIALIZATION_TYPE="snap-start", LEANBASE_MAX_RETRIES="0"
     )
-    until = time.monotonic() + 10
-    while len(server.accepted) < 4 and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_until(lambda: len(accepted_uuids(server)) == 5, 10)
     api.restored.set()
-    assert api.invoke({})["stats"]["retained"] == 1  # its own, in the scope
-    assert len({event["uuid"] for request in server.accepted for event in request.events}) == 6
+    # The only retained event is that of the handler, whose scope is still open.
+    assert api.invoke({})["stats"]["retained"] == 1
+    assert len(accepted_uuids(server)) == 6
 
 
-# --- the same work again ------------------------------------------------------------------------------------
-
-TRACE = "Root=1-6592008a-0123456789abcdef01234567;Parent=53995c3f42cd8ad8;Sampled=0"
+# --- retries of invocations ---------------------------------------------------------------------------------
 
 
-def identities(events: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    return [tuple(event[name] for name in ("event", "uuid", "timestamp", "distinct_id")) for event in events]
-
-
+@pytest.mark.rule("E-6")
 def test_two_attempts_of_one_request_send_the_same_events(start_api: StartApi, server: FaultServer) -> None:
-    """Also in two sandboxes. The trace is that of the request, whose time it holds."""
+    """The attempts are in two sandboxes. The timestamp of the events is that of the trace."""
     for attempt in ("fail", "succeed"):
         api = start_api("handlers.idempotent")
-        api.invoke(
-            {"fail": attempt == "fail"}, request_id="11111111-2222-3333-4444-555555555555", trace=TRACE
-        )
+        api.invoke({"fail": attempt == "fail"}, request_id=REQUEST_ID, trace=TRACE)
     first, second = (request.events for request in server.requests)
     assert identities(first[:3]) == identities(second)
     assert first[3]["event"] == "$exception"
@@ -143,17 +111,17 @@ def test_two_attempts_of_one_request_send_the_same_events(start_api: StartApi, s
     assert len({event["uuid"] for event in first}) == 4
 
 
-def test_another_request_sends_others(start_api: StartApi, server: FaultServer) -> None:
+def test_another_request_sends_other_events(start_api: StartApi, server: FaultServer) -> None:
     api = start_api("handlers.idempotent")
     api.invoke({}, trace=TRACE)
     api.invoke({}, trace=TRACE)
     assert len({event["uuid"] for event in server.events}) == 6
 
 
-def test_the_strict_server_counts_the_retry_once(start_api: StartApi, local: LocalServer) -> None:
+def test_the_server_counts_the_events_of_a_retry_once(start_api: StartApi, local: LocalServer) -> None:
     for _ in range(2):
         api = start_api("handlers.idempotent", LEANBASE_HOST=local.url)
-        api.invoke({}, request_id="11111111-2222-3333-4444-555555555555", trace=TRACE)
+        api.invoke({}, request_id=REQUEST_ID, trace=TRACE)
     stored = local.store.events(0)
     assert [event["times_received"] for event in stored] == [2, 2, 2]
 
@@ -161,12 +129,11 @@ def test_the_strict_server_counts_the_retry_once(start_api: StartApi, local: Loc
 # --- outages ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("Q-13", "Q-55")
 @pytest.mark.parametrize("function", ["capture", "capture_each"])
-def test_a_dead_endpoint_costs_fifty_invocations_one_deadline(start: Start, function: str) -> None:
-    with black_hole() as hole:
-        emulator = start(
-            f"handlers.{function}", timeout=3, LEANBASE_HOST=f"http://127.0.0.1:{hole.getsockname()[1]}"
-        )
+def test_an_unreachable_endpoint_costs_fifty_invocations_one_deadline(start: Start, function: str) -> None:
+    with unreachable_url() as url:
+        emulator = start(f"handlers.{function}", timeout=3, LEANBASE_HOST=url)
         for _ in range(50):
             assert emulator.invoke({"count": 2}).status == 200
     slow = [duration for duration in emulator.durations() if duration > 500]
@@ -174,7 +141,7 @@ def test_a_dead_endpoint_costs_fifty_invocations_one_deadline(start: Start, func
     assert slow[0] < 3000
 
 
-def test_an_outage_of_thirty_invocations_with_a_spool_loses_nothing(
+def test_an_outage_of_thirty_invocations_with_a_spool_loses_no_event(
     start: Start, server: FaultServer, tmp_path: Path
 ) -> None:
     spool = {"LEANBASE_FALLBACK": "spool", "LEANBASE_SPOOL_DIRECTORY": str(tmp_path / "spool")}
@@ -182,12 +149,9 @@ def test_an_outage_of_thirty_invocations_with_a_spool_loses_nothing(
     emulator = start("handlers.capture", LEANBASE_MAX_RETRIES="0", **spool)
     requests = [emulator.invoke({"count": 2}).body["request"] for _ in range(30)]
     assert not server.accepted
-    emulator.kill()  # and the next sandbox, which has the same disk, does not know that there was an outage
+    # The next sandbox has the same directory, but a circuit breaker that knows nothing of the outage.
+    emulator.kill()
     server.always(Behaviour())
     requests.append(start("handlers.capture", **spool).invoke({"count": 2}).body["request"])
-    arrived = [
-        (event["properties"]["faas.invocation_id"], event["properties"]["number"])
-        for request in server.accepted
-        for event in request.events
-    ]
-    assert sorted(arrived) == sorted((request, number) for request in requests for number in range(2))
+    arrived = invocation_numbers([event for request in server.accepted for event in request.events])
+    assert arrived == sorted((request, number) for request in requests for number in range(2))

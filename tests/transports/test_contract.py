@@ -1,4 +1,8 @@
-"""Our own transports under the tests that the authors of others run, well and failing."""
+"""Every transport of the package passes `TransportContract`, the tests that authors of other transports run.
+
+`MAKERS` has each transport several times: with a server that works, with one that fails, full, closed,
+raising. The transport that the documentation shows is one of them.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +28,13 @@ from leanbase.transports.deadline import Deadline
 from leanbase.transports.receipt import Receipt
 from tests.conftest import balanced
 from tests.support.fault_server import FaultServer
-from tests.transports.doubles import Failing, Raising, away
+from tests.support.transports import FailingTransport, RaisingTransport, unavailable_http
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "transports.md"
 
 
-def documented(descriptor: int) -> BaseTransport:
-    """The transport that the documentation shows."""
+def documented_transport(descriptor: int) -> BaseTransport:
+    """Return the transport that the documentation shows."""
     code = re.search(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     assert code
     namespace: dict[str, type[BaseTransport]] = {}
@@ -41,27 +45,31 @@ def documented(descriptor: int) -> BaseTransport:
 MAKERS: dict[str, Callable[[FaultServer, Path], BaseTransport]] = {
     "memory": lambda server, path: MemoryTransport(),
     "http": lambda server, path: HttpTransport("k", server.url, max_retries=0),
-    "http, server away": lambda server, path: away(server),
-    "failing": lambda server, path: Failing(),
+    "http, server unavailable": lambda server, path: unavailable_http(server),
+    "failing": lambda server, path: FailingTransport(),
     "log": lambda server, path: LogTransport(os.open(path / "log", os.O_CREAT | os.O_WRONLY)),
     "log, closed": lambda server, path: LogTransport(4711),
     "buffered": lambda server, path: BufferedTransport(HttpTransport("k", server.url)),
-    "buffered, failing": lambda server, path: BufferedTransport(Failing(), flush_at=10),
+    "buffered, failing": lambda server, path: BufferedTransport(FailingTransport(), flush_at=10),
     "spool": lambda server, path: SpoolTransport(path / "spool"),
     "spool, http": lambda server, path: SpoolTransport(path / "spool", HttpTransport("k", server.url)),
-    "spool, server away": lambda server, path: SpoolTransport(path / "spool", away(server)),
-    "spool as fallback": lambda server, path: SpoolTransport(path / "s", Failing(), write_first=False),
-    "spool, raising": lambda server, path: SpoolTransport(path / "spool", Raising()),
-    "spool, full": lambda server, path: SpoolTransport(path / "spool", Failing(), max_bytes=10),
-    "documented": lambda server, path: documented(os.open(path / "pipe", os.O_CREAT | os.O_WRONLY)),
-    "documented, closed": lambda server, path: documented(4711),
-    "fallback": lambda server, path: FallbackTransport(away(server), MemoryTransport()),
-    "fallback, raising": lambda server, path: FallbackTransport(Raising(), MemoryTransport()),
-    "fallback, both failing": lambda server, path: FallbackTransport(Failing(), Failing()),
+    "spool, server unavailable": lambda server, path: SpoolTransport(
+        path / "spool", unavailable_http(server)
+    ),
+    "spool as fallback": lambda server, path: SpoolTransport(
+        path / "s", FailingTransport(), write_first=False
+    ),
+    "spool, raising": lambda server, path: SpoolTransport(path / "spool", RaisingTransport()),
+    "spool, full": lambda server, path: SpoolTransport(path / "spool", FailingTransport(), max_bytes=10),
+    "documented": lambda server, path: documented_transport(os.open(path / "pipe", os.O_CREAT | os.O_WRONLY)),
+    "documented, closed": lambda server, path: documented_transport(4711),
+    "fallback": lambda server, path: FallbackTransport(unavailable_http(server), MemoryTransport()),
+    "fallback, raising": lambda server, path: FallbackTransport(RaisingTransport(), MemoryTransport()),
+    "fallback, both failing": lambda server, path: FallbackTransport(FailingTransport(), FailingTransport()),
 }
 
 
-class TestOurOwn(TransportContract):
+class TestTransportsOfThePackage(TransportContract):
     @pytest.fixture(params=MAKERS)
     def transport(
         self, request: pytest.FixtureRequest, server: FaultServer, tmp_path: Path
@@ -71,8 +79,8 @@ class TestOurOwn(TransportContract):
         made.close(deadline=Deadline.after(0))
 
 
-class Broken(MemoryTransport):
-    """Sends, and raises whenever it is to flush or close."""
+class BrokenTransport(MemoryTransport):
+    """Sends, but raises whenever it is flushed or closed."""
 
     def flush(self, *, deadline: Deadline) -> Receipt:
         raise OSError
@@ -80,11 +88,12 @@ class Broken(MemoryTransport):
     close = flush
 
 
+@pytest.mark.rule("G-1", "Q-57")
 @pytest.mark.parametrize("sync_mode", [True, False])
-def test_a_flush_or_close_that_raises_costs_no_event(
+def test_a_transport_whose_flush_and_close_raise_costs_no_event(
     sync_mode: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    transport = Broken()
+    transport = BrokenTransport()
     client = Leanbase("k", transport=transport, sync_mode=sync_mode)
     client.capture("flushed", distinct_id="u")
     assert client.flush()
@@ -93,5 +102,5 @@ def test_a_flush_or_close_that_raises_costs_no_event(
     assert [event["event"] for event in transport.events] == ["flushed", "at the end"]
     assert client.stats()["delivered"] == 2
     assert balanced(client)
-    assert "Broken: flush() raised OSError" in caplog.text
-    assert "Broken: close() raised OSError" in caplog.text
+    assert "BrokenTransport: flush() raised OSError" in caplog.text
+    assert "BrokenTransport: close() raised OSError" in caplog.text

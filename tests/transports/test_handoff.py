@@ -1,4 +1,8 @@
-"""The form of hand-off messages: what is written is read again, and nothing that is sent can break the reader."""
+"""The format of hand-off messages: the reader returns what was written, and no message can break it.
+
+No transport and no server: `handoff.encode` and `handoff.decode` are called with events and messages, random
+ones too.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +29,15 @@ JSON = st.recursive(
 )
 
 
-def made(**changes: Any) -> dict[str, Any]:
-    event = {
+def event(**changes: Any) -> dict[str, Any]:
+    original = {
         "event": "order created",
         "distinct_id": "u",
         "uuid": uuid7(),
         "timestamp": "2026-11-24T10:00:00.000000+00:00",
         "properties": {"total": 42},
     }
-    return {**event, **changes}
+    return {**original, **changes}
 
 
 def message(*events: Any, **others: Any) -> str:
@@ -48,20 +52,20 @@ def gzipped(text: str) -> str:
 
 @pytest.mark.slow
 @given(st.lists(st.dictionaries(st.text(), JSON, max_size=5), min_size=1, max_size=5))
-def test_what_is_written_is_read_again(properties: list[dict[str, Any]]) -> None:
-    events = [encode(made(properties=sanitize(each))) for each in properties]
+def test_written_events_are_read_unchanged(properties: list[dict[str, Any]]) -> None:
+    events = [encode(event(properties=sanitize(each))) for each in properties]
     for write in (handoff.encode, handoff.encode_gzip):
         read = handoff.decode(write(events))
-        assert [event.decode() for event in read] == [event.decode() for event in events]
-        assert [event.uuid for event in read] == [event.uuid for event in events]
+        assert [each.decode() for each in read] == [each.decode() for each in events]
+        assert [each.uuid for each in read] == [each.uuid for each in events]
 
 
-def test_unknown_keys_are_tolerated_and_none_reaches_the_server() -> None:
+def test_unknown_keys_are_ignored_and_never_reach_the_server() -> None:
     text = message(
-        made(api_key="phc_other", token="t", later="x"), sent_by="a newer one", api_key="phc_other"
+        event(api_key="phc_other", token="t", later="x"), sent_by="a newer sender", api_key="phc_other"
     )
-    (event,) = handoff.decode(text)
-    assert event.decode() == made(uuid=event.uuid)
+    (found,) = handoff.decode(text)
+    assert found.decode() == event(uuid=found.uuid)
 
 
 @pytest.mark.parametrize(
@@ -82,20 +86,20 @@ def test_unknown_keys_are_tolerated_and_none_reaches_the_server() -> None:
         (gzipped("{")[:-2] + '"}', "not valid JSON|ends early"),
         (gzipped('{"leanbase": 2, "events": []}'), "older than the sender"),
         (gzipped(gzipped("{}")), "no list of events"),
-        (message(made(), 7), "event 1 .* invalid uuid"),
-        (message(made(uuid="7")), "event 0 .* invalid uuid"),
-        (message(made(uuid=None)), "event 0 .* invalid uuid"),
-        (message(made(timestamp="yesterday")), "event 0 .* invalid timestamp"),
-        (message(made(event="")), "not valid"),
-        (message(made(distinct_id=None)), "not valid"),
-        (message(made(properties=[])), "not valid"),
-        (message(made(properties={"x": "y" * 1_000_000})), "not valid"),
-        (message(made()).replace("42", "NaN"), "not valid JSON"),
-        (message(made()).replace("42", "9" * 5000), "not valid JSON"),
-        (message(made()).replace("42", "[" * 100_000), "not valid JSON"),
+        (message(event(), 7), "event 1 .* invalid uuid"),
+        (message(event(uuid="7")), "event 0 .* invalid uuid"),
+        (message(event(uuid=None)), "event 0 .* invalid uuid"),
+        (message(event(timestamp="yesterday")), "event 0 .* invalid timestamp"),
+        (message(event(event="")), "not valid"),
+        (message(event(distinct_id=None)), "not valid"),
+        (message(event(properties=[])), "not valid"),
+        (message(event(properties={"x": "y" * 1_000_000})), "not valid"),
+        (message(event()).replace("42", "NaN"), "not valid JSON"),
+        (message(event()).replace("42", "9" * 5000), "not valid JSON"),
+        (message(event()).replace("42", "[" * 100_000), "not valid JSON"),
     ],
 )
-def test_what_can_never_be_delivered_is_told(text: str, why: str) -> None:
+def test_an_unreadable_message_is_rejected_with_the_reason(text: str, why: str) -> None:
     with pytest.raises(UnreadableError) as caught:
         handoff.decode(text)
     assert re.search(why, str(caught.value))
@@ -107,7 +111,7 @@ def test_what_can_never_be_delivered_is_told(text: str, why: str) -> None:
     | JSON.map(lambda value: json.dumps({"leanbase": 1, "events": value, "gzip": value}))
     | st.binary()
 )
-def test_nothing_else_is_raised(text: str | bytes) -> None:
+def test_decoding_raises_nothing_but_unreadable_error(text: str | bytes) -> None:
     try:
         handoff.decode(text)
     except UnreadableError:
@@ -115,7 +119,7 @@ def test_nothing_else_is_raised(text: str | bytes) -> None:
 
 
 @pytest.mark.slow
-def test_a_bomb_is_not_unpacked() -> None:
+def test_a_compressed_message_that_is_too_large_is_not_decompressed() -> None:
     bomb = json.dumps({"leanbase": 1, "gzip": base64.b64encode(gzip.compress(b"0" * 500_000_000)).decode()})
     assert len(bomb) < 1024 * 1024
     tracemalloc.start()

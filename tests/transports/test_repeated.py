@@ -1,4 +1,4 @@
-"""What goes on and on is said once a minute, with the number of events since; each event is in the books."""
+"""A condition that persists is logged once a minute, with the number of events since then."""
 
 from __future__ import annotations
 
@@ -13,129 +13,131 @@ import trustme
 from leanbase import Leanbase
 from leanbase.transports._repeated import MAX_KINDS, RepeatedLog
 from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.sqs import QUEUE_PATH
 
 Make = Callable[..., Leanbase]
 
 
 @pytest.fixture
-def minute(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Lets a minute go by."""
+def pass_a_minute(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function that advances the wall clock by a minute."""
     wall, passed = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: wall() + passed[0])
 
-    def go_by() -> None:
+    def advance() -> None:
         passed[0] += 61
 
-    return go_by
+    return advance
 
 
-def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
     return [each.getMessage() for each in caplog.records if each.levelno >= level]
 
 
 @pytest.mark.rule("W-14")
-def test_the_same_refusal_is_said_once_then_counted(
-    make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture, minute: Callable[[], None]
+def test_the_same_rejection_is_logged_once_and_then_counted(
+    make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture, pass_a_minute: Callable[[], None]
 ) -> None:
     server.always(Behaviour(status=401))
     client = make(server)
     for number in range(30):
         client.capture("e", distinct_id=number)
     url = f"{server.url}/batch/"
-    assert said(caplog) == [
+    assert logged(caplog) == [
         f"1 event(s) dropped: {url}: the server responded with 401: the API key was rejected"
     ]
-    minute()
+    pass_a_minute()
     client.capture("e", distinct_id="u")
-    assert said(caplog)[1:] == [
+    assert logged(caplog)[1:] == [
         f"30 event(s) dropped: {url}: the server responded with 401: the API key was rejected"
     ]
     assert client.stats()["dropped"] == {"rejected": 31}
-    assert len(server.requests) == 31, "each was sent once"
+    assert len(server.requests) == 31, "each event was sent once"
 
 
 @pytest.mark.rule("W-14")
-def test_another_refusal_is_said_at_once(
+def test_a_different_rejection_is_logged_at_once(
     make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.script(*[Behaviour(status=status) for status in (401, 400, 401, 400, 403)])
     client = make(server)
     for number in range(5):
         client.capture("e", distinct_id=number)
-    assert [text.split("responded with ")[1][:3] for text in said(caplog)] == ["401", "400", "403"]
+    assert [text.split("responded with ")[1][:3] for text in logged(caplog)] == ["401", "400", "403"]
 
 
-def test_each_failure_that_may_mend_is_said(
+def test_every_retryable_failure_is_logged(
     make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.script(Behaviour(status=503), Behaviour(status=500))
     client = make(server, max_retries=0)
     client.capture("e", distinct_id="u")
     client.capture("e", distinct_id="u")
-    assert [text.split(" ")[0] for text in said(caplog)] == ["1", "2"]
+    assert [text.split(" ")[0] for text in logged(caplog)] == ["1", "2"]
 
 
-def test_an_untrusted_certificate_is_not_tried_again_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("W-13", "Q-20")
+def test_an_untrusted_certificate_is_not_retried_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     server = FaultServer(tls=context)
-    heard: list[int] = []
-    client = Leanbase("k", server.url, on_error=lambda error, events: heard.append(len(events)))
+    reported: list[int] = []
+    client = Leanbase("k", server.url, on_error=lambda error, events: reported.append(len(events)))
     for number in range(3):
         client.capture("e", distinct_id=number)
     assert server.connections == 3
-    assert len([text for text in said(caplog) if "not delivered yet" in text]) == 1
-    assert heard == [1, 2, 3], "on_error hears of each send"
+    assert len([text for text in logged(caplog) if "not delivered yet" in text]) == 1
+    assert reported == [1, 2, 3], "on_error is called for each send"
     server.stop()
 
 
-def test_missing_credentials_are_said_once(
+def test_missing_credentials_are_logged_once(
     make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    client = make(server, transport="sqs", queue_url=f"{server.url}/123/events")
+    client = make(server, transport="sqs", queue_url=server.url + QUEUE_PATH)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     started = time.monotonic()
     for number in range(3):
         client.capture("e", distinct_id=number)
     assert time.monotonic() - started < 5
-    assert len([text for text in said(caplog) if "not handed off yet" in text]) == 1
+    assert len([text for text in logged(caplog) if "not handed off yet" in text]) == 1
     assert not server.requests
 
 
-def test_a_queue_that_refuses_is_said_once(
+def test_a_queue_without_permission_is_logged_once(
     make: Make, server: FaultServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
         monkeypatch.setenv(name, "eu-west-1")
     server.always(Behaviour(status=403, body=b'{"__type": "AccessDenied"}'))
-    client = make(server, transport="sqs", queue_url=f"{server.url}/123/events")
+    client = make(server, transport="sqs", queue_url=server.url + QUEUE_PATH)
     for number in range(10):
         client.capture("e", distinct_id=number)
-    assert len(said(caplog, logging.ERROR)) == 1
+    assert len(logged(caplog, logging.ERROR)) == 1
     assert client.stats()["retained"] == 10
 
 
 @pytest.mark.rule("Q-42")
-def test_a_client_that_was_shut_down_says_so_once_a_minute(
-    client: Leanbase, caplog: pytest.LogCaptureFixture, minute: Callable[[], None]
+def test_captures_after_a_shutdown_are_logged_once_a_minute(
+    client: Leanbase, caplog: pytest.LogCaptureFixture, pass_a_minute: Callable[[], None]
 ) -> None:
     client.shutdown()
     for _ in range(5):
         assert client.capture("e", distinct_id="u") is None
-    minute()
+    pass_a_minute()
     client.capture("e", distinct_id="u")
-    assert said(caplog) == [
+    assert logged(caplog) == [
         "1 event(s) not sent: the client was shut down",
         "5 event(s) not sent: the client was shut down",
     ]
 
 
-def test_what_is_said_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_number_of_remembered_messages_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     log = RepeatedLog()
     for kind in range(10 * MAX_KINDS):
         log.log(logging.WARNING, kind, 1, f"number {kind}")

@@ -1,4 +1,4 @@
-"""The signer against botocore's, byte for byte."""
+"""Signatures of requests to AWS are the same as those of botocore, byte for byte."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOSTS = st.sampled_from(
         "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com:8443/some path/ü~-_./",
     ]
 )
-TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40)
+STRINGS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40)
 NAMES = st.from_regex(r"X-[A-Za-z][A-Za-z0-9-]{0,15}", fullmatch=True).filter(
     lambda name: not name.lower().startswith(("x-amz", "x-amzn"))
 )
@@ -36,7 +36,7 @@ KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, m
 @given(
     url=HOSTS,
     body=st.binary(max_size=500),
-    headers=st.dictionaries(NAMES, TEXTS, max_size=5).filter(
+    headers=st.dictionaries(NAMES, STRINGS, max_size=5).filter(
         lambda headers: len({name.lower() for name in headers}) == len(headers)
     ),
     access_key=KEYS,
@@ -45,7 +45,7 @@ KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, m
     region=st.from_regex(r"[a-z]{2}-[a-z]{4,9}-[1-9]", fullmatch=True),
     at=st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)),
 )
-def test_signatures_are_botocore_s(
+def test_a_signature_is_the_same_as_that_of_botocore(
     url: str,
     body: bytes,
     headers: dict[str, str],
@@ -55,16 +55,16 @@ def test_signatures_are_botocore_s(
     region: str,
     at: Any,
 ) -> None:
-    moment = at.replace(microsecond=0, tzinfo=timezone.utc)
+    timestamp = at.replace(microsecond=0, tzinfo=timezone.utc)
     given_headers = {**headers, "Content-Type": "application/x-amz-json-1.0", "User-Agent": "leanbase"}
     request = AWSRequest("POST", url, data=body, headers=given_headers)
-    gmtime = time.gmtime(moment.timestamp())
+    gmtime = time.gmtime(timestamp.timestamp())
     with (
-        mock.patch("botocore.auth.get_current_datetime", return_value=moment),
+        mock.patch("botocore.auth.get_current_datetime", return_value=timestamp),
         mock.patch("leanbase.transports._aws.sigv4.time.gmtime", return_value=gmtime),
     ):
         SigV4Auth(BotocoreCredentials(access_key, secret_key, token), "sqs", region).add_auth(request)
-        ours = signed(
+        signed_headers = signed(
             url,
             body,
             given_headers,
@@ -72,8 +72,8 @@ def test_signatures_are_botocore_s(
             region=region,
             service="sqs",
         )
-    assert dict(request.headers.items()) == ours
+    assert dict(request.headers.items()) == signed_headers
 
 
-def test_credentials_show_nothing() -> None:
+def test_the_repr_of_credentials_has_no_secrets() -> None:
     assert repr(Credentials("an id", "a secret", "a token")) == "<Credentials>"

@@ -9,11 +9,11 @@ import leanbase
 
 FLUSH: Any = os.environ.get("FLUSH", "auto")
 BARE = bool(os.environ.get("BARE"))
-"""Whether the application is to run without Leanbase, to be compared with."""
+"""Whether the application runs without Leanbase. Benchmarks compare it with the tracked application."""
 
 
 def configure() -> None:
-    """Set the default client up by the variables that a test gives."""
+    """Configure the default client from the environment variables of a test."""
     leanbase.api_key = "phc_test"
     leanbase.host = os.environ["INGESTION"]
     leanbase.sync_mode = os.environ.get("SYNC_MODE", "true") == "true"

@@ -24,11 +24,13 @@ app.conf.update(
         "data_folder_in": str(FOLDER / "queue"),
         "data_folder_out": str(FOLDER / "queue"),
         "control_folder": str(FOLDER / "control"),
+        "polling_interval": 0.05,  # the default of 1 s is the time that each message waits
     },
     result_backend=f"file://{FOLDER / 'results'}",
     task_always_eager=bool(os.environ.get("EAGER")),
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
+    worker_lost_wait=1,  # the default is 10 s
 )
 install(app)
 

@@ -1,4 +1,4 @@
-"""A Django project in one file, for WSGI and ASGI. The database file comes from a variable."""
+"""A Django project in one file, for WSGI and ASGI. `DJANGO_DATABASE` names its database file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ SESSIONS = [
 ]
 
 
-def only_tracked(request: HttpRequest) -> bool:
+def is_tracked(request: HttpRequest) -> bool:
+    if request.path == "/filter-fails":
+        raise RuntimeError("filter")
     return bool(request.path != "/health")
 
 
@@ -64,16 +66,16 @@ if not settings.configured:
         },
         MIDDLEWARE=[
             f"{HERE}.outer",
-            f"{HERE}.Answers",
+            f"{HERE}.ExceptionResponses",
             *SESSIONS,
             *LEANBASE,
             f"{HERE}.inner",
         ],
         LEANBASE_MW_FLUSH=FLUSH,
-        LEANBASE_MW_REQUEST_FILTER=only_tracked,
+        LEANBASE_MW_REQUEST_FILTER=is_tracked,
         LEANBASE_MW_EXTRA_TAGS=extra_tags,
         LEANBASE_MW_TAG_MAP=tag_map,
-        LEANBASE_MW_CLIENT="not a client",
+        LEANBASE_MW_CLIENT="not a client",  # which is ignored with a warning
         USE_TZ=True,
     )
     django.setup()
@@ -84,7 +86,7 @@ from django.utils.decorators import sync_and_async_middleware  # noqa: E402
 
 
 def prepare() -> None:
-    """Make the tables and a user."""
+    """Create the tables and a user."""
     from django.core.management import call_command
 
     call_command("migrate", verbosity=0)
@@ -93,7 +95,7 @@ def prepare() -> None:
 
 @sync_and_async_middleware  # type: ignore[untyped-decorator]
 def outer(get_response: Callable[[Any], Any]) -> Any:
-    """Around the middleware of Leanbase: raises, or throws its response away."""
+    """Wraps the middleware of Leanbase. Raises, or discards its response."""
 
     def before(request: HttpRequest) -> None:
         if request.path == "/outer-fails-before":
@@ -106,39 +108,39 @@ def outer(get_response: Callable[[Any], Any]) -> Any:
 
     if iscoroutinefunction(get_response):
 
-        async def answer_async(request: HttpRequest) -> HttpResponse:
+        async def respond_async(request: HttpRequest) -> HttpResponse:
             before(request)
             return after(request, await get_response(request))
 
-        return answer_async
+        return respond_async
 
-    def answer(request: HttpRequest) -> HttpResponse:
+    def respond(request: HttpRequest) -> HttpResponse:
         before(request)
         return after(request, get_response(request))
 
-    return answer
+    return respond
 
 
 @sync_and_async_middleware  # type: ignore[untyped-decorator]
 def inner(get_response: Callable[[Any], Any]) -> Any:
-    """Inside: answers an exception of its own kind, and raises."""
+    """Is inside the middleware of Leanbase. Raises."""
     if iscoroutinefunction(get_response):
 
-        async def answer_async(request: HttpRequest) -> HttpResponse:
+        async def respond_async(request: HttpRequest) -> HttpResponse:
             if request.path == "/inner-fails":
                 raise RuntimeError("inner")
             response: HttpResponse = await get_response(request)
             return response
 
-        return answer_async
+        return respond_async
 
-    def answer(request: HttpRequest) -> HttpResponse:
+    def respond(request: HttpRequest) -> HttpResponse:
         if request.path == "/inner-fails":
             raise RuntimeError("inner")
         response: HttpResponse = get_response(request)
         return response
 
-    return answer
+    return respond
 
 
 class OutOfStock(Exception):
@@ -149,8 +151,8 @@ class Missing(Exception):
     pass
 
 
-class Answers:
-    """Around the middleware of Leanbase: answers exceptions of its own."""
+class ExceptionResponses:
+    """Wraps the middleware of Leanbase, and turns two exceptions into responses."""
 
     sync_capable = async_capable = True
 
@@ -335,6 +337,7 @@ urlpatterns = [
     path("replaced", index),
     path("extra-fails", index),
     path("map-fails", index),
+    path("filter-fails", index),
 ]
 
 app = get_asgi_application() if IS_ASYNC else get_wsgi_application()

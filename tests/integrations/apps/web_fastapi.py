@@ -89,8 +89,8 @@ if not BARE:
 
 
 @guarded.middleware("http")
-async def passes_on(request: Any, call_next: Any) -> Any:
-    """Most applications have one: what is inside runs in a task of its own."""
+async def pass_on(request: Any, call_next: Any) -> Any:
+    """Most applications have such a middleware. Starlette runs the application inside it in another task."""
     return await call_next(request)
 
 

@@ -68,7 +68,7 @@ def fails_in_body(environ: dict[str, Any], start_response: StartResponse) -> Ite
     return parts()
 
 
-def answers(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+def handles_exception(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
     try:
         raise KeyError("no such thing")
     except KeyError:
@@ -103,7 +103,7 @@ ROUTES = {
     "sized": sized,
     "fails": fails,
     "fails-in-body": fails_in_body,
-    "answers": answers,
+    "handles-exception": handles_exception,
     "closes": closes,
     "file": file,
 }

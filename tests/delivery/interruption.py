@@ -1,10 +1,14 @@
-"""A signal that strikes at a chosen moment of a call, rather than at one of a timer's.
+"""Interrupts a call at a chosen moment, as a signal would, rather than after a time.
 
 CPython runs signal handlers at the beginning of a Python function, at a backward jump, and after a call of a
-function written in C. `striking` counts these moments in everything that a call does in its thread, the standard
-library and urllib3 included, and runs a handler at one of them, in the frame that a signal would have interrupted.
-What the handler raises, it raises there. (For handlers that raise only the beginnings of functions count: the
-interpreter does not unwind from every instruction at which a trace function may raise.)
+function written in C. An `Interruption` traces a call and counts these moments in everything that the call
+does in its thread, the standard library and urllib3 included. At one of them it runs a handler, in the frame
+that a signal would have interrupted. An exception of the handler is raised there. (For handlers that raise,
+only the beginnings of functions count: the interpreter does not unwind from every instruction at which a
+trace function may raise.)
+
+A test calls the same function again and again, interrupts it one moment later each time, and ends when the
+call is over before its moment has come.
 """
 
 from __future__ import annotations
@@ -19,20 +23,24 @@ from typing import Any
 CALLS = {number for name, number in dis.opmap.items() if name.startswith("CALL") and "INTRINSIC" not in name}
 
 
-class Strike:
-    """Runs `call` and, at its moment number `at`, `handler`, which may raise if `raises` is true.
+class Interruption:
+    """Runs a handler at one moment of a call.
 
-    With `inside` only moments in files count in whose path it is.
+    Args:
+        at: The number of the moment, from 0.
+        handler: The handler.
+        raises: Whether the handler may raise.
+        inside: Only moments in files whose path contains this string count.
 
     Attributes:
-        struck: Whether the call had so many moments.
-        where: In which function it was.
+        happened: Whether the call had so many moments.
+        where: The name of the interrupted function.
     """
 
     def __init__(
         self, at: int, handler: Callable[[], object], *, raises: bool = False, inside: str = ""
     ) -> None:
-        self.struck = False
+        self.happened = False
         self.where = ""
         self._left = at
         self._handler = handler
@@ -42,9 +50,10 @@ class Strike:
         self._entered = False
 
     def during(self, call: Callable[[], Any]) -> Any:
+        """Make the call, and interrupt it. Return its result."""
         before = sys.gettrace()
         collects = gc.isenabled()
-        gc.disable()  # what its callbacks raise, the interpreter prints and passes over
+        gc.disable()  # the interpreter prints and ignores exceptions in callbacks of the garbage collector
         sys.settrace(self._trace)
         try:
             return call()
@@ -55,14 +64,14 @@ class Strike:
             self._last.clear()
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
-        if self.struck:
+        if self.happened:
             return None
         is_moment = False
         if event == "call":
             frame.f_trace_opcodes = True
             frame.f_trace_lines = False
             self._entered = True
-            # What a callback of a weak reference raises, the interpreter prints and passes over.
+            # The interpreter prints and ignores exceptions in callbacks of weak references.
             is_moment = not self._raises or not frame.f_code.co_filename.endswith("_weakrefset.py")
         elif event == "opcode":
             last = self._last.get(frame, -1)
@@ -74,16 +83,9 @@ class Strike:
             self._last.pop(frame, None)
         if is_moment and self._inside in frame.f_code.co_filename:
             if self._left == 0:
-                self.struck = True
+                self.happened = True
                 self.where = frame.f_code.co_name
                 self._handler()
                 return None
             self._left -= 1
         return self._trace
-
-
-def moments(call: Callable[[], Any]) -> int:
-    """How many moments a call has."""
-    strike = Strike(sys.maxsize, lambda: None)
-    strike.during(call)
-    return sys.maxsize - strike._left
