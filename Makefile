@@ -55,8 +55,9 @@ setup: $(VENV)/ready $(ENVS)/sam/ready
 demo: $(ENVS)/demo/ready
 	@$(ENVS)/demo/bin/python examples/demo.py
 
+# Many tests wait, so three processes keep two cores busy.
 quick: lint
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m 'not slow' --hypothesis-profile quick
 
 # Programs that a test kills leave damaged data files, which are passed over.
 test: setup

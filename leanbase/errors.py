@@ -101,7 +101,7 @@ class TransportError(LeanbaseError):
         reason: The reason in a receipt: `"unavailable"`, or `"paused"` or `"deadline"` if nothing was tried.
         mends_soon: Whether a retry within the same send can help. It cannot if a certificate is not trusted,
             or if credentials are missing.
-        answered: Whether the server responded, even if it only asked the client to wait.
+        responded: Whether the server responded, even if it only asked the client to wait.
     """
 
     def __init__(
@@ -111,10 +111,10 @@ class TransportError(LeanbaseError):
         retry_after: float | None = None,
         reason: str = UNAVAILABLE,
         mends_soon: bool = True,
-        answered: bool = True,
+        responded: bool = True,
     ) -> None:
         super().__init__(message)
-        self.answered = answered
+        self.responded = responded
         self.retry_after = retry_after
         self.reason = reason
         self.mends_soon = mends_soon

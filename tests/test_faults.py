@@ -51,6 +51,7 @@ def capture_in_thread(client: Leanbase) -> threading.Thread:
 # --- interrupts and signal handlers -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-59", "Q-20", "Q-21")
 @pytest.mark.parametrize("raised", ["SystemExit", "KeyboardInterrupt"])
 def test_an_exception_of_a_signal_handler_in_a_send_loses_no_event(raised: str, server: FaultServer) -> None:
@@ -59,6 +60,7 @@ def test_an_exception_of_a_signal_handler_in_a_send_loses_no_event(raised: str, 
     assert [event["event"] for event in server.requests[-1].events] == ["retained", "interrupted"]
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-59")
 @pytest.mark.parametrize("delay", [0.01, 0.05, 0.3])
 def test_a_signal_handler_may_shut_down_in_the_middle_of_a_send(delay: float, server: FaultServer) -> None:
@@ -68,6 +70,7 @@ def test_a_signal_handler_may_shut_down_in_the_middle_of_a_send(delay: float, se
     assert len({event["uuid"] for event in server.events}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-59")
 def test_a_signal_handler_that_shuts_down_and_exits_delivers_the_interrupted_event(
     server: FaultServer,
@@ -115,6 +118,7 @@ def test_a_forked_child_has_no_retained_events_of_its_parent(server: FaultServer
     assert output == "0 <Receipt nothing to do> {}\n<Receipt delivered=1>\n"
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-60")
 @needs_fork
 def test_a_deadline_of_the_parent_does_not_limit_the_child(server: FaultServer) -> None:
@@ -167,6 +171,7 @@ def test_an_expired_deadline_does_not_open_the_circuit_breaker(server: FaultServ
     assert client.stats()["delivered"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-54")
 def test_a_scope_waits_at_its_end_for_a_send_in_flight_of_another_thread(
     server: FaultServer, make: Make
@@ -199,6 +204,7 @@ def test_shutdown_ends_the_backoff_of_another_thread(server: FaultServer, make: 
     assert client.stats()["delivered"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-40")
 def test_shutdown_reports_events_that_are_still_in_flight_at_its_timeout(
     server: FaultServer, make: Make
@@ -232,13 +238,14 @@ def test_requests_in_flight_that_fail_after_the_breaker_opened_do_not_lengthen_t
     tickets = [breaker.try_acquire() or 0 for _ in range(10)]
     assert all(tickets)
     for ticket in tickets:
-        breaker.failed(ticket, answered=True)
+        breaker.failed(ticket, responded=True)
     assert breaker._pause == 30
     assert not breaker.try_acquire()
     breaker.succeeded()
     assert breaker.try_acquire()
 
 
+@pytest.mark.slow
 def test_a_capture_while_sending_is_paused_takes_no_longer_with_many_retained_events(
     server: FaultServer, make: Make
 ) -> None:

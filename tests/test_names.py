@@ -121,6 +121,7 @@ def test_the_signature_shows_each_option_with_type_and_default() -> None:
     assert parameters["host"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
+@pytest.mark.slow
 def test_the_package_does_not_spell_its_own_name() -> None:
     """It is distributed under two."""
     for name, tree in modules():
@@ -147,6 +148,7 @@ def reasons() -> Iterator[tuple[str, str]]:
                     yield value.value, f"{name}:{node.lineno}"
 
 
+@pytest.mark.slow
 def test_every_reason_stands_in_the_list() -> None:
     found = list(reasons())
     assert len(found) > 15

@@ -109,6 +109,7 @@ def proven() -> set[str]:
     return {str(rule) for rule in found}
 
 
+@pytest.mark.slow
 def test_every_rule_that_is_cited_exists() -> None:
     known = rules()
     assert len(known) > 150
@@ -123,6 +124,7 @@ def test_every_rule_that_is_cited_exists() -> None:
     assert cited == set()
 
 
+@pytest.mark.slow
 def test_every_rule_has_a_test() -> None:
     assert rules() - proven() == WITHOUT_TEST
     assert all(rule in BEHAVIOUR.read_text().rpartition("## Tests and rules")[2] for rule in WITHOUT_TEST)
@@ -131,6 +133,7 @@ def test_every_rule_has_a_test() -> None:
 # --- log messages --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_log_message_is_explained() -> None:
     """`python -m scripts.messages_page` brings the page in line with the code."""
     page = messages_page.PAGE.read_text()

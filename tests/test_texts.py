@@ -181,6 +181,7 @@ def test_sorting_the_values_of_a_dict_ends(client: Leanbase, memory: MemoryTrans
     assert memory.events[0]["properties"]["numbers"] == [1, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.rule("S-16")
 def test_a_set_that_is_expensive_to_sort_is_encoded_in_time(client: Leanbase) -> None:
     thing = shared(SHARED["frozenset"], 40)

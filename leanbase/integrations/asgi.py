@@ -173,7 +173,7 @@ class _Response:
             tracked.status = message["status"]
             self._has_trailers = bool(message.get("trailers"))
             if message["status"] >= FAILED_STATUS:
-                self._capture_answered()
+                self._capture_handled()
         is_last = self._is_last(kind, message)
         if is_last and tracked.sends_before_response:
             await tracked.send_in_thread()
@@ -192,7 +192,7 @@ class _Response:
             return not message.get("more_body") and not self._has_trailers
         return kind == "http.response.pathsend"
 
-    def _capture_answered(self) -> None:
+    def _capture_handled(self) -> None:
         """Capture the exception that an exception handler is responding to."""
         error = sys.exc_info()[1]
         if error is not None and error is not self._outer_error:

@@ -106,7 +106,7 @@ class LeanbaseContextMiddleware:
         try:
             with tracked:
                 response = self.get_response(request)
-                tracked.answered(response)
+                tracked.responded(response)
         except BaseException:
             tracked.finish()
             raise
@@ -130,7 +130,7 @@ class LeanbaseContextMiddleware:
         try:
             with tracked:
                 response = await self.get_response(request)
-                tracked.answered(response)
+                tracked.responded(response)
         except BaseException:
             await tracked.finish_in_thread()
             raise
@@ -178,7 +178,7 @@ class DjangoRequest(WebRequest):
         )
         setattr(request, ATTRIBUTE, self)
 
-    def answered(self, response: Any) -> None:
+    def responded(self, response: Any) -> None:
         """Capture the exception of the view if the application turned it into a response of 500 or above."""
         self.status = response.status_code
         error, self.error = self.error, None

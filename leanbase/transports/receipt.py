@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 OUTCOMES = {
-    "delivered": "the server answered with 2xx",
+    "delivered": "the server responded with 2xx",
     "handed_off": "a queue or the log has it; the relay delivers it",
     "spooled": "it was written to the spool's directory, for the next send of any process, which does not "
     "count it again",

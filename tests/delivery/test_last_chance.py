@@ -100,6 +100,7 @@ def test_a_last_chance_while_sends_are_paused_is_one_attempt(
     assert balanced(client)
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-56")
 def test_a_last_chance_is_not_retried(make: Make, server: FaultServer) -> None:
     server.always(Behaviour(status=503))

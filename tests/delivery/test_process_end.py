@@ -147,6 +147,7 @@ def test_retained_events_of_a_garbage_collected_client_are_sent_or_reported(serv
     assert run_script("forget_the_client").errors == [LOST % 5]
 
 
+@pytest.mark.slow
 def test_the_events_of_at_most_a_hundred_garbage_collected_clients_stay_in_memory() -> None:
     ended = run_script("forget_many_clients")
     assert "100" in ended.printed
@@ -185,6 +186,7 @@ def test_a_child_that_skips_atexit_sends_its_buffer(library: str, method: str, s
     assert received_names(server) == ["buffered 0"]
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-50")
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_child_sends_its_retained_events_once_more_and_logs_the_loss(
@@ -244,6 +246,7 @@ def test_workers_that_are_recycled_send_their_buffers(library: str, server: Faul
     assert sorted(received_names(server)) == [f"buffered {number}" for number in range(6)]
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-62")
 @pytest.mark.parametrize("callback", [(), ("callback",)], ids=["no callback", "callback"])
 def test_the_workers_of_a_terminated_billiard_pool_send_their_buffers(
@@ -255,12 +258,14 @@ def test_the_workers_of_a_terminated_billiard_pool_send_their_buffers(
     assert set(ended.printed) == set(callback)
 
 
+@pytest.mark.slow
 def test_sigterm_just_before_the_main_thread_blocks_ends_a_child(server: FaultServer) -> None:
     """The signal comes to another thread: nothing interrupts the lock that the main thread waits for."""
     assert run_parent("start_one_child", server.url, "child_blocks_on_a_lock").printed == ["-15"]
     assert received_names(server) == ["buffered 0"]
 
 
+@pytest.mark.slow
 def test_a_signal_to_a_childs_own_child_does_not_end_the_child(server: FaultServer) -> None:
     """Both have the file descriptor by which a thread of the child is notified of signals."""
     ended = run_parent("start_one_child", server.url, "child_terminates_its_own_child")
@@ -274,6 +279,7 @@ def test_sigterm_ends_a_child_in_the_middle_of_a_long_call_of_c_code(server: Fau
     assert received_names(server) == ["buffered 0"]
 
 
+@pytest.mark.slow
 def test_a_handler_that_a_child_installs_later_is_called_once_for_a_signal(server: FaultServer) -> None:
     ended = run_parent("start_one_child", server.url, "child_installs_a_handler_later")
     assert ended.printed == ["mine", "0"]

@@ -175,6 +175,7 @@ def test_an_import_waits_during_a_short_outage_and_loses_no_event(
     assert client.stats()["dropped"] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-3", "Q-57")
 @pytest.mark.parametrize("way", WAYS)
 def test_events_in_flight_count_against_the_limit_of_an_import(
@@ -221,6 +222,7 @@ def test_a_shutdown_ends_the_wait_of_an_import(make: Make, server: FaultServer) 
     assert balanced(client)
 
 
+@pytest.mark.slow
 def test_a_capture_inside_on_error_does_not_wait_for_its_own_send(make: Make, server: FaultServer) -> None:
     server.always(UNAVAILABLE)
     client: Leanbase = make(

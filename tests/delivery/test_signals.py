@@ -98,6 +98,7 @@ def without_logging() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-57", "Q-59")
 @pytest.mark.parametrize("call", [capture, collect, flush])
 @pytest.mark.parametrize("action", ["capture", "flush", "shutdown", "raise"])

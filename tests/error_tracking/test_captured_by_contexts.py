@@ -313,6 +313,7 @@ def test_an_override_with_an_invalid_mechanism_is_ignored(round_trip: RoundTrip)
         assert properties["$exception_list"][0]["mechanism"]["type"] == "task"
 
 
+@pytest.mark.slow
 @pytest.mark.rule("K-17")
 def test_threads_that_capture_the_same_exception_make_one_event_for_each_client(
     round_trip: RoundTrip,

@@ -56,6 +56,7 @@ def test_an_uncaught_exception_arrives_before_the_interpreter_ends(round_trip: R
     assert (mechanism["type"], mechanism["handled"]) == ("onuncaughtexception", False)
 
 
+@pytest.mark.slow
 @pytest.mark.rule("X-41")
 def test_interrupts_and_exits_are_passed_on_and_not_captured(round_trip: RoundTrip) -> None:
     assert run_uncaught("exit_with_code_7", round_trip.server.url).returncode == 7

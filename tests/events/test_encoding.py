@@ -426,6 +426,7 @@ def test_a_dict_that_another_thread_changes_is_encoded_without_an_error() -> Non
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.rule("W-20")
 def test_shared_references_that_expand_to_a_huge_document_are_refused_early() -> None:
     expanding: list[Any] = ["x"]
@@ -563,6 +564,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.rule("G-5")
 @settings(max_examples=2 * settings().max_examples)
 @given(plain)

@@ -1,4 +1,4 @@
-"""HTTP events as AWS sends them, and a Lambda context."""
+"""HTTP events as AWS sends them, and a Lambda context with fixed values."""
 
 from __future__ import annotations
 

@@ -1,14 +1,17 @@
-"""The Lambda decorator: context, request tags, delivery, and that the handler is left as it was."""
+"""The Lambda decorator: the unchanged handler, delivery, the context and request tags, and the cold start.
+
+Handlers run in this process, called as Lambda's runtime calls them. Their events go to memory (`sent`), or to a
+`FaultServer` over a real socket. `tests/lambda_runtime` runs handlers in AWS's own runtime.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import inspect
 import logging
 import subprocess
-import sys
+import time
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -20,26 +23,20 @@ from leanbase import Leanbase
 from leanbase.handlers.aws_lambda import invocation
 from leanbase.transports import MemoryTransport
 from tests.handlers.events import ALB, ALB_MULTI, HEADERS, HTTP_API, REST, LambdaContext
+from tests.support.event_loops import current_event_loop
 from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.programs import program_command
 
 
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> MemoryTransport:
-    """The default client's events."""
-    transport = MemoryTransport()
-    leanbase.transport = transport
-    return transport
-
-
-def properties(sent: MemoryTransport) -> dict[str, Any]:
+def last_properties(sent: MemoryTransport) -> dict[str, Any]:
     found: dict[str, Any] = sent.events[-1]["properties"]
     return found
 
 
-# --- what it does to the handler --------------------------------------------------------------------
+# --- the handler ------------------------------------------------------------------------------------
 
 
-def test_result_name_and_docstring_are_untouched(sent: MemoryTransport) -> None:
+def test_the_result_name_and_docstring_of_a_handler_are_unchanged(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler
     def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         """Takes orders."""
@@ -54,7 +51,8 @@ def test_result_name_and_docstring_are_untouched(sent: MemoryTransport) -> None:
     assert len(sent.events) == 1
 
 
-def test_exceptions_pass_untouched_and_events_leave_first(sent: MemoryTransport) -> None:
+@pytest.mark.rule("K-15", "K-20")
+def test_an_exception_leaves_the_handler_unchanged_after_its_events_are_sent(sent: MemoryTransport) -> None:
     error = ValueError("mine")
 
     @leanbase.lambda_handler()
@@ -69,7 +67,7 @@ def test_exceptions_pass_untouched_and_events_leave_first(sent: MemoryTransport)
     assert [event["event"] for event in sent.events] == ["before", "$exception"]
 
 
-def test_at_most_one_frame_of_ours_is_in_the_traceback(sent: MemoryTransport) -> None:
+def test_the_decorator_adds_one_frame_to_the_traceback(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
         raise ValueError
@@ -81,7 +79,8 @@ def test_at_most_one_frame_of_ours_is_in_the_traceback(sent: MemoryTransport) ->
     assert files[-1] == __file__
 
 
-def test_async_handlers_stay_async(sent: MemoryTransport) -> None:
+@pytest.mark.rule("Q-54")
+def test_an_async_handler_remains_async(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler(flush="end")
     async def handler(event: Any, context: Any) -> str:
         leanbase.capture("a", distinct_id="u")
@@ -95,7 +94,8 @@ def test_async_handlers_stay_async(sent: MemoryTransport) -> None:
     assert [event["event"] for event in sent.events] == ["a", "b", "b"]
 
 
-def test_callable_objects_such_as_mangum(sent: MemoryTransport) -> None:
+@pytest.mark.rule("M-5")
+def test_a_callable_object_may_be_a_handler(sent: MemoryTransport) -> None:
     """A real Starlette application behind Mangum, called as Lambda calls it."""
     from mangum import Mangum
     from starlette.applications import Starlette
@@ -109,38 +109,25 @@ def test_callable_objects_such_as_mangum(sent: MemoryTransport) -> None:
     app = Starlette(routes=[Route("/orders/7", order, methods=["POST"])])
     http = {**HTTP_API["requestContext"]["http"], "sourceIp": "203.0.113.7"}
     event = {**HTTP_API, "requestContext": {**HTTP_API["requestContext"], "http": http}}
-    with event_loop():
+    with current_event_loop():
         handler: Any = leanbase.lambda_handler(Mangum(app, lifespan="off"))
         assert handler(event, LambdaContext())["statusCode"] == 200
     assert sent.events[0]["distinct_id"] == "user_1"
-    assert properties(sent)["$request_path"] == "/orders/7"
+    assert last_properties(sent)["$request_path"] == "/orders/7"
 
 
-@contextlib.contextmanager
-def event_loop() -> Iterator[None]:
-    """Mangum wants one and, when there is none, makes one that it never closes."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    try:
-        yield
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()
+def test_an_object_with_an_async_call_may_be_a_handler(sent: MemoryTransport) -> None:
+    class AsyncCallable:
+        async def __call__(self, event: Any, context: Any) -> str:
+            leanbase.capture("e", distinct_id="u")
+            return "done"
 
-
-class AsyncCallable:
-    async def __call__(self, event: Any, context: Any) -> str:
-        leanbase.capture("e", distinct_id="u")
-        return "done"
-
-
-def test_callable_objects_with_an_async_call(sent: MemoryTransport) -> None:
     handler = leanbase.lambda_handler(AsyncCallable())
     assert asyncio.run(handler({}, LambdaContext())) == "done"
     assert len(sent.events) == 1
 
 
-def test_wrong_use_is_a_clear_error() -> None:
+def test_wrong_use_of_the_decorator_raises() -> None:
     with pytest.raises(TypeError, match="decorates a handler, not str"):
         leanbase.lambda_handler("handler")  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="client must be a Leanbase, not str"):
@@ -158,7 +145,8 @@ def test_wrong_use_is_a_clear_error() -> None:
 # --- delivery ---------------------------------------------------------------------------------------
 
 
-def test_ten_captures_are_one_request_before_the_result(server: FaultServer) -> None:
+@pytest.mark.rule("Q-54")
+def test_ten_captures_are_sent_in_one_request_before_the_result_is_returned(server: FaultServer) -> None:
     client = Leanbase("k", server.url)
 
     @leanbase.lambda_handler(client=client)
@@ -171,7 +159,7 @@ def test_ten_captures_are_one_request_before_the_result(server: FaultServer) -> 
     assert [len(request.events) for request in server.requests] == [10]
 
 
-def test_flush_each_sends_inside_every_capture(server: FaultServer) -> None:
+def test_flush_each_sends_inside_each_capture(server: FaultServer) -> None:
     client = Leanbase("k", server.url)
 
     @leanbase.lambda_handler(flush="each", client=client)
@@ -183,7 +171,8 @@ def test_flush_each_sends_inside_every_capture(server: FaultServer) -> None:
     assert handler({}, LambdaContext()) == 2
 
 
-def test_an_invocation_that_captures_nothing_sends_what_an_earlier_one_could_not(server: FaultServer) -> None:
+@pytest.mark.rule("Q-20", "Q-21")
+def test_an_invocation_without_events_sends_those_retained_by_an_earlier_one(server: FaultServer) -> None:
     client = Leanbase("k", server.url, max_retries=0)
 
     @leanbase.lambda_handler(client=client)
@@ -200,22 +189,21 @@ def test_an_invocation_that_captures_nothing_sends_what_an_earlier_one_could_not
     assert len(server.requests) == 2
 
 
+@pytest.mark.rule("Q-13")
 @pytest.mark.slow
-def test_the_remaining_time_less_a_reserve_is_the_deadline(server: FaultServer) -> None:
-    import time
-
+def test_the_deadline_is_the_remaining_time_minus_a_reserve(server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
     client = Leanbase("k", server.url)
 
     @leanbase.lambda_handler(client=client)
     def handler(event: Any, context: Any) -> str:
         client.capture("e", distinct_id="u")
-        return "answered"
+        return "done"
 
     for seconds, least, most in ((1.0, 0.8, 0.97), (1.5, 1.2, 1.45)):
         context = LambdaContext(seconds)
         started = time.monotonic()
-        assert handler({}, context) == "answered"
+        assert handler({}, context) == "done"
         assert least < time.monotonic() - started < most
         assert context.get_remaining_time_in_millis() > 0
     assert invocation.time_limit(LambdaContext(60)).remaining() == pytest.approx(59.5, abs=0.1)  # type: ignore[union-attr]
@@ -223,7 +211,8 @@ def test_the_remaining_time_less_a_reserve_is_the_deadline(server: FaultServer) 
     assert invocation.time_limit(None) is None
 
 
-def test_recursion_each_invocation_has_its_own_scope(sent: MemoryTransport) -> None:
+@pytest.mark.rule("K-1")
+def test_a_handler_that_calls_itself_has_a_context_and_scope_for_each_call(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler
     def handler(event: dict[str, Any], context: Any) -> None:
         leanbase.tag("depth", event["depth"])
@@ -238,7 +227,8 @@ def test_recursion_each_invocation_has_its_own_scope(sent: MemoryTransport) -> N
 # --- context ----------------------------------------------------------------------------------------
 
 
-def test_the_invocation_is_described(sent: MemoryTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.rule("K-2", "K-9")
+def test_events_carry_tags_of_the_invocation(sent: MemoryTransport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     monkeypatch.setattr(invocation, "_cold", True)
 
@@ -251,8 +241,8 @@ def test_the_invocation_is_described(sent: MemoryTransport, monkeypatch: pytest.
         handler({}, LambdaContext())
         handler({}, LambdaContext())
     first, second = (event["properties"] for event in sent.events)
-    described = {name: value for name, value in first.items() if name.startswith(("faas.", "cloud."))}
-    assert described == {
+    tags = {name: value for name, value in first.items() if name.startswith(("faas.", "cloud."))}
+    assert tags == {
         "faas.name": "orders",
         "faas.version": "$LATEST",
         "faas.invocation_id": "11111111-2222-3333-4444-555555555555",
@@ -260,12 +250,12 @@ def test_the_invocation_is_described(sent: MemoryTransport, monkeypatch: pytest.
         "cloud.provider": "aws",
         "cloud.region": "eu-west-1",
     }
-    assert first["$context_tags"] == sorted(described)
+    assert first["$context_tags"] == sorted(tags)
     assert second["faas.coldstart"] is False
     assert "outside" not in first
 
 
-@pytest.mark.rule("M-5")
+@pytest.mark.rule("M-1", "M-5", "M-10")
 @pytest.mark.parametrize(
     ("event", "url"),
     [
@@ -303,34 +293,54 @@ def test_http_events_give_identity_and_request_tags(
     assert (second["distinct_id"], second["properties"]["$session_id"]) == ("explicit", "mine")
 
 
-@pytest.mark.rule("M-5")
-def test_a_session_without_an_id_is_personless(sent: MemoryTransport) -> None:
+@pytest.mark.rule("M-1", "M-5", "E-10")
+def test_a_session_header_without_an_id_header_gives_events_without_a_person(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
         leanbase.capture("e")
 
     handler({"headers": {"X-PostHog-Session-Id": "s-1"}, "httpMethod": "GET", "path": "/"}, LambdaContext())
-    assert properties(sent)["$session_id"] == "s-1"
-    assert properties(sent)["$process_person_profile"] is False
-    assert "$current_url" not in properties(sent)
+    assert last_properties(sent)["$session_id"] == "s-1"
+    assert last_properties(sent)["$process_person_profile"] is False
+    assert "$current_url" not in last_properties(sent)
 
 
-def test_a_user_and_password_before_the_host_are_not_part_of_the_url(sent: MemoryTransport) -> None:
+@pytest.mark.rule("M-10")
+def test_a_user_and_password_in_the_host_header_are_left_out_of_the_url(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
         leanbase.capture("e")
 
     headers = {"Host": "alice:hunter2@shop.example.com"}
     handler({"headers": headers, "httpMethod": "GET", "path": "/cart"}, LambdaContext())
-    assert properties(sent)["$current_url"] == "https://shop.example.com/cart"
+    assert last_properties(sent)["$current_url"] == "https://shop.example.com/cart"
 
 
-class Hostile(dict):  # type: ignore[type-arg]
+@pytest.mark.rule("M-7")
+def test_identity_and_tags_of_an_invocation_do_not_reach_the_next(sent: MemoryTransport) -> None:
+    @leanbase.lambda_handler
+    def handler(event: Any, context: Any) -> None:
+        leanbase.tag("plan", "pro")
+        leanbase.capture("e")
+
+    @leanbase.lambda_handler
+    def other(event: Any, context: Any) -> None:
+        leanbase.capture("e")
+
+    handler(HTTP_API, LambdaContext())
+    other({}, LambdaContext())
+    first, second = sent.events
+    assert first["distinct_id"] == "user_1"
+    assert second["distinct_id"] != "user_1"
+    assert not {"plan", "$session_id", "$current_url"} & set(second["properties"])
+
+
+class RaisingMapping(dict):  # type: ignore[type-arg]
     def get(self, *args: Any) -> Any:
-        raise RuntimeError("hostile")
+        raise RuntimeError("a defect")
 
 
-@pytest.mark.rule("M-4")
+@pytest.mark.rule("M-4", "G-1")
 @pytest.mark.parametrize(
     "event",
     [
@@ -341,10 +351,10 @@ class Hostile(dict):  # type: ignore[type-arg]
         {"headers": "text", "requestContext": "text", "httpMethod": 7},
         {"requestContext": {"http": {"method": None}}, "rawPath": 3},
         {"httpMethod": "GET", "path": None, "multiValueQueryStringParameters": [1]},
-        Hostile(headers={}),
+        RaisingMapping(headers={}),
     ],
 )
-def test_events_of_any_shape_are_survived(event: Any, sent: MemoryTransport) -> None:
+def test_a_malformed_event_fails_no_invocation(event: Any, sent: MemoryTransport) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> str:
         leanbase.capture("e", distinct_id="u")
@@ -352,7 +362,7 @@ def test_events_of_any_shape_are_survived(event: Any, sent: MemoryTransport) -> 
 
     assert handler(event, None) == "fine"
     assert len(sent.events) == 1
-    assert "$current_url" not in properties(sent)
+    assert "$current_url" not in last_properties(sent)
 
 
 # --- Powertools -------------------------------------------------------------------------------------
@@ -367,8 +377,10 @@ def powertools(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("outermost", [True, False], ids=["above", "below"])
-def test_powertools_decorators(outermost: bool, powertools: Any, sent: MemoryTransport) -> None:
-    """Above and below the usual four, with the event wrapped or raw."""
+def test_the_decorator_works_above_and_below_those_of_powertools(
+    outermost: bool, powertools: Any, sent: MemoryTransport
+) -> None:
+    """Below them, the event is wrapped in a data class."""
     from aws_lambda_powertools.metrics import MetricUnit
     from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent, event_source
 
@@ -394,49 +406,49 @@ def test_powertools_decorators(outermost: bool, powertools: Any, sent: MemoryTra
         decorated = decorate(decorated)
     assert decorated(REST, LambdaContext()) == {"statusCode": 201}
     assert sent.events[0]["distinct_id"] == "user_1"
-    assert properties(sent)["$request_path"] == "/orders/7"
-    assert properties(sent)["faas.name"] == "orders"
+    assert last_properties(sent)["$request_path"] == "/orders/7"
+    assert last_properties(sent)["faas.name"] == "orders"
 
 
 # --- cold start -------------------------------------------------------------------------------------
 
 
-HANDLER = """
-import sys, leanbase
-leanbase.api_key, leanbase.host = "k", {url!r}
-@leanbase.lambda_handler{arguments}
-def handler(event, context): pass
-print("urllib3" in sys.modules)
-"""
+IN_LAMBDA = {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001"}
 
 
 @pytest.mark.parametrize(
-    ("environment", "arguments", "connections", "imported"),
+    ("environment", "arguments", "connections", "is_loaded"),
     [
-        ({"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001"}, "", 1, True),
-        ({"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001"}, "(preconnect=False)", 0, True),
-        (
-            {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001", "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"},
-            "", 0, True,
-        ),
-        ({}, "", 0, False),
+        (IN_LAMBDA, [], 1, True),
+        (IN_LAMBDA, ["preconnect=False"], 0, True),
+        ({**IN_LAMBDA, "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}, [], 0, True),
+        ({}, [], 0, False),
     ],
-    ids=["lambda", "no preconnect", "snapshot", "a test"],
-)  # fmt: skip
-def test_initialisation_imports_and_connects_only_in_the_runtime(
-    environment: dict[str, str], arguments: str, connections: int, imported: bool, server: FaultServer
+    ids=["in Lambda", "without preconnect", "before a snapshot", "outside Lambda"],
+)
+def test_the_http_client_is_loaded_and_connected_ahead_only_in_lambda(
+    environment: dict[str, str],
+    arguments: list[str],
+    connections: int,
+    is_loaded: bool,
+    server: FaultServer,
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", HANDLER.format(url=server.url, arguments=arguments)],
-        capture_output=True, text=True, timeout=60, check=True, env=environment,
-    )  # fmt: skip
-    assert done.stdout.strip() == str(imported)
+        program_command("tests.handlers.programs.cold_start", *arguments),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={"LEANBASE_API_KEY": "k", "LEANBASE_HOST": server.url, **environment},
+    )
+    assert done.stdout.strip() == str(is_loaded)
     assert done.stderr == ""
     assert server.connections == connections
     assert server.requests == []
 
 
-def test_settings_below_the_handler_are_still_read(
+@pytest.mark.rule("O-5")
+def test_options_set_below_the_handler_are_read(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
@@ -451,7 +463,7 @@ def test_settings_below_the_handler_are_still_read(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_a_method_can_be_a_handler(sent: MemoryTransport) -> None:
+def test_a_method_may_be_a_handler(sent: MemoryTransport) -> None:
     class App:
         @leanbase.lambda_handler
         def handle(self, event: Any, context: Any) -> Any:
@@ -459,11 +471,11 @@ def test_a_method_can_be_a_handler(sent: MemoryTransport) -> None:
             return event
 
     assert App().handle(HTTP_API, LambdaContext()) is HTTP_API
-    assert properties(sent)["faas.invocation_id"] == LambdaContext.aws_request_id
-    assert properties(sent)["$request_method"] == "POST"
+    assert last_properties(sent)["faas.invocation_id"] == LambdaContext.aws_request_id
+    assert last_properties(sent)["$request_method"] == "POST"
 
 
-def test_an_object_whose_call_is_a_generator_is_refused() -> None:
+def test_an_object_whose_call_is_a_generator_is_rejected() -> None:
     class Streaming:
         def __call__(self, event: Any, context: Any) -> Iterator[int]:
             yield 1
@@ -472,10 +484,10 @@ def test_an_object_whose_call_is_a_generator_is_refused() -> None:
         leanbase.lambda_handler(Streaming())
 
 
-# --- what Lambda says that nobody else does ---------------------------------------------------------
+# --- calls, and events that are peculiar to Lambda ----------------------------------------------------
 
 
-def test_a_handler_is_called_in_every_way_in_which_it_was_before(sent: MemoryTransport) -> None:
+def test_a_decorated_handler_accepts_the_arguments_of_the_handler(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler
     def handler(evt: Any, ctx: Any = None) -> Any:
         leanbase.capture("e", distinct_id="u")
@@ -484,14 +496,14 @@ def test_a_handler_is_called_in_every_way_in_which_it_was_before(sent: MemoryTra
     context = LambdaContext()
     assert handler({}) == handler(evt={}) == handler({}, None) == handler({}, ctx=None) == ({}, None)
     assert handler(ctx=context, evt={}) == ({}, context)
-    assert properties(sent)["faas.invocation_id"] == context.aws_request_id
+    assert last_properties(sent)["faas.invocation_id"] == context.aws_request_id
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'evt'"):
         handler()  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'other'"):
         handler({}, other=1)  # type: ignore[call-arg]
 
 
-def test_nobody_waited_for_a_sandbox_that_was_initialised_ahead(
+def test_provisioned_concurrency_has_no_cold_start(
     sent: MemoryTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "provisioned-concurrency")
@@ -502,10 +514,10 @@ def test_nobody_waited_for_a_sandbox_that_was_initialised_ahead(
         leanbase.capture("e", distinct_id="u")
 
     handler({}, LambdaContext())
-    assert properties(sent)["faas.coldstart"] is False
+    assert last_properties(sent)["faas.coldstart"] is False
 
 
-def test_an_async_handler_that_lambda_would_not_await_is_told_of(
+def test_an_async_handler_is_warned_about_in_lambda(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handle(event: Any, context: Any) -> None: ...
@@ -520,6 +532,7 @@ def test_an_async_handler_that_lambda_would_not_await_is_told_of(
 API_HOST = "a1b2c3d4e5.execute-api.eu-west-1.amazonaws.com"
 
 
+@pytest.mark.rule("M-10")
 @pytest.mark.parametrize(
     ("host", "stage", "raw_path", "url", "path"),
     [
@@ -536,7 +549,7 @@ API_HOST = "a1b2c3d4e5.execute-api.eu-west-1.amazonaws.com"
         (API_HOST, "prod", "/prod/orders", f"https://{API_HOST}/prod/orders", "/orders"),
     ],
 )
-def test_a_stage_belongs_to_the_urls_of_the_api_s_own_domain(
+def test_only_urls_of_the_apis_own_domain_contain_the_stage(
     host: str, stage: str, raw_path: str, url: str, path: str, sent: MemoryTransport
 ) -> None:
     @leanbase.lambda_handler
@@ -552,6 +565,6 @@ def test_a_stage_belongs_to_the_urls_of_the_api_s_own_domain(
         "requestContext": request_context,
     }
     handler(event, LambdaContext())
-    assert properties(sent)["$current_url"] == url
-    assert properties(sent)["$request_path"] == path
-    assert properties(sent)["$ip"] == "192.0.2.9"
+    assert last_properties(sent)["$current_url"] == url
+    assert last_properties(sent)["$request_path"] == path
+    assert last_properties(sent)["$ip"] == "192.0.2.9"

@@ -1,4 +1,7 @@
-"""Several invocations at once in one process, and what outlives one."""
+"""Several invocations at the same time in one process, and threads and children that outlive an invocation.
+
+Handlers run in this process, in threads or tasks. Their events go to a `FaultServer`, over real sockets.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,11 @@ from leanbase.testing import LambdaContext
 from leanbase.transports import MemoryTransport
 from tests.conftest import balanced
 from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.threads import start_thread
+from tests.support.waiting import wait_until
 
 INVOCATIONS = 20
+EVENTS = 3
 
 
 @pytest.fixture
@@ -31,39 +37,43 @@ def client(server: FaultServer) -> Leanbase:
     return leanbase.setup()
 
 
-def each_invocation_sent_its_own(server: FaultServer) -> bool:
-    """One request an invocation, with its events alone."""
-    of_requests = [
+def each_invocation_made_one_request(server: FaultServer) -> bool:
+    """Return True if each request has all events of one invocation, and no other events."""
+    events_by_invocation = [
         Counter(event["properties"]["faas.invocation_id"] for event in request.events)
         for request in server.requests
     ]
-    return len(of_requests) == INVOCATIONS and all([*each.values()] == [3] for each in of_requests)
+    return len(events_by_invocation) == INVOCATIONS and all(
+        [*each.values()] == [EVENTS] for each in events_by_invocation
+    )
 
 
-def test_in_threads(client: Leanbase, server: FaultServer) -> None:
+@pytest.mark.rule("G-4", "K-6", "Q-54", "Q-57")
+def test_invocations_in_threads_send_their_own_events(client: Leanbase, server: FaultServer) -> None:
     at_once = threading.Barrier(INVOCATIONS)
 
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> str:
-        for _ in range(3):
+        for _ in range(EVENTS):
             leanbase.capture("e", distinct_id="u")
             at_once.wait(20)
         return str(context.aws_request_id)
 
     with ThreadPoolExecutor(INVOCATIONS) as executor:
         contexts = [LambdaContext() for _ in range(INVOCATIONS)]
-        answers = list(executor.map(lambda context: handler({}, context), contexts))
-    assert answers == [context.aws_request_id for context in contexts]
-    assert each_invocation_sent_its_own(server)
+        results = list(executor.map(lambda context: handler({}, context), contexts))
+    assert results == [context.aws_request_id for context in contexts]
+    assert each_invocation_made_one_request(server)
     assert balanced(client)
     cold = Counter(event["properties"]["faas.coldstart"] for event in server.events)
-    assert cold[True] in (0, 3)  # one of them, if no other test was first
+    assert cold[True] in (0, EVENTS)  # one invocation is the cold start, unless an earlier test had it
 
 
-def test_in_tasks(client: Leanbase, server: FaultServer) -> None:
+@pytest.mark.rule("G-4", "K-6", "Q-54", "Q-57")
+def test_invocations_in_tasks_send_their_own_events(client: Leanbase, server: FaultServer) -> None:
     @leanbase.lambda_handler
     async def handler(event: Any, context: Any) -> None:
-        for _ in range(3):
+        for _ in range(EVENTS):
             leanbase.capture("e", distinct_id="u")
             await asyncio.sleep(0.01)
 
@@ -71,11 +81,12 @@ def test_in_tasks(client: Leanbase, server: FaultServer) -> None:
         await asyncio.gather(*(handler({}, LambdaContext()) for _ in range(INVOCATIONS)))
 
     asyncio.run(main())
-    assert each_invocation_sent_its_own(server)
+    assert each_invocation_made_one_request(server)
     assert balanced(client)
 
 
-def test_one_that_raises_takes_none_of_the_others_events(client: Leanbase, server: FaultServer) -> None:
+@pytest.mark.rule("K-15")
+def test_an_invocation_that_raises_sends_no_events_of_others(client: Leanbase, server: FaultServer) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
         leanbase.capture("e", distinct_id="u")
@@ -90,93 +101,89 @@ def test_one_that_raises_takes_none_of_the_others_events(client: Leanbase, serve
     assert sorted(len(request.events) for request in server.requests) == [1] * 5 + [2] * 5
 
 
-def test_a_thread_that_outlives_the_handler_sends_for_itself(client: Leanbase, server: FaultServer) -> None:
-    """With the tags of the invocation that started it, also while the next one runs."""
-    go_on = threading.Event()
+@pytest.mark.rule("K-5", "K-6")
+def test_a_thread_that_outlives_its_invocation_sends_with_its_tags(
+    client: Leanbase, server: FaultServer
+) -> None:
+    """Also while the next invocation runs."""
+    may_continue = threading.Event()
     threads: list[threading.Thread] = []
 
-    def late() -> None:
-        go_on.wait(20)
+    def capture_late() -> None:
+        may_continue.wait(20)
         leanbase.capture("late", distinct_id="u")
 
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
         leanbase.capture("in time", distinct_id="u")
         if event == "first":
-            threads.append(threading.Thread(target=copy_context().run, args=(late,)))
-            threads[0].start()
+            threads.append(start_thread(copy_context().run, capture_late))
         else:
-            go_on.set()
+            may_continue.set()
             threads[0].join()
 
     first, second = LambdaContext(), LambdaContext()
     handler("first", first)
     handler("second", second)
-    found = [
+    received = [
         (event["event"], event["properties"]["faas.invocation_id"])
         for request in server.requests
         for event in request.events
     ]
-    assert found == [
+    assert received == [
         ("in time", first.aws_request_id),
         ("late", first.aws_request_id),
         ("in time", second.aws_request_id),
     ]
 
 
-def test_a_slow_send_of_one_holds_up_no_other(client: Leanbase, server: FaultServer) -> None:
+def test_the_slow_send_of_an_invocation_does_not_delay_another(client: Leanbase, server: FaultServer) -> None:
     server.script(Behaviour(delay=1.0))
 
     @leanbase.lambda_handler
-    def handler(event: Any, context: Any) -> float:
+    def handler(event: Any, context: Any) -> None:
         leanbase.capture("e", distinct_id="u")
-        return time.monotonic()
 
-    def timed(number: int) -> float:
+    def seconds_of_an_invocation() -> float:
         began = time.monotonic()
         handler({}, LambdaContext())
         return time.monotonic() - began
 
     with ThreadPoolExecutor(2) as executor:
-        slow = executor.submit(timed, 1)
-        while not server.requests:
-            time.sleep(0.005)
-        assert executor.submit(timed, 2).result() < 0.9
+        slow = executor.submit(seconds_of_an_invocation)
+        wait_until(lambda: server.requests)
+        assert executor.submit(seconds_of_an_invocation).result() < 0.9
         assert slow.result() >= 1.0
 
 
-def test_a_handler_decorated_twice_sends_each_event_once(memory: MemoryTransport) -> None:
-    leanbase.transport = memory
-
+@pytest.mark.rule("K-17")
+def test_a_handler_decorated_twice_sends_each_event_once(sent: MemoryTransport) -> None:
     def handler(event: Any, context: Any) -> None:
         leanbase.capture("e", distinct_id="u")
         raise ValueError
 
     with pytest.raises(ValueError):
         leanbase.lambda_handler(leanbase.lambda_handler(handler))({}, LambdaContext())
-    assert [event["event"] for event in memory.events] == ["e", "$exception"]
+    assert [event["event"] for event in sent.events] == ["e", "$exception"]
 
 
-def test_what_another_thread_is_sending_arrives_before_the_handler_returns(
+def test_the_send_of_another_thread_ends_before_the_handler_returns(
     client: Leanbase, server: FaultServer
 ) -> None:
-    """Also of a thread that carries no context, and also if the handler captures something itself."""
+    """The thread has no context, and the handler captures an event itself."""
     server.script(Behaviour(delay=0.5))
 
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
-        threading.Thread(
-            target=leanbase.capture, args=("of the thread",), kwargs={"distinct_id": "u"}
-        ).start()
-        while not server.requests:
-            time.sleep(0.005)
+        start_thread(leanbase.capture, "of the thread", distinct_id="u")
+        wait_until(lambda: server.requests)
         leanbase.capture("of the handler", distinct_id="u")
 
     handler({}, LambdaContext())
     assert client.stats()["delivered"] == 2
 
 
-def test_a_forked_child_does_not_keep_the_deadline_of_the_invocation(client: Leanbase) -> None:
+def test_a_forked_child_does_not_have_the_deadline_of_the_invocation(client: Leanbase) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> int:
         with warnings.catch_warnings():

@@ -1,14 +1,13 @@
-"""The job decorator, in processes of its own: return, raise, exit, SIGTERM."""
+"""The job decorator: what is sent when a job returns, raises, exits or receives SIGTERM.
+
+Most tests run a function of `programs/jobs.py` in a process of its own. They assert its exit code, what it printed, and
+what a `FaultServer` in the process of the test received. The SIGTERM tests send the signal when the job is ready.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
-import sys
-import textwrap
-import threading
-import time
 from typing import Any
 
 import pytest
@@ -16,78 +15,76 @@ import pytest
 import leanbase
 from leanbase import Leanbase
 from leanbase.transports import MemoryTransport
+from tests.handlers.terminated import Ended, run_and_terminate, run_to_the_end, start_program
+from tests.support.events import received_names
 from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.threads import run_in_threads
+from tests.support.waiting import wait_until
 
-SCRIPT = """
-import os, signal, sys, time
-import leanbase
-leanbase.api_key, leanbase.host = "k", {url!r}
-{before}
-@leanbase.job
-def main():
-    leanbase.tag("job", "nightly")
-    leanbase.capture("started", distinct_id="cron")
-{body}
-main()
-print("after main")
-"""
+PROGRAM = "tests.handlers.programs.jobs"
 
 
-def start(server: FaultServer, body: str, before: str = "") -> subprocess.Popen[str]:
-    code = SCRIPT.format(url=server.url, before=before, body=textwrap.indent(body, "    "))
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def run(server: FaultServer, function: str, *arguments: object, **environment: str) -> Ended:
+    environment = {"LEANBASE_API_KEY": "k", "LEANBASE_HOST": server.url, **environment}
+    return run_to_the_end(PROGRAM, function, *arguments, **environment)
 
 
-def run(server: FaultServer, body: str, before: str = "", *, terminate: bool = False) -> tuple[int, str]:
-    """Run a job; return its exit code and output."""
-    process = start(server, body, before)
-    if terminate:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=30)
-    return process.returncode, output + errors
+def terminate(server: FaultServer, function: str, **environment: str) -> Ended:
+    environment = {"LEANBASE_API_KEY": "k", "LEANBASE_HOST": server.url, **environment}
+    return run_and_terminate(PROGRAM, function, before_second_signal=None, **environment)
 
 
-WAIT = "print('ready', flush=True)\nfor _ in range(200): time.sleep(0.05)"
+# --- the end of a job ----------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("K-15", "K-20", "Q-54")
 @pytest.mark.parametrize(
-    ("body", "code", "says", "captured"),
+    ("function", "exit_code", "printed", "captured"),
     [
-        ("pass", 0, "after main", []),
-        ("raise ValueError('mine')", 1, "ValueError: mine", ["$exception"]),
-        ("sys.exit(7)", 7, "", []),
-        ("sys.exit('reason')", 1, "reason", []),
-        ("os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT, "KeyboardInterrupt", []),
+        ("return_normally", 0, "after the job", []),
+        ("raise_an_exception", 1, "ValueError: mine", ["$exception"]),
+        ("exit_with_a_code", 7, "", []),
+        ("exit_with_a_message", 1, "reason", []),
+        ("interrupt", -signal.SIGINT, "KeyboardInterrupt", []),
     ],
 )
-def test_events_leave_however_the_job_ends(
-    body: str, code: int, says: str, captured: list[str], server: FaultServer
+def test_events_are_sent_however_the_job_ends(
+    function: str, exit_code: int, printed: str, captured: list[str], server: FaultServer
 ) -> None:
-    returned, output = run(server, body)
-    assert (returned, says in output) == (code, True)
+    ended = run(server, function)
+    assert (ended.exit_code, printed in ended.output) == (exit_code, True)
     assert len(server.requests) == 1
-    assert [event["event"] for event in server.events] == ["started", *captured]
+    assert received_names(server) == ["started", *captured]
     assert {event["properties"]["job"] for event in server.events} == {"nightly"}
 
 
-def test_sigterm_sends_what_there_is_and_then_terminates(server: FaultServer) -> None:
-    returned, output = run(server, WAIT, terminate=True)
-    assert returned == -signal.SIGTERM
-    assert "after main" not in output
-    assert len(server.events) == 1
+@pytest.mark.rule("W-22", "Q-54")
+def test_a_long_job_sends_a_hundred_events_at_a_time(server: FaultServer) -> None:
+    run(server, "capture_many", 249)
+    assert [len(request.events) for request in server.requests] == [100, 100, 50]
 
 
-@pytest.mark.slow
-def test_sigterm_while_a_send_is_under_way_sends_it_again(server: FaultServer) -> None:
-    """The interrupted request may have been lost with the process, so its events go once more."""
+def test_events_lost_at_the_end_of_the_process_are_logged(server: FaultServer) -> None:
+    server.always(Behaviour(status=503))
+    ended = run(server, "return_normally", LEANBASE_MAX_RETRIES="0")
+    assert "1 event(s) could not be delivered and will be lost at exit" in ended.output
+
+
+# --- SIGTERM -------------------------------------------------------------------------------------------
+
+
+def test_sigterm_sends_pending_events_and_then_terminates(server: FaultServer) -> None:
+    ended = terminate(server, "wait_for_sigterm")
+    assert ended.exit_code == -signal.SIGTERM
+    assert "after the job" not in ended.output
+    assert received_names(server) == ["started"]
+
+
+def test_sigterm_resends_the_events_of_a_send_in_flight(server: FaultServer) -> None:
+    """The interrupted request may be lost with the process."""
     server.script(Behaviour(delay=20))
-    process = start(server, "for n in range(100): leanbase.capture('e', distinct_id=n)")
-    while not server.requests:
-        time.sleep(0.01)
+    process = start_program(PROGRAM, "capture_many", "100", LEANBASE_API_KEY="k", LEANBASE_HOST=server.url)
+    wait_until(lambda: server.requests, 20)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGTERM
@@ -96,55 +93,36 @@ def test_sigterm_while_a_send_is_under_way_sends_it_again(server: FaultServer) -
     assert len(first.events) == 100
 
 
-def test_sigterm_also_sends_what_inner_scopes_collected(server: FaultServer) -> None:
-    body = (
-        "@leanbase.job\ndef inner():\n    leanbase.capture('inner', distinct_id='u')\n"
-        "    with leanbase.delivery_scope():\n        leanbase.capture('innermost', distinct_id='u')\n"
-        "        print('ready', flush=True)\n        for _ in range(200): time.sleep(0.05)\ninner()"
-    )
-    returned, _ = run(server, body, terminate=True)
-    assert returned == -signal.SIGTERM
-    assert {event["event"] for event in server.events} == {"started", "inner", "innermost"}
+def test_sigterm_sends_the_events_of_inner_scopes(server: FaultServer) -> None:
+    ended = terminate(server, "wait_for_sigterm_in_inner_scopes")
+    assert ended.exit_code == -signal.SIGTERM
+    assert set(received_names(server)) == {"started", "inner", "innermost"}
 
 
-@pytest.mark.slow
-def test_sigterm_with_a_dead_endpoint_still_terminates(server: FaultServer) -> None:
+def test_sigterm_terminates_within_the_grace_period_if_the_endpoint_is_silent(server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
-    returned, _ = run(server, WAIT, "leanbase.send_deadline = 0.5", terminate=True)
-    assert returned == -signal.SIGTERM
+    ended = terminate(server, "wait_for_sigterm", VERCEL="1")
+    assert ended.exit_code == -signal.SIGTERM
+    assert ended.seconds < 3  # the grace period is 0.5 s, but the machine may be slow
 
 
-def test_events_that_are_lost_with_the_process_are_reported(server: FaultServer) -> None:
-    server.always(Behaviour(status=503))
-    _, output = run(server, "pass", "leanbase.max_retries = 0")
-    assert "1 event(s) could not be delivered and will be lost at exit" in output
+def test_the_programs_own_sigterm_handler_runs_afterwards(server: FaultServer) -> None:
+    ended = terminate(server, "wait_for_sigterm_with_an_own_handler")
+    assert ended.exit_code == 3
+    assert received_names(server) == ["started"]
 
 
-def test_a_handler_of_the_programs_own_has_its_turn_afterwards(server: FaultServer) -> None:
-    before = "signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))"
-    returned, _ = run(server, WAIT, before, terminate=True)
-    assert returned == 3
-    assert len(server.events) == 1
+def test_after_the_job_sigterm_has_its_previous_handler(server: FaultServer) -> None:
+    ended = run(server, "print_whether_sigterm_has_its_default_at_exit")
+    assert (ended.exit_code, "True" in ended.output) == (0, True)
 
 
-def test_afterwards_sigterm_is_what_it_was(server: FaultServer) -> None:
-    before = (
-        "import atexit; atexit.register(lambda: print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL))"
-    )
-    returned, output = run(server, "pass", before)
-    assert (returned, "True" in output) == (0, True)
+# --- the decorator -------------------------------------------------------------------------------------
 
 
-def test_a_long_job_sends_a_hundred_at_a_time(server: FaultServer) -> None:
-    run(server, "for n in range(249): leanbase.capture('e', distinct_id=n)")
-    assert [len(request.events) for request in server.requests] == [100, 100, 50]
-
-
-def test_results_arguments_threads_and_async() -> None:
-    leanbase.transport = sent = MemoryTransport()
-
+def test_a_job_may_be_async_take_arguments_and_run_in_a_thread(sent: MemoryTransport) -> None:
     @leanbase.job
-    def plain(a: int, *, b: int) -> int:
+    def add(a: int, *, b: int) -> int:
         leanbase.capture("plain", distinct_id="u")
         return a + b
 
@@ -153,16 +131,13 @@ def test_results_arguments_threads_and_async() -> None:
         leanbase.capture("coroutine", distinct_id="u")
         return len(sent.events)
 
-    assert plain(1, b=2) == 3
+    assert add(1, b=2) == 3
     assert asyncio.run(coroutine()) == 2
-
-    thread = threading.Thread(target=plain, args=(1,), kwargs={"b": 2})
-    thread.start()
-    thread.join()
+    run_in_threads(lambda: add(1, b=2))
     assert [event["event"] for event in sent.events] == ["plain", "coroutine", "plain"]
 
 
-def test_wrong_use_is_a_clear_error() -> None:
+def test_wrong_use_of_the_decorator_raises() -> None:
     with pytest.raises(TypeError, match="decorates a function, not int"):
         leanbase.job(3)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="a class"):
@@ -173,9 +148,9 @@ def test_wrong_use_is_a_clear_error() -> None:
         leanbase.job(flush="later")  # type: ignore[call-overload]
 
 
-def test_an_object_with_an_async_call_is_awaited_inside(memory: MemoryTransport) -> None:
-    client = Leanbase("k", transport=memory)
-
+def test_an_object_with_an_async_call_is_awaited_inside_the_scope(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
     class Work:
         async def __call__(self) -> str:
             await asyncio.sleep(0)
@@ -187,7 +162,8 @@ def test_an_object_with_an_async_call_is_awaited_inside(memory: MemoryTransport)
     assert len(memory.events) == 1
 
 
-def test_a_thread_without_the_jobs_context_is_told_of_once(
+@pytest.mark.rule("K-5")
+def test_a_thread_without_the_context_of_the_job_is_warned_about_once(
     client: Leanbase,
     memory: MemoryTransport,
     monkeypatch: pytest.MonkeyPatch,
@@ -197,11 +173,11 @@ def test_a_thread_without_the_jobs_context_is_told_of_once(
 
     @leanbase.job(client=client)
     def main() -> None:
+        client.tag("job", "nightly")
         for _ in range(2):
-            thread = threading.Thread(target=lambda: client.capture("e", distinct_id="u"))
-            thread.start()
-            thread.join()
+            run_in_threads(lambda: client.capture("e", distinct_id="u"))
 
     main()
     assert len(memory.events) == 2
+    assert all("job" not in event["properties"] for event in memory.events)
     assert caplog.text.count("a thread captured an event outside the context of the handler or job") == 1

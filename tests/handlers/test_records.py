@@ -1,10 +1,13 @@
-"""The same ids for the same work, and a context for each record of a batch."""
+"""`record_context()`, and `lambda_handler(idempotent=True)`: a retry captures the same events again.
+
+Handlers run in this process, and their events go to memory (`sent`). Two events are the same if `identity` returns the
+same for both: the server counts them once.
+"""
 
 from __future__ import annotations
 
 import base64
 import os
-import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -20,21 +23,19 @@ from leanbase.handlers.aws_lambda import records as lambda_records
 from leanbase.testing import CapturedEvents, LambdaContext
 from leanbase.transports import MemoryTransport
 from tests.relay.sources import sqs_event
+from tests.support.threads import start_thread
 
-REQUEST = "11111111-2222-3333-4444-555555555555"
+REQUEST_ID = "11111111-2222-3333-4444-555555555555"
 
-
-@pytest.fixture(autouse=True)
-def sent(memory: MemoryTransport) -> MemoryTransport:
-    leanbase.transport = memory
-    return memory
+pytestmark = pytest.mark.usefixtures("sent")
 
 
 def identity(event: dict[str, Any]) -> tuple[str, ...]:
+    """Return what an event and its repetition have in common."""
     return tuple(event[name] for name in ("event", "uuid", "timestamp", "distinct_id"))
 
 
-def context(request_id: str = REQUEST) -> LambdaContext:
+def context(request_id: str = REQUEST_ID) -> LambdaContext:
     return LambdaContext(aws_request_id=request_id)
 
 
@@ -74,10 +75,10 @@ SNS = {
 
 
 @pytest.mark.parametrize("record", [SQS, KINESIS, DYNAMODB, SNS], ids=["sqs", "kinesis", "dynamodb", "sns"])
-def test_a_record_that_comes_again_sends_the_same_events_at_its_own_time(
+def test_a_redelivered_record_sends_the_same_events_with_the_timestamp_of_the_record(
     record: dict[str, Any], sent: MemoryTransport
 ) -> None:
-    """In another invocation, and in another batch."""
+    """The second delivery is in another invocation and another batch."""
 
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
@@ -89,8 +90,8 @@ def test_a_record_that_comes_again_sends_the_same_events_at_its_own_time(
     other = {**SQS, "messageId": "another"}
     handler({"Records": [record, other]}, context())
     handler({"Records": [record]}, context("another request"))
-    first, again = sent.events[:2], sent.events[4:]
-    assert [*map(identity, first)] == [*map(identity, again)]
+    first, redelivered = sent.events[:2], sent.events[4:]
+    assert [*map(identity, first)] == [*map(identity, redelivered)]
     assert {event["timestamp"] for event in first} == {"2024-01-01T00:00:10.500000+00:00"}
     assert len({event["uuid"] for event in sent.events}) == 4
     assert first[0]["properties"]["messaging.message.id"] == (
@@ -101,7 +102,8 @@ def test_a_record_that_comes_again_sends_the_same_events_at_its_own_time(
     )
 
 
-def test_records_have_contexts_of_their_own_in_that_of_the_invocation(sent: MemoryTransport) -> None:
+@pytest.mark.rule("K-1")
+def test_each_record_has_a_context_inside_that_of_the_invocation(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler
     def handler(event: Any, context: Any) -> None:
         for record in event["Records"]:
@@ -115,13 +117,13 @@ def test_records_have_contexts_of_their_own_in_that_of_the_invocation(sent: Memo
     assert (one["distinct_id"], two["distinct_id"]) == ("user_1", "user_2")
     assert "user_1" in one["properties"]
     assert "user_1" not in two["properties"]
-    assert one["properties"]["faas.invocation_id"] == REQUEST
-    # Without idempotent=True ids and times are those of any event.
+    assert one["properties"]["faas.invocation_id"] == REQUEST_ID
+    # Without idempotent=True, uuids and timestamps are those of the capture.
     assert one["timestamp"][:4] != "2018"
     assert one["uuid"][14] == "7"
 
 
-def test_the_same_record_in_two_scopes_of_an_invocation_goes_on_counting(sent: MemoryTransport) -> None:
+def test_two_contexts_of_one_record_have_different_events(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
         for _ in range(2):
@@ -133,8 +135,9 @@ def test_the_same_record_in_two_scopes_of_an_invocation_goes_on_counting(sent: M
     assert len({event["uuid"] for event in sent.events}) == 3
 
 
-def test_a_batch_processor_with_one_record_that_fails(sent: MemoryTransport) -> None:
-    """Powertools sees the exception; it is captured with the record's identity, and the others go on."""
+@pytest.mark.rule("K-15", "K-20")
+def test_a_batch_processor_sees_the_exception_of_a_record(sent: MemoryTransport) -> None:
+    """The exception is captured with the record's identity, and the other records are processed."""
     processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 
     def handle(record: SQSRecord) -> None:
@@ -149,8 +152,8 @@ def test_a_batch_processor_with_one_record_that_fails(sent: MemoryTransport) -> 
         return process_partial_response(event, handle, processor, context)
 
     event = sqs_event("user_1", "user_2", "user_3")
-    answer = handler(event, context())
-    assert answer["batchItemFailures"] == [{"itemIdentifier": event["Records"][1]["messageId"]}]
+    response = handler(event, context())
+    assert response["batchItemFailures"] == [{"itemIdentifier": event["Records"][1]["messageId"]}]
     events = CapturedEvents(sent.events)
     events.assert_captured("order shipped", times=3)
     assert events.assert_captured("$exception", times=1)["distinct_id"] == "user_2"
@@ -159,10 +162,11 @@ def test_a_batch_processor_with_one_record_that_fails(sent: MemoryTransport) -> 
     assert identity(sent.events[-1]) == identity(events.named("$exception")[0])
 
 
+@pytest.mark.rule("G-1")
 @pytest.mark.parametrize(
     "record", [None, 3, {}, {"messageId": 7}, {"kinesis": []}, {"attributes": "x", "Sns": 1}]
 )
-def test_a_record_of_no_known_kind_is_survived(record: Any, sent: MemoryTransport) -> None:
+def test_a_malformed_record_loses_no_event(record: Any, sent: MemoryTransport) -> None:
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
         with leanbase.record_context(record):
@@ -172,7 +176,7 @@ def test_a_record_of_no_known_kind_is_survived(record: Any, sent: MemoryTranspor
     assert len(sent.events) == 1
 
 
-def test_record_context_by_itself_is_a_context(sent: MemoryTransport) -> None:
+def test_a_record_context_outside_a_handler_tags_events(sent: MemoryTransport) -> None:
     with leanbase.record_context(SQS):
         leanbase.capture("seen", distinct_id="u")
     assert sent.events[0]["properties"]["messaging.message.id"] == SQS["messageId"]
@@ -194,7 +198,7 @@ def order(event: Any, context: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "moment"),
+    ("event", "timestamp"),
     [
         ({"detail-type": "t", "time": "2024-01-01T00:00:10Z"}, "2024-01-01T00:00:10+00:00"),
         ({"requestContext": {"timeEpoch": 1704067210500}}, "2024-01-01T00:00:10.500000+00:00"),
@@ -203,17 +207,17 @@ def order(event: Any, context: Any) -> None:
     ],
     ids=["EventBridge", "HTTP API", "REST API", "S3"],
 )
-def test_two_attempts_send_the_same_events_at_the_events_own_time(
-    event: Any, moment: str, sent: MemoryTransport
+def test_two_attempts_send_the_same_events_with_the_timestamp_of_the_lambda_event(
+    event: Any, timestamp: str, sent: MemoryTransport
 ) -> None:
     order(event, context())
     order(event, context())
     assert [*map(identity, sent.events[:7])] == [*map(identity, sent.events[7:])]
-    assert {each["timestamp"] for each in sent.events} == {moment}
+    assert {each["timestamp"] for each in sent.events} == {timestamp}
     assert len({each["uuid"] for each in sent.events}) == 7
 
 
-def test_without_a_time_in_the_event_it_is_the_traces(
+def test_without_a_timestamp_in_the_lambda_event_that_of_the_trace_is_used(
     sent: MemoryTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-6592008a-0123456789abcdef01234567;Sampled=0")
@@ -223,22 +227,23 @@ def test_without_a_time_in_the_event_it_is_the_traces(
     assert sent.events[0]["timestamp"] == "2024-01-01T00:00:10+00:00"
 
 
-def test_what_the_caller_gives_stays(sent: MemoryTransport) -> None:
+@pytest.mark.rule("E-3", "E-4")
+def test_a_uuid_and_timestamp_of_the_caller_are_sent(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
-        leanbase.capture("e", distinct_id="u", uuid=REQUEST, timestamp="2026-05-05T05:05:05Z")
+        leanbase.capture("e", distinct_id="u", uuid=REQUEST_ID, timestamp="2026-05-05T05:05:05Z")
 
     handler({"detail-type": "t", "time": "2024-01-01T00:00:10Z"}, context())
-    assert identity(sent.events[0])[1:3] == (REQUEST, "2026-05-05T05:05:05+00:00")
+    assert identity(sent.events[0])[1:3] == (REQUEST_ID, "2026-05-05T05:05:05+00:00")
 
 
-def test_functions_and_requests_do_not_share_ids(sent: MemoryTransport) -> None:
+def test_functions_and_requests_do_not_share_uuids(sent: MemoryTransport) -> None:
     for name, request in (("a", "r1"), ("b", "r1"), ("a", "r2")):
         order({}, LambdaContext(function_name=name, aws_request_id=request))
     assert len({event["uuid"] for event in sent.events}) == 21
 
 
-def test_a_handler_called_by_another_goes_on_with_its_ids(sent: MemoryTransport) -> None:
+def test_calls_of_one_handler_by_another_do_not_share_uuids(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler(idempotent=True)
     def outer(event: Any, context: Any) -> None:
         order(event, context)
@@ -250,7 +255,8 @@ def test_a_handler_called_by_another_goes_on_with_its_ids(sent: MemoryTransport)
     assert len({event["uuid"] for event in sent.events}) == 14
 
 
-def test_threads_of_an_invocation_never_share_an_id(sent: MemoryTransport) -> None:
+@pytest.mark.rule("G-4")
+def test_threads_of_an_invocation_do_not_share_uuids(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
         with ThreadPoolExecutor(8) as executor:
@@ -261,35 +267,33 @@ def test_threads_of_an_invocation_never_share_an_id(sent: MemoryTransport) -> No
     assert len({event["uuid"] for event in sent.events}) == 80
 
 
-def test_outside_of_such_handlers_nothing_changes(sent: MemoryTransport) -> None:
+def test_outside_idempotent_handlers_uuids_are_generated(sent: MemoryTransport) -> None:
     order({}, context())
     leanbase.capture("order created", distinct_id="u")
-    thread = threading.Thread(target=leanbase.capture, args=("order created",), kwargs={"distinct_id": "u"})
-    thread.start()
-    thread.join()
+    start_thread(leanbase.capture, "order created", distinct_id="u").join()
     assert [event["uuid"][14] for event in sent.events[-2:]] == ["7", "7"]
 
 
-def test_a_forked_child_has_ids_of_its_own(sent: MemoryTransport) -> None:
-    """Those that it would derive are its parent's next."""
+def test_a_forked_child_has_uuids_of_its_own(sent: MemoryTransport) -> None:
+    """The derived uuids would be the next ones of its parent."""
 
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> str:
-        there, here = os.pipe()
+        reading, writing = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if not pid:
-            os.write(here, str(leanbase.capture("e", distinct_id="child")).encode())
+            os.write(writing, str(leanbase.capture("e", distinct_id="child")).encode())
             os._exit(0)
         os.waitpid(pid, 0)
         leanbase.capture("e", distinct_id="parent")
-        return os.read(there, 100).decode()
+        return os.read(reading, 100).decode()
 
     assert handler({}, context()) != sent.events[0]["uuid"]
 
 
-def test_halves_of_surrogate_pairs_in_a_name_are_survived(sent: MemoryTransport) -> None:
+def test_a_lone_surrogate_in_a_name_does_not_change_the_uuid(sent: MemoryTransport) -> None:
     @leanbase.lambda_handler(idempotent=True)
     def handler(event: Any, context: Any) -> None:
         leanbase.capture("x\ud800", distinct_id="u")
@@ -299,7 +303,7 @@ def test_halves_of_surrogate_pairs_in_a_name_are_survived(sent: MemoryTransport)
     assert sent.events[0]["uuid"] == sent.events[1]["uuid"]
 
 
-def test_a_whole_event_in_place_of_a_record_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_whole_event_instead_of_a_record_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
     lambda_records._has_warned = False
     for _ in range(2):
         with leanbase.record_context({"Records": [SQS]}):
@@ -307,17 +311,18 @@ def test_a_whole_event_in_place_of_a_record_is_told(caplog: pytest.LogCaptureFix
     assert caplog.text.count("pass one entry of its Records") == 1
 
 
-def test_something_else_than_a_client_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.rule("G-1")
+def test_a_client_of_the_wrong_type_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     wrong: Any = "client"
     with leanbase.record_context(SQS, client=wrong):
         pass
     assert "client must be a Leanbase, not str" in caplog.text
 
 
-def test_without_a_request_id_records_have_the_same_ids_again(
+def test_without_a_request_id_only_events_of_records_have_the_same_uuids_again(
     sent: MemoryTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A context is what those who try a handler out leave out."""
+    """Callers that try a handler out often pass no Lambda context."""
     invocation._warn_of_no_request_id.cache_clear()
 
     @leanbase.lambda_handler(idempotent=True)
@@ -328,9 +333,9 @@ def test_without_a_request_id_records_have_the_same_ids_again(
 
     for _ in range(2):
         handler({}, None)
-    outside, inside, outside_again, inside_again = map(identity, sent.events)
-    assert inside == inside_again
-    assert outside != outside_again
+    outside, inside, second_outside, second_inside = map(identity, sent.events)
+    assert inside == second_inside
+    assert outside != second_outside
     assert caplog.text.count("needs a Lambda context with an aws_request_id") == 1
 
 
@@ -353,7 +358,7 @@ EVENTS = {
 
 
 @pytest.mark.parametrize("kind", EVENTS)
-def test_an_event_of_any_source_has_the_same_time_at_each_attempt(
+def test_each_attempt_of_any_source_has_the_same_timestamp(
     kind: str, sent: MemoryTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-65920080-000000000000000000000001")
@@ -375,7 +380,9 @@ def test_an_event_of_any_source_has_the_same_time_at_each_attempt(
     [(SES, "m-1"), (S3, "b/k/0055AED6DCD90281E5"), (KAFKA, "orders/0/7")],
     ids=["SES", "S3", "Kafka"],
 )
-def test_records_of_mail_objects_and_kafka_are_known(record: Any, id: str, sent: MemoryTransport) -> None:
+def test_records_of_ses_s3_and_kafka_are_tagged_with_their_id(
+    record: Any, id: str, sent: MemoryTransport
+) -> None:
     with leanbase.record_context(record):
         leanbase.capture("e", distinct_id="u")
     assert sent.events[0]["properties"]["messaging.message.id"] == id

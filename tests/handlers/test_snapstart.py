@@ -1,53 +1,31 @@
-"""Two sandboxes that are restored from one snapshot: nothing but the memory is the same."""
+"""Sandboxes restored from one snapshot, which have nothing but the memory in common."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
 
 from tests.support.fault_server import FaultServer
+from tests.support.programs import run_program
 
 RESTORES = 3
-SCRIPT = """
-import ctypes, json, os, leanbase
-
-@leanbase.lambda_handler
-def handler(event, context):
-    ids = [leanbase.capture("restored", properties={"n": n}) for n in range(3)]
-    return ids, leanbase.stats()["captured"]
-
-class Context:
-    aws_request_id = function_name = function_version = "f"
-
-handler({}, Context)
-leanbase.setup().disconnect()  # as before a snapshot
-for _ in range(%d):
-    # The C library's own fork copies the memory and calls none of Python's hooks, which a restore does not either.
-    if ctypes.PyDLL(None).fork() == 0:
-        leanbase.setup().disconnect(0.0)  # as after a restore
-        print(json.dumps(handler({}, Context)), flush=True)
-        os._exit(0)
-    os.wait()
-"""
 
 
+@pytest.mark.rule("E-10")
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the C library's fork()")
-def test_ids_are_unique_over_all_restores_of_a_snapshot(server: FaultServer) -> None:
-    environment = {**os.environ, "LEANBASE_API_KEY": "k", "LEANBASE_HOST": server.url}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT % RESTORES], env=environment, capture_output=True, text=True, timeout=60
+def test_all_restores_of_a_snapshot_have_different_uuids_and_ids(server: FaultServer) -> None:
+    done = run_program(
+        "tests.handlers.programs.snapshot", RESTORES, LEANBASE_API_KEY="k", LEANBASE_HOST=server.url
     )
     assert done.returncode == 0, done.stderr
     restored = [json.loads(line) for line in done.stdout.splitlines()]
-    # Each goes on counting from the snapshot: no hook has told it that it is another process.
+    # Each restore continues the count of the snapshot: no hook of a fork has reset it.
     assert [captured for _, captured in restored] == [6] * RESTORES
-    uuids = [uuid for ids, _ in restored for uuid in ids]
+    uuids = [uuid for uuids, _ in restored for uuid in uuids]
     sent = server.events[3:]
     assert [event["uuid"] for event in sent] == uuids
     assert len(set(uuids)) == 3 * RESTORES
-    # Events without a person have a distinct id of their own.
+    # Each event without an id has a random one.
     assert len({event["distinct_id"] for event in server.events}) == 3 * (1 + RESTORES)

@@ -228,6 +228,7 @@ def test_every_flush_policy_delivers(flush: str) -> None:
 # --- many requests -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.rule("M-7", "Q-5")
 def test_200_concurrent_requests_each_have_their_own_context(shop: Application) -> None:
     """Each of 200 kept-alive connections is used twice."""
@@ -350,6 +351,7 @@ def test_a_websocket_has_a_context_and_its_events_are_sent_when_it_closes(shop: 
     assert events[0]["properties"]["$current_url"].startswith("ws://")
 
 
+@pytest.mark.slow
 def test_events_of_a_long_websocket_are_sent_at_intervals() -> None:
     from websockets.sync.client import connect
 
@@ -679,6 +681,7 @@ def test_outgoing_requests_carry_no_header_of_the_sdk(
     assert not [name for name in sent if name.startswith(("x-leanbase", "x-posthog"))]
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-54", "M-8")
 def test_a_full_scope_does_not_send_on_the_event_loop(make: Any, server: FaultServer) -> None:
     server.always(Behaviour(delay=0.3))

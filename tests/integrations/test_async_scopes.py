@@ -20,6 +20,7 @@ async def capture_in_scope(client: Leanbase) -> None:
         client.capture("e", distinct_id="u")
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-54", "Q-58")
 def test_the_event_loop_goes_on_while_a_scope_sends(make: Any, server: FaultServer) -> None:
     server.always(Behaviour(delay=0.5))
@@ -60,6 +61,7 @@ def test_the_receipt_of_a_scope_reports_retained_events(make: Any, server: Fault
     assert (receipt.retained, receipt.delivered) == (1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-13")
 def test_many_scopes_at_once_end_within_the_deadline_of_a_send(make: Any, server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
@@ -74,6 +76,7 @@ def test_many_scopes_at_once_end_within_the_deadline_of_a_send(make: Any, server
     assert client.stats()["retained"] == 20
 
 
+@pytest.mark.slow
 def test_a_thread_delivers_the_events_of_a_cancelled_scope(make: Any, server: FaultServer) -> None:
     server.always(Behaviour(delay=0.3))
     client = make(server)
@@ -90,6 +93,7 @@ def test_a_thread_delivers_the_events_of_a_cancelled_scope(make: Any, server: Fa
     assert client.stats()["delivered"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-60")
 def test_few_threads_send_for_all_clients_and_a_forked_child_starts_its_own(
     make: Any, server: FaultServer

@@ -168,6 +168,7 @@ def test_records_of_another_thread_show_where_they_were_made(
     assert frame["filename"].endswith("threading.py")
 
 
+@pytest.mark.slow
 def test_threads_that_log_do_not_wait_for_each_others_sends(server: FaultServer, log: logging.Logger) -> None:
     """Handlers of `logging` hold a lock while they handle a record. This one must not."""
     server.script(Behaviour(delay=0.6), Behaviour(delay=0.6))

@@ -14,8 +14,8 @@ from leanbase import Leanbase
 from leanbase.integrations.asgi import LeanbaseMiddleware
 from leanbase.local.server import LocalServer
 from leanbase.transports import MemoryTransport
-from tests.handlers.test_aws_lambda import event_loop
 from tests.integrations.helpers import exception_of
+from tests.support.event_loops import current_event_loop
 
 EVENT = {
     "version": "2.0",
@@ -47,7 +47,7 @@ class Context:
 @pytest.fixture(autouse=True)
 def in_lambda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "shop")
-    with event_loop():
+    with current_event_loop():
         yield
 
 

@@ -25,6 +25,7 @@ def test_every_code_block_is_valid_python(page: str) -> None:
         compile(f"async def page():\n    {body}", page, "exec")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["asgi", "flask", "wsgi"])
 def test_the_first_code_block_of_a_page_delivers_an_event(page: str, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(code_blocks(page)[0])

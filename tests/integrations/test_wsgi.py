@@ -325,6 +325,7 @@ def test_a_child_forked_in_a_request_has_no_events_and_tags_of_it(
     assert len(memory.events) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-54", "M-8")
 def test_a_full_scope_does_not_make_a_thread_wait(make: Any, server: FaultServer) -> None:
     server.always(Behaviour(delay=0.3))

@@ -46,12 +46,14 @@ class RuntimeApi:
         self.restored = threading.Event()
         self.registrations = 0
         self._refusal = refusal
+        self._output: str | None = None
         self._responses: dict[str, Any] = {}
         self._invocations: queue.Queue[dict[str, Any]] = queue.Queue()
         self._has_responded = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._request_handler())
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        # `shutdown` waits for the next poll.
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "awslambdaric", handler],
             cwd=directory,
@@ -79,12 +81,13 @@ class RuntimeApi:
         return self._responses[request_id]
 
     def stop(self) -> str:
-        """Kill the function and stop the server. Return what the function printed."""
-        self._process.kill()
-        output, _ = self._process.communicate()
-        self._server.shutdown()
-        self._server.server_close()
-        return output
+        """Kill the function and stop the server. Return what the function printed. It may be called again."""
+        if self._output is None:
+            self._process.kill()
+            self._output, _ = self._process.communicate()
+            self._server.shutdown()
+            self._server.server_close()
+        return self._output
 
     def _request_handler(self) -> type[BaseHTTPRequestHandler]:
         api = self

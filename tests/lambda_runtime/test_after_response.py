@@ -81,8 +81,8 @@ def test_an_invocation_without_events_sends_nothing_and_takes_no_time(
     assert all(milliseconds < 200 for milliseconds in billed_milliseconds(emulator)[1:])
 
 
-@in_both_runtimes
 @pytest.mark.rule("K-15")
+@in_both_runtimes
 def test_the_exception_of_a_handler_is_sent_after_the_response(server: FaultServer, start: Start) -> None:
     emulator = start("handlers.after_response")
     assert emulator.invoke({"count": 1, "raise": True}).body["errorType"] == "ValueError"
@@ -91,8 +91,8 @@ def test_the_exception_of_a_handler_is_sent_after_the_response(server: FaultServ
     assert len(server.events) == 3
 
 
-@in_both_runtimes
 @pytest.mark.rule("K-15")
+@in_both_runtimes
 def test_a_handler_that_exits_sends_its_events_first(server: FaultServer, start: Start) -> None:
     emulator = start("handlers.exit_after_response")
     emulator.invoke({})
@@ -144,8 +144,8 @@ def test_events_are_sent_after_a_large_response(server: FaultServer, start: Star
     assert len(server.events) == 1
 
 
-@in_both_runtimes
 @pytest.mark.rule("Q-20", "Q-21")
+@in_both_runtimes
 def test_events_retained_in_an_outage_are_sent_with_the_next_invocation(
     server: FaultServer, start: Start
 ) -> None:
@@ -156,8 +156,8 @@ def test_events_retained_in_an_outage_are_sent_with_the_next_invocation(
     assert [len(request.events) for request in server.requests] == [2, 3]
 
 
-@in_both_runtimes
 @pytest.mark.rule("Q-13")
+@in_both_runtimes
 def test_a_silent_endpoint_does_not_hold_the_sandbox_until_its_timeout(
     server: FaultServer, start: Start
 ) -> None:

@@ -1,4 +1,8 @@
-"""The local ingestion server: strict about bytes, loopback only, and readable."""
+"""The local ingestion server: it rejects invalid batches, listens on loopback only, and shows events in a table.
+
+Most tests send raw requests to a `LocalServer` in this process, over a real socket, because a client of the SDK sends
+no invalid batch. The tests of the command run `python -m leanbase.local`.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +45,7 @@ ENVELOPE: dict[str, Any] = {
 }
 
 
-def request(
+def send(
     server: LocalServer, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, Any]:
     port = int(server.url.rpartition(":")[2])
@@ -49,127 +53,133 @@ def request(
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, body, {"Content-Type": "application/json", **names})
     response = connection.getresponse()
-    answer = response.status, json.loads(response.read())
+    result = response.status, json.loads(response.read())
     connection.close()
-    return answer
+    return result
 
 
 def post(server: LocalServer, envelope: Any, **headers: str) -> tuple[int, Any]:
     body = envelope if isinstance(envelope, bytes) else json.dumps(envelope).encode()
-    return request(server, "POST", "/batch/", body, **headers)
+    return send(server, "POST", "/batch/", body, **headers)
 
 
-def test_a_good_batch_is_stored_and_listed(local: LocalServer) -> None:
+def test_a_valid_batch_is_stored_and_listed(local: LocalServer) -> None:
     assert post(local, ENVELOPE) == (200, {"status": 1})
     assert post(local, gzip.compress(json.dumps(ENVELOPE).encode()), Content_Encoding="gzip")[0] == 200
-    status, answer = request(local, "GET", "/events")
-    (event,) = answer["events"]
+    status, body = send(local, "GET", "/events")
+    (event,) = body["events"]
     assert status == 200
     assert {name: event[name] for name in EVENT} == EVENT
     assert event["times_received"] == 2
     assert event["request"] == 1
-    assert request(local, "GET", f"/events?after={event['id']}")[1] == {"events": []}
-    assert request(local, "DELETE", "/events")[0] == 200
+    assert send(local, "GET", f"/events?after={event['id']}")[1] == {"events": []}
+    assert send(local, "DELETE", "/events")[0] == 200
     assert local.store.events() == []
 
 
 def changed(**changes: Any) -> dict[str, Any]:
+    """Return a batch with one event, with changes to its keys."""
     return {**ENVELOPE, "batch": [{**EVENT, **changes}]}
 
 
 def without(name: str) -> dict[str, Any]:
+    """Return a batch with one event, without one of its keys."""
     return {**ENVELOPE, "batch": [{key: value for key, value in EVENT.items() if key != name}]}
 
 
-REFUSED: list[tuple[str, Any, str]] = [
+REJECTED: list[tuple[str, Any, str]] = [
     ("no distinct_id", without("distinct_id"), "distinct_id"),
     ("empty distinct_id", changed(distinct_id=""), "distinct_id"),
     ("numeric distinct_id", changed(distinct_id=7), "distinct_id"),
     ("no name", without("event"), "event"),
-    ("bad uuid", changed(uuid="7"), "uuid"),
+    ("invalid uuid", changed(uuid="7"), "uuid"),
     ("local timestamp", changed(timestamp="2026-01-02T03:04:05+02:00"), "timestamp"),
     ("no properties", without("properties"), "properties"),
-    ("no object", {**ENVELOPE, "batch": ["event"]}, "batch[0]"),
+    ("event that is not an object", {**ENVELOPE, "batch": ["event"]}, "batch[0]"),
     ("empty batch", {**ENVELOPE, "batch": []}, "non-empty array"),
     ("no batch", {**ENVELOPE, "batch": None}, "non-empty array"),
-    ("numeric key", {**ENVELOPE, "api_key": 7}, "api_key"),
-    ("camel case", {**{k: v for k, v in ENVELOPE.items() if k != "sent_at"}, "sentAt": "x"}, "sent_at"),
-    ("text flag", {**ENVELOPE, "historical_migration": "false"}, "historical_migration"),
+    ("numeric API key", {**ENVELOPE, "api_key": 7}, "api_key"),
+    (
+        "sentAt instead of sent_at",
+        {**{k: v for k, v in ENVELOPE.items() if k != "sent_at"}, "sentAt": "x"},
+        "sent_at",
+    ),
+    ("string instead of a boolean", {**ENVELOPE, "historical_migration": "false"}, "historical_migration"),
     ("NaN", json.dumps(changed(properties={"n": float("nan")})).encode(), "NaN"),
     ("Infinity", json.dumps(changed(properties={"n": float("-inf")})).encode(), "Infinity"),
     ("lone surrogate", json.dumps(changed(properties={"s": "\ud800"})).encode(), "surrogate"),
-    ("surrogate key", json.dumps(changed(properties={"\udfff": 1})).encode(), "surrogate"),
+    ("lone surrogate in a key", json.dumps(changed(properties={"\udfff": 1})).encode(), "surrogate"),
     ("not UTF-8", b'{"api_key":"\xff"}', "UTF-8"),
     ("duplicate key", b'{"api_key":"a","api_key":"b"}', "twice"),
-    ("no JSON", b"api_key=x", "not JSON"),
-    ("array", b"[]", "object"),
-    ("deep", json.dumps(changed(properties=json.loads("[" * 200 + "]" * 200))).encode(), "deep"),
-    ("very deep", b"[" * 100_000, "deep"),
+    ("invalid JSON", b"api_key=x", "not JSON"),
+    ("array instead of an object", b"[]", "object"),
+    ("200 levels", json.dumps(changed(properties=json.loads("[" * 200 + "]" * 200))).encode(), "deep"),
+    ("100,000 levels", b"[" * 100_000, "deep"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("body", "reason"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+    ("batch", "reason"), [case[1:] for case in REJECTED], ids=[case[0] for case in REJECTED]
 )
-def test_what_the_real_server_refuses_is_refused_with_the_reason(
-    body: Any, reason: str, local: LocalServer
+def test_a_batch_that_the_ingestion_endpoint_rejects_is_rejected_with_the_reason(
+    batch: Any, reason: str, local: LocalServer
 ) -> None:
-    status, answer = post(local, body)
+    status, body = post(local, batch)
     assert status == 400
-    assert reason in answer["error"]
+    assert reason in body["error"]
     assert local.store.events() == []
 
 
-def test_other_refusals(local: LocalServer) -> None:
+def test_other_invalid_requests_are_rejected(local: LocalServer) -> None:
     assert post(local, {**ENVELOPE, "api_key": ""})[0] == 401
-    assert request(local, "POST", "/batch", b"{}")[0] == 404
-    assert request(local, "GET", "/")[0] == 404
-    assert request(local, "DELETE", "/batch/")[0] == 404
-    assert request(local, "GET", "/events?after=x")[0] == 400
+    assert send(local, "POST", "/batch", b"{}")[0] == 404
+    assert send(local, "GET", "/")[0] == 404
+    assert send(local, "DELETE", "/batch/")[0] == 404
+    assert send(local, "GET", "/events?after=x")[0] == 400
     assert post(local, b"{}", Content_Type="text/plain")[0] == 415
     assert post(local, b"{}", Content_Encoding="br")[0] == 415
     assert post(local, b"plain", Content_Encoding="gzip")[0] == 400
     assert post(local, gzip.compress(b"{}")[:-4], Content_Encoding="gzip")[0] == 400
 
 
-def test_a_store_that_fails_is_a_500(local: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_store_is_status_500(local: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
     monkeypatch.setattr("leanbase.local.store.Store.add", fail)
-    status, answer = post(local, ENVELOPE)
+    status, body = post(local, ENVELOPE)
     assert status == 500
-    assert answer["error"] == "the local server failed: OperationalError"
+    assert body["error"] == "the local server failed: OperationalError"
 
 
-def test_a_decompression_bomb_is_refused(local: LocalServer) -> None:
-    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    bomb = b"".join(packer.compress(b" " * 1_000_000) for _ in range(30)) + packer.flush()
-    status, answer = post(local, bomb, Content_Encoding="gzip")
+def test_a_decompression_bomb_is_rejected(local: LocalServer) -> None:
+    compressor = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join(compressor.compress(b" " * 1_000_000) for _ in range(30)) + compressor.flush()
+    status, body = post(local, bomb, Content_Encoding="gzip")
     assert status == 413
-    assert "too large" in answer["error"]
+    assert "too large" in body["error"]
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "", "10.0.0.1"])
-def test_only_loopback_names_are_answered(host: str, local: LocalServer) -> None:
-    """A page that makes its own name point to 127.0.0.1 (DNS rebinding) gets nothing."""
-    status, answer = request(local, "GET", "/events", Host=host)
+def test_a_request_for_another_host_is_rejected(host: str, local: LocalServer) -> None:
+    """A web page whose host name is resolved to 127.0.0.1 (DNS rebinding) cannot read events."""
+    status, body = send(local, "GET", "/events", Host=host)
     assert status == 403
-    assert "events" not in answer
+    assert "events" not in body
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "example.com", "", "::"])
-def test_it_binds_nothing_but_loopback(host: str) -> None:
+def test_the_server_listens_on_loopback_only(host: str) -> None:
     with pytest.raises(ConfigError, match="loopback"):
         LocalServer(host)
 
 
-def test_loopback_names() -> None:
+def test_all_forms_of_loopback_hosts_are_recognised() -> None:
     assert all(map(is_loopback, ["localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]", "LOCALHOST"]))
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
-def test_ipv6_loopback() -> None:
+def test_the_server_listens_on_ipv6_loopback() -> None:
     try:
         server = LocalServer("::1")
     except OSError:
@@ -180,7 +190,7 @@ def test_ipv6_loopback() -> None:
         assert client.stats()["delivered"] == 1
 
 
-def test_a_database_file_is_private_and_survives(tmp_path: Path) -> None:
+def test_events_in_a_database_file_outlive_the_server_and_are_private(tmp_path: Path) -> None:
     path = tmp_path / "events.sqlite3"
     for expected in (1, 2):
         with LocalServer(store=Store(path)) as server:
@@ -191,7 +201,7 @@ def test_a_database_file_is_private_and_survives(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_the_command_prints_where_it_listens_and_what_arrives() -> None:
+def test_the_command_prints_its_url_and_the_events_it_receives() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "leanbase.local", "--port", "0"], stdout=subprocess.PIPE, text=True
     )
@@ -212,7 +222,7 @@ def test_the_command_prints_where_it_listens_and_what_arrives() -> None:
     assert process.returncode == 0
 
 
-def test_the_command_refuses_other_addresses_and_taken_ports(local: LocalServer) -> None:
+def test_the_command_rejects_other_addresses_and_ports_in_use(local: LocalServer) -> None:
     port = local.url.rpartition(":")[2]
     for arguments, reason in (
         ("--host 0.0.0.0", "loopback"),
@@ -230,20 +240,20 @@ def test_the_command_refuses_other_addresses_and_taken_ports(local: LocalServer)
         assert reason in done.stderr
 
 
-def test_the_table_says_what_went_wrong_and_where(memory: MemoryTransport) -> None:
+def test_the_table_shows_an_exception_and_its_place(memory: MemoryTransport) -> None:
     client = Leanbase("phc_test", transport=memory, project_root=str(Path(__file__).parent))
     with contextlib.suppress(ValueError), client.new_context():
         json.loads("{")
     client.capture("$exception", distinct_id="u", properties={"$exception_list": "made by hand"})
     first, second = render(memory.events, 300).splitlines()[2:]
     assert "JSONDecodeError: Expecting property name" in first
-    assert "in test_the_table_says_what_went_wrong_and_where" in first
+    assert "in test_the_table_shows_an_exception_and_its_place" in first
     assert "(error, not handled)" in first
     assert "$exception_list" not in first
     assert "$exception_list=made by hand" in second
 
 
-def test_the_table_shows_what_tells_events_apart() -> None:
+def test_the_table_fits_into_its_width_and_has_no_control_characters() -> None:
     table = render(
         [EVENT, {**EVENT, "event": "x" * 60, "properties": {"a\nb": ["\x07"], "$current_url": "u"}}], 100
     )
@@ -255,7 +265,7 @@ def test_the_table_shows_what_tells_events_apart() -> None:
     assert all(line.isprintable() for line in lines)
 
 
-def test_what_comes_again_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_event_received_again_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
     with LocalServer(show=True) as server:
         for _ in range(2):
             assert post(server, ENVELOPE)[0] == 200

@@ -1,4 +1,8 @@
-"""The relay as it is configured in Lambda: by its environment."""
+"""Calls the relay in this process, configured as in Lambda: by its environment.
+
+The relay sends over a real socket, to the server that a test passes to `configured`: a `FaultServer`, or the strict
+local ingestion server. The Lambda events are made by `sources.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,10 @@ Relay = Callable[..., Any]
 
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[[FaultServer | LocalServer], Relay]:
-    """Point the relay at a server."""
+    """Return a function that configures the relay for a server, and returns the relay.
+
+    The relay takes a Lambda event, and the seconds until the function times out.
+    """
 
     def configure(server: FaultServer | LocalServer) -> Relay:
         monkeypatch.setenv("LEANBASE_API_KEY", "phc_relay")

@@ -1,4 +1,4 @@
-"""What Lambda passes to the relay, made from what was handed off."""
+"""Makes the Lambda events that the relay gets: SQS batches with messages, and CloudWatch Logs with lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STREAM = "2026/11/24/[$LATEST]0123456789abcdef0123456789abcdef"
 
 
 def event(name: str = "e", distinct_id: str = "u", **properties: Any) -> EncodedEvent:
-    """An event as it is handed off."""
+    """Return an event as a transport hands it off."""
     return encode(
         {
             "event": name,
@@ -30,14 +30,14 @@ def event(name: str = "e", distinct_id: str = "u", **properties: Any) -> Encoded
 
 
 def sqs_event(*bodies: str | bytes) -> dict[str, Any]:
-    """What an event source mapping of SQS passes."""
-    texts = [body.decode() if isinstance(body, bytes) else body for body in bodies]
+    """Return the Lambda event of an SQS event source mapping."""
+    strings = [body.decode() if isinstance(body, bytes) else body for body in bodies]
     return {
         "Records": [
             {
                 "messageId": str(uuid4()),
                 "receiptHandle": "AQEB",
-                "body": text,
+                "body": string,
                 "attributes": {
                     "ApproximateReceiveCount": "1",
                     "SentTimestamp": "1545082649183",
@@ -50,7 +50,7 @@ def sqs_event(*bodies: str | bytes) -> dict[str, Any]:
                 "eventSourceARN": "arn:aws:sqs:eu-west-1:123456789012:events",
                 "awsRegion": "eu-west-1",
             }
-            for text in texts
+            for string in strings
         ]
     }
 
@@ -62,7 +62,7 @@ def logs_event(
     stream: str = STREAM,
     kind: str = "DATA_MESSAGE",
 ) -> dict[str, Any]:
-    """What a subscription of CloudWatch Logs passes."""
+    """Return the Lambda event of a CloudWatch Logs subscription."""
     data = {
         "messageType": kind,
         "owner": "123456789012",
@@ -78,7 +78,7 @@ def logs_event(
 
 
 class Context:
-    """What the runtime passes beside the event."""
+    """The context object that the runtime passes with the event."""
 
     function_name = "relay"
     function_version = "$LATEST"

@@ -1,4 +1,8 @@
-"""The relay on a log: tagged lines, what the platform reports, and everything else that functions print."""
+"""The relay with a CloudWatch Logs subscription: lines with events, lines of the platform, and all other lines.
+
+A line with events is a hand-off message (`tagged`). From lines of the platform about a function that was killed, such
+as REPORT, the relay makes an exception event. Lambda writes these lines as text (`report`) or as JSON (`record`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from leanbase.error_tracking import builder
 from leanbase.errors import NotDeliveredError
 from leanbase.local.server import LocalServer
 from leanbase.relay.platform_failures import failure
@@ -18,32 +21,32 @@ from leanbase.transports import handoff
 from tests.relay.sources import event, logs_event
 from tests.support.fault_server import Behaviour, FaultServer
 
-REQUEST = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
-OTHER = "9b2fe8a4-0000-4000-8000-000000000001"
+REQUEST_ID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+OTHER_REQUEST_ID = "9b2fe8a4-0000-4000-8000-000000000001"
 
 
-def report(rest: str, request: str = REQUEST) -> str:
+def report(status: str, request: str = REQUEST_ID) -> str:
     figures = "Duration: 3000.00 ms\tBilled Duration: 3000 ms\tMemory Size: 128 MB\tMax Memory Used: 61 MB\t"
-    return f"REPORT RequestId: {request}\t{figures}Init Duration: 300.10 ms\t{rest}\n"
+    return f"REPORT RequestId: {request}\t{figures}Init Duration: 300.10 ms\t{status}\n"
 
 
-def record(kind: str, request: str | None = REQUEST, **about: Any) -> str:
-    about = {"requestId": request, **about} if request else about
-    return json.dumps({"time": "2026-11-24T10:00:03.000Z", "type": f"platform.{kind}", "record": about})
+def record(kind: str, request: str | None = REQUEST_ID, **fields: Any) -> str:
+    fields = {"requestId": request, **fields} if request else fields
+    return json.dumps({"time": "2026-11-24T10:00:03.000Z", "type": f"platform.{kind}", "record": fields})
 
 
-TEXT = {
+TEXT_LINES = {
     "timeout": report("Status: timeout"),
     "memory": report("Status: error\tError Type: Runtime.OutOfMemory"),
     "exit": report("Status: error\tError Type: Runtime.ExitError"),
 }
 METRICS = {"durationMs": 3000.0, "billedDurationMs": 3000, "memorySizeMB": 128, "maxMemoryUsedMB": 61}
-JSON = {
+JSON_LINES = {
     "timeout": record("report", status="timeout", metrics=METRICS),
     "memory": record("report", status="error", errorType="Runtime.OutOfMemory", metrics=METRICS),
     "exit": record("report", status="error", errorType="Runtime.ExitError", metrics=METRICS),
 }
-SAID = {
+EXPECTED = {
     "timeout": ("Sandbox.Timedout", "the function timed out (after 3.00 s, 61 of 128 MB used)"),
     "memory": ("Runtime.OutOfMemory", "the function ran out of memory (after 3.00 s, 61 of 128 MB used)"),
     "exit": ("Runtime.ExitError", "the function ended its process (after 3.00 s, 61 of 128 MB used)"),
@@ -60,7 +63,7 @@ def tagged(*events: Any) -> str:
     return handoff.encode(events).decode() + "\n"
 
 
-def captured(request: str = REQUEST, distinct_id: str = "user_1", **properties: Any) -> Any:
+def captured(request: str = REQUEST_ID, distinct_id: str = "user_1", **properties: Any) -> Any:
     tags = {"faas.invocation_id": request, "faas.name": "orders", "faas.coldstart": False, "plan": "pro"}
     return event(
         "order created",
@@ -74,10 +77,13 @@ def captured(request: str = REQUEST, distinct_id: str = "user_1", **properties: 
 # --- tagged lines --------------------------------------------------------------------------------------
 
 
-def test_tagged_lines_are_delivered_and_all_others_passed_over(relay: Any, server: FaultServer) -> None:
+@pytest.mark.rule("W-8")
+def test_events_of_tagged_lines_are_delivered_and_other_lines_skipped(
+    relay: Any, server: FaultServer
+) -> None:
     first, second, third = captured(), captured(), captured()
     lines = [
-        f"START RequestId: {REQUEST} Version: $LATEST\n",
+        f"START RequestId: {REQUEST_ID} Version: $LATEST\n",
         tagged(first),
         "[INFO]\t2026-11-24T10:00:00Z\tsomething else",
         '{"level": "INFO", "message": "leanbase is nice"}',
@@ -85,7 +91,7 @@ def test_tagged_lines_are_delivered_and_all_others_passed_over(relay: Any, serve
         '{"level": "INFO", "mess',
         handoff.encode_gzip([second, third]).decode(),
         '{"sent_by": "unknown keys", "leanbase": 1, "events": []}',
-        f"END RequestId: {REQUEST}\n",
+        f"END RequestId: {REQUEST_ID}\n",
         report(""),
     ]
     assert relay(logs_event(lines)) is None
@@ -93,24 +99,25 @@ def test_tagged_lines_are_delivered_and_all_others_passed_over(relay: Any, serve
     assert request.events == [each.decode() for each in (first, second, third)]
 
 
-def test_a_log_without_tagged_lines_asks_nobody(relay: Any, server: FaultServer) -> None:
+def test_a_log_without_tagged_lines_causes_no_request(relay: Any, server: FaultServer) -> None:
     relay(logs_event(["hello", report("")]))
     relay(logs_event([tagged(captured())], kind="CONTROL_MESSAGE"))
     assert not server.requests
 
 
-def test_what_is_not_delivered_raises_so_that_lambda_brings_it_again(relay: Any, server: FaultServer) -> None:
+@pytest.mark.rule("E-6")
+def test_lines_that_are_not_delivered_raise_so_that_lambda_retries(relay: Any, server: FaultServer) -> None:
     server.script(Behaviour(status=503))
-    brought = logs_event([tagged(captured()), TEXT["timeout"]])
+    event = logs_event([tagged(captured()), TEXT_LINES["timeout"]])
     with pytest.raises(NotDeliveredError, match="2 line"):
-        relay(brought)
-    relay(brought)
+        relay(event)
+    relay(event)
     first, second = server.requests
-    assert first.events == second.events, "also what is made of the platform's lines is the same again"
+    assert first.events == second.events, "an exception event has the same uuid again"
 
 
 @pytest.mark.parametrize("line", ['{"leanbase": 2, "events": []}', '{"leanbase":1,"events":[{"event":"or'])
-def test_a_tagged_line_that_cannot_be_read_is_a_failure_of_its_own(
+def test_an_unreadable_tagged_line_does_not_stop_the_others(
     relay: Any, server: FaultServer, line: str
 ) -> None:
     with pytest.raises(NotDeliveredError, match=r"1 line\(s\) of log group /aws/lambda/orders"):
@@ -118,37 +125,39 @@ def test_a_tagged_line_that_cannot_be_read_is_a_failure_of_its_own(
     assert len(server.events) == 2
 
 
-def test_a_log_that_is_too_large_or_damaged_is_refused(relay: Any) -> None:
-    for data in (gzip.compress(b"0" * 200_000_000), b"no gzip"):
+@pytest.mark.slow
+def test_a_log_that_is_too_large_or_damaged_is_rejected(relay: Any) -> None:
+    for data in (gzip.compress(b"0" * 200_000_000), b"not gzip data"):
         with pytest.raises(handoff.UnreadableError):
             relay({"awslogs": {"data": base64.b64encode(data).decode()}})
 
 
-# --- what the platform reports -------------------------------------------------------------------------
+# --- lines of the platform -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", [TEXT, JSON], ids=["text", "json"])
-@pytest.mark.parametrize("kind", SAID)
-def test_an_end_that_nobody_inside_sees_becomes_an_exception(
+@pytest.mark.rule("X-9", "X-10", "X-21", "X-26", "E-13")
+@pytest.mark.parametrize("format", [TEXT_LINES, JSON_LINES], ids=["text", "json"])
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_a_killed_function_becomes_an_exception_event(
     relay: Any, server: FaultServer, format: dict[str, str], kind: str
 ) -> None:
     relay(logs_event([tagged(captured(distinct_id="before"), captured()), format[kind]]))
     _, _, exception = server.events
-    type, text = SAID[kind]
+    type, message = EXPECTED[kind]
     assert exception["event"] == "$exception"
     assert exception["distinct_id"] == "user_1"
     properties = exception["properties"]
     assert properties["$exception_list"] == [
         {
             "type": type,
-            "value": text,
+            "value": message,
             "mechanism": {"type": "task", "handled": False, "synthetic": True, "exception_id": 0},
         }
     ]
-    assert (properties["$exception_type"], properties["$exception_message"]) == (type, text)
+    assert (properties["$exception_type"], properties["$exception_message"]) == (type, message)
     assert properties["$exception_level"] == "fatal"
     assert properties["$exception_source"] == "aws_lambda.platform"
-    assert properties["faas.invocation_id"] == REQUEST
+    assert properties["faas.invocation_id"] == REQUEST_ID
     assert properties["faas.name"] == "orders"
     assert properties["faas.version"] == "$LATEST"
     assert properties["cloud.region"] == "eu-west-1"
@@ -159,53 +168,54 @@ def test_an_end_that_nobody_inside_sees_becomes_an_exception(
     assert datetime.fromisoformat(exception["timestamp"]).timestamp() == pytest.approx(1_790_000_000, abs=1)
 
 
-def test_the_strict_server_takes_it(configured: Any, local: LocalServer) -> None:
-    configured(local)(logs_event([*TEXT.values(), *JSON.values()]))
+def test_the_strict_server_accepts_the_exception_events(configured: Any, local: LocalServer) -> None:
+    configured(local)(logs_event([*TEXT_LINES.values(), *JSON_LINES.values()]))
     assert {each["event"] for each in local.store.events(0)} == {"$exception"}
-    assert builder.MAX_VALUE_BYTES > 200
 
 
-def test_an_end_of_which_nothing_was_captured_is_nobody_s(relay: Any, server: FaultServer) -> None:
-    relay(logs_event([tagged(captured(OTHER)), TEXT["memory"]]))
+@pytest.mark.rule("E-10")
+def test_the_exception_of_a_request_without_events_has_no_person(relay: Any, server: FaultServer) -> None:
+    relay(logs_event([tagged(captured(OTHER_REQUEST_ID)), TEXT_LINES["memory"]]))
     _, exception = server.events
     assert exception["distinct_id"] == exception["uuid"]
     assert exception["properties"]["$process_person_profile"] is False
     assert "plan" not in exception["properties"]
 
 
-def test_several_lines_about_one_end_are_one_exception(relay: Any, server: FaultServer) -> None:
-    timed_out = f"2026-11-24T10:00:03.000Z {REQUEST} Task timed out after 3.00 seconds\n\n"
+def test_several_lines_about_one_timeout_are_one_event(relay: Any, server: FaultServer) -> None:
+    timed_out = f"2026-11-24T10:00:03.000Z {REQUEST_ID} Task timed out after 3.00 seconds\n\n"
     done = record("runtimeDone", status="timeout", metrics={"durationMs": 3000.0})
-    relay(logs_event([timed_out, TEXT["timeout"]]))
-    relay(logs_event([done, JSON["timeout"]]))
-    relay(logs_event([TEXT["timeout"]]))
+    relay(logs_event([timed_out, TEXT_LINES["timeout"]]))
+    relay(logs_event([done, JSON_LINES["timeout"]]))
+    relay(logs_event([TEXT_LINES["timeout"]]))
     assert len(server.events) == 3
     assert len({each["uuid"] for each in server.events}) == 1
 
 
-def test_events_without_the_invocation_s_tags_belong_to_the_request_around_them(
+def test_events_without_tags_belong_to_the_request_whose_lines_surround_them(
     relay: Any, server: FaultServer
 ) -> None:
-    for start in (f"START RequestId: {REQUEST} Version: 7\n", record("start", version="7")):
-        relay(logs_event([start, tagged(event("e", "user_2")), TEXT["exit"]]))
+    for start in (f"START RequestId: {REQUEST_ID} Version: 7\n", record("start", version="7")):
+        relay(logs_event([start, tagged(event("e", "user_2")), TEXT_LINES["exit"]]))
         assert server.requests[-1].events[-1]["distinct_id"] == "user_2"
 
 
-def test_requests_side_by_side_keep_their_identities(relay: Any, server: FaultServer) -> None:
+def test_concurrent_requests_keep_their_identities(relay: Any, server: FaultServer) -> None:
     lines = [
-        f"START RequestId: {REQUEST} Version: 7\n",
-        f"START RequestId: {OTHER} Version: 7\n",
-        tagged(captured(OTHER, "user_2")),
-        tagged(captured(REQUEST, "user_1")),
-        tagged(captured(OTHER, "user_2")),
-        report("Status: timeout", OTHER),
-        report("Status: timeout", REQUEST),
+        f"START RequestId: {REQUEST_ID} Version: 7\n",
+        f"START RequestId: {OTHER_REQUEST_ID} Version: 7\n",
+        tagged(captured(OTHER_REQUEST_ID, "user_2")),
+        tagged(captured(REQUEST_ID, "user_1")),
+        tagged(captured(OTHER_REQUEST_ID, "user_2")),
+        report("Status: timeout", OTHER_REQUEST_ID),
+        report("Status: timeout", REQUEST_ID),
     ]
     relay(logs_event(lines))
     exceptions = [each for each in server.events if each["event"] == "$exception"]
     assert [each["distinct_id"] for each in exceptions] == ["user_2", "user_1"]
 
 
+@pytest.mark.rule("X-26")
 @pytest.mark.parametrize(
     ("line", "type"),
     [
@@ -228,7 +238,9 @@ def test_requests_side_by_side_keep_their_identities(relay: Any, server: FaultSe
         ),
     ],
 )
-def test_an_initialisation_that_fails_is_told(relay: Any, server: FaultServer, line: str, type: str) -> None:
+def test_a_failed_initialisation_becomes_an_exception_event(
+    relay: Any, server: FaultServer, line: str, type: str
+) -> None:
     relay(logs_event([line], group="shared", stream="2026/11/24/orders[7]0123456789abcdef"))
     (exception,) = server.events
     properties = exception["properties"]
@@ -262,35 +274,33 @@ def test_an_initialisation_that_fails_is_told(relay: Any, server: FaultServer, l
         '{"type": "platform.report", "record": {"requestId": {}, "status": "timeout", "metrics": 3}}',
     ],
 )
-def test_other_lines_are_no_failures(relay: Any, server: FaultServer, line: str) -> None:
+def test_other_lines_of_the_platform_cause_no_event(relay: Any, server: FaultServer, line: str) -> None:
     relay(logs_event([line]))
     assert not server.requests
 
 
-def test_figures_that_are_none_are_left_out() -> None:
+def test_invalid_figures_are_left_out_of_the_message() -> None:
     found = failure(
         "",
         {
             "type": "platform.report",
-            "record": {"requestId": REQUEST, "status": "timeout", "metrics": {"durationMs": "soon"}},
+            "record": {"requestId": REQUEST_ID, "status": "timeout", "metrics": {"durationMs": "soon"}},
         },
     )
     assert found is not None
-    assert (found.request_id, found.text) == (REQUEST, "the function timed out")
+    assert (found.request_id, found.text) == (REQUEST_ID, "the function timed out")
 
 
-# --- what functions print --------------------------------------------------------------------------------
+# --- lines that functions print --------------------------------------------------------------------------
 
 
-def test_a_batch_behind_something_printed_without_a_newline_is_delivered(
-    relay: Any, server: FaultServer
-) -> None:
+def test_a_message_in_the_middle_of_a_line_is_delivered(relay: Any, server: FaultServer) -> None:
     first, second = captured(), captured()
     relay(logs_event([f"working ... 50 %{tagged(first)}", f'{{"half": {tagged(second)} and more']))
     assert server.events == [first.decode(), second.decode()]
 
 
-def test_a_part_of_a_line_that_only_looks_like_events_stops_nothing(
+def test_a_line_with_something_similar_to_a_message_is_warned_about(
     relay: Any, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     event = captured()
@@ -300,11 +310,11 @@ def test_a_part_of_a_line_that_only_looks_like_events_stops_nothing(
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "line",
     [
         "2026-01-01T00:00:03.000Z job-7 Task timed out after 3.00 seconds",
-        f"2026-01-01T00:00:03.000Z {REQUEST} Task timed out after 1.2.3 seconds",
-        f"REPORT RequestId: {REQUEST}\tDuration: 1.2.3 ms\t",
+        f"2026-01-01T00:00:03.000Z {REQUEST_ID} Task timed out after 1.2.3 seconds",
+        f"REPORT RequestId: {REQUEST_ID}\tDuration: 1.2.3 ms\t",
         "REPORT RequestId: mine\tStatus: timeout",
         r'{"type":"platform.report","record":{"requestId":"\ud800","status":"timeout"}}',
         '{"type":"platform.report","record":{"requestId":["x"],"status":"timeout"}}',
@@ -312,34 +322,33 @@ def test_a_part_of_a_line_that_only_looks_like_events_stops_nothing(
         "INIT_REPORT of mine: Status: timeout",
     ],
 )
-def test_a_line_that_only_looks_like_the_platforms_is_passed_over(
-    odd: str, relay: Any, server: FaultServer
-) -> None:
+def test_a_line_similar_to_one_of_the_platform_is_skipped(line: str, relay: Any, server: FaultServer) -> None:
     event = captured()
-    relay(logs_event([odd, tagged(event)]))
+    relay(logs_event([line, tagged(event)]))
     assert server.events == [event.decode()]
 
 
-TIMED_OUT = f"2026-01-01T00:00:03.000Z {REQUEST} Task timed out after 3.00 seconds"
+TIMED_OUT = f"2026-01-01T00:00:03.000Z {REQUEST_ID} Task timed out after 3.00 seconds"
 
 
+@pytest.mark.rule("E-6")
 @pytest.mark.parametrize(
-    ("early", "last"),
-    [(TIMED_OUT, TEXT["timeout"]), (record("runtimeDone", status="timeout"), JSON["timeout"])],
+    ("first", "last"),
+    [(TIMED_OUT, TEXT_LINES["timeout"]), (record("runtimeDone", status="timeout"), JSON_LINES["timeout"])],
     ids=["text", "JSON"],
 )
-def test_one_timeout_is_one_event_however_its_lines_come(
-    early: str, last: str, relay: Any, server: FaultServer
+def test_a_timeout_has_the_same_uuid_in_however_many_batches_its_lines_arrive(
+    first: str, last: str, relay: Any, server: FaultServer
 ) -> None:
-    relay(logs_event([early]))
+    relay(logs_event([first]))
     relay(logs_event([last]))
-    relay(logs_event([early, last]))
-    found = {(each["uuid"], each["distinct_id"], each["event"]) for each in server.events}
-    assert len(found) == 1
+    relay(logs_event([first, last]))
+    identities = {(each["uuid"], each["distinct_id"], each["event"]) for each in server.events}
+    assert len(identities) == 1
     assert len(server.events) == 2
 
 
-def test_a_report_that_does_not_say_how_it_ended_leaves_the_word_to_the_line_before(
+def test_a_report_without_a_status_does_not_hide_the_timeout_before_it(
     relay: Any, server: FaultServer
 ) -> None:
     relay(logs_event([TIMED_OUT, report("")]))
@@ -348,7 +357,9 @@ def test_a_report_that_does_not_say_how_it_ended_leaves_the_word_to_the_line_bef
 
 
 @pytest.mark.parametrize("kind", ["text", "JSON"])
-def test_a_response_that_is_too_large_is_an_exception(kind: str, relay: Any, server: FaultServer) -> None:
+def test_a_response_that_is_too_large_becomes_an_exception_event(
+    kind: str, relay: Any, server: FaultServer
+) -> None:
     name = "Function.ResponseSizeTooLarge"
     lines = {
         "text": report(f"Status: error\tError Type: {name}"),

@@ -1,4 +1,8 @@
-"""From `capture` through a real queue and the relay to the ingestion server."""
+"""Events on their whole way: from `capture` through a queue and the relay to the ingestion server.
+
+The queue is in moto, a process of its own, over real HTTP. The test plays the part of Lambda's poller: it receives
+messages, invokes the relay with them in this process, and deletes those that did not fail.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from leanbase.local.server import LocalServer
 from tests.support.moto_server import CREDENTIALS, MotoServer
 
 EVENTS = 10_000
-LARGE = 150
+LARGE_EVENTS = 150
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +28,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def drain(moto: MotoServer, queue: str, relay: Any) -> int:
-    """Pass everything from the queue to the relay, and count the invocations."""
+    """Invoke the relay until the queue is empty, and return the number of invocations."""
     invocations = 0
     while not moto.is_empty(queue):
         event = moto.receive(queue, wait=1)
@@ -34,22 +38,27 @@ def drain(moto: MotoServer, queue: str, relay: Any) -> int:
     return invocations
 
 
+@pytest.mark.rule("Q-5", "Q-58", "E-6")
 @pytest.mark.slow
-def test_ten_thousand_events_of_all_sizes_arrive_intact_and_once(
+def test_ten_thousand_events_of_all_sizes_arrive_unchanged_and_once(
     moto: MotoServer, configured: Any, local: LocalServer
 ) -> None:
     queue = moto.queue(VisibilityTimeout="60")
     client = Leanbase(transport="sqs", queue_url=queue)
     dice = random.Random(7)
-    sizes = [int(math.exp(dice.uniform(math.log(100), math.log(3_000)))) for _ in range(EVENTS - LARGE)]
-    sizes += [int(math.exp(dice.uniform(math.log(3_000), math.log(800_000)))) for _ in range(LARGE - 2)]
+    sizes = [
+        int(math.exp(dice.uniform(math.log(100), math.log(3_000)))) for _ in range(EVENTS - LARGE_EVENTS)
+    ]
+    sizes += [
+        int(math.exp(dice.uniform(math.log(3_000), math.log(800_000)))) for _ in range(LARGE_EVENTS - 2)
+    ]
     sizes += [100, 800_000]
     dice.shuffle(sizes)
     sent: dict[str, dict[str, Any]] = {}
     with client.delivery_scope() as scope:
         for number, size in enumerate(sizes):
-            text = os.urandom(size // 2).hex() if number % 2 else ("text ü🎉 \ufffe " * size)[: size // 2]
-            properties = {"number": number, "text": text, "nested": {"list": [1, 2.5, None, True, "ü"]}}
+            string = os.urandom(size // 2).hex() if number % 2 else ("text ü🎉 \ufffe " * size)[: size // 2]
+            properties = {"number": number, "string": string, "nested": {"list": [1, 2.5, None, True, "ü"]}}
             uuid = client.capture(
                 f"event {number}", distinct_id=f"user {number % 100}", properties=properties
             )
@@ -66,7 +75,8 @@ def test_ten_thousand_events_of_all_sizes_arrive_intact_and_once(
     assert not sent
 
 
-def test_a_fifo_queue_brings_the_events_of_each_user_in_order(
+@pytest.mark.rule("Q-1")
+def test_a_fifo_queue_preserves_the_order_of_the_events_of_each_user(
     moto: MotoServer, configured: Any, local: LocalServer
 ) -> None:
     queue = moto.queue(fifo=True)

@@ -1,9 +1,14 @@
-"""What users' unit tests see of a sandbox."""
+"""`LambdaSimulator`: what a user's test sees of a sandbox.
+
+A sandbox is a process that is forked from the process of the test, and that calls one of the handlers below. Its events
+return to the test through a pipe when they leave the sandbox.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -22,8 +27,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork()
 
 
 @pytest.fixture(autouse=True)
-def intercepted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As the plugin does in users' sessions; and a machine that is busy gets more time."""
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Record events as the plugin does in users' sessions. Give a sandbox more time, because the machine may be busy."""
     monkeypatch.setattr(lambda_simulator, "SIGTERM_SECONDS", 3.0)
     factory.override_transport(recorder)
     yield
@@ -39,27 +44,32 @@ def handler(event: dict[str, Any], context: Any) -> Any:
         raise ValueError(event["raise"])
     if "exit" in event:
         os._exit(event["exit"])
-    return {"left": context.get_remaining_time_in_millis(), "name": context.function_name, "pid": os.getpid()}
+    return {
+        "remaining_ms": context.get_remaining_time_in_millis(),
+        "name": context.function_name,
+        "pid": os.getpid(),
+    }
 
 
 def names(events: CapturedEvents) -> list[str]:
     return [each["event"] for each in events]
 
 
-def test_results_events_and_a_clock_that_runs() -> None:
+def test_an_invocation_has_a_result_events_and_a_running_clock() -> None:
     with LambdaSimulator(
         handler, timeout=2.0, environment={"AWS_LAMBDA_FUNCTION_NAME": "orders"}
     ) as function:
         first, second = function.invoke({"sleep": 0.2}), function.invoke({})
-    assert first["left"] < second["left"] <= 2000
+    assert first["remaining_ms"] < second["remaining_ms"] <= 2000
     assert first["name"] == "orders"
     assert first["pid"] == second["pid"] != os.getpid()
-    tags = [each["properties"]["faas.coldstart"] for each in function.events]
-    assert tags == [True, False]
+    cold = [each["properties"]["faas.coldstart"] for each in function.events]
+    assert cold == [True, False]
     assert function.events[0]["properties"]["faas.name"] == "orders"
 
 
-def test_an_exception_is_the_callers_and_captured() -> None:
+@pytest.mark.rule("K-15")
+def test_an_exception_is_raised_to_the_caller_and_captured() -> None:
     with LambdaSimulator(handler) as function:
         with pytest.raises(FunctionError, match="ValueError: no such order") as raised:
             function.invoke({"raise": "no such order"})
@@ -69,7 +79,8 @@ def test_an_exception_is_the_callers_and_captured() -> None:
     assert names(function.events) == ["begun", "$exception", "begun"]
 
 
-def test_a_timeout_ends_the_sandbox_with_what_it_had_not_sent() -> None:
+@pytest.mark.slow
+def test_a_timeout_ends_the_sandbox_and_loses_unsent_events() -> None:
     with LambdaSimulator(handler, timeout=0.3) as function:
         with pytest.raises(FunctionError, match=r"Task timed out after 0\.30 seconds") as raised:
             function.invoke({"sleep": 10})
@@ -84,8 +95,9 @@ def handler_with_extension(event: dict[str, Any], context: Any) -> Any:
     return handler(event, context)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("handled_by", "extension"), [(handler, True), (handler_with_extension, None)])
-def test_with_an_extension_a_timeout_sends_what_there_is(handled_by: Any, extension: bool | None) -> None:
+def test_with_an_extension_a_timeout_sends_pending_events(handled_by: Any, extension: bool | None) -> None:
     with LambdaSimulator(handled_by, timeout=0.3, extension=extension) as function:
         with pytest.raises(FunctionError, match="timed out") as raised:
             function.invoke({"sleep": 10})
@@ -98,20 +110,19 @@ def test_with_an_extension_a_timeout_sends_what_there_is(handled_by: Any, extens
         function.events.assert_captured("begun", times=2)
 
 
-def test_a_process_that_ends_itself() -> None:
+def test_a_handler_that_exits_is_an_error_and_the_next_invocation_works() -> None:
     with LambdaSimulator(handler) as function:
         with pytest.raises(FunctionError, match=r"Runtime\.ExitError: the process ended with 3"):
             function.invoke({"exit": 3})
         assert function.invoke({})
 
 
-def test_between_invocations_nothing_runs() -> None:
-    """Unless the test thaws it, as an invocation does."""
-
+@pytest.mark.slow
+def test_between_invocations_no_thread_runs_until_the_test_thaws_the_sandbox() -> None:
     def with_thread(event: Any, context: Any) -> None:
-        threading.Thread(target=late, daemon=True).start()
+        threading.Thread(target=capture_late, daemon=True).start()
 
-    def late() -> None:
+    def capture_late() -> None:
         time.sleep(0.3)
         leanbase.capture("late", distinct_id="u")
 
@@ -123,7 +134,7 @@ def test_between_invocations_nothing_runs() -> None:
         function.events.assert_captured("late")
 
 
-def test_sigterm_sends_what_is_retained() -> None:
+def test_sigterm_sends_collected_events() -> None:
     def capture_in_scope(event: Any, context: Any) -> None:
         scope = leanbase.delivery_scope()
         scope.__enter__()
@@ -139,8 +150,6 @@ def test_sigterm_sends_what_is_retained() -> None:
 @pytest.mark.slow
 def test_a_sandbox_that_ignores_sigterm_is_killed() -> None:
     def ignore(event: Any, context: Any) -> None:
-        import signal
-
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     with LambdaSimulator(ignore) as function:
@@ -148,6 +157,7 @@ def test_a_sandbox_that_ignores_sigterm_is_killed() -> None:
         assert function.terminate()
 
 
+@pytest.mark.rule("E-6")
 def test_a_retry_with_the_same_request_id_captures_the_same_events() -> None:
     @leanbase.lambda_handler(idempotent=True)
     def retried(event: Any, context: Any) -> None:
@@ -163,7 +173,7 @@ def test_a_retry_with_the_same_request_id_captures_the_same_events() -> None:
     assert first["timestamp"] == "2026-01-02T03:04:05+00:00"
 
 
-def test_a_handler_by_name_is_imported_in_the_sandbox(
+def test_a_handler_given_by_name_is_imported_in_the_sandbox(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
@@ -177,13 +187,13 @@ def test_a_handler_by_name_is_imported_in_the_sandbox(
     assert "app_by_name" not in sys.modules
 
 
-def test_an_initialisation_that_fails_is_told() -> None:
+def test_a_failed_initialisation_is_raised_to_the_caller() -> None:
     function = LambdaSimulator("no_such_module.handler")
     with pytest.raises(FunctionError, match=r"Runtime\.ImportModuleError.*no_such_module"):
         function.invoke({})
 
 
-def test_a_context_by_itself() -> None:
+def test_a_lambda_context_has_a_running_clock() -> None:
     context = LambdaContext(0.2, function_name="f")
     assert 0 < context.get_remaining_time_in_millis() <= 200
     time.sleep(0.25)
@@ -193,7 +203,7 @@ def test_a_context_by_itself() -> None:
 
 @pytest.mark.slow
 def test_a_child_of_the_sandbox_ends_with_it() -> None:
-    """It does not keep the test waiting for a pipe that it has inherited."""
+    """The child has inherited the pipe to the test, which must not wait for its end."""
 
     def fork(event: Any, context: Any) -> int:
         child = os.fork()
@@ -206,12 +216,12 @@ def test_a_child_of_the_sandbox_ends_with_it() -> None:
         child = function.invoke({})
     assert time.monotonic() - began < 30
     with pytest.raises(ProcessLookupError):
-        for _ in range(100):  # until whoever inherits it has reaped it
+        for _ in range(100):  # until its new parent has reaped it
             os.kill(child, 0)
             time.sleep(0.1)
 
 
-def test_a_simulator_that_is_forgotten_leaves_no_process() -> None:
+def test_a_simulator_that_is_garbage_collected_leaves_no_process() -> None:
     function = LambdaSimulator(handler)
     pid = function.invoke({})["pid"]
     del function

@@ -1,4 +1,8 @@
-"""The plugin in pytest sessions of its own, as users have them."""
+"""The pytest plugin, in the sessions of users.
+
+Each test writes a module `app` and a file of tests, and runs pytest with the plugin in another process. It asserts how
+many tests passed there, what pytest printed, and that a `FaultServer`, the host of the clients, received no request.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +35,18 @@ def session(pytester: pytest.Pytester, server: FaultServer) -> pytest.Pytester:
     return pytester
 
 
-def outcomes(session: pytest.Pytester, tests: str, *arguments: str) -> tuple[dict[str, int], str]:
+def run_tests(session: pytest.Pytester, tests: str, *arguments: str) -> tuple[dict[str, int], str]:
+    """Run pytest, and return the number of tests by outcome, and the output."""
     session.makepyfile(test_app=tests)
     result = session.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
     return result.parseoutcomes(), result.stdout.str()
 
 
 @pytest.mark.slow
-def test_no_client_sends_and_the_fixture_has_what_was_captured(
+def test_clients_send_nothing_and_the_fixture_has_the_captured_events(
     session: pytest.Pytester, server: FaultServer
 ) -> None:
-    found, output = outcomes(
+    found, output = run_tests(
         session,
         """
         from decimal import Decimal
@@ -67,8 +72,8 @@ def test_no_client_sends_and_the_fixture_has_what_was_captured(
 
 
 @pytest.mark.slow
-def test_assertions_say_what_was_captured(session: pytest.Pytester) -> None:
-    found, output = outcomes(
+def test_failed_assertions_show_what_was_captured(session: pytest.Pytester) -> None:
+    found, output = run_tests(
         session,
         """
         import app
@@ -93,8 +98,8 @@ def test_assertions_say_what_was_captured(session: pytest.Pytester) -> None:
 
 
 @pytest.mark.slow
-def test_a_marked_test_sends(session: pytest.Pytester, server: FaultServer) -> None:
-    found, output = outcomes(
+def test_clients_send_in_a_marked_test(session: pytest.Pytester, server: FaultServer) -> None:
+    found, output = run_tests(
         session,
         """
         import pytest, app, leanbase
@@ -115,17 +120,18 @@ def test_a_marked_test_sends(session: pytest.Pytester, server: FaultServer) -> N
 
 
 @pytest.mark.slow
-def test_the_setting_lets_all_tests_send(session: pytest.Pytester, server: FaultServer) -> None:
+def test_the_setting_lets_clients_send_in_all_tests(session: pytest.Pytester, server: FaultServer) -> None:
     session.makeini("[pytest]\nleanbase_send = true\n")
-    found, output = outcomes(
+    found, output = run_tests(
         session, "import app\ndef test_it(): app.client.capture('sent', distinct_id='u')"
     )
     assert found == {"passed": 1}, output
     assert [event["event"] for event in server.events] == ["sent"]
 
 
-def test_memory_transports_of_the_tests_own_are_left_alone(session: pytest.Pytester) -> None:
-    found, output = outcomes(
+@pytest.mark.slow
+def test_a_memory_transport_of_a_test_is_not_replaced(session: pytest.Pytester) -> None:
+    found, output = run_tests(
         session,
         """
         from leanbase import Leanbase
@@ -140,8 +146,9 @@ def test_memory_transports_of_the_tests_own_are_left_alone(session: pytest.Pytes
     assert found == {"passed": 1}, output
 
 
-def test_a_client_without_key_and_host_captures_in_tests(session: pytest.Pytester) -> None:
-    found, output = outcomes(
+@pytest.mark.slow
+def test_a_client_without_a_key_and_host_captures_in_tests(session: pytest.Pytester) -> None:
+    found, output = run_tests(
         session,
         """
         import leanbase
@@ -158,9 +165,10 @@ def test_a_client_without_key_and_host_captures_in_tests(session: pytest.Pyteste
     assert found == {"passed": 1}, output
 
 
-def test_the_plugin_costs_a_session_without_leanbase_little(session: pytest.Pytester) -> None:
-    """It loads neither urllib3 nor what a client needs."""
-    found, output = outcomes(
+@pytest.mark.slow
+def test_the_plugin_loads_neither_the_http_client_nor_the_pipeline(session: pytest.Pytester) -> None:
+    """A session that does not use Leanbase is not slower."""
+    found, output = run_tests(
         session,
         """
         import sys
@@ -168,14 +176,15 @@ def test_the_plugin_costs_a_session_without_leanbase_little(session: pytest.Pyte
         def test_it():
             assert not {"urllib3", "ssl", "leanbase.pipeline", "leanbase.relay"} & set(sys.modules)
         """,
-        *(f"-pno:{other}" for other in ("anyio", "hypothesispytest", "pytest_cov")),  # which load ssl
+        *(f"-pno:{other}" for other in ("anyio", "hypothesispytest", "pytest_cov")),  # these load ssl
     )
     assert found == {"passed": 1}, output
 
 
-def test_a_transport_is_tested_and_not_caught(session: pytest.Pytester) -> None:
-    """By the contract test, which makes a client for it."""
-    found, output = outcomes(
+@pytest.mark.slow
+def test_the_transport_contract_tests_the_transport_itself(session: pytest.Pytester) -> None:
+    """The contract creates a client for the transport, which the plugin must not replace."""
+    found, output = run_tests(
         session,
         """
         import pytest
@@ -199,7 +208,7 @@ def test_a_transport_is_tested_and_not_caught(session: pytest.Pytester) -> None:
     assert (found["failed"], found["passed"]) == (1, 5), output
 
 
-def test_a_failed_assertion_shows_the_difference_and_not_all_there_is() -> None:
+def test_a_failed_assertion_shows_the_difference_to_the_nearest_event() -> None:
     added = {"faas.name": "orders", "$lib": "x", "$current_url": "https://x/", "$context_tags": ["faas.name"]}
     events = CapturedEvents(
         [
@@ -209,9 +218,9 @@ def test_a_failed_assertion_shows_the_difference_and_not_all_there_is() -> None:
     )
     with pytest.raises(AssertionError) as caught:
         events.assert_captured("paid", distinct_id="v", properties={"total": 7, "currency": "EUR"})
-    text = str(caught.value)
+    message = str(caught.value)
     assert (
         "the nearest 'paid' differs:\n  distinct_id: expected 'v', was 'u'\n  total: expected 7, was 6\n"
-        in text
+        in message
     )
-    assert not any(name in text for name in added)
+    assert not any(name in message for name in added)

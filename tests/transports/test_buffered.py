@@ -113,6 +113,7 @@ def test_a_full_buffer_drops_new_events_and_warns_once(
     assert balanced(client)
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-3")
 def test_an_import_waits_for_room_in_the_buffer(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(delay=0.02))
@@ -127,6 +128,7 @@ def test_an_import_waits_for_room_in_the_buffer(buffered: Make, server: FaultSer
     assert all(request.envelope["historical_migration"] for request in server.requests)
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-3", "Q-57")
 def test_an_import_waits_until_the_deadline_at_most(buffered: Make, server: FaultServer) -> None:
     server.always(Behaviour(instead="silence"))
@@ -180,6 +182,7 @@ def test_a_buffer_has_one_daemon_thread_from_its_first_event_on(buffered: Make, 
 # --- after a failure -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-12")
 def test_a_long_retry_after_pauses_the_thread_but_not_a_flush(buffered: Make, server: FaultServer) -> None:
     server.script(Behaviour(status=429, headers={"Retry-After": "3600"}))
@@ -193,6 +196,7 @@ def test_a_long_retry_after_pauses_the_thread_but_not_a_flush(buffered: Make, se
     assert received_names(server)[1:] == ["first", "second"]
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-20", "Q-21")
 def test_failed_events_are_sent_with_the_next_event_and_not_before(
     buffered: Make, server: FaultServer
@@ -293,6 +297,7 @@ def test_a_flush_sends_all_pending_events_and_waits_for_the_outcome(make: Make, 
     assert client.stats()["delivered"] == 99
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-32")
 def test_a_flush_waits_for_the_batch_in_flight_and_does_not_retry_it(
     buffered: Make, server: FaultServer
@@ -415,6 +420,7 @@ def test_a_buffer_can_be_used_again_after_a_shutdown_of_the_module() -> None:
     assert [event["event"] for event in memory.events] == ["e0", "e1", "e2"]
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-40", "Q-57")
 def test_captures_during_a_shutdown_are_sent_or_refused(server: FaultServer) -> None:
     for _ in range(10):
@@ -641,6 +647,7 @@ def test_a_fork_while_locks_are_held_does_not_hang_the_child(make: Make, server:
     assert received_names(server).count("child") == 21
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-61")
 def test_a_fork_during_the_imports_of_the_first_send_does_not_hang_the_child(server: FaultServer) -> None:
     ended = run_program(f"{PROGRAMS}.fork_while_importing", server.url, python_options=("-W", "ignore"))
@@ -653,6 +660,7 @@ def capture_in_child(url: str) -> None:
     client.capture("child", distinct_id=os.getpid())
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-62")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

@@ -52,6 +52,7 @@ def test_gunicorn_workers_send_their_buffer_while_they_run(
     assert Counter(received_names(server)) == {"request": 20, "loaded": 1 if preload else 2}
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-50", "Q-62")
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["no preload", "preload"])
 def test_gunicorn_workers_send_their_buffer_when_they_end(
@@ -75,6 +76,7 @@ def test_a_buffer_that_gevent_has_patched_sends_from_a_greenlet(server: FaultSer
     assert len(server.events) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-31", "Q-50", "Q-62")
 def test_a_buffer_that_gevent_has_patched_can_be_flushed_and_sends_at_exit(server: FaultServer) -> None:
     ended = run_program(GEVENT_PATCHED, "flush_and_exit", server.url)

@@ -381,6 +381,7 @@ def test_waits_double_and_are_shortened_at_random(monkeypatch: pytest.MonkeyPatc
     assert sender._wait_before_retry(0, 600.0) == 30.0
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-12")
 def test_retry_after_is_the_least_wait(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(status=429, headers={"Retry-After": "0.6"}))
@@ -595,6 +596,7 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.monotonic() - started
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-13", "W-13")
 @pytest.mark.parametrize(
     "behaviour",
@@ -608,6 +610,7 @@ def test_a_send_ends_with_its_deadline(behaviour: Behaviour, server: FaultServer
     assert client.stats()["retained"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-13", "W-10")
 def test_a_2xx_whose_body_never_ends_delivers_within_the_deadline(server: FaultServer, make: Make) -> None:
     server.always(Behaviour(headers={"Content-Length": "100000"}, close_after=False))
@@ -616,6 +619,7 @@ def test_a_2xx_whose_body_never_ends_delivers_within_the_deadline(server: FaultS
     assert client.stats()["delivered"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.rule("W-13")
 def test_the_option_timeout_bounds_one_attempt(server: FaultServer, make: Make) -> None:
     server.script(Behaviour(instead="silence"))
@@ -624,6 +628,7 @@ def test_the_option_timeout_bounds_one_attempt(server: FaultServer, make: Make) 
     assert client.stats()["delivered"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-13", "Q-55", "Q-57", "W-13")
 def test_an_endpoint_that_does_not_accept_connections_costs_three_deadlines_and_then_no_time() -> None:
     with contextlib.closing(black_hole()) as hole:
@@ -635,6 +640,7 @@ def test_an_endpoint_that_does_not_accept_connections_costs_three_deadlines_and_
         assert balanced(client)
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-13")
 def test_a_slow_host_name_resolution_ends_with_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """The resolver of the C library takes no timeout, so that a thread has to call it."""
@@ -815,6 +821,7 @@ def test_https_does_not_send_to_a_server_with_the_certificate_of_another_host(
     assert "TLS failed" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-13")
 def test_a_send_over_https_ends_with_its_deadline_if_the_response_is_slow(
     tls_server: FaultServer,

@@ -83,6 +83,7 @@ def test_lines_are_not_mixed_with_the_output_of_the_program() -> None:
     assert ended.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-13")
 def test_a_send_waits_for_a_slow_reader_until_the_deadline(tmp_path: Path) -> None:
     reader, writer = os.pipe()

@@ -143,6 +143,7 @@ def test_a_response_that_ends_within_its_headers_is_retried(start_server: Start,
     assert client.stats()["delivered"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.rule("Q-10", "W-13")
 def test_a_connection_that_is_reset_at_once_is_retried_and_reported_as_a_transport_error() -> None:
     listener = socket.create_server(("127.0.0.1", 0))

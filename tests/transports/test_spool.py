@@ -265,6 +265,7 @@ def test_events_of_several_threads_are_sent_once_despite_failures(directory: Pat
     assert balanced(client)
 
 
+@pytest.mark.slow
 def test_processes_that_replay_at_once_send_each_file_once(directory: Path, server: FaultServer) -> None:
     for number in range(20):
         leave_events(directory, 5, f"left {number}")

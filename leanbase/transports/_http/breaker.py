@@ -45,7 +45,7 @@ class CircuitBreaker:
         # Incremented when the circuit opens and when a probe starts. Failures of sends that were admitted
         # before that are not new information, so they are ignored.
         self._epoch = 1
-        self._answered = True
+        self._responded = True
         self._last_brief: Stopwatch | None = None
 
     def try_acquire(self) -> Ticket | None:
@@ -85,24 +85,24 @@ class CircuitBreaker:
         if kind is None:
             return None
         with self._lock:
-            if kind == "full" or self._answered:
+            if kind == "full" or self._responded:
                 return math.inf
             if self._last_brief is not None and self._last_brief.seconds() < BRIEF_EVERY_SECONDS:
                 return None
             self._last_brief = Stopwatch()
             return BRIEF_SECONDS
 
-    def failed(self, ticket: Ticket | None, *, answered: bool, slowly: bool = False) -> None:
+    def failed(self, ticket: Ticket | None, *, responded: bool, slowly: bool = False) -> None:
         """Report a send without a response, or with a response that asks to retry later.
 
         Args:
             ticket: The ticket from `try_acquire`; `None` for an attempt that was made while sends are paused.
-            answered: Whether there was a response.
+            responded: Whether there was a response.
             slowly: Whether the send took all the time until its deadline. One such failure opens the circuit,
                 because three would cost the caller too much time.
         """
         with self._lock:
-            self._answered = answered
+            self._responded = responded
             if ticket != self._epoch:
                 return
             self._failures += FAILURES_TO_OPEN if slowly else 1

@@ -92,14 +92,14 @@ class Connections:
                 return self._post(url, body, headers, attempt)
             except (HTTPError, OSError) as error:
                 raise_interrupt(error)
-                stale = not attempt.connected and not attempt.answered
+                stale = not attempt.connected and not attempt.responded
                 if not stale or isinstance(_cause(error), (TimeoutError, Urllib3TimeoutError)):
                     raise
                 return self._post(url, body, headers, Attempt(deadline, fresh=True))
         except (HTTPError, OSError) as error:
             raise_interrupt(error)  # a task's time limit may be a TimeoutError, too
             what, mends_soon = _describe(error), not _is_untrusted(error)
-            raise TransportError(what, mends_soon=mends_soon, answered=False) from error
+            raise TransportError(what, mends_soon=mends_soon, responded=False) from error
 
     def _post(self, url: str, body: bytes, headers: Mapping[str, str], attempt: Attempt) -> Response:
         others = current_attempt.get(None)

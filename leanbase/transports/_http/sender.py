@@ -109,7 +109,7 @@ class HttpSender:
         except TransportError as error:
             # If there was little time from the start, a missed deadline says little about the endpoint.
             slowly = deadline.expired and given >= SLOW_SECONDS
-            self._breaker.failed(ticket, answered=error.answered, slowly=slowly)
+            self._breaker.failed(ticket, responded=error.responded, slowly=slowly)
             raise
         self._breaker.succeeded()
 

@@ -25,16 +25,16 @@ class Attempt:
         deadline: When the attempt must have finished.
         fresh: Whether it must not use a kept-alive connection.
         connected: Whether it has begun to open a connection.
-        answered: Whether a byte of the response has arrived.
+        responded: Whether a byte of the response has arrived.
     """
 
-    __slots__ = ("answered", "connected", "deadline", "fresh")
+    __slots__ = ("responded", "connected", "deadline", "fresh")
 
     def __init__(self, deadline: Deadline, *, fresh: bool = False) -> None:
         self.deadline = deadline
         self.fresh = fresh
         self.connected = False
-        self.answered = False
+        self.responded = False
 
     def time_left(self) -> float:
         """Return the seconds left, more than zero: a socket with a timeout of zero is non-blocking.
@@ -70,7 +70,7 @@ class DeadlineSocket(socket.socket):
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         attempt = self._limit()
         count = super().recv_into(*args, **kwargs)
-        attempt.answered = attempt.answered or count > 0
+        attempt.responded = attempt.responded or count > 0
         return count
 
     def send(self, *args: Any, **kwargs: Any) -> int:
