@@ -62,7 +62,8 @@ quick: lint
 # Programs that a test kills leave damaged data files, which are passed over.
 test: setup
 	@rm -f .coverage .coverage.*
-	LEANBASE_TEST_SUMMARY=$(ENVS)/summary $(BIN)/coverage run -m pytest -n 2 --dist worksteal
+	LEANBASE_TEST_SUMMARY=$(ENVS)/summary $(BIN)/coverage run -m pytest -n 2 --dist worksteal -m 'not untraced'
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m untraced
 	@$(BIN)/coverage combine --quiet 2>/dev/null
 	@$(BIN)/coverage report
 	$(BIN)/python scripts/every_python.py

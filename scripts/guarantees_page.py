@@ -43,10 +43,10 @@ It captures on its own, and then its process ends. `http, buffered` is `sync_mod
 
 | | |
 |---|---|
-| sent | before the process is gone; the end takes 2 s at most, for all clients together |
+| sent | before the process ends; the end takes 2 s at most, for all clients together |
 | disk | with the next process that has the same directory |
-| reported | lost: an ERROR says how many, and `on_error` hears of each |
-| **lost** | an event can be lost without a word; the number says why |
+| reported | lost: an ERROR says how many, and `on_error` is called with them |
+| **lost** | an event can be lost without a report; the number gives the reason |
 
 """
 

@@ -7,7 +7,7 @@ Three processes work on one server that flaps between all its faults:
 * one with threads that capture alone, in scopes and into a buffer, whose main thread gets a signal every few
   milliseconds (the handler captures, flushes or raises), and which forks children that capture and end;
 * one with a pool of workers that are recycled, each with a buffer;
-* the server, which writes down the id of each event that it has answered with 2xx.
+* the server, which writes down the id of each event for which it has responded with 2xx.
 
 At the end every event whose `capture()` returned an id must be at the server, or `on_error` must have been
 called with it; none may be there under two ids. Memory, threads and descriptors of the first process are

@@ -22,6 +22,13 @@ from typing import Any
 
 CALLS = {number for name, number in dis.opmap.items() if name.startswith("CALL") and "INTRINSIC" not in name}
 
+SPARED = ("_weakrefset.py", "logging/__init__.py")
+"""Files of the standard library in which no exception is raised.
+
+The interpreter prints and ignores exceptions in callbacks of weak references. Before 3.13, `logging` keeps the
+lock of a handler for ever if an exception comes between `acquire()` and the following `try`.
+"""
+
 
 class Interruption:
     """Runs a handler at one moment of a call.
@@ -71,8 +78,7 @@ class Interruption:
             frame.f_trace_opcodes = True
             frame.f_trace_lines = False
             self._entered = True
-            # The interpreter prints and ignores exceptions in callbacks of weak references.
-            is_moment = not self._raises or not frame.f_code.co_filename.endswith("_weakrefset.py")
+            is_moment = not self._raises or not frame.f_code.co_filename.endswith(SPARED)
         elif event == "opcode":
             last = self._last.get(frame, -1)
             called = last >= 0 and frame.f_code.co_code[last] in CALLS

@@ -42,6 +42,7 @@ from tests.support.forking import run_in_forked_child
 from tests.support.sqs import QUEUE_PATH, accept_messages
 
 pytestmark = [
+    pytest.mark.untraced,  # the interrupts come from a trace function
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
     # An interrupt between the creation of a socket and its first use leaves it to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),

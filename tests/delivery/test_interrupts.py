@@ -39,6 +39,8 @@ from tests.support.fault_server import Behaviour, FaultServer
 from tests.support.threads import run_in_threads, start_thread
 from tests.support.transports import FailingTransport, GatedTransport, RaisingTransport
 
+pytestmark = pytest.mark.untraced  # the interrupts come from a trace function
+
 
 class SoftTimeLimit(Exception):
     """As task queues raise it."""

@@ -21,6 +21,8 @@ from tests.delivery.interruption import Interruption
 from tests.support.fault_server import Behaviour, FaultServer
 from tests.support.transports import SwitchedTransport
 
+pytestmark = pytest.mark.untraced  # the interrupts come from a trace function
+
 
 def faults_at_each_moment(call: Callable[[Leanbase], object], action: str, is_available: bool) -> list[str]:
     """Interrupt a call at each of its moments, and return what went wrong at which moment.

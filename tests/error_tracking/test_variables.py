@@ -493,6 +493,7 @@ def test_the_work_for_the_variables_of_one_event_is_bounded(round_trip: RoundTri
 
 
 @pytest.mark.rule("V-13")
+@pytest.mark.untraced
 def test_capturing_does_not_keep_variables_alive_or_change_locals(round_trip: RoundTrip) -> None:
     class Big:
         pass

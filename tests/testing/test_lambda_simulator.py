@@ -147,8 +147,9 @@ def test_sigterm_sends_collected_events() -> None:
         function.events.assert_captured("collected")
 
 
-@pytest.mark.slow
-def test_a_sandbox_that_ignores_sigterm_is_killed() -> None:
+def test_a_sandbox_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lambda_simulator, "SIGTERM_SECONDS", 0.3)
+
     def ignore(event: Any, context: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -394,7 +394,7 @@ def _is_untrusted(error: BaseException) -> bool:
 
 
 _DESCRIPTIONS: list[tuple[Any, Callable[[BaseException], str]]] = [
-    ((TimeoutError, Urllib3TimeoutError), lambda _: "no answer in time"),
+    ((TimeoutError, Urllib3TimeoutError), lambda _: "no response in time"),
     (socket.gaierror, lambda error: f"the host name could not be resolved ({error.args[-1]})"),
     ((ssl.SSLError, urllib3.exceptions.SSLError), lambda error: f"TLS failed: {error}"),
     (urllib3.exceptions.ProxyError, lambda error: f"the proxy failed: {error.args[0]}"),

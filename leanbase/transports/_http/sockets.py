@@ -28,7 +28,7 @@ class Attempt:
         responded: Whether a byte of the response has arrived.
     """
 
-    __slots__ = ("responded", "connected", "deadline", "fresh")
+    __slots__ = ("connected", "deadline", "fresh", "responded")
 
     def __init__(self, deadline: Deadline, *, fresh: bool = False) -> None:
         self.deadline = deadline
