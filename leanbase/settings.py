@@ -95,7 +95,7 @@ class Settings:
     )
     spool_directory: str | None = _option(
         None,
-        "The directory in which the spool keeps events. By default `$XDG_STATE_HOME/leanbase`, else one of "
+        "The directory in which the spool stores events. By default `$XDG_STATE_HOME/leanbase`, else one of "
         "this user among the temporary files.",
     )
     spool_fsync: bool = _option(
@@ -104,12 +104,12 @@ class Settings:
     )
     spool_max_bytes: int = _option(
         64 * 1024 * 1024,
-        "The most bytes that the spool keeps in its directory.",
+        "The maximum number of bytes that the spool stores in its directory.",
         least=0,
     )
     disabled: bool = _option(
         False,
-        "Whether the client is off: it captures nothing, sends nothing, and every call returns its sentinel.",
+        "Whether the client is disabled: it captures and sends nothing, and event calls return `None`.",
     )
     debug: bool = _option(
         False,
@@ -126,44 +126,44 @@ class Settings:
     )
     flush_at: int = _option(
         100,
-        "The most events in one request. A buffer, or a delivery scope, that holds as many is sent at once.",
+        "The maximum number of events in one request. A buffer or delivery scope with as many sends at once.",
         least=1,
     )
     flush_interval: float = _option(
         5.0,
-        "The most seconds that a new event stays in the buffer. In a long delivery scope, the first capture "
-        "after that sends.",
+        "The maximum number of seconds that a new event stays in a buffer. In a long delivery scope, the "
+        "first capture after this time sends.",
         least=0.01,
     )
     max_queue_size: int = _option(
         10_000,
-        "The most undelivered events that are kept in memory.",
+        "The maximum number of undelivered events in memory.",
         least=1,
     )
     max_queue_bytes: int = _option(
         MAX_QUEUE_BYTES,
-        "The most bytes of undelivered events that are kept in memory. In Lambda the default is an eighth of "
+        "The maximum number of bytes of undelivered events in memory. In Lambda the default is an eighth of "
         "the function's memory, if that is less.",
         least=1,
     )
     max_retries: int = _option(
         3,
-        "How many times a failed attempt is retried within one send.",
+        "The maximum number of retries after the first attempt of a send.",
         least=0,
     )
     timeout: float = _option(
         10.0,
-        "The most seconds for one attempt. It never exceeds what is left of `send_deadline`.",
+        "The maximum number of seconds for one attempt, within `send_deadline`.",
         least=0.1,
     )
     send_deadline: float = _option(
         10.0,
-        "The most seconds for one send: connecting, all attempts and the waits between them.",
+        "The maximum number of seconds for one send: connecting, all attempts and the waits between them.",
         least=0.1,
     )
     gzip: bool | None = _option(
         None,
-        "Whether request bodies are compressed. `None` compresses those of 1 KiB and more.",
+        "Whether request bodies are compressed: `True`, `False`, or `None` for bodies of 1 KiB and more.",
     )
     before_send: BeforeSend | Sequence[BeforeSend] | None = _option(
         None,
@@ -209,20 +209,19 @@ class Settings:
     )
     exception_autocapture_bucket_size: int = _option(
         50,
-        "The size of the bucket of the rate limit for each class: a burst lets one exception less through.",
+        "The size of the rate limit's token bucket for each class. A burst captures one exception less.",
         least=0,
         most=100,
     )
     exception_autocapture_refill_rate: int = _option(
         10,
-        "How many exceptions of one class the rate limit admits again after each interval, up to "
-        "the size of the bucket.",
+        "The number of tokens that the rate limit adds to a bucket after each interval, up to its size.",
         least=0,
         most=100,
     )
     exception_autocapture_refill_interval_seconds: float = _option(
         10.0,
-        "The interval of the rate limit in seconds. `0` refills the bucket at once.",
+        "The interval of the rate limit in seconds. With `0` the bucket is always full.",
         least=0,
         most=MOST_SECONDS,
     )

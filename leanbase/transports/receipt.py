@@ -37,30 +37,32 @@ OUTCOMES = {
     "spooled": "it was written to the spool's directory, for the next send of any process, which does not "
     "count it again",
     "retained": "it is pending: in an open scope, in a buffer, in a send, or in memory for the next send",
-    "dropped": "it is gone, counted by reason",
+    "dropped": "it was discarded, and is counted by reason",
 }
 """Every outcome of an event, with its meaning."""
 
 RETAINED_REASONS = {
     "unavailable": "no connection, no response in time, 407, 408, 429, 5xx",
     "refused": "the client lacks permission for the queue, or the queue does not exist; the log says which",
-    "paused": "three sends in a row had failed, or one had no response until its deadline; none is tried for "
-    "30 s, doubling up to 5 min",
-    "deadline": "there was no time left to try",
+    "paused": "three sends in a row had failed, or one had no response until its deadline; sending "
+    "pauses for 30 s, doubling up to 5 min",
+    "deadline": "no time was left for an attempt",
     "interrupted": "an exception, such as the exit of a signal handler, ended the send",
     "failed": "the transport raised",
-    "waiting": "nothing was tried: the client is disabled, or another send has it",
+    "waiting": "no attempt was made: the client is disabled, or another send has the event",
 }
 """Every reason in a receipt for a retained event, with its meaning."""
 
 DROPPED_REASONS = {
-    "invalid": "the arguments, or what a hook left, make no event",
-    "before_send": "a hook returned `None`, raised, or returned something else than a dict",
-    "too_large": "above 900 KiB, or above what a queue or a log line takes",
-    "rejected": "the server refused it for good: 4xx but 407, 408 and 429; a redirect that is not followed",
-    "overflow": "more than `max_queue_size` or `max_queue_bytes` were pending: the oldest went, or a new one "
-    "found no room in a buffer or an import",
-    "shutdown": "it could not be delivered before shutdown or the end of the process, or came after that",
+    "invalid": "the arguments, or the result of a hook, are not a valid event",
+    "before_send": "a hook returned `None`, raised, or returned something other than a dict",
+    "too_large": "above 900 KiB, or above the limit of a queue or a log line",
+    "rejected": "the server refused it permanently: a 4xx except 407, 408 and 429, or a redirect that is not "
+    "followed",
+    "overflow": "more than `max_queue_size` or `max_queue_bytes` were pending: the oldest retained event was "
+    "dropped, or the new one of a buffer or an import",
+    "shutdown": "it could not be delivered before shutdown or the end of the process, or was captured after "
+    "that",
     "send_off": "the option `send` is `False`",
     "internal": "a defect of this package; it is logged",
 }
