@@ -124,9 +124,10 @@ def _made(wanted: object, option: str, settings: Settings) -> BaseTransport:
 
 def _with_fallback(first: BaseTransport, settings: Settings) -> BaseTransport:
     from ..transports.fallback import FallbackTransport
-    from ..transports.spool import SpoolTransport
 
     if settings.fallback == "spool":
+        from ..transports.spool import SpoolTransport
+
         # The spool wraps the transport instead of following it: spooled events leave through that transport.
         return SpoolTransport.around(first, settings)
     return FallbackTransport(first, _made(settings.fallback, "fallback", settings))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -22,6 +21,14 @@ from collections.abc import Iterator, Sequence
 
 from ..events.encoding import EncodedEvent, encode
 from ..events.event import checked
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    HAS_LOCKS = False
+else:
+    HAS_LOCKS = True
+"""Whether the platform has the file locks that a spool needs."""
 
 logger = logging.getLogger("leanbase")
 

@@ -20,7 +20,7 @@ from ..events.encoding import EncodedEvent
 from ..forking import reset_in_child
 from ..interrupts import acquired, raise_interrupt
 from ._retaining import must_not_retain
-from ._spool_file import SUFFIX, AbandonedFile, OwnFile, SpoolFile, project_in
+from ._spool_file import HAS_LOCKS, SUFFIX, AbandonedFile, OwnFile, SpoolFile, project_in
 from .base import BaseTransport
 from .deadline import Deadline
 from .fallback import with_reserve
@@ -358,7 +358,8 @@ def default_directory() -> str:
         return os.path.join(state, "leanbase")  # noqa: PTH118
     import tempfile
 
-    return os.path.join(tempfile.gettempdir(), f"leanbase-{os.getuid()}")  # noqa: PTH118
+    user = os.getuid() if HAS_LOCKS else 0  # Windows has no getuid(), and no spool
+    return os.path.join(tempfile.gettempdir(), f"leanbase-{user}")  # noqa: PTH118
 
 
 def project_of(api_key: str | None, host: str | None) -> str:
@@ -379,8 +380,11 @@ def make_private(directory: str) -> None:
     """Create a directory that only this user can enter, or check that an existing one is private.
 
     Raises:
-        UnusableError: It cannot be created, belongs to another user, or is accessible to others.
+        UnusableError: It cannot be created, belongs to another user, or is accessible to others; or the
+            platform has no file locks.
     """
+    if not HAS_LOCKS:
+        raise UnusableError("the spool needs the file locks of Linux or macOS")
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
         found = os.lstat(directory)

@@ -143,3 +143,19 @@ def test_a_built_in_name_loads_no_package_metadata() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == "False"
+
+
+@pytest.mark.parametrize("option", ["transport", "fallback"])
+def test_a_spool_on_a_platform_without_file_locks_costs_only_the_spool(option: str) -> None:
+    """As on Windows: the error is logged, and events are sent over HTTP."""
+    code = (
+        "import sys, logging\n"
+        "logging.basicConfig()\n"
+        "sys.modules['fcntl'] = None\n"
+        "import leanbase\n"
+        f"client = leanbase.Leanbase('k', 'http://127.0.0.1:9', {option}='spool', max_retries=0)\n"
+        "print(client.capture('e', distinct_id='u') is not None, client.stats()['retained'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True 1\n"
+    assert "the spool needs the file locks of Linux or macOS" in done.stderr
