@@ -25,7 +25,7 @@ started = time.perf_counter()
 event = json.load(open("../event.json"))
 answer = app.handler(event, Context())
 took = (time.perf_counter() - started) * 1000
-print(f"  answered {answer['statusCode']} after {took:.1f} ms, {answer['body']}")
+print(f"  responded with {answer['statusCode']} after {took:.1f} ms, {answer['body']}")
 event["body"] = json.dumps({"company": "acme", "lines": [{"sku": "tea"}]})
 started = time.perf_counter()
 try:

@@ -31,7 +31,7 @@ def main() -> int:
         print(f"cannot start: {error}{hint}", file=sys.stderr)
         return 2
     print(
-        f"listening on {server.url}   (set host to it, api_key to any text; see {server.url}/events)",
+        f"listening on {server.url}   (set host to it, api_key to any string; see {server.url}/events)",
         flush=True,
     )
     try:
