@@ -53,11 +53,9 @@ PORTABLE = [
 # It takes long, and tests the operating system rather than the interpreter.
 ONCE = ["tests/transports/test_spool.py::test_processes_killed_at_random_moments_lose_no_event"]
 # Tests of what an import loads, since the alias below loads everything; and of strings that name the module.
-NOT_BY_ALIAS = "not ({})".format(
-    " or ".join(
-        ("import", "not_load", "plugin", "fresh", "module", "docstring", "declared", "readme", "entry_point")
-        + ("metadata",)
-    )
+NOT_BY_ALIAS = (
+    "not (import or not_load or plugin or fresh or module or docstring or declared or readme "
+    "or entry_point or metadata)"
 )
 ALIAS = """
 import importlib, pkgutil, sys
