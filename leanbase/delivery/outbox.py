@@ -141,7 +141,6 @@ class Outbox:
             else:
                 self.send_later(scope)
         except Exception as error:
-            raise_interrupt(error)
             log_internal_error("the outbox", error)
 
     def drop(self, reason: str) -> None:

@@ -123,10 +123,12 @@ class _Hook:
             setattr(self._owner, self._name, previous)
 
     def __call__(self, *args: Any) -> None:
-        # The hooks of several clients call one another, and share one deadline.
+        # The hooks of several clients call one another, and share one deadline. Only `sys.excepthook` ends
+        # the process: an exception in a thread must not take time from a later exit.
         ends = _chain_ends.get()
         try:
-            _chain_ends.set(ends or _at_exit.begin())
+            if ends is None and self._owner is sys and self._name == "excepthook":
+                _chain_ends.set(_at_exit.begin())
             if (handle := self._handle) is not None:
                 handle(*args)
         except Exception as error:

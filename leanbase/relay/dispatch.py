@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -11,8 +10,6 @@ from ..events.encoding import EncodedEvent
 from ..transports.base import BaseTransport
 from ..transports.deadline import Deadline
 from ..transports.receipt import Receipt
-
-logger = logging.getLogger("leanbase")
 
 MALFORMED = 400
 

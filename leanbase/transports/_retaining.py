@@ -175,7 +175,6 @@ class RetainingTransport(BaseTransport):
             if not flight.admitted:
                 raise
             if not isinstance(error, RecursionError):  # at the recursion limit another call would fail
-                raise_interrupt(error)
                 log_internal_error("a transport", error)  # the ledger has the event
         return True
 

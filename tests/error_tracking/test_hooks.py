@@ -21,7 +21,7 @@ import pytest
 import leanbase
 from leanbase import Leanbase
 from leanbase.error_tracking.rate_limit import RateLimiter
-from leanbase.transports import MemoryTransport
+from leanbase.transports import MemoryTransport, _at_exit
 from tests.error_tracking.conftest import RoundTrip
 from tests.error_tracking.exception_format import functions
 from tests.support.fault_server import FaultServer, black_hole
@@ -316,3 +316,17 @@ def test_the_default_client_installs_its_hooks_with_setup_and_removes_them_with_
         leanbase.shutdown()
     sys.excepthook(*uncaught_exception())
     assert len(memory.events) == 2
+
+
+@pytest.mark.rule("Q-52")
+def test_an_exception_in_a_thread_takes_no_time_from_a_later_exit(
+    make: Callable[..., Leanbase], server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_at_exit, "_begun", None)
+    make(server, enable_exception_autocapture=True)
+    error = ValueError("in a thread")
+    threading.excepthook(threading.ExceptHookArgs((ValueError, error, None, None)))
+    assert _at_exit._begun is None
+    sys.excepthook(KeyError, KeyError("uncaught"), None)
+    assert _at_exit._begun is not None
+    assert len(server.events) == 2
