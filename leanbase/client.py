@@ -553,6 +553,8 @@ class Leanbase:
         *metadata: Metadata,
         properties: Mapping[str, Any] | None = None,
         stack: Sequence[Call] | None = None,
+        distinct_id: object = None,
+        uuid: object = None,
     ) -> str | None:
         """Capture an exception at a boundary. For integrations.
 
@@ -561,6 +563,8 @@ class Leanbase:
             metadata: How the exception was captured, the most specific first.
             properties: As for `capture`.
             stack: The stack to show if the exception has none. Default: the caller's stack.
+            distinct_id: As for `capture`.
+            uuid: As for `capture`.
 
         Returns:
             As for `capture_exception`. Also `None` for a default client that was not used yet and lacks
@@ -568,14 +572,22 @@ class Leanbase:
         """
         if not self._is_configured():
             return None
-        return self._report_exception(exception, *metadata, properties=properties, stack=stack)
+        return self._report_exception(
+            exception, *metadata, properties=properties, stack=stack, distinct_id=distinct_id, uuid=uuid
+        )
 
     @event_call
     def _report_exception(
-        self, exception: object, *metadata: Metadata, properties: object, stack: Sequence[Call] | None
+        self,
+        exception: object,
+        *metadata: Metadata,
+        properties: object,
+        stack: Sequence[Call] | None,
+        distinct_id: object,
+        uuid: object,
     ) -> str | None:
-        person = contexts.get_context_distinct_id()
-        draft = Draft("$exception", properties, person, None, None, None, with_runtime=True)
+        person = _explicit_or_context(distinct_id)
+        draft = Draft("$exception", properties, person, None, uuid, None, with_runtime=True)
         return self._emit_exception(exception, draft, *metadata, stack=stack)
 
     def _emit_exception(

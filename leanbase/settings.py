@@ -16,6 +16,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol, TypeAlias
 
+from .environment import WORDS
 from .errors import ConfigError
 
 logger = logging.getLogger("leanbase")
@@ -41,16 +42,6 @@ MAX_QUEUE_BYTES = 64 * 1024 * 1024
 SHARE_OF_LAMBDA_MEMORY = 8
 """In Lambda, the default of `max_queue_bytes` is at most the function's memory divided by this number."""
 
-_WORDS = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -429,8 +420,8 @@ def _from_environment(option: Field[Any]) -> Any:
     if kind.startswith("Sequence[str]"):
         return tuple(each.strip() for each in text.split(",") if each.strip())
     if kind.startswith("bool"):
-        if text.lower() in _WORDS:
-            return _WORDS[text.lower()]
+        if text.lower() in WORDS:
+            return WORDS[text.lower()]
         problem = "it must be true or false"
     elif kind in ("int", "float"):
         try:
@@ -449,8 +440,8 @@ def _from_environment(option: Field[Any]) -> Any:
 def _checked(option: Field[Any], value: Any) -> Any:
     name, kind, default = option.name, str(option.type), option.default
     if kind.startswith("bool"):
-        if isinstance(value, str) and value.lower() in _WORDS:
-            return _WORDS[value.lower()]
+        if isinstance(value, str) and value.lower() in WORDS:
+            return WORDS[value.lower()]
         if not isinstance(value, (bool, int)):
             logger.warning(
                 "%s must be True or False, not %r; %s is used", name, type(value).__name__, default

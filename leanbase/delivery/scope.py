@@ -75,7 +75,7 @@ class DeliveryScope:
         closed: Whether the scope no longer collects events.
         finished: Whether the scope is closed and every event in it has an outcome.
         deferred: Whether other code closes the scope after its `with` block has ended.
-        senders: The outboxes of the clients that captured inside.
+        senders: The outboxes of the clients that captured inside, each with its latest event.
         is_async: Whether captures on an event loop leave their sends to a thread.
 
     Raises:
@@ -105,7 +105,7 @@ class DeliveryScope:
         self.deferred = False
         self.is_handlers = is_handlers
         self.collects = flush == "end"
-        self.senders: dict[Sender, None] = {}
+        self.senders: dict[Sender, EncodedEvent] = {}
         self._activated: ref[activate] | None = None
         self._outer: DeliveryScope | None = None
         self._generation = forking.watch()
@@ -190,7 +190,7 @@ class DeliveryScope:
     def send_later(self, *others: Sender) -> None:
         """Let a background thread send everything soon. Does not block."""
         if self.is_of_this_process:
-            for sender in {**self.senders, **dict.fromkeys(self._of(others))}:
+            for sender in dict.fromkeys((*self.senders, *self._of(others))):
                 sender.send_later(self)
 
     def close_later(self, *others: Sender) -> None:
@@ -211,7 +211,7 @@ class DeliveryScope:
         if not event_loop.is_running():
             self.send(*others)
         elif self.is_of_this_process:
-            senders = {**self.senders, **dict.fromkeys(self._of(others))}
+            senders = dict.fromkeys((*self.senders, *self._of(others)))
             await event_loop.all_called(
                 [partial(sender.send_later, self) for sender in senders],
                 timeout=send_deadline(

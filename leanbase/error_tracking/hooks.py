@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from .. import introspection
 from ..delivery.scope import DeliveryScope, activate
@@ -22,13 +23,17 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
     class Client(Protocol):
-        def report_exception(self, exception: object, metadata: metadata.Metadata, /) -> str | None: ...
+        def report_exception(
+            self, exception: object, metadata: metadata.Metadata, /, *, uuid: object = None
+        ) -> str | None: ...
         def _close_scope(self, scope: DeliveryScope, /) -> object: ...
 
 
 logger = logging.getLogger("leanbase")
 
 _NEVER_CAPTURED = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
+_installed: WeakSet[ExceptionHooks] = WeakSet()
 
 _chain_ends: ContextVar[Deadline | None] = ContextVar("leanbase_hooks_deadline", default=None)
 
@@ -49,8 +54,16 @@ def install(client: Client, settings: Settings) -> ExceptionHooks | None:
     return hooks
 
 
+def clients() -> list[Client]:
+    """Return the clients that capture uncaught exceptions now."""
+    return [hooks.client for hooks in list(_installed)]
+
+
 class ExceptionHooks:
     """Captures uncaught exceptions for one client while it is installed.
+
+    Attributes:
+        client: The client.
 
     Args:
         client: The client that captures them.
@@ -59,7 +72,7 @@ class ExceptionHooks:
     """
 
     def __init__(self, client: Client, limiter: RateLimiter | None, *, unraisable: bool = False) -> None:
-        self._client = client
+        self.client = client
         self._limiter = limiter
         self._hooks = [
             _Hook(sys, "excepthook", self._uncaught),
@@ -70,11 +83,13 @@ class ExceptionHooks:
 
     def install(self) -> None:
         """Start capturing."""
+        _installed.add(self)
         for hook in self._hooks:
             hook.install()
 
     def uninstall(self) -> None:
         """Stop capturing, and restore the previous hooks unless other code has replaced them since."""
+        _installed.discard(self)
         for hook in self._hooks:
             hook.uninstall()
 
@@ -83,7 +98,7 @@ class ExceptionHooks:
         scope = DeliveryScope("end", _chain_ends.get())
         with activate(scope):
             self._capture(cls, error, traceback, metadata.SYS_EXCEPTHOOK)
-            self._client._close_scope(scope)
+            self.client._close_scope(scope)
 
     def _uncaught_in_thread(self, args: threading.ExceptHookArgs) -> None:
         self._capture(args.exc_type, args.exc_value, args.exc_traceback, metadata.THREADING_EXCEPTHOOK)
@@ -98,7 +113,7 @@ class ExceptionHooks:
         if self._limiter is not None and not self._limiter.admits(name):
             logger.info("an uncaught %s is not captured: the rate limit of its class is exhausted", name)
             return
-        self._client.report_exception((cls, error, traceback), at)
+        self.client.report_exception((cls, error, traceback), at)
 
 
 class _Hook:

@@ -13,7 +13,6 @@ import re
 from base64 import b64decode
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
-from uuid import NAMESPACE_URL, uuid5
 
 from aws_lambda_powertools.utilities.data_classes.cloud_watch_logs_event import (
     CloudWatchLogsDecodedData,
@@ -23,6 +22,7 @@ from aws_lambda_powertools.utilities.data_classes.cloud_watch_logs_event import 
 from ..errors import NotDeliveredError
 from ..events.encoding import EncodedEvent, encode, sanitize
 from ..events.event import Draft, build
+from ..handlers.aws_lambda.failures import failure_uuid, of_request
 from ..transports import handoff
 from .platform_failures import Failure, failure, report_without_status, started
 
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 MAX_LOG_BYTES = 64 * 1024 * 1024
-OF_A_REQUEST = ("$context_tags", "$groups", "$process_person_profile", "$session_id")
 SOURCE = "aws_lambda.platform"
+SOURCE_INSIDE = "aws_lambda.runtime"
+"""The source of the exceptions that the function itself captures when its initialisation fails."""
+
 PREFIX = "/aws/lambda/"
 TAGGED = re.compile(r'\{"leanbase":\s*\d')
 """Matches the start of a batch of events in a line."""
@@ -86,7 +88,7 @@ class _Stream:
         self.records: dict[str, list[EncodedEvent]] = {}
         self.failures: dict[str, Exception] = {}
         self._settings = settings
-        self._name = f"{data.owner}/{data.log_group}/{data.log_stream}"
+        self._name = (data.owner, data.log_group, data.log_stream)
         self._tags = _tags(data)
         self._current: str | None = None
         self._captured: list[tuple[str | None, EncodedEvent]] = []
@@ -119,7 +121,22 @@ class _Stream:
         # Several lines may report the same end. The report counts: Lambda writes one for every invocation.
         if found is not None and (key := found.request_id or id) not in self._reported:
             self._reported.add(key)
-            self.records[id] = [self._exception(found, key, timestamp)]
+            uuid = failure_uuid(*self._name, key)
+            if not self._is_captured(found, uuid):
+                self.records[id] = [self._exception(found, uuid, timestamp)]
+
+    def _is_captured(self, found: Failure, uuid: str) -> bool:
+        """Return True if the function itself has captured this end, and its event is in these lines."""
+        if found.request_id is not None:
+            return any(event.uuid == uuid for _, event in self._captured)
+        for _, event in self._captured:
+            if SOURCE_INSIDE.encode() in event.body:
+                properties = event.decode()["properties"]
+                if properties.get("$exception_source") == SOURCE_INSIDE and not properties.get(
+                    "faas.invocation_id"
+                ):
+                    return True
+        return False
 
     def _take(self, id: str, line: str, position: int) -> None:
         try:
@@ -132,11 +149,10 @@ class _Stream:
             else:  # the application may have printed this string itself
                 logger.warning("part of a log line looks like events but cannot be read: %s", error)
 
-    def _exception(self, found: Failure, key: str, timestamp: int) -> EncodedEvent:
-        # The same uuid at each delivery of the line, so that the server recognises a duplicate.
-        uuid = uuid5(NAMESPACE_URL, f"leanbase:{self._name}/{key}")
+    def _exception(self, found: Failure, uuid: str, timestamp: int) -> EncodedEvent:
+        """Return the event about an end. The uuid is the same at each delivery of the line."""
         identity = self._identity(found.request_id) if found.request_id else None
-        distinct_id, known = identity or (str(uuid), {"$process_person_profile": False})
+        distinct_id, known = identity or (uuid, {"$process_person_profile": False})
         item = {
             "type": found.type,
             "value": found.text,
@@ -171,11 +187,7 @@ class _Stream:
             captured = event.decode()
             properties = captured["properties"]
             if properties.get("faas.invocation_id", current) == request_id:
-                tags = properties.get("$context_tags")
-                names = [*OF_A_REQUEST, *(tags if isinstance(tags, list) else [])]
-                return captured["distinct_id"], {
-                    name: properties[name] for name in names if isinstance(name, str) and name in properties
-                }
+                return captured["distinct_id"], of_request(captured)
         return None
 
 

@@ -10,11 +10,12 @@ from functools import WRAPPER_ASSIGNMENTS, update_wrapper
 from ...client import Leanbase
 from ...default import default_client
 from ...delivery.scope import DeliveryScope, limit_initialisation
+from ...environment import flag
 from ..callables import is_async, is_generator
 from ..sigterm import termination
 from . import extension as lambda_extension
+from . import reports, snapstart
 from . import runtime as lambda_runtime
-from . import snapstart
 from .invocation import Invocation, time_limit
 
 TYPE_CHECKING = False
@@ -42,6 +43,7 @@ _registered: LambdaExtension | Literal[False] | None = None
 
 if "AWS_LAMBDA_RUNTIME_API" in os.environ:
     limit_initialisation(INITIALISATION_SECONDS, lambda_runtime.is_initialising)
+    reports.watch()
 
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
         capture_exceptions: bool = True,
         preconnect: bool = True,
         idempotent: bool = False,
+        timeout_warning: bool | None = None,
     ) -> Callable[[Handler], Handler]: ...
 
 
@@ -68,6 +71,7 @@ def lambda_handler(
     capture_exceptions: bool = True,
     preconnect: bool = True,
     idempotent: bool = False,
+    timeout_warning: bool | None = None,
 ) -> Any:
     """Deliver the events of each invocation of a Lambda handler before its response is returned.
 
@@ -97,6 +101,10 @@ def lambda_handler(
             the Lambda event's own time. An asynchronous invocation that Lambda retries then captures the
             same events again, which the server counts once. For the records of a batch see
             `record_context`.
+        timeout_warning: Whether a function that is about to time out first sends what it has captured,
+            with an exception `LambdaTimeout` that shows the stack of the handler's thread. A thread that
+            lives as long as the invocation does this when only the reserved time is left. Default: the
+            environment variable `LEANBASE_LAMBDA_TIMEOUT_WARNING`, and `False` without one.
 
     Raises:
         ValueError: `flush` is not one of these values.
@@ -126,7 +134,14 @@ def lambda_handler(
             policy: FlushPolicy = "each" if flush == "each" else "end"
             scope = DeliveryScope(policy, time_limit(context), is_handlers=True)
             return Invocation(
-                event, context, client or default_client, scope, extension, capture_exceptions, idempotent
+                event,
+                context,
+                client or default_client,
+                scope,
+                extension,
+                capture_exceptions,
+                idempotent,
+                warns,
             )
 
         wrapped: Any
@@ -154,6 +169,7 @@ def lambda_handler(
         wrapped.__leanbase_flush__ = flush  # outer decorators that use `functools.wraps` copy it
         return wrapped
 
+    warns = flag("LEANBASE_LAMBDA_TIMEOUT_WARNING", False) if timeout_warning is None else timeout_warning
     if flush not in FLUSH_POLICIES:
         raise ValueError(f"flush must be {', '.join(map(repr, FLUSH_POLICIES))}, not {flush!r}")
     if client is not None and not isinstance(client, Leanbase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextvars import ContextVar
 from functools import cache
 
 from ...delivery.scope import DeliveryScope, activate
@@ -13,6 +14,7 @@ from ...events.ids import uuid4
 from ...transports.deadline import Deadline
 from ..boundary import Boundary
 from .events import event_timestamp, tag_request
+from .timeout import TimeoutWarning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,14 +56,17 @@ class Invocation(Boundary):
         extension: LambdaExtension | None,
         capture_exceptions: bool,
         idempotent: bool,
+        timeout_warning: bool,
     ) -> None:
         super().__init__(client, scope, "LAMBDA_HANDLER", capture_exceptions=capture_exceptions)
+        self.lambda_context = context
         self._event = event
-        self._lambda_context = context
         self._extension = extension
-        self._is_cold = _is_cold(
-            context
-        )  # now, because this invocation's context will hide the tags of an outer one
+        # Read now, because this invocation's context will hide the tags of an outer one.
+        self._is_nested = _is_nested(context)
+        self._is_cold = _is_cold(self._is_nested)
+        self._warns = timeout_warning and not self._is_nested
+        self._warning: TimeoutWarning | None = None
         self._using_key = idempotency.using_key(self._work() if idempotent else idempotency.current())
 
     def begin(self) -> None:
@@ -69,15 +74,23 @@ class Invocation(Boundary):
             self._extension.begin()
         self._using_key.__enter__()
         try:
-            _tag_invocation(self._lambda_context, self._is_cold)
+            _tag_invocation(self.lambda_context, self._is_cold)
             tag_request(self._event)
         except Exception as error:
             logger.warning("the tags of the invocation could not be read: %s", type(error).__name__)
+        if self._warns:
+            self._warning = TimeoutWarning.started(self.client, self.scope, self.lambda_context)
 
     def end(self) -> None:
         self._using_key.__exit__()
+        if self._warning is not None:
+            self._warning.cancel()
+        self._event = None
+        _ended.set(self)
 
     def close(self, error: BaseException | None) -> None:
+        if self._warning is not None:
+            self._warning.cancel()
         # After SystemExit or KeyboardInterrupt the process is ending, so nothing can be deferred.
         goes_on = error is None or issubclass(type(error), Exception)
         if self._extension is None or not self._defer(self._extension, goes_on):
@@ -86,7 +99,7 @@ class Invocation(Boundary):
     def _defer(self, extension: LambdaExtension, goes_on: bool) -> bool:
         """Leave the send to the extension. Return False if it cannot run it later."""
         self.scope.deferred = True
-        request_id = _str_attr(self._lambda_context, "aws_request_id") if goes_on else None
+        request_id = _str_attr(self.lambda_context, "aws_request_id") if goes_on else None
         self.scope.deferred = extension.end(request_id, self._close_later)
         return self.scope.deferred
 
@@ -96,7 +109,7 @@ class Invocation(Boundary):
 
     def _work(self) -> idempotency.IdempotentWork | None:
         """Return the idempotency key of this invocation. A nested handler shares its caller's key."""
-        request_id = _str_attr(self._lambda_context, "aws_request_id")
+        request_id = _str_attr(self.lambda_context, "aws_request_id")
         outer = idempotency.current()
         if outer is not None:
             return outer
@@ -108,8 +121,19 @@ class Invocation(Boundary):
         except Exception:
             timestamp = None  # the event is an object of an unknown class
         return idempotency.IdempotentWork(
-            f"{_str_attr(self._lambda_context, 'function_name')}/{request_id}", timestamp
+            f"{_str_attr(self.lambda_context, 'function_name')}/{request_id}", timestamp
         )
+
+
+_ended: ContextVar[Invocation | None] = ContextVar("leanbase_ended_invocation", default=None)
+
+
+def ended_invocation(request_id: str | None) -> Invocation | None:
+    """Return the invocation that has just ended in this thread, if it has this request id."""
+    invocation = _ended.get()
+    if invocation is None or request_id is None:
+        return None
+    return invocation if _str_attr(invocation.lambda_context, "aws_request_id") == request_id else None
 
 
 def time_limit(context: Any) -> Deadline | None:
@@ -129,15 +153,19 @@ def _warn_of_no_request_id() -> None:
     )
 
 
-def _is_cold(context: Any) -> bool:
+def _is_nested(context: Any) -> bool:
+    """Return True inside another decorated handler of the same invocation."""
+    outer: object = get_tags().get("faas.invocation_id", "")
+    return outer == _str_attr(context, "aws_request_id")
+
+
+def _is_cold(is_nested: bool) -> bool:
     """Return True for the first invocation of the sandbox, and for those nested in it."""
     global _cold
     was_cold, _cold = _cold, False
     if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "provisioned-concurrency":
         was_cold = False  # no caller waited for the initialisation
-    outer = get_tags()
-    inside = outer.get("faas.invocation_id") == _str_attr(context, "aws_request_id")
-    return was_cold or (inside and outer.get("faas.coldstart") is True)
+    return was_cold or (is_nested and get_tags().get("faas.coldstart") is True)
 
 
 def forget_invocations() -> None:
@@ -146,16 +174,22 @@ def forget_invocations() -> None:
     _cold = True
 
 
-def _tag_invocation(context: Any, is_cold: bool) -> None:
+def function_tags(name: str | None, version: str | None, request_id: str | None) -> dict[str, str]:
+    """Return the tags about a function and an invocation of it, as far as they are known."""
     tags = {
-        "faas.name": _str_attr(context, "function_name"),
-        "faas.version": _str_attr(context, "function_version"),
-        "faas.invocation_id": _str_attr(context, "aws_request_id"),
-        "faas.coldstart": is_cold,
+        "faas.name": name,
+        "faas.version": version,
+        "faas.invocation_id": request_id,
         "cloud.provider": "aws",
         "cloud.region": os.environ.get("AWS_REGION"),
     }
-    tag_all({name: value for name, value in tags.items() if value is not None})
+    return {name: value for name, value in tags.items() if value is not None}
+
+
+def _tag_invocation(context: Any, is_cold: bool) -> None:
+    names = ("function_name", "function_version", "aws_request_id")
+    tags = function_tags(*(_str_attr(context, name) for name in names))
+    tag_all({**tags, "faas.coldstart": is_cold})
 
 
 def _str_attr(context: Any, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Reports what AWS's runtime client is doing now, as the stack of its thread shows.
+"""AWS's runtime client: what it is doing now, and how it imports a handler.
 
 Lambda does not notify code inside a function when it initialises, or when its response is posted. For an
 unknown runtime client, these functions report that it is idle.
@@ -8,6 +8,17 @@ from __future__ import annotations
 
 import sys
 import threading
+from importlib import import_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+
+def client() -> ModuleType | None:
+    """Return the runtime client's main module, or `None` elsewhere than in Lambda."""
+    return sys.modules.get("awslambdaric.bootstrap")
 
 
 def is_initialising() -> bool:
@@ -18,6 +29,38 @@ def is_initialising() -> bool:
 def is_idle() -> bool:
     """Return True if the runtime client waits for an invocation, so the last response is posted."""
     return not _is_known() or _is_in("wait_next_invocation")
+
+
+def import_handler(name: str) -> Any:
+    """Import a handler as the runtime client does: `folder/module.function`, with dots or slashes.
+
+    Raises:
+        Exception: The runtime client's error or the module's own one.
+    """
+    runtime = client()
+    if runtime is not None:
+        return runtime._get_handler(name)
+    module, _, function = name.rpartition(".")
+    return getattr(import_module(module.replace("/", ".")), function)
+
+
+def as_reported(error: Exception) -> Exception:
+    """Return an error of `import_handler` as one that the runtime client reports with the same words.
+
+    The report of the original one would show the frames through which `import_handler` was called.
+    """
+    runtime = client()
+    if runtime is None or isinstance(error, runtime.FaultException):
+        return error
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals.get("__name__") != runtime.__name__:
+        traceback = traceback.tb_next
+    report = runtime.build_fault_result((type(error), error, traceback), None)
+    fault: Exception = runtime.FaultException(
+        report["errorType"], report["errorMessage"], report["stackTrace"]
+    )
+    fault.__cause__ = error
+    return fault
 
 
 def _is_known() -> bool:

@@ -1,0 +1,72 @@
+"""The handler of Lambda functions that are instrumented without a change of their code.
+
+Set the handler of the function to `leanbase.auto.handler`, and the variable `LEANBASE_LAMBDA_HANDLER` to
+the function's own handler, such as `app.handler`. It then runs as if it were decorated with
+`leanbase.lambda_handler`. These variables are the decorator's arguments:
+
+    LEANBASE_LAMBDA_FLUSH=end|each|after_response
+    LEANBASE_LAMBDA_IDEMPOTENT=true
+    LEANBASE_LAMBDA_CAPTURE_EXCEPTIONS=false
+    LEANBASE_LAMBDA_TIMEOUT_WARNING=true
+
+An exception of the import of the function's module is captured and sent. Lambda then reports it as it would
+without this module. It raises `ConfigError` at import if `LEANBASE_LAMBDA_HANDLER` is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from .default import default_client
+from .environment import flag
+from .errors import ConfigError
+from .handlers.aws_lambda import reports, runtime
+from .handlers.aws_lambda.decorator import FLUSH_POLICIES, flush_policy_of, lambda_handler
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["handler"]
+
+logger = logging.getLogger("leanbase")
+
+VARIABLE = "LEANBASE_LAMBDA_HANDLER"
+
+
+def _instrumented() -> Any:
+    name = os.environ.get(VARIABLE, "").strip()
+    if not name:
+        raise ConfigError(
+            f"leanbase.auto needs {VARIABLE}: set it to the function's own handler, as app.handler"
+        )
+    if name.replace("/", ".") == f"{__name__}.handler":
+        raise ConfigError(f"{VARIABLE} must name the function's own handler, not {name}")
+    captures = flag("LEANBASE_LAMBDA_CAPTURE_EXCEPTIONS", True)
+    try:
+        function = runtime.import_handler(name)
+    except Exception as error:
+        if captures:
+            reports.report_import(default_client, error)
+        raise runtime.as_reported(error)  # noqa: B904 - the runtime client's error has the cause
+    if flush_policy_of(function) is not None:
+        return function  # the arguments of its own decorator win
+    return lambda_handler(
+        flush=_flush_policy(),
+        capture_exceptions=captures,
+        idempotent=flag("LEANBASE_LAMBDA_IDEMPOTENT", False),
+    )(function)
+
+
+def _flush_policy() -> Any:
+    given = os.environ.get("LEANBASE_LAMBDA_FLUSH", "").strip() or "end"
+    if given in FLUSH_POLICIES:
+        return given
+    logger.warning(
+        "LEANBASE_LAMBDA_FLUSH is ignored, 'end' is used: it must be one of %s", ", ".join(FLUSH_POLICIES)
+    )
+    return "end"
+
+
+handler = _instrumented()

@@ -1,0 +1,32 @@
+"""Reads environment variables that are not options of a client, and the words for true and false."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+logger = logging.getLogger("leanbase")
+
+WORDS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+"""The texts, in lower case, that a flag may have."""
+
+
+def flag(name: str, default: bool) -> bool:
+    """Return the value of a variable that is true or false. An invalid one is ignored, with a warning."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    value = WORDS.get(text.lower())
+    if value is None:
+        logger.warning("%s is ignored, %s is used: it must be true or false", name, default)
+        return default
+    return value

@@ -1,0 +1,46 @@
+"""What the event about the end of an invocation has in common, whoever reports it.
+
+Code inside the function may report the end (a timeout that comes near, a result that cannot be sent). The
+relay may report it too, from the lines of the platform. Both use this module, so that it is one event.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ...events.idempotency import derived_uuid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+OF_A_REQUEST = ("$context_tags", "$groups", "$process_person_profile", "$session_id")
+"""The properties that an event about a request takes from the request's other events, besides their tags."""
+
+
+def failure_uuid(account: str, log_group: str, log_stream: str, request_id: str) -> str:
+    """Return the uuid of the event about the end of a request."""
+    return derived_uuid(f"{account}/{log_group}/{log_stream}/{request_id}")
+
+
+def own_failure_uuid(context: Any) -> str | None:
+    """Return that uuid for an invocation of this function, or `None` outside Lambda.
+
+    Args:
+        context: The context of the invocation.
+    """
+    try:
+        account = context.invoked_function_arn.split(":")[4]
+        group, stream = os.environ["AWS_LAMBDA_LOG_GROUP_NAME"], os.environ["AWS_LAMBDA_LOG_STREAM_NAME"]
+        return failure_uuid(account, group, stream, context.aws_request_id)
+    except Exception:
+        return None  # a test calls the handler with another context
+
+
+def of_request(captured: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the properties that an event about a request takes from another event of the request."""
+    properties = captured["properties"]
+    tags = properties.get("$context_tags")
+    names = [*OF_A_REQUEST, *(tags if isinstance(tags, list) else [])]
+    return {name: properties[name] for name in names if isinstance(name, str) and name in properties}

@@ -1,0 +1,123 @@
+"""Sends what an invocation has captured shortly before the function times out, and says where it was."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from contextvars import copy_context
+
+from ...delivery.scope import DeliveryScope
+from ...messages import log_internal_error
+from ...transports.deadline import Deadline
+from .failures import of_request, own_failure_uuid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ...client import Leanbase
+
+logger = logging.getLogger("leanbase")
+
+TYPE = "LambdaTimeout"
+
+SHARE = 0.8
+"""The share of the reserved time that the send may take."""
+
+
+class TimeoutWarning:
+    """Watches one invocation from a thread, and warns when only the reserved time is left.
+
+    Start it in the thread of the handler, inside the invocation's context and scope.
+
+    Args:
+        client: The client that captures the warning.
+        scope: The scope of the invocation.
+        context: The context of the invocation.
+        deadline: When to warn. The time from then to the timeout is reserved.
+        total: The seconds until the timeout.
+    """
+
+    def __init__(
+        self, client: Leanbase, scope: DeliveryScope, context: Any, deadline: Deadline, total: float
+    ) -> None:
+        self._client = client
+        self._scope = scope
+        self._lambda_context = context
+        self._deadline = deadline
+        self._total = total
+        self._reserve = total - deadline.remaining()
+        self._handler_thread = threading.get_ident()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name="leanbase-timeout-warning", daemon=True
+        )
+
+    @classmethod
+    def started(cls, client: Leanbase, scope: DeliveryScope, context: Any) -> TimeoutWarning | None:
+        """Start to watch an invocation. Return `None` if its context does not know the remaining time."""
+        if scope.deadline is None:
+            return None
+        try:
+            total = context.get_remaining_time_in_millis() / 1000
+            warning = cls(client, scope, context, scope.deadline, total)
+            warning._thread.start()
+            return warning
+        except Exception as error:
+            log_internal_error("lambda_handler(timeout_warning=True)", error)
+            return None
+
+    def cancel(self) -> None:
+        """End the watch. If the warning is being sent, wait for the send, which ends before the timeout."""
+        self._is_over.set()
+        if self._thread.is_alive():
+            self._thread.join(self._reserve)
+
+    def _run(self) -> None:
+        if not self._is_over.wait(self._deadline.remaining()):
+            try:
+                self._warn(Deadline.after(self._reserve * SHARE))
+            except Exception as error:
+                log_internal_error("lambda_handler(timeout_warning=True)", error)
+
+    def _warn(self, deadline: Deadline) -> None:
+        logger.warning("the function is about to time out: its events are sent now")
+        collects, self._scope.collects = self._scope.collects, True  # one request for all
+        try:
+            self._capture()
+        finally:
+            self._scope.collects = collects
+        self._client._send_scope(self._scope, deadline)
+
+    def _capture(self) -> None:
+        from ...error_tracking import metadata
+        from ...error_tracking.frames import stack_calls
+        from ...error_tracking.subjects import Described
+
+        text = f"the function is about to time out: {self._reserve:.2f} s of {self._total:.2f} s are left"
+        frame = sys._current_frames().get(self._handler_thread)
+        uuid = own_failure_uuid(self._lambda_context)
+        distinct_id, properties = self._identity(uuid)
+        self._client.report_exception(
+            Described(TYPE, text),
+            metadata.LAMBDA_TIMEOUT,
+            properties=properties,
+            stack=stack_calls(frame, without=()),
+            distinct_id=distinct_id,
+            uuid=uuid,
+        )
+
+    def _identity(self, uuid: str | None) -> tuple[str | None, dict[str, Any]]:
+        """Return the distinct id and properties of the invocation's latest event, as the relay does.
+
+        This thread has the context of the handler's start, and does not see what the handler set later.
+        """
+        for outbox in self._client._outboxes():
+            latest = self._scope.senders.get(outbox)
+            if latest is not None:
+                captured = latest.decode()
+                return captured["distinct_id"], of_request(captured)
+        if uuid is None or self._client.get_context_distinct_id() is not None:
+            return None, {}
+        return uuid, {"$process_person_profile": False}
