@@ -54,6 +54,15 @@ def install(client: Client, settings: Settings) -> ExceptionHooks | None:
     return hooks
 
 
+_explained: BaseException | None = None
+
+
+def leave_out(error: BaseException) -> None:
+    """Do not capture an exception if it ends the process: another event has captured what it means."""
+    global _explained
+    _explained = error
+
+
 def clients() -> list[Client]:
     """Return the clients that capture uncaught exceptions now."""
     return [hooks.client for hooks in list(_installed)]
@@ -107,7 +116,7 @@ class ExceptionHooks:
         self._capture(args.exc_type, args.exc_value, args.exc_traceback, metadata.UNRAISABLEHOOK)
 
     def _capture(self, cls: type, error: BaseException | None, traceback: Any, at: metadata.Metadata) -> None:
-        if issubclass(cls, _NEVER_CAPTURED):
+        if issubclass(cls, _NEVER_CAPTURED) or (error is not None and error is _explained):
             return
         name = introspection.class_name(cls)
         if self._limiter is not None and not self._limiter.admits(name):

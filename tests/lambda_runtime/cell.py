@@ -22,10 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from leanbase.relay.cloudwatch_logs import TAGGED
-from leanbase.transports import handoff
 from tests.lambda_runtime.emulator import HERE, Emulator
 from tests.lambda_runtime.faults import DISK, LOST, NEXT, SENT, WAYS, Fault
+from tests.lambda_runtime.outgoing import outgoing_events
 from tests.support.fault_server import Behaviour, FaultServer
 from tests.support.moto_server import CREDENTIALS
 from tests.support.sqs import QUEUE_PATH, accept_messages
@@ -178,16 +177,8 @@ class Cell:
         return found
 
     def _events(self) -> list[dict[str, Any]]:
-        requests = list(self.server.accepted)
-        if self.way == "sqs":
-            messages = [entry["MessageBody"] for each in requests for entry in each.envelope["Entries"]]
-        elif self.way == "log":
-            lines = filter(self._is_kept, [*self._earlier_log, *self.emulator.log])
-            tagged = [(line, found.start()) for line in lines if (found := TAGGED.search(line))]
-            return [event.decode() for line, start in tagged for event in handoff.decode(line, start)]
-        else:
-            return [event for request in requests for event in request.events]
-        return [event.decode() for message in messages for event in handoff.decode(message)]
+        log = filter(self._is_kept, [*self._earlier_log, *self.emulator.log])
+        return outgoing_events(self.way, self.server, log)
 
     def _is_kept(self, line: str) -> bool:
         """Return True if Lambda keeps a log line.

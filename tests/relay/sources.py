@@ -60,12 +60,13 @@ def logs_event(
     *,
     group: str = "/aws/lambda/orders",
     stream: str = STREAM,
+    owner: str = "123456789012",
     kind: str = "DATA_MESSAGE",
 ) -> dict[str, Any]:
     """Return the Lambda event of a CloudWatch Logs subscription."""
     data = {
         "messageType": kind,
-        "owner": "123456789012",
+        "owner": owner,
         "logGroup": group,
         "logStream": stream,
         "subscriptionFilters": ["leanbase"],

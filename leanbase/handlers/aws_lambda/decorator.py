@@ -17,6 +17,7 @@ from . import extension as lambda_extension
 from . import reports, snapstart
 from . import runtime as lambda_runtime
 from .invocation import Invocation, time_limit
+from .timeout import TimeoutWarning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ def lambda_handler(
         if is_generator(handler):
             raise TypeError("lambda_handler decorates a handler that returns its result, not a generator")
         extension = _initialise(client or default_client, preconnect, flush == "after_response")
+        if warns:
+            TimeoutWarning.prepare()
 
         def invocation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invocation:
             event, context = _event_and_context(handler, args, kwargs)

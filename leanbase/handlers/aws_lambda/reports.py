@@ -63,18 +63,27 @@ def report_import(client: Leanbase, error: Exception) -> None:
     _send(client, _subject(error), None)
 
 
-def _wrap(owner: Any, name: str, see: Callable[..., None]) -> None:
+def _wrap(owner: Any, name: str, see: Callable[..., bool]) -> None:
+    """Let `see` see the arguments of a function of the runtime client. It returns whether it captured."""
     original = getattr(owner, name, None)
     if original is None or hasattr(original, "__leanbase_sees__"):
         return
 
     @wraps(original)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        has_captured = False
         try:
-            see(*args, **kwargs)
+            has_captured = see(*args, **kwargs)
         except Exception as error:
             logger.error("a report of Lambda's runtime could not be captured: %s", type(error).__name__)
-        return original(*args, **kwargs)
+        try:
+            return original(*args, **kwargs)
+        except Exception as error:
+            if has_captured:
+                from ...error_tracking import hooks
+
+                hooks.leave_out(error)  # Lambda has refused the report, which ends the process
+            raise
 
     wrapped.__leanbase_sees__ = True  # type: ignore[attr-defined]
     setattr(owner, name, wrapped)
@@ -82,22 +91,23 @@ def _wrap(owner: Any, name: str, see: Callable[..., None]) -> None:
 
 def _see_error(
     _message: object = None, _type: object = None, _stack: object = None, invoke_id: str | None = None
-) -> None:
+) -> bool:
     """See the arguments of `make_error`, which is called while the runtime client handles the error."""
     error = sys.exc_info()[1]
     runtime = lambda_runtime.client()
     if not isinstance(error, Exception) or runtime is None:
-        return
+        return False
     if _reported is not None and _reported in (error, error.__cause__):
-        return  # `leanbase.auto` has captured it
+        return False  # `leanbase.auto` has captured it
     if invoke_id is not None and not isinstance(error, runtime.FaultException):
-        return  # the handler raised it: the decorator captures it, if it should be captured
+        return False  # the handler raised it: the decorator captures it, if it should be captured
     _send_for_all(_subject(error), invoke_id)
+    return True
 
 
 def _see_response(
     _client: object, invoke_id: str, result_data: Any, *_others: object, **_named: object
-) -> None:
+) -> bool:
     """See the arguments of `post_invocation_result`."""
     # Most responses are far from the limit, and their number of characters shows it.
     if len(result_data) * 4 > MAX_RESPONSE_BYTES:
@@ -106,6 +116,8 @@ def _see_response(
         if size > MAX_RESPONSE_BYTES:
             text = f"the response has {size:,} bytes, and Lambda accepts at most {MAX_RESPONSE_BYTES:,}"
             _send_for_all(_described(TOO_LARGE, text), invoke_id)
+            return True
+    return False
 
 
 def _subject(error: Exception) -> object:
@@ -127,11 +139,12 @@ def _described(type: str, text: str, traceback: Any = None) -> object:
 
 def _send_for_all(subject: object, request_id: str | None) -> None:
     """Capture an error with every client that captures uncaught exceptions, and send it."""
-    from ...error_tracking import hooks
     from ...settings import Settings
 
     if default_client._is_configured() and Settings.resolve({}).enable_exception_autocapture:
         default_client.setup()  # the module may have raised before it used the client
+    from ...error_tracking import hooks
+
     for client in hooks.clients():
         _send(client, subject, request_id)
 

@@ -54,6 +54,11 @@ class TimeoutWarning:
             target=copy_context().run, args=(self._run,), name="leanbase-timeout-warning", daemon=True
         )
 
+    @staticmethod
+    def prepare() -> None:
+        """Import what a warning needs: an import may take longer than the reserved time."""
+        from ...error_tracking import capture, describer  # noqa: F401
+
     @classmethod
     def started(cls, client: Leanbase, scope: DeliveryScope, context: Any) -> TimeoutWarning | None:
         """Start to watch an invocation. Return `None` if its context does not know the remaining time."""

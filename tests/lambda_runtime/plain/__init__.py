@@ -1,0 +1,1 @@
+"""Functions without a decorator, which `leanbase.auto.handler` runs."""
