@@ -115,6 +115,7 @@ if TYPE_CHECKING:
     spool_directory: str | None
     spool_fsync: bool
     spool_max_bytes: int
+    sigterm_grace: float | None
     disabled: bool
     debug: bool
     send: bool

@@ -144,6 +144,7 @@ class Leanbase:
         spool_directory: str | None
         spool_fsync: bool
         spool_max_bytes: int
+        sigterm_grace: float | None
         send: bool
         sync_mode: bool
         flush_at: int
@@ -709,6 +710,10 @@ class Leanbase:
     def _is_configured(self) -> bool:
         """Return True if exceptions may be captured automatically. The default client needs settings."""
         return True
+
+    def _sigterm_grace(self) -> float | None:
+        """Return the option `sigterm_grace`: the seconds from SIGTERM to SIGKILL, or `None` if not set."""
+        return self._current().settings.sigterm_grace
 
     def _install_hooks(self, pipeline: Pipeline) -> None:
         if pipeline.settings.enable_exception_autocapture and not pipeline.missing:

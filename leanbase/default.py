@@ -127,6 +127,9 @@ class DefaultClient(Leanbase):
         except ConfigError:
             return False
 
+    def _sigterm_grace(self) -> float | None:
+        return None if self._latest is None else super()._sigterm_grace()
+
     def _outboxes(self) -> list[Outbox]:
         """Return the outbox in a list, which is empty if the client was not used."""
         return [] if self._latest is None else super()._outboxes()

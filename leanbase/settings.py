@@ -98,6 +98,12 @@ class Settings:
         "The maximum number of bytes that the spool stores in its directory.",
         least=0,
     )
+    sigterm_grace: float | None = _option(
+        None,
+        "The number of seconds from SIGTERM to SIGKILL, as in Render's `maxShutdownDelaySeconds`. A send at "
+        "SIGTERM may take 80 % of them. By default the platform's usual time.",
+        least=0.1,
+    )
     disabled: bool = _option(
         False,
         "Whether the client is disabled: it captures and sends nothing, and event calls return `None`.",
@@ -413,7 +419,7 @@ def _nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | No
 
 def _from_environment(option: Field[Any]) -> Any:
     """Return `LEANBASE_<OPTION>` as its option's type, `_fallback` if it is invalid, or `None` if not set."""
-    name, kind = option.name, str(option.type)
+    name, kind = option.name, str(option.type).removesuffix(" | None")
     text = os.environ.get(f"LEANBASE_{name.upper()}", "").strip()
     if not text:
         return None
@@ -439,6 +445,8 @@ def _from_environment(option: Field[Any]) -> Any:
 
 def _checked(option: Field[Any], value: Any) -> Any:
     name, kind, default = option.name, str(option.type), option.default
+    if kind.removesuffix(" | None") in ("int", "float"):
+        return _checked_number(option, value)
     if kind.startswith("bool"):
         if isinstance(value, str) and value.lower() in WORDS:
             return WORDS[value.lower()]
@@ -448,8 +456,6 @@ def _checked(option: Field[Any], value: Any) -> Any:
             )
             return default
         return bool(value)
-    if kind in ("int", "float"):
-        return _checked_number(option, value)
     if kind.startswith("Sequence[str]"):
         return as_strings(name, value)
     if name in ("project_root", "spool_directory") and isinstance(value, os.PathLike):
@@ -473,15 +479,16 @@ def _checked_number(option: Field[Any], value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         logger.warning("%s must be a number, not %s; %s is used", name, type(value).__name__, fallback)
         return fallback
-    if isinstance(default, float) and most is None:
+    kind = int if isinstance(default, int) else float
+    if kind is float and most is None:
         most = MOST_SECONDS
     if least is not None and value < least:
         logger.warning("%s must be at least %s; %s is used instead of %s", name, least, least, value)
-        return type(default)(least)
+        return kind(least)
     if most is not None and value > most:
         logger.warning("%s can be at most %s, which is used instead of %s", name, most, value)
-        return type(default)(most)
-    if isinstance(default, int) and not isinstance(value, int):
+        return kind(most)
+    if kind is int and not isinstance(value, int):
         logger.warning("%s must be a whole number, not %s; %s is used", name, value, fallback)
         return fallback
     return value
@@ -491,7 +498,7 @@ def _fallback(option: Field[Any]) -> Any:
     """Return the replacement for an invalid value: the maximum of the option, or its default without one."""
     default: Any = _default(option)
     most = option.metadata["most"]
-    return default if most is None else type(default)(most)
+    return default if most is None or default is None else type(default)(most)
 
 
 def _working_directory() -> str | None:

@@ -8,9 +8,11 @@ from functools import wraps
 from ..client import Leanbase
 from ..default import default_client
 from ..delivery.scope import DeliveryScope
+from ..events.contexts import tag_all
 from ..messages import log_lost_at_exit
 from .boundary import Boundary
 from .callables import is_async, is_generator
+from .platforms import current_platform
 from .sigterm import termination
 
 TYPE_CHECKING = False
@@ -46,7 +48,7 @@ def job(
     at the latest when the function returns, raises or calls `sys.exit`. Its result, exception and exit code
     do not change. On SIGTERM, which usually ends the process at once, the client sends the events first,
     within the platform's grace period. Then the signal has its usual effect, also if the program has its
-    own SIGTERM handler.
+    own SIGTERM handler. On Render and Cloud Run the events carry tags of the platform.
 
     Args:
         function: The function, `async` or not, if the decorator is used without parentheses.
@@ -74,19 +76,20 @@ def job(
             raise TypeError(f"job decorates a function, not {type(function).__name__}")
         if is_generator(function) or isinstance(function, type):
             raise TypeError("job decorates a function that runs to its end, not a generator or a class")
+        tags = current_platform().tags()
         if is_async(function):
 
             @wraps(function)
             async def wrapped(*args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                with _Run(client or default_client, flush, capture_exceptions):
+                with _Run(client or default_client, flush, capture_exceptions, tags):
                     return await function(*args, **kwargs)
         else:
 
             @wraps(function)
             def wrapped(*args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                with _Run(client or default_client, flush, capture_exceptions):
+                with _Run(client or default_client, flush, capture_exceptions, tags):
                     return function(*args, **kwargs)
 
         return wrapped
@@ -100,13 +103,17 @@ def job(
 class _Run(Boundary):
     """One run of a job. SIGTERM may end it."""
 
-    def __init__(self, client: Leanbase, flush: FlushPolicy, capture_exceptions: bool) -> None:
+    def __init__(
+        self, client: Leanbase, flush: FlushPolicy, capture_exceptions: bool, tags: dict[str, str]
+    ) -> None:
         scope = DeliveryScope(flush, last_chance="full", is_handlers=True)
         super().__init__(client, scope, "JOB", capture_exceptions=capture_exceptions)
+        self._tags = tags
         self._termination = termination()
         self._installed = False
 
     def begin(self) -> None:
+        tag_all(self._tags)
         self._installed = self._termination.install(self.client)
 
     def close(self, error: BaseException | None) -> None:

@@ -19,25 +19,13 @@ from ..messages import log_internal_error, log_lost_at_exit
 from ..transports.deadline import Deadline
 from ..transports.receipt import Receipt
 from ..waking import Waker
+from .platforms import current_platform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 logger = logging.getLogger("leanbase")
-
-GRACES = (
-    # Lambda waits 500 ms with an internal extension, and 300 ms for the runtime with an external one.
-    ("AWS_LAMBDA_FUNCTION_NAME", 0.3),
-    ("VERCEL", 0.5),
-    ("K_SERVICE", 10.0),  # Cloud Run services
-    ("CLOUD_RUN_JOB", 10.0),
-    ("RENDER", 30.0),
-)
-"""Seconds from SIGTERM to SIGKILL, by an environment variable that the platform sets."""
-
-DEFAULT_GRACE_SECONDS = 10.0
-"""The grace period of `docker stop`, the shortest among the platforms that set no variable."""
 
 WAIT_SECONDS = 1.0
 """Seconds that the exit of the process waits for a running flush, beyond the limit of the flush.
@@ -49,9 +37,13 @@ SHARE = 0.8
 """The share of the grace period that a flush may take. The rest is for other work before the exit."""
 
 
-def grace_seconds() -> float:
-    """Return the maximum number of seconds that a flush at SIGTERM may take on this platform."""
-    return SHARE * next((seconds for name, seconds in GRACES if name in os.environ), DEFAULT_GRACE_SECONDS)
+def grace_seconds(clients: Iterable[Leanbase]) -> float:
+    """Return the maximum number of seconds that a flush of these clients at SIGTERM may take.
+
+    The shortest `sigterm_grace` of the clients counts. Without one, the platform's usual grace period counts.
+    """
+    chosen = [seconds for client in clients if (seconds := client._sigterm_grace()) is not None]
+    return SHARE * min(chosen, default=current_platform().grace)
 
 
 class Termination:
@@ -127,7 +119,7 @@ class Termination:
         """Wait for a running flush. The signal that ends the process arrives during the wait."""
         flushing = self._flushing
         if flushing is not None and self.is_of_this_process:
-            flushing.join(grace_seconds() + WAIT_SECONDS)
+            flushing.join(grace_seconds(list(self._clients)) + WAIT_SECONDS)
 
     def _handle(self, signum: int, frame: Any) -> None:
         # A forked child must not send the events that it inherited from its parent.
@@ -162,9 +154,12 @@ class Termination:
         previous = self._previous[-1] if self._previous else None
         # uvicorn accepts requests until it receives the signal, and then waits for the requests in progress.
         is_waited_for = "uvicorn" in getattr(previous, "__module__", "")
-        seconds = min(grace_seconds(), WAIT_SECONDS) if is_waited_for else grace_seconds()
         try:
-            flush_all(list(self._clients), Deadline.after(seconds, "full"))
+            clients = list(self._clients)
+            seconds = grace_seconds(clients)
+            flush_all(
+                clients, Deadline.after(min(seconds, WAIT_SECONDS) if is_waited_for else seconds, "full")
+            )
         finally:
             if self._previous and _is_of_asyncio(self._previous[-1]):
                 self._flushing = None  # no second signal follows, which would reset it
@@ -212,8 +207,9 @@ def install_sigterm_handler(client: Leanbase | None = None) -> bool:
     installed: the previous handler runs when the events are sent. (The handler of an asyncio event loop runs
     at once, and the end of the process waits for the send.)
 
-    The send takes at most 80 % of the platform's grace period: Lambda 0.3 s, Vercel 0.5 s, Cloud Run 10 s,
-    Render 30 s, elsewhere 10 s. Events that are not delivered in that time go to the fallback or the spool.
+    The send takes at most 80 % of the time from SIGTERM to SIGKILL. This is the option `sigterm_grace`, and
+    without it the platform's usual time: Lambda 0.3 s, Vercel 0.5 s, Cloud Run 10 s, Render 30 s, elsewhere
+    10 s. Events that are not delivered in that time go to the fallback or the spool.
     Without either, they are lost.
 
     Args:

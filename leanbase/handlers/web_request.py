@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -23,6 +22,7 @@ from ..interrupts import raise_interrupt
 from ..messages import log_internal_error, log_lost_at_exit
 from ..transports._repeated import RepeatedLog
 from .boundary import Boundary
+from .platforms import current_platform
 from .sigterm import grace_seconds, install_sigterm_handler, termination
 
 TYPE_CHECKING = False
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 FLUSH_POLICIES = ("auto", "before_response", "after_response", "each")
-
-FREEZING = ("AWS_LAMBDA_FUNCTION_NAME", "K_SERVICE", "FUNCTION_TARGET", "VERCEL")
-"""Environment variables of platforms that may freeze a process as soon as it has sent its response."""
 
 HANG_UPS = frozenset(
     {"ClientDisconnect", "ClientDisconnected", "RequestAborted", "UnreadablePostError", "WebSocketDisconnect"}
@@ -93,8 +90,10 @@ class RequestOptions:
             raise ConfigError(f"flush must be one of {', '.join(map(repr, FLUSH_POLICIES))}, not {flush!r}")
         if client is not None and not isinstance(client, Leanbase):
             raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
-        freezes = any(name in os.environ for name in FREEZING)
-        self.flush = flush if flush != "auto" else "before_response" if freezes else "after_response"
+        platform = current_platform()
+        automatic: RequestFlushPolicy = "before_response" if platform.freezes else "after_response"
+        self.flush = automatic if flush == "auto" else flush
+        self._platform_tags = platform.tags()
         self.client = client or default_client
         self.capture_exceptions = capture_exceptions
         self._request_filter = _callable(request_filter, "request_filter")
@@ -137,6 +136,7 @@ class RequestOptions:
             request: The framework's request object.
         """
         headers, tags, user_id = describe()
+        tags = {**self._platform_tags, **tags}
         if self._extra_tags is not None:
             try:
                 tags.update(self._extra_tags(request) or {})
@@ -398,11 +398,11 @@ class WebRequest(Boundary):
 async def send_everything(client: Leanbase) -> None:
     """Send all pending events of every client that sends for requests: the server is about to end.
 
-    Takes at most `grace_seconds()`, because SIGTERM may have started the end of the server.
+    Takes at most `grace_seconds`, because SIGTERM may have started the end of the server.
     """
     try:
         senders = {*client._outboxes(), *background.pending()}
-        seconds = grace_seconds()
+        seconds = grace_seconds([client])
         await all_called([partial(_flush, sender, seconds) for sender in senders], timeout=seconds)
         termination().forget(client)  # otherwise SIGTERM would start a second flush
     except Exception as error:

@@ -21,6 +21,7 @@ from ..delivery.scope import DeliveryScope, open_scope
 from ..events.contexts import active, identify_context, new_context, set_context_session, tag_all
 from ..events.encoding import sanitize
 from ..handlers.boundary import Boundary
+from ..handlers.platforms import current_platform
 from ..messages import log_internal_error
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class _TaskRun(Boundary):
     def begin(self) -> None:
         try:
             _restore(self._carried)
+            tag_all(current_platform().tags())
             tag_all({"celery.task_name": self._task.name, "celery.task_id": self.task_id})
         except Exception as error:
             log_internal_error("the Celery integration", error)
@@ -222,7 +224,12 @@ def _carried() -> str | None:
     context = active()
     if context is None:
         return None
-    tags = {name: value for name, value in context.tags_in_effect().items() if not name.startswith("celery.")}
+    own = current_platform().tags()
+    tags = {
+        name: value
+        for name, value in context.tags_in_effect().items()
+        if name not in own and not name.startswith("celery.")
+    }
     found = {
         "distinct_id": context.nearest("distinct_id"),
         "session_id": context.nearest("session_id"),

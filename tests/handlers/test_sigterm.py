@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 import leanbase
+from leanbase import Leanbase
+from leanbase.default import default_client
 from leanbase.handlers.sigterm import grace_seconds
 from tests.handlers.terminated import Ended, run_and_terminate, run_to_the_end
 from tests.support.events import received_names
@@ -55,7 +57,19 @@ def test_the_flush_may_take_four_fifths_of_the_platforms_grace_period(
     for name in ("VERCEL", "K_SERVICE", "CLOUD_RUN_JOB", "RENDER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, "1")
-    assert grace_seconds() == pytest.approx(seconds)
+    assert grace_seconds([]) == pytest.approx(seconds)
+
+
+def test_the_option_replaces_the_platforms_grace_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shortest of several clients counts, because one thread sends for them all."""
+    monkeypatch.setenv("RENDER", "true")
+    monkeypatch.setenv("LEANBASE_SIGTERM_GRACE", "120")
+    clients = [Leanbase("k", transport="memory"), Leanbase("k", transport="memory", sigterm_grace=60)]
+    assert grace_seconds(clients[:1]) == pytest.approx(96.0)
+    assert grace_seconds(clients) == pytest.approx(48.0)
+    assert grace_seconds([default_client]) == pytest.approx(24.0), "it was not used"
+    leanbase.setup()
+    assert grace_seconds([default_client]) == pytest.approx(96.0)
 
 
 def test_events_of_an_open_scope_are_sent(server: FaultServer) -> None:

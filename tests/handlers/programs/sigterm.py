@@ -76,7 +76,7 @@ def capture_with_another_client() -> None:
 
 def close_the_scope_during_the_flush() -> None:
     # The flush then takes longer than the close of the scope, but not the 8 s that it may take by default.
-    sigterm.DEFAULT_GRACE_SECONDS = 2.5
+    leanbase.sigterm_grace = 2.5
     install()
     scope = collect()
     ready()
