@@ -107,6 +107,7 @@ pins:
 	$(COMPILE) --upgrade pyproject.toml --group core-tests --constraint requirements/dev.txt --output-file requirements/core-tests.txt
 	$(COMPILE) --upgrade pyproject.toml --group bench --output-file requirements/bench.txt
 	$(COMPILE) --upgrade --group sam --output-file requirements/sam.txt
+	$(COMPILE) --upgrade --group layer --output-file requirements/layer.txt
 	$(COMPILE) --upgrade --group pip --output-file requirements/pip.txt
 
 clean:

@@ -50,7 +50,9 @@ def main() -> int:
         subprocess.run(lambda_function, cwd=HERE / "lambda" / "orders", env=environment, check=True)
         print("examples/render: one run of the nightly job")
         started = time.perf_counter()
-        subprocess.run([sys.executable, "nightly.py"], cwd=HERE / "render", env=environment, check=True)
+        job = [sys.executable, "nightly.py"]
+        done = subprocess.run(job, cwd=HERE / "render", env=environment, check=True, stdout=subprocess.PIPE)
+        print("".join(f"  {line}\n" for line in done.stdout.decode().splitlines()), end="")
         print(f"  exit code 0 after {(time.perf_counter() - started) * 1000:.0f} ms\n")
         return show(url)
     finally:

@@ -1,35 +1,43 @@
-"""A cron job on Render that bills the day's usage.
+"""A cron job that bills the day's usage of each company.
 
-Set LEANBASE_API_KEY and LEANBASE_HOST in the job's environment. Events leave a hundred at a time and when
-the job ends, also when it fails, exits, or is stopped with SIGTERM.
+Set LEANBASE_API_KEY and LEANBASE_HOST in its environment. Events leave a hundred at a time, and when the job
+ends: also when it fails, exits, or gets SIGTERM.
 """
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
+import os
 from decimal import Decimal
+from pathlib import Path
 
 import leanbase
 
-USAGE = {"acme": Decimal("120.50"), "globex": Decimal("80.25"), "initech": Decimal("0")}
+USAGE = Path(os.environ.get("USAGE_FILE", Path(__file__).with_name("usage.csv")))
 
 
 @leanbase.job
 def main() -> None:
     """Bill every company that used something."""
-    leanbase.tag("job", "nightly billing")
     started = dt.datetime.now(dt.timezone.utc)
-    for company, amount in USAGE.items():
-        if not amount:
-            continue
-        leanbase.capture(
-            "invoice sent",
-            distinct_id=f"billing@{company}.example",
-            properties={"amount": amount, "period": started.date()},
-            groups={"company": company},
-        )
-        leanbase.group_identify("company", company, {"last_invoice": amount})
+    with USAGE.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if amount := Decimal(row["amount"]):
+                bill(row["company"], amount, started.date())
     leanbase.capture("billing finished", properties={"took": dt.datetime.now(dt.timezone.utc) - started})
+
+
+def bill(company: str, amount: Decimal, day: dt.date) -> None:
+    """Send one invoice. Here it is a line of the log."""
+    leanbase.capture(
+        "invoice sent",
+        distinct_id=f"billing@{company}.example",
+        properties={"amount": amount, "period": day},
+        groups={"company": company},
+    )
+    leanbase.group_identify("company", company, {"last_invoice": amount})
+    print(f"billed {company}: {amount}", flush=True)
 
 
 if __name__ == "__main__":

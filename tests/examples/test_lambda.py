@@ -17,7 +17,7 @@ from leanbase.delivery import factory
 from leanbase.testing import FunctionError, LambdaSimulator
 from leanbase.testing.recording import recorder
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "lambda"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "lambda"
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,56 @@
+"""A background worker that checks every minute whether some sites respond.
+
+Set LEANBASE_API_KEY and LEANBASE_HOST in its environment, SITES to URLs with commas between them, and INTERVAL
+to other seconds than 60. On SIGTERM it finishes the round that it is in, and exits with 0.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import leanbase
+
+SITES = [site.strip() for site in os.environ.get("SITES", "https://example.com/").split(",")]
+INTERVAL = float(os.environ.get("INTERVAL", "60"))
+TIMEOUT = 10.0
+
+stopping = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+
+
+@leanbase.job
+def main() -> None:
+    """Check all sites, again and again."""
+    while not stopping.is_set():
+        with leanbase.delivery_scope():  # what one round captures leaves when the round ends
+            for site in SITES:
+                check(site)
+        stopping.wait(INTERVAL)
+    print("stopped", flush=True)
+
+
+def check(site: str) -> None:
+    """Ask for one site, and capture how it responds."""
+    with leanbase.new_context():
+        leanbase.tag("site", site)
+        started = time.monotonic()
+        try:
+            with urllib.request.urlopen(site, timeout=TIMEOUT) as response:
+                status = response.status
+        except urllib.error.HTTPError as error:
+            status = error.code
+        except OSError as error:
+            leanbase.capture_exception(error)
+            status = 0
+        took = round(time.monotonic() - started, 3)
+        leanbase.capture("site checked", properties={"status": status, "seconds": took})
+        print(f"{site}: {status}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The programs of `examples/`, as a user runs them."""
