@@ -1,7 +1,7 @@
 """A background worker that checks every minute whether some sites respond.
 
-Set LEANBASE_API_KEY and LEANBASE_HOST in its environment, SITES to URLs with commas between them, and INTERVAL
-to other seconds than 60. On SIGTERM it finishes the round that it is in, and exits with 0.
+Set LEANBASE_API_KEY and LEANBASE_HOST in its environment, SITES to URLs with commas between them, INTERVAL to
+other seconds than 60. On SIGTERM it finishes the round that it is in, and exits with 0.
 """
 
 from __future__ import annotations

@@ -46,10 +46,7 @@ class Platform:
 
 
 PLATFORMS = (
-    # Lambda waits 500 ms with an internal extension, and 300 ms for the runtime with an external one. Each
-    # invocation has tags of its own.
-    Platform("AWS_LAMBDA_FUNCTION_NAME", grace=0.3, freezes=True),
-    Platform(
+    Platform(  # before Lambda, on which it runs functions
         "VERCEL",
         grace=0.5,
         freezes=True,
@@ -59,6 +56,9 @@ PLATFORMS = (
             "service.version": "VERCEL_GIT_COMMIT_SHA",
         },
     ),
+    # Lambda waits 500 ms with an internal extension, and 300 ms for the runtime with an external one. Each
+    # invocation has tags of its own.
+    Platform("AWS_LAMBDA_FUNCTION_NAME", grace=0.3, freezes=True),
     Platform(  # Cloud Run services, and Cloud Functions, which are such services
         "K_SERVICE",
         grace=10.0,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request, got_request_exception, has_request_context, request
 
+from ..events.proxies import target
 from ..handlers.web_request import REQUEST_KEY, RequestOptions, WebRequest
 from . import wsgi
 
@@ -71,7 +72,11 @@ class LeanbaseFlask:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Track the requests of an application. A second call for the same one has no effect."""
+        """Track the requests of an application. A second call for the same one has no effect.
+
+        `flask.current_app` is accepted too, while an application's context is active.
+        """
+        app = target(app)
         if app.extensions.setdefault("leanbase", self) is self and not isinstance(app.wsgi_app, _Tracked):
             app.wsgi_app = _Tracked(app, self._options)  # type: ignore[method-assign]
             got_request_exception.connect(_capture, app)

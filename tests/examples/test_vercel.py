@@ -1,0 +1,72 @@
+"""The applications of `examples/vercel`, with Vercel's variables.
+
+Vercel's runtime runs an ASGI application with uvicorn, and a WSGI application in threads. So do these tests. They
+freeze the process as soon as it has responded.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fault_server import FaultServer
+from tests.support.web_servers import WebServer, gunicorn, serving, uvicorn
+
+FOLDER = Path(__file__).parents[2] / "examples" / "vercel"
+VERCEL = {
+    "VERCEL": "1",
+    "VERCEL_ENV": "production",
+    "VERCEL_REGION": "fra1",
+    "VERCEL_GIT_COMMIT_SHA": "0a1b2c3d",
+}
+TAGS = {"deployment.environment.name": "production", "cloud.region": "fra1", "service.version": "0a1b2c3d"}
+
+pytestmark = [pytest.mark.slow, pytest.mark.rule("P-1", "D-2")]
+
+
+def request(application: WebServer, path: str, body: object = None) -> int:
+    """Request something, and freeze the application as soon as it has responded."""
+    method = "GET" if body is None else "POST"
+    headers = {"Content-Type": "application/json", "X-LEANBASE-DISTINCT-ID": "user_1"}
+    response = application.get(path, method=method, body=body and json.dumps(body), headers=headers)
+    application.process.send_signal(signal.SIGSTOP)
+    return response.status
+
+
+@pytest.mark.parametrize(
+    ("command", "good", "bad", "status"),
+    [
+        (
+            uvicorn("api.orders:app"),
+            ("/api/orders", {"sku": "tea", "quantity": 2}),
+            ("/api/orders", {"sku": "water", "quantity": 2}),
+            201,
+        ),
+        (
+            gunicorn("api.reports:app", "--threads", "4"),
+            ("/api/reports/2026",),
+            ("/api/reports/1999",),
+            200,
+        ),
+    ],
+    ids=["asgi", "wsgi"],
+)
+def test_an_application_has_sent_its_events_when_it_responds(
+    server: FaultServer, command: Sequence[str], good: Any, bad: Any, status: int
+) -> None:
+    environment: dict[str, Any] = {"LEANBASE_API_KEY": "phc_test", "LEANBASE_HOST": server.url, **VERCEL}
+    with serving(command, cwd=FOLDER, stops=False, **environment) as application:
+        assert request(application, *good) == status
+        (event,) = server.events
+        application.process.send_signal(signal.SIGCONT)
+        assert request(application, *bad) == 500
+        (_, failure) = server.events
+        application.process.send_signal(signal.SIGCONT)
+    assert event["distinct_id"] == failure["distinct_id"] == "user_1"
+    assert TAGS.items() <= event["properties"].items()
+    assert failure["properties"]["$exception_type"] == "KeyError"
