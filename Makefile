@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ENVS := .venvs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo quick test check lint format dist release-check pins bench clean
+.PHONY: help setup demo quick test check lint format dist layer release-check pins bench clean
 
 help:
 	@echo "make demo     run the examples against the local ingestion server"
@@ -16,6 +16,7 @@ help:
 	@echo "make check    the same, the templates of the examples, then all tests"
 	@echo "make format   format the code"
 	@echo "make dist     build wheel and sdist of leanbase and of leanbaseanalytics into dist/"
+	@echo "make layer    build dist/leanbase-layer.zip, a Lambda layer with the package and urllib3"
 	@echo "make release-check TAG=v3.0.0   check that what is in dist/ may be released"
 	@echo "make pins     resolve the tools of requirements/ again"
 	@echo "make bench    measure side by side with other SDKs; writes benchmarks/results.md"
@@ -93,6 +94,9 @@ bench: $(ENVS)/bench/ready $(ENVS)/sam/ready
 
 dist: $(VENV)/ready
 	@$(BIN)/python scripts/dist.py
+
+layer: $(VENV)/ready
+	@$(BIN)/python -m scripts.layer
 
 release-check: $(VENV)/ready
 	@$(BIN)/python -m scripts.release_check "$(TAG)"

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from email import message_from_bytes
 from pathlib import Path
 
+from scripts import layer
+
 ROOT = Path(__file__).parents[1]
 NAMES = ("leanbase", "leanbaseanalytics")
 IN_SDIST = ("README.md", "CHANGELOG.md", "LICENSE", "PKG-INFO", "pyproject.toml")
@@ -49,7 +51,7 @@ def problems(dist: Path, tag: str) -> Iterator[str]:
     if re.search(r"(?m)^## \[Unreleased\]\n+(?!## )\S", changelog):
         yield f"CHANGELOG.md has changes under [Unreleased]: move them to {ours}"
     expected = {f"{name}-{ours}{ending}" for name in NAMES for ending in ("-py3-none-any.whl", ".tar.gz")}
-    found = {path.name for path in dist.glob("*")}
+    found = {path.name for path in dist.glob("*")} - {layer.NAME}
     if found != expected:
         yield f"dist/ must hold {', '.join(sorted(expected))}, not {', '.join(sorted(found)) or 'nothing'}"
         return
