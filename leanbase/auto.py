@@ -9,17 +9,17 @@ the function's own handler, such as `app.handler`. It then runs as if it were de
     LEANBASE_LAMBDA_CAPTURE_EXCEPTIONS=false
     LEANBASE_LAMBDA_TIMEOUT_WARNING=true
 
-An exception of the import of the function's module is captured and sent. Lambda then reports it as it would
-without this module. It raises `ConfigError` at import if `LEANBASE_LAMBDA_HANDLER` is missing.
+The function's module is imported when `handler` is first read. An exception of this import is captured and
+sent. Lambda then reports it as it would without this module. `ConfigError` is raised if the variable
+`LEANBASE_LAMBDA_HANDLER` is missing.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 
 from .default import default_client
-from .environment import flag
+from .environment import flag, log_ignored
 from .errors import ConfigError
 from .handlers.aws_lambda import reports, runtime
 from .handlers.aws_lambda.decorator import FLUSH_POLICIES, flush_policy_of, lambda_handler
@@ -28,9 +28,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["handler"]
+    handler: Any
 
-logger = logging.getLogger("leanbase")
+__all__ = ["handler"]
 
 VARIABLE = "LEANBASE_LAMBDA_HANDLER"
 
@@ -63,10 +63,12 @@ def _flush_policy() -> Any:
     given = os.environ.get("LEANBASE_LAMBDA_FLUSH", "").strip() or "end"
     if given in FLUSH_POLICIES:
         return given
-    logger.warning(
-        "LEANBASE_LAMBDA_FLUSH is ignored, 'end' is used: it must be one of %s", ", ".join(FLUSH_POLICIES)
-    )
+    log_ignored("LEANBASE_LAMBDA_FLUSH", "'end'", f"it must be one of {', '.join(FLUSH_POLICIES)}")
     return "end"
 
 
-handler = _instrumented()
+def __getattr__(name: str) -> Any:
+    if name != "handler":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = function = _instrumented()
+    return function

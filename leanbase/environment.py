@@ -20,6 +20,11 @@ WORDS = {
 """The texts, in lower case, that a flag may have."""
 
 
+def log_ignored(name: str, used: object, problem: str) -> None:
+    """Warn that a variable has an invalid value, and say what is used instead."""
+    logger.warning("%s is ignored, %s is used: %s", name, used, problem)
+
+
 def flag(name: str, default: bool) -> bool:
     """Return the value of a variable that is true or false. An invalid one is ignored, with a warning."""
     text = os.environ.get(name, "").strip()
@@ -27,6 +32,6 @@ def flag(name: str, default: bool) -> bool:
         return default
     value = WORDS.get(text.lower())
     if value is None:
-        logger.warning("%s is ignored, %s is used: it must be true or false", name, default)
+        log_ignored(name, default, "it must be true or false")
         return default
     return value

@@ -16,7 +16,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol, TypeAlias
 
-from .environment import WORDS
+from .environment import WORDS, log_ignored
 from .errors import ConfigError
 
 logger = logging.getLogger("leanbase")
@@ -439,7 +439,7 @@ def _from_environment(option: Field[Any]) -> Any:
     else:
         problem = "this option can only be set in code"
     fallback = _fallback(option)
-    logger.warning("LEANBASE_%s is ignored, %s is used: %s", name.upper(), fallback, problem)
+    log_ignored(f"LEANBASE_{name.upper()}", fallback, problem)
     return fallback
 
 

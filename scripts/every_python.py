@@ -63,7 +63,7 @@ import importlib, pkgutil, sys
 import leanbaseanalytics
 
 for each in pkgutil.walk_packages(leanbaseanalytics.__path__, "leanbaseanalytics."):
-    if not each.name.endswith(("__main__", ".auto")):  # the one starts a program, the other a function
+    if not each.name.endswith("__main__"):
         try:
             module = importlib.import_module(each.name)
         except ImportError:
