@@ -23,16 +23,6 @@ TIMEOUT = 1.0
 """Seconds. A tenth of them is reserved."""
 
 
-@pytest.fixture
-def memory() -> MemoryTransport:
-    return MemoryTransport()
-
-
-@pytest.fixture
-def client(memory: MemoryTransport) -> Leanbase:
-    return Leanbase("phc_test", transport=memory)
-
-
 def run(handle: Callable[[], object], client: Leanbase, timeout: float = TIMEOUT, **options: Any) -> Any:
     """Call a decorated handler."""
 

@@ -184,3 +184,23 @@ def test_filter_and_tags_receive_the_applications_own_class_of_requests(
     assert app.test_client().get("/").data == b"hello"
     assert classes == [Request]
     assert memory.events[0]["properties"]["endpoint"] == "index"
+
+
+def test_the_proxy_of_the_current_application_is_accepted(memory: MemoryTransport, client: Leanbase) -> None:
+    """As in a file that the Functions Framework imports inside its application."""
+    app = flask.Flask(__name__)
+    with app.app_context():
+        LeanbaseFlask(flask.current_app, client=client, flush="before_response")
+
+    @app.get("/")
+    def fail() -> str:
+        raise ZeroDivisionError
+
+    assert app.test_client().get("/").status_code == 500
+    (event,) = memory.events
+    assert event["properties"]["$exception_source"] == "flask.got_request_exception"
+
+
+def test_the_proxy_without_an_application_raises_flasks_own_error() -> None:
+    with pytest.raises(RuntimeError, match="application context"):
+        LeanbaseFlask(flask.current_app)

@@ -14,10 +14,9 @@ from ...environment import flag
 from ..callables import is_async, is_generator
 from ..sigterm import termination
 from . import extension as lambda_extension
-from . import reports, snapstart
 from . import runtime as lambda_runtime
+from . import snapstart
 from .invocation import Invocation, time_limit
-from .timeout import TimeoutWarning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +43,9 @@ _registered: LambdaExtension | Literal[False] | None = None
 
 if "AWS_LAMBDA_RUNTIME_API" in os.environ:
     limit_initialisation(INITIALISATION_SECONDS, lambda_runtime.is_initialising)
+
+    from . import reports  # only Lambda's runtime needs it
+
     reports.watch()
 
 
@@ -130,6 +132,8 @@ def lambda_handler(
             raise TypeError("lambda_handler decorates a handler that returns its result, not a generator")
         extension = _initialise(client or default_client, preconnect, flush == "after_response")
         if warns:
+            from .timeout import TimeoutWarning
+
             TimeoutWarning.prepare()
 
         def invocation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invocation:

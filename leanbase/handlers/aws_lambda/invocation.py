@@ -14,7 +14,6 @@ from ...events.ids import uuid4
 from ...transports.deadline import Deadline
 from ..boundary import Boundary
 from .events import event_timestamp, tag_request
-from .timeout import TimeoutWarning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from ...client import Leanbase
     from .extension import LambdaExtension
+    from .timeout import TimeoutWarning
 
     class LambdaContext(Protocol):
         """The context object of the Lambda runtime: the attributes that are read here."""
@@ -79,6 +79,8 @@ class Invocation(Boundary):
         except Exception as error:
             logger.warning("the tags of the invocation could not be read: %s", type(error).__name__)
         if self._warns:
+            from .timeout import TimeoutWarning
+
             self._warning = TimeoutWarning.started(self.client, self.scope, self.lambda_context)
 
     def end(self) -> None:
