@@ -180,7 +180,8 @@ FAULTS = (
         "the function times out",
         {"end": LOST, "each": SENT, "after_response": SENT},
         f"{STILL_COLLECTED} With `after_response` the function has an extension, so Lambda sends SIGTERM first. "
-        "A function can handle SIGTERM from Python 3.12 on.",
+        "A function can handle SIGTERM from Python 3.12 on. "
+        "With `timeout_warning=True` the events are sent before the timeout.",
         event={"then": "sleep", "seconds": 30},
         timeout=2,
         ends_process=True,
