@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 
-from .default import default_client
 from .environment import flag, log_ignored
 from .errors import ConfigError
 from .handlers.aws_lambda import reports, runtime
@@ -47,8 +46,7 @@ def _instrumented() -> Any:
     try:
         function = runtime.import_handler(name)
     except Exception as error:
-        if captures:
-            reports.report_import(default_client, error)
+        reports.report_import(error, by_default=captures)
         raise runtime.as_reported(error)  # noqa: B904 - the runtime client's error has the cause
     if flush_policy_of(function) is not None:
         return function  # the arguments of its own decorator win

@@ -19,6 +19,15 @@ WORDS = {
 }
 """The texts, in lower case, that a flag may have."""
 
+OTHERS = (
+    "lambda_capture_exceptions",
+    "lambda_flush",
+    "lambda_handler",
+    "lambda_idempotent",
+    "lambda_timeout_warning",
+)
+"""Variables that are not options of a client, in lower case and without the prefix `LEANBASE_`."""
+
 
 def log_ignored(name: str, used: object, problem: str) -> None:
     """Warn that a variable has an invalid value, and say what is used instead."""

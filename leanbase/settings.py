@@ -16,7 +16,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol, TypeAlias
 
-from .environment import WORDS, log_ignored
+from .environment import OTHERS, WORDS, log_ignored
 from .errors import ConfigError
 
 logger = logging.getLogger("leanbase")
@@ -393,9 +393,12 @@ def _warn_of_misspelt(known: Iterable[str], module: Mapping[str, Any]) -> None:
     Only close matches count: applications may use the prefix for variables of their own, and may set other
     attributes on the module.
     """
+    variables = {*known, *OTHERS}
     for variable in list(os.environ):
         name = variable.removeprefix("LEANBASE_").lower()
-        if variable.startswith("LEANBASE_") and name not in known and (near := _nearest(name, known, 0.8)):
+        if name in variables or not variable.startswith("LEANBASE_"):
+            continue
+        if near := _nearest(name, variables, 0.8):
             _warn_once(f"{variable} is not an option; did you mean LEANBASE_{near.upper()}?")
     own = {*known, *module["__all__"], "annotations"}
     for name, value in list(module.items()):

@@ -17,7 +17,7 @@ from scripts.every_python import interpreters
 
 NAME = "leanbase-layer.zip"
 FOLDER = "python"  # Lambda puts it on the path, whatever the runtime's version
-WHEN = (1980, 1, 1, 0, 0, 0)  # so that the same content makes the same archive
+WHEN = (1980, 1, 1, 0, 0, 0)  # the first that the format knows, as in reproducible builds
 
 
 def install(folder: Path) -> None:
@@ -30,6 +30,9 @@ def install(folder: Path) -> None:
         pinned = ["--require-hashes", "--requirement", str(ROOT / "requirements" / "layer.txt")]
         subprocess.run([*pip, *into, *pinned], check=True)
         subprocess.run([*pip, *into, str(wheel)], check=True)
+    for name in ("direct_url.json", "INSTALLER", "RECORD", "REQUESTED"):  # about this machine and this folder
+        for file in folder.glob(f"*.dist-info/{name}"):
+            file.unlink()
 
 
 def compile_for(python: str, folder: Path) -> None:
@@ -49,7 +52,7 @@ def pack(folder: Path, archive: Path) -> None:
 
 
 def main() -> None:
-    archive = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "dist" / NAME
+    archive = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("dist") / NAME
     archive.parent.mkdir(exist_ok=True)
     pythons = {sys.version_info[:2]: sys.executable, **interpreters()}
     with tempfile.TemporaryDirectory() as temporary:
@@ -59,7 +62,7 @@ def main() -> None:
             compile_for(python, folder)
         pack(folder, archive)
     versions = ", ".join(f"{major}.{minor}" for major, minor in sorted(pythons))
-    print(f"{archive.stat().st_size:>9,}  {archive.name}, compiled for Python {versions}")
+    print(f"{archive.stat().st_size:>9,}  {archive}, compiled for Python {versions}")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,9 @@ class Outbox:
                 return False
         if scope is not None:
             event.scope = scope
-            scope.senders[self] = event  # before the ledger checks `closed`: a close must find this client
+            scope.senders[self] = None  # before the ledger checks `closed`: a close must find this client
+            if scope.latest is not None:
+                scope.latest[self] = event
             if scope.collects:
                 collected = self._ledger.collect(event, scope)
                 if collected is not None:

@@ -75,7 +75,9 @@ class DeliveryScope:
         closed: Whether the scope no longer collects events.
         finished: Whether the scope is closed and every event in it has an outcome.
         deferred: Whether other code closes the scope after its `with` block has ended.
-        senders: The outboxes of the clients that captured inside, each with its latest event.
+        senders: The outboxes of the clients that captured inside.
+        latest: The latest event of each of them, if somebody needs it; else `None`. A scope that keeps an
+            event is in a reference cycle with it.
         is_async: Whether captures on an event loop leave their sends to a thread.
 
     Raises:
@@ -105,7 +107,8 @@ class DeliveryScope:
         self.deferred = False
         self.is_handlers = is_handlers
         self.collects = flush == "end"
-        self.senders: dict[Sender, EncodedEvent] = {}
+        self.senders: dict[Sender, None] = {}
+        self.latest: dict[Sender, EncodedEvent] | None = None
         self._activated: ref[activate] | None = None
         self._outer: DeliveryScope | None = None
         self._generation = forking.watch()

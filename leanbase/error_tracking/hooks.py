@@ -54,13 +54,13 @@ def install(client: Client, settings: Settings) -> ExceptionHooks | None:
     return hooks
 
 
-_explained: BaseException | None = None
+_never: BaseException | None = None
 
 
-def leave_out(error: BaseException) -> None:
-    """Do not capture an exception if it ends the process: another event has captured what it means."""
-    global _explained
-    _explained = error
+def never_capture(error: BaseException) -> None:
+    """Do not capture this exception if it ends the process: another event already reports this failure."""
+    global _never
+    _never = error
 
 
 def clients() -> list[Client]:
@@ -116,7 +116,7 @@ class ExceptionHooks:
         self._capture(args.exc_type, args.exc_value, args.exc_traceback, metadata.UNRAISABLEHOOK)
 
     def _capture(self, cls: type, error: BaseException | None, traceback: Any, at: metadata.Metadata) -> None:
-        if issubclass(cls, _NEVER_CAPTURED) or (error is not None and error is _explained):
+        if issubclass(cls, _NEVER_CAPTURED) or (error is not None and error is _never):
             return
         name = introspection.class_name(cls)
         if self._limiter is not None and not self._limiter.admits(name):

@@ -8,11 +8,10 @@ from functools import wraps
 from ..client import Leanbase
 from ..default import default_client
 from ..delivery.scope import DeliveryScope
-from ..events.contexts import tag_all
 from ..messages import log_lost_at_exit
 from .boundary import Boundary
 from .callables import is_async, is_generator
-from .platforms import current_platform
+from .platforms import current_platform, tag_platform
 from .sigterm import termination
 
 TYPE_CHECKING = False
@@ -113,7 +112,7 @@ class _Run(Boundary):
         self._installed = False
 
     def begin(self) -> None:
-        tag_all(self._tags)
+        tag_platform(self._tags)
         self._installed = self._termination.install(self.client)
 
     def close(self, error: BaseException | None) -> None:

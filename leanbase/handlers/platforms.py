@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from ..events.contexts import get_tags, tag_all
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +21,9 @@ class Platform:
         variable: The environment variable by which it is known.
         grace: Seconds from SIGTERM to SIGKILL.
         freezes: Whether it may freeze a process as soon as its response is sent.
-        tags: The tags of every event of a job, task or request: the name, and the variable with the value.
+        is_abrupt: Whether it kills a process before a web server can finish its requests.
+        tags: The tags of every event of a job, task or request. Maps a tag's name to the variable that holds
+            its value.
         provider: The tag `cloud.provider`.
     """
 
@@ -29,12 +33,14 @@ class Platform:
         *,
         grace: float,
         freezes: bool,
+        is_abrupt: bool = False,
         tags: Mapping[str, str] | None = None,
         provider: str | None = None,
     ) -> None:
         self.variable = variable
         self.grace = grace
         self.freezes = freezes
+        self.is_abrupt = is_abrupt
         self._tags = tags or {}
         self._provider = provider
 
@@ -50,6 +56,7 @@ PLATFORMS = (
         "VERCEL",
         grace=0.5,
         freezes=True,
+        is_abrupt=True,
         tags={
             "cloud.region": "VERCEL_REGION",
             "deployment.environment.name": "VERCEL_ENV",
@@ -63,10 +70,9 @@ PLATFORMS = (
         "K_SERVICE",
         grace=10.0,
         freezes=True,
-        tags={"faas.name": "K_SERVICE", "faas.version": "K_REVISION"},
-        provider="gcp",
+        tags={"faas.name": "K_SERVICE", "faas.version": "K_REVISION"},  # also on a Knative of one's own
     ),
-    Platform("FUNCTION_TARGET", grace=10.0, freezes=True, provider="gcp"),
+    Platform("FUNCTION_TARGET", grace=10.0, freezes=True),
     Platform(
         "CLOUD_RUN_JOB",
         grace=10.0,
@@ -94,6 +100,13 @@ PLATFORMS = (
 
 ELSEWHERE = Platform("", grace=10.0, freezes=False)
 """A server or container of one's own. The grace period is that of `docker stop`, the shortest usual one."""
+
+
+def tag_platform(tags: Mapping[str, str]) -> None:
+    """Add the tags of a platform to the active context. Tags that are set there or around it win."""
+    if tags:
+        present = get_tags()
+        tag_all({name: value for name, value in tags.items() if name not in present})
 
 
 def current_platform() -> Platform:

@@ -17,7 +17,7 @@ from ..delivery.background import background
 from ..delivery.scope import DeliveryScope, RequestScope, open_scope
 from ..errors import ConfigError
 from ..event_loop import all_called
-from ..events.contexts import Found, Lookup, new_context
+from ..events.contexts import Found, Lookup, get_tags, new_context
 from ..interrupts import raise_interrupt
 from ..messages import log_internal_error, log_lost_at_exit
 from ..transports._repeated import RepeatedLog
@@ -101,8 +101,10 @@ class RequestOptions:
         self._tag_map = _callable(tag_map, "tag_map")
 
         self._may_die_of_sigterm = False
+        self._is_abrupt = platform.is_abrupt
         # uvicorn ends its process with the signal that stopped it, and no exit hook runs.
-        if "uvicorn" in sys.modules and threading.current_thread() is threading.main_thread():
+        may_die = self._is_abrupt or "uvicorn" in sys.modules
+        if may_die and threading.current_thread() is threading.main_thread():
             self._may_die_of_sigterm = True
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 self.handle_sigterm()  # the signal arrives here after uvicorn has handled it
@@ -114,8 +116,8 @@ class RequestOptions:
             install_sigterm_handler(self.client)
 
     def need_no_signal(self) -> None:
-        """Note that SIGTERM need not be handled: the server announces its end in another way."""
-        self._may_die_of_sigterm = False
+        """Note that SIGTERM need not be handled: the server announces its end after its requests."""
+        self._may_die_of_sigterm = self._may_die_of_sigterm and self._is_abrupt
 
     def track(self, request: Any) -> bool:
         """Return True if a request is tracked. A filter that raises tracks the request."""
@@ -136,7 +138,10 @@ class RequestOptions:
             request: The framework's request object.
         """
         headers, tags, user_id = describe()
-        tags = {**self._platform_tags, **tags}
+        if self._platform_tags:
+            around = get_tags()  # of the job or invocation around the request
+            others = {name: tag for name, tag in self._platform_tags.items() if name not in around}
+            tags = {**others, **tags}
         if self._extra_tags is not None:
             try:
                 tags.update(self._extra_tags(request) or {})

@@ -21,7 +21,7 @@ from ..delivery.scope import DeliveryScope, open_scope
 from ..events.contexts import active, identify_context, new_context, set_context_session, tag_all
 from ..events.encoding import sanitize
 from ..handlers.boundary import Boundary
-from ..handlers.platforms import current_platform
+from ..handlers.platforms import current_platform, tag_platform
 from ..messages import log_internal_error
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class _TaskRun(Boundary):
     def begin(self) -> None:
         try:
             _restore(self._carried)
-            tag_all(current_platform().tags())
+            tag_platform(current_platform().tags())
             tag_all({"celery.task_name": self._task.name, "celery.task_id": self.task_id})
         except Exception as error:
             log_internal_error("the Celery integration", error)
@@ -228,7 +228,7 @@ def _carried() -> str | None:
     tags = {
         name: value
         for name, value in context.tags_in_effect().items()
-        if name not in own and not name.startswith("celery.")
+        if own.get(name) != value and not name.startswith("celery.")
     }
     found = {
         "distinct_id": context.nearest("distinct_id"),

@@ -22,7 +22,7 @@ from aws_lambda_powertools.utilities.data_classes.cloud_watch_logs_event import 
 from ..errors import NotDeliveredError
 from ..events.encoding import EncodedEvent, encode, sanitize
 from ..events.event import Draft, build
-from ..handlers.aws_lambda.failures import failure_uuid, of_request
+from ..handlers.aws_lambda.failures import NOT_OF_A_PERSON, failure_uuid, of_request
 from ..transports import handoff
 from .platform_failures import Failure, failure, report_without_status, started
 
@@ -35,7 +35,7 @@ logger = logging.getLogger("leanbase")
 MAX_LOG_BYTES = 64 * 1024 * 1024
 SOURCE = "aws_lambda.platform"
 SOURCE_INSIDE = "aws_lambda.runtime"
-"""The source of the exceptions that the function itself captures when its initialisation fails."""
+"""The source of what the function itself has captured of an end: of an import, a result or a response."""
 
 PREFIX = "/aws/lambda/"
 TAGGED = re.compile(r'\{"leanbase":\s*\d')
@@ -92,6 +92,7 @@ class _Stream:
         self._tags = _tags(data)
         self._current: str | None = None
         self._captured: list[tuple[str | None, EncodedEvent]] = []
+        self._inside: list[tuple[str | None, str | None]] = []
         self._reported: set[str] = set()
         self._unconfirmed: dict[str, Failure] = {}
 
@@ -126,22 +127,30 @@ class _Stream:
                 self.records[id] = [self._exception(found, uuid, timestamp)]
 
     def _is_captured(self, found: Failure, uuid: str) -> bool:
-        """Return True if the function itself has captured this end, and its event is in these lines."""
-        if found.request_id is not None:
-            return any(event.uuid == uuid for _, event in self._captured)
-        for _, event in self._captured:
-            if SOURCE_INSIDE.encode() in event.body:
-                properties = event.decode()["properties"]
-                if properties.get("$exception_source") == SOURCE_INSIDE and not properties.get(
-                    "faas.invocation_id"
-                ):
-                    return True
+        """Return True if the function itself has captured this end, and its event is in these lines.
+
+        Each event explains one report. An event without a request id is about an import. Lambda repeats a
+        failed initialisation inside the next request, whose report is then about the import, too.
+        """
+        if any(event.uuid == uuid for _, event in self._captured):
+            return True
+        for inside in self._inside:
+            current, request_id = inside
+            about = request_id or (current if found.request_id is not None else None)
+            if about == found.request_id:
+                self._inside.remove(inside)
+                return True
         return False
 
     def _take(self, id: str, line: str, position: int) -> None:
         try:
             self.records[id] = handoff.decode(line, position)
-            self._captured.extend((self._current, event) for event in self.records[id])
+            for event in self.records[id]:
+                self._captured.append((self._current, event))
+                if SOURCE_INSIDE.encode() in event.body:
+                    properties = event.decode()["properties"]
+                    if properties.get("$exception_source") == SOURCE_INSIDE:
+                        self._inside.append((self._current, properties.get("faas.invocation_id")))
         except handoff.UnreadableError as error:
             if position == 0:
                 # A new exception without frames: the frames would keep the line in memory.
@@ -185,6 +194,8 @@ class _Stream:
             if current != request_id and request_id.encode() not in event.body:
                 continue
             captured = event.decode()
+            if captured["event"] in NOT_OF_A_PERSON:
+                continue
             properties = captured["properties"]
             if properties.get("faas.invocation_id", current) == request_id:
                 return captured["distinct_id"], of_request(captured)

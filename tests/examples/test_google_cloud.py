@@ -16,7 +16,7 @@ from tests.support.web_servers import WebServer, serving
 
 FOLDER = Path(__file__).parents[2] / "examples" / "google-cloud"
 CLOUD_RUN: dict[str, Any] = {"K_SERVICE": "orders", "K_REVISION": "orders-00007-abc"}
-TAGS = {"faas.name": "orders", "faas.version": "orders-00007-abc", "cloud.provider": "gcp"}
+TAGS = {"faas.name": "orders", "faas.version": "orders-00007-abc"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.rule("P-1", "D-2")]
 

@@ -6,14 +6,19 @@ freeze the process as soon as it has responded.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
+from tests.support.events import received_names
 from tests.support.fault_server import FaultServer
 from tests.support.web_servers import WebServer, gunicorn, serving, uvicorn
 
@@ -70,3 +75,32 @@ def test_an_application_has_sent_its_events_when_it_responds(
     assert event["distinct_id"] == failure["distinct_id"] == "user_1"
     assert TAGS.items() <= event["properties"].items()
     assert failure["properties"]["$exception_type"] == "KeyError"
+
+
+@pytest.mark.rule("P-2")
+@pytest.mark.parametrize(
+    "command",
+    [uvicorn("tests.examples.programs.slow_asgi:app"), ["tests.examples.programs.slow_wsgi", "{port}"]],
+    ids=["asgi", "wsgi"],
+)
+def test_a_request_that_sigterm_interrupts_has_sent_its_events_before_the_kill(
+    server: FaultServer, command: Sequence[str]
+) -> None:
+    environment: dict[str, Any] = {"LEANBASE_API_KEY": "phc_test", "LEANBASE_HOST": server.url, **VERCEL}
+    with serving(command, stops=False, **environment) as application:
+        asking = threading.Thread(target=lambda: suppressed(application.get, "/"))
+        asking.start()
+        assert application.process.stdout is not None
+        while application.process.stdout.readline() != "ready\n":
+            pass
+        application.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        application.process.kill()
+        asking.join()
+        assert received_names(server) == ["request began"]
+
+
+def suppressed(function: Callable[..., object], *arguments: object) -> None:
+    """Call a function whose server is killed meanwhile."""
+    with contextlib.suppress(urllib3.exceptions.HTTPError):
+        function(*arguments)

@@ -30,7 +30,7 @@ CASES = [
     ({"RENDER": "true", "RENDER_GIT_COMMIT": ""}, {}, False),
     (
         {"K_SERVICE": "orders", "K_REVISION": "orders-00007"},
-        {"faas.name": "orders", "faas.version": "orders-00007", "cloud.provider": "gcp"},
+        {"faas.name": "orders", "faas.version": "orders-00007"},
         True,
     ),
     (
@@ -89,6 +89,28 @@ def test_jobs_and_requests_carry_the_tags_of_the_platform(
         assert set(tags) <= set(event["properties"]["$context_tags"])
     assert len(memory.events) == 2
     assert current_platform().freezes is freezes
+
+
+@pytest.mark.rule("P-1")
+def test_a_request_inside_a_job_keeps_the_tags_of_the_job(
+    memory: MemoryTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in RENDER.items():
+        monkeypatch.setenv(name, value)
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        leanbase.capture("in the request")
+        return []
+
+    @leanbase.job
+    def job() -> None:
+        leanbase.tag("service.version", "3.1")
+        list(LeanbaseMiddleware(application)({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None))
+
+    job()
+    (event,) = memory.events
+    assert event["properties"]["service.version"] == "3.1"
+    assert event["properties"]["render.service.name"] == "shop-worker"
 
 
 @pytest.mark.rule("P-1")

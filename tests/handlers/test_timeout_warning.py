@@ -12,6 +12,7 @@ import pytest
 
 import leanbase
 from leanbase import Leanbase
+from leanbase.default import default_client
 from leanbase.testing import LambdaContext
 from leanbase.transports import MemoryTransport
 from tests.support.fault_server import Behaviour, FaultServer
@@ -193,3 +194,34 @@ def test_a_context_without_a_remaining_time_causes_no_warning(client: Leanbase, 
         return len(warning_threads())
 
     assert handler({}, context) == 0
+
+
+def test_a_warning_that_fills_the_scope_is_sent_without_an_error(server: FaultServer) -> None:
+    errors: list[object] = []
+    client = Leanbase("phc_test", server.url, flush_at=2, on_error=lambda *error: errors.append(error))
+
+    def handle() -> None:
+        client.capture("early")
+        time.sleep(TIMEOUT)
+
+    run(handle, client)
+    assert not errors
+    assert [event["event"] for event in server.events] == ["early", "$exception"]
+
+
+def test_a_client_that_captures_nothing_does_not_warn(caplog: pytest.LogCaptureFixture) -> None:
+    client = Leanbase("phc_test", transport=MemoryTransport(), disabled=True)
+    assert run(lambda: len(warning_threads()), client) == 0
+    assert run(lambda: len(warning_threads()), default_client) == 0, "it has no key"
+    assert not caplog.records
+
+
+def test_a_group_is_not_the_person_of_a_warning(client: Leanbase, memory: MemoryTransport) -> None:
+    def handle() -> None:
+        leanbase.identify_context("user_1")
+        client.group_identify("company", "acme", {"employees": 4}, distinct_id="somebody")
+        time.sleep(TIMEOUT)
+
+    run(handle, client)
+    (warning,) = warnings(memory)
+    assert warning["distinct_id"] != "somebody"

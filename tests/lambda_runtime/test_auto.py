@@ -32,6 +32,8 @@ LOG_STREAM = {
     "AWS_LAMBDA_LOG_STREAM_NAME": "2026/01/01/[$LATEST]0123456789abcdef0123456789abcdef",
 }
 
+AUTOCAPTURE: dict[str, Any] = {"LEANBASE_ENABLE_EXCEPTION_AUTOCAPTURE": "true"}
+
 ACCOUNT = "012345678912"
 """The account in the ARN that the emulator gives every function."""
 
@@ -246,9 +248,31 @@ def test_without_autocapture_nothing_is_captured_outside_a_decorated_handler(htt
     assert not http.events()
 
 
-# --- results ------------------------------------------------------------------------------------------------
+@pytest.mark.rule("L-3")
+@pytest.mark.parametrize("is_auto", [True, False])
+def test_a_client_of_the_module_captures_the_exception_of_its_import(
+    http: Sandbox, server: FaultServer, is_auto: bool
+) -> None:
+    own: dict[str, Any] = {"OWN_KEY": "phc_own", "OWN_HOST": server.url, "LEANBASE_API_KEY": ""}
+    name = "client_of_its_own.handler"
+    emulator = http.auto(name, **own) if is_auto else http.decorated(f"plain/{name}", **own)
+    assert error_report(emulator)["errorType"] == "KeyError"
+    event, *others = http.wait_for_events(1)
+    assert event["properties"]["$exception_type"] == "KeyError"
+    assert len(others) <= 1, "one for each start of the function"
 
-AUTOCAPTURE: dict[str, Any] = {"LEANBASE_ENABLE_EXCEPTION_AUTOCAPTURE": "true"}
+
+@pytest.mark.rule("L-2", "L-3")
+def test_autocapture_captures_an_import_once_if_the_decorator_must_not(http: Sandbox) -> None:
+    emulator = http.auto("raises.handler", LEANBASE_LAMBDA_CAPTURE_EXCEPTIONS="false", **AUTOCAPTURE)
+    emulator.invoke({})
+    events = http.wait_for_events(1)
+    assert len(events) <= 2, "one for each start of the function"
+    assert {tuple(frames_of(event)) for event in events} == {("<module>", "table")}
+    assert not any("is not an option" in line for line in emulator.log)
+
+
+# --- results ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.rule("L-3")
@@ -293,10 +317,30 @@ def test_a_function_that_times_out_has_sent_its_events_and_a_warning(sandbox: Sa
     assert frames_of(timeout)[-2:] == ["hang", "wait_for_the_database"]
 
 
+@pytest.mark.rule("L-5")
+def test_a_result_that_cannot_be_sent_after_a_warning_is_an_event_of_its_own(http: Sandbox) -> None:
+    variables = {"LEANBASE_LAMBDA_TIMEOUT_WARNING": "true", **AUTOCAPTURE}
+    http.auto("orders.warn_and_return_a_set", timeout=2, **variables).invoke({})
+    _, timeout, result = http.wait_for_events(3)
+    assert timeout["properties"]["$exception_type"] == "LambdaTimeout"
+    assert result["properties"]["$exception_type"] == "Runtime.MarshalError"
+    assert timeout["uuid"] != result["uuid"]
+
+
 @pytest.mark.rule("L-4")
 def test_by_default_there_is_no_warning(http: Sandbox) -> None:
     http.auto("orders.hang", timeout=1).invoke({})
     assert not http.events()
+
+
+def log_of_request(sandbox: Sandbox) -> tuple[str, list[str]]:
+    """Return the id of the only request, and the lines of the log before its report, which lacks the status."""
+    sandbox.wait_for_events(1)
+    log = sandbox.emulator.log
+    wait_until(lambda: any(line.startswith("REPORT") for line in log), 5)
+    lines = log[: next(number for number, line in enumerate(log) if line.startswith("REPORT"))]
+    (request,) = {found[1] for line in lines if (found := re.match(r"START RequestId: (\S+)", line))}
+    return request, lines
 
 
 @pytest.fixture
@@ -330,10 +374,7 @@ def test_the_relay_makes_no_second_event_of_an_end_that_the_function_has_capture
     sandbox = Sandbox(start, "log", server)
     emulator = sandbox.auto(handler, timeout=2, **variables)
     emulator.invoke({})
-    sandbox.wait_for_events(1)
-    emulator.kill()
-    (request,) = {found[1] for line in emulator.log if (found := re.match(r"START RequestId: (\S+)", line))}
-    lines = [line for line in emulator.log if not line.startswith("REPORT")]
+    request, lines = log_of_request(sandbox)
     report = f"REPORT RequestId: {request}\tDuration: 2000.00 ms\t{status}\n"
     names = {
         "group": LOG_STREAM["AWS_LAMBDA_LOG_GROUP_NAME"],
@@ -362,3 +403,19 @@ def test_the_relay_makes_no_second_event_of_an_import_that_failed(
     assert types == ["KeyError"] * count
     assert relay.invoke(logs_event([report])).body is None
     assert server.events[-1]["properties"]["$exception_type"] == "Runtime.Unknown"
+
+
+@pytest.mark.rule("L-5")
+def test_the_relay_makes_no_second_event_of_a_result_of_a_handler_that_is_not_decorated(
+    start: Start, server: FaultServer, relay: Emulator
+) -> None:
+    sandbox = Sandbox(start, "log", server)
+    emulator = sandbox.decorated("plain/orders.return_a_set", **AUTOCAPTURE)
+    emulator.invoke({})
+    request, lines = log_of_request(sandbox)
+    report = (
+        f"REPORT RequestId: {request}\tDuration: 2.00 ms\tStatus: error\tError Type: Runtime.MarshalError\n"
+    )
+    assert relay.invoke(logs_event([*lines, report])).body is None
+    (event,) = server.events
+    assert event["properties"]["faas.invocation_id"] == request

@@ -16,6 +16,7 @@ import pytest
 
 from leanbase.errors import NotDeliveredError
 from leanbase.local.server import LocalServer
+from leanbase.relay.cloudwatch_logs import SOURCE_INSIDE
 from leanbase.relay.platform_failures import failure
 from leanbase.transports import handoff
 from tests.relay.sources import event, logs_event
@@ -369,3 +370,59 @@ def test_a_response_that_is_too_large_becomes_an_exception_event(
     (event,) = server.events
     assert event["properties"]["$exception_type"] == name
     assert "returned a response that is too large" in event["properties"]["$exception_message"]
+
+
+# --- ends that the function itself has captured ----------------------------------------------------------------
+
+
+def captured_inside(type: str, **properties: Any) -> str:
+    return tagged(
+        event("$exception", **{"$exception_type": type, "$exception_source": SOURCE_INSIDE, **properties})
+    )
+
+
+INIT = "INIT_REPORT Init Duration: 300.00 ms\tPhase: {}\tStatus: error\tError Type: {}\n"
+
+
+@pytest.mark.rule("L-5")
+def test_an_exception_of_an_import_explains_one_report(relay: Any, server: FaultServer) -> None:
+    relay(
+        logs_event(
+            [
+                captured_inside("KeyError"),
+                INIT.format("init", "Runtime.Unknown"),
+                INIT.format("init", "Runtime.OutOfMemory"),
+            ]
+        )
+    )
+    types = [each["properties"]["$exception_type"] for each in server.events]
+    assert types == ["KeyError", "Runtime.OutOfMemory"]
+
+
+@pytest.mark.rule("L-5")
+def test_an_import_that_lambda_repeats_inside_a_request_explains_the_report_of_the_request(
+    relay: Any, server: FaultServer
+) -> None:
+    error = "Status: error\tError Type: Runtime.Unknown"
+    relay(
+        logs_event(
+            [
+                captured_inside("KeyError"),
+                INIT.format("init", "Runtime.Unknown"),
+                f"START RequestId: {REQUEST_ID} Version: $LATEST\n",
+                captured_inside("KeyError"),
+                INIT.format("invoke", "Runtime.Unknown"),
+                report(error),
+                report(error, OTHER_REQUEST_ID),
+            ]
+        )
+    )
+    types = [each["properties"]["$exception_type"] for each in server.events]
+    assert types == ["KeyError", "KeyError", "Runtime.Unknown"]
+
+
+@pytest.mark.rule("L-5")
+def test_a_timeout_has_the_person_of_the_latest_event_of_a_person(relay: Any, server: FaultServer) -> None:
+    group = event("$groupidentify", "$company_acme", **{"faas.invocation_id": REQUEST_ID})
+    relay(logs_event([tagged(captured()), tagged(group), TEXT_LINES["timeout"]]))
+    assert server.events[-1]["distinct_id"] == "user_1"

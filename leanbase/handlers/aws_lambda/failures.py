@@ -1,4 +1,4 @@
-"""What the event about the end of an invocation has in common, whoever reports it.
+"""What all events about the end of one invocation share, in the function and in the relay.
 
 Code inside the function may report the end (a timeout that comes near, a result that cannot be sent). The
 relay may report it too, from the lines of the platform. Both use this module, so that it is one event.
@@ -19,13 +19,17 @@ OF_A_REQUEST = ("$context_tags", "$groups", "$process_person_profile", "$session
 """The properties that an event about a request takes from the request's other events, besides their tags."""
 
 
+NOT_OF_A_PERSON = ("$create_alias", "$groupidentify")
+"""Events whose distinct id may be that of another person, or of none."""
+
+
 def failure_uuid(account: str, log_group: str, log_stream: str, request_id: str) -> str:
     """Return the uuid of the event about the end of a request."""
     return derived_uuid(f"{account}/{log_group}/{log_stream}/{request_id}")
 
 
 def own_failure_uuid(context: Any) -> str | None:
-    """Return that uuid for an invocation of this function, or `None` outside Lambda.
+    """Return `failure_uuid` for an invocation of this function, or `None` outside Lambda.
 
     Args:
         context: The context of the invocation.

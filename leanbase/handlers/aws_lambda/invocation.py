@@ -9,7 +9,7 @@ from functools import cache
 
 from ...delivery.scope import DeliveryScope, activate
 from ...events import idempotency
-from ...events.contexts import get_tags, tag_all
+from ...events.contexts import get_tags, innermost, tag_all
 from ...events.ids import uuid4
 from ...transports.deadline import Deadline
 from ..boundary import Boundary
@@ -41,6 +41,9 @@ RESERVE_SECONDS = 0.5
 RESERVE_SHARE = 0.1
 """The largest share of the remaining time that is reserved. It matters for short timeouts."""
 
+INITIALISED_AHEAD = ("provisioned-concurrency", "lambda-managed-instances")
+"""Kinds of initialisation for which no caller waits."""
+
 _cold = True
 
 
@@ -69,6 +72,11 @@ class Invocation(Boundary):
         self._warning: TimeoutWarning | None = None
         self._using_key = idempotency.using_key(self._work() if idempotent else idempotency.current())
 
+    @property
+    def has_warned(self) -> bool:
+        """Whether a warning of a timeout was captured."""
+        return self._warning is not None and self._warning.has_warned
+
     def begin(self) -> None:
         if self._extension is not None:
             self._extension.begin()
@@ -87,8 +95,7 @@ class Invocation(Boundary):
         self._using_key.__exit__()
         if self._warning is not None:
             self._warning.cancel()
-        self._event = None
-        _ended.set(self)
+        _ended.set(EndedInvocation(self))
 
     def close(self, error: BaseException | None) -> None:
         if self._warning is not None:
@@ -127,15 +134,41 @@ class Invocation(Boundary):
         )
 
 
-_ended: ContextVar[Invocation | None] = ContextVar("leanbase_ended_invocation", default=None)
+class EndedInvocation:
+    """What is needed of an invocation after its end, to report that its result cannot be sent.
+
+    Attributes:
+        context: Its context, with the identity and the tags that the handler has set.
+        deadline: The time by which every send must end.
+    """
+
+    __slots__ = ("_has_warned", "_lambda_context", "context", "deadline")
+
+    def __init__(self, invocation: Invocation) -> None:
+        self.context = innermost.get()
+        self.deadline = invocation.scope.deadline
+        self._lambda_context = invocation.lambda_context
+        self._has_warned = invocation.has_warned
+
+    @property
+    def request_id(self) -> str | None:
+        return _str_attr(self._lambda_context, "aws_request_id")
+
+    @property
+    def failure_uuid(self) -> str | None:
+        """The uuid of the event about its end, or `None` if a warning of its timeout has this uuid."""
+        from .failures import own_failure_uuid
+
+        return None if self._has_warned else own_failure_uuid(self._lambda_context)
 
 
-def ended_invocation(request_id: str | None) -> Invocation | None:
+_ended: ContextVar[EndedInvocation | None] = ContextVar("leanbase_ended_invocation", default=None)
+
+
+def ended_invocation(request_id: str | None) -> EndedInvocation | None:
     """Return the invocation that has just ended in this thread, if it has this request id."""
-    invocation = _ended.get()
-    if invocation is None or request_id is None:
-        return None
-    return invocation if _str_attr(invocation.lambda_context, "aws_request_id") == request_id else None
+    ended = _ended.get()
+    return ended if ended is not None and request_id is not None and ended.request_id == request_id else None
 
 
 def time_limit(context: Any) -> Deadline | None:
@@ -165,7 +198,7 @@ def _is_cold(is_nested: bool) -> bool:
     """Return True for the first invocation of the sandbox, and for those nested in it."""
     global _cold
     was_cold, _cold = _cold, False
-    if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "provisioned-concurrency":
+    if os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") in INITIALISED_AHEAD:
         was_cold = False  # no caller waited for the initialisation
     return was_cold or (is_nested and get_tags().get("faas.coldstart") is True)
 

@@ -7,31 +7,29 @@ that are too large. The runtime client reports them with its functions `make_err
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextvars import copy_context
 from functools import wraps
 
 from ...default import default_client
 from ...delivery.scope import DeliveryScope, activate
-from ...events.contexts import new_context, tag_all
+from ...errors import ConfigError
+from ...events.contexts import innermost
+from ...messages import log_internal_error
 from ...transports.deadline import Deadline
 from . import runtime as lambda_runtime
-from .failures import own_failure_uuid
-from .invocation import Invocation, ended_invocation, function_tags
+from .invocation import EndedInvocation, ended_invocation, function_tags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ...client import Leanbase
-
-logger = logging.getLogger("leanbase")
+WHERE = "the report of Lambda's runtime client"
 
 SECONDS = 2.0
-"""Seconds that the send of a report may take, if the time that is left is not known."""
+"""Seconds that the sends of a report may take, if the time that is left is not known."""
 
 MAX_RESPONSE_BYTES = 6 * 1024 * 1024 + 100
 """The maximum size of a response: the constant `MaxPayloadSize` of AWS's runtime interface emulator."""
@@ -41,32 +39,48 @@ OF_AN_IMPORT = ("Runtime.ImportModuleError", "Runtime.UserCodeSyntaxError")
 """Errors that the runtime client raises while it handles the exception of the import."""
 
 _reported: BaseException | None = None
+"""The exception of an import that `leanbase.auto` has reported."""
 
 
 def watch() -> None:
-    """Watch the reports of the runtime client. Does nothing elsewhere than in Lambda's runtime."""
-    runtime = lambda_runtime.client()
-    if runtime is not None:
+    """Watch the reports of the runtime client. Elsewhere than in Lambda it does nothing. Never raises."""
+    try:
+        runtime = lambda_runtime.client()
         _wrap(runtime, "make_error", _see_error)
-        _wrap(runtime.LambdaRuntimeClient, "post_invocation_result", _see_response)
+        client = getattr(runtime, "LambdaRuntimeClient", None)
+        name = "post_invocation_result"
+        # The class that defines the method: the runtime client has another one for concurrent invocations.
+        _wrap(
+            next((each for each in getattr(client, "__mro__", ()) if name in vars(each)), None),
+            name,
+            _see_response,
+        )
+    except Exception as error:
+        log_internal_error(WHERE, error)
 
 
-def report_import(client: Leanbase, error: Exception) -> None:
-    """Capture an exception of the import of a handler's module, and send it. Blocks for the send.
+def report_import(error: Exception, *, by_default: bool) -> None:
+    """Capture an exception of the import of a handler's module, and send it.
+
+    Blocks for the send. Never raises.
 
     Args:
-        client: The client that captures it.
         error: The exception that `runtime.import_handler` raised.
+        by_default: Whether the default client captures it, even if it does not capture uncaught exceptions.
     """
     global _reported
-    _reported = error
-    _send(client, _subject(error), None)
+    try:
+        _send(_subject(error), None, [default_client] if by_default else [])
+    except Exception as problem:
+        log_internal_error(WHERE, problem)
+    _reported = error  # the runtime client will report it, too
 
 
 def _wrap(owner: Any, name: str, see: Callable[..., bool]) -> None:
-    """Let `see` see the arguments of a function of the runtime client. It returns whether it captured."""
+    """Call `see` with the arguments of a function before that function. It returns True if it captured."""
     original = getattr(owner, name, None)
-    if original is None or hasattr(original, "__leanbase_sees__"):
+    wrapped_by = getattr(original, "__leanbase_packages__", ())
+    if original is None or __package__ in wrapped_by:
         return
 
     @wraps(original)
@@ -75,34 +89,32 @@ def _wrap(owner: Any, name: str, see: Callable[..., bool]) -> None:
         try:
             has_captured = see(*args, **kwargs)
         except Exception as error:
-            logger.error("a report of Lambda's runtime could not be captured: %s", type(error).__name__)
+            log_internal_error(WHERE, error)
         try:
             return original(*args, **kwargs)
         except Exception as error:
-            if has_captured:
+            if has_captured:  # Lambda has refused the response, which ends the process
                 from ...error_tracking import hooks
 
-                hooks.leave_out(error)  # Lambda has refused the report, which ends the process
+                hooks.never_capture(error)
             raise
 
-    wrapped.__leanbase_sees__ = True  # type: ignore[attr-defined]
+    wrapped.__leanbase_packages__ = (*wrapped_by, __package__)  # type: ignore[attr-defined]
     setattr(owner, name, wrapped)
 
 
-def _see_error(
-    _message: object = None, _type: object = None, _stack: object = None, invoke_id: str | None = None
-) -> bool:
+def _see_error(*args: Any, **kwargs: Any) -> bool:
     """See the arguments of `make_error`, which is called while the runtime client handles the error."""
     error = sys.exc_info()[1]
     runtime = lambda_runtime.client()
-    if not isinstance(error, Exception) or runtime is None:
+    if not isinstance(error, Exception) or error is _reported:
         return False
-    if _reported is not None and _reported in (error, error.__cause__):
-        return False  # `leanbase.auto` has captured it
-    if invoke_id is not None and not isinstance(error, runtime.FaultException):
+    if error.__cause__ is not None and error.__cause__ is _reported:
+        return False
+    request_id = args[3] if len(args) > 3 else kwargs.get("invoke_id")
+    if request_id is not None and not isinstance(error, getattr(runtime, "FaultException", ())):
         return False  # the handler raised it: the decorator captures it, if it should be captured
-    _send_for_all(_subject(error), invoke_id)
-    return True
+    return _send(_subject(error), request_id)
 
 
 def _see_response(
@@ -115,19 +127,18 @@ def _see_response(
         size = len(result_data.encode("utf-8", "surrogatepass") if is_text else result_data)
         if size > MAX_RESPONSE_BYTES:
             text = f"the response has {size:,} bytes, and Lambda accepts at most {MAX_RESPONSE_BYTES:,}"
-            _send_for_all(_described(TOO_LARGE, text), invoke_id)
-            return True
+            return _send(_described(TOO_LARGE, text), invoke_id)
     return False
 
 
 def _subject(error: Exception) -> object:
-    """Return what to capture for an error: of the runtime client's own errors, their names in Lambda."""
+    """Return what to capture. For an error of the runtime client itself, use Lambda's name for it."""
     runtime = lambda_runtime.client()
-    if runtime is None or not isinstance(error, runtime.FaultException):
+    if not isinstance(error, getattr(runtime, "FaultException", ())):
         return error
     fault: Any = error
-    if fault.exception_type in OF_AN_IMPORT and fault.__context__ is not None:
-        return fault.__context__
+    if fault.__cause__ is not None or fault.exception_type in OF_AN_IMPORT:
+        return fault.__cause__ or fault.__context__ or fault
     return _described(fault.exception_type, fault.msg, fault.__traceback__)
 
 
@@ -137,39 +148,57 @@ def _described(type: str, text: str, traceback: Any = None) -> object:
     return Described(type, text, traceback=traceback, frames=None if traceback is not None else [])
 
 
-def _send_for_all(subject: object, request_id: str | None) -> None:
-    """Capture an error with every client that captures uncaught exceptions, and send it."""
-    from ...settings import Settings
+def _send(subject: object, request_id: str | None, clients: Any = ()) -> bool:
+    """Capture an error and send it, with these clients and those that capture uncaught exceptions.
 
-    if default_client._is_configured() and Settings.resolve({}).enable_exception_autocapture:
-        default_client.setup()  # the module may have raised before it used the client
+    Returns:
+        Whether there is such a client.
+    """
     from ...error_tracking import hooks
 
-    for client in hooks.clients():
-        _send(client, subject, request_id)
+    _prepare_default_client()
+    invocation = ended_invocation(request_id)
+    deadline = invocation.deadline if invocation is not None else None
+    deadline = deadline or Deadline.after(SECONDS)
+    senders = dict.fromkeys((*clients, *hooks.clients()))
+    for client in senders:
+        try:
+            copy_context().run(_send_with, client, subject, request_id, invocation, deadline)
+        except Exception as error:
+            log_internal_error(WHERE, error)
+    return bool(senders)
 
 
-def _send(client: Any, subject: object, request_id: str | None) -> None:
+def _prepare_default_client() -> None:
+    """Create the default client, if it captures uncaught exceptions. The module may not have used it."""
+    from ...settings import Settings
+
+    try:
+        if default_client._is_configured() and Settings.resolve({}).enable_exception_autocapture:
+            default_client.setup()
+    except ConfigError:
+        pass  # the default client is not usable; other clients may be
+
+
+def _send_with(
+    client: Any,
+    subject: object,
+    request_id: str | None,
+    invocation: EndedInvocation | None,
+    deadline: Deadline,
+) -> None:
+    """Capture an error and send it, in the context of the request that has just ended."""
     from ...error_tracking import metadata
 
-    invocation = ended_invocation(request_id)
-    deadline = invocation.scope.deadline if invocation is not None else None
-    scope = DeliveryScope("end", deadline or Deadline.after(SECONDS))
-    with ExitStack() as stack:
-        uuid = _enter(stack, invocation, request_id)
-        stack.enter_context(activate(scope))
-        client.report_exception(subject, metadata.LAMBDA_RUNTIME, uuid=uuid)
-        client._close_scope(scope)
-
-
-def _enter(stack: ExitStack, invocation: Invocation | None, request_id: str | None) -> str | None:
-    """Enter the context of the request, and return the uuid of the event about its end."""
+    uuid, tags = None, {}
     if invocation is not None:
-        stack.enter_context(invocation.resumed())
-        return own_failure_uuid(invocation.lambda_context)
-    stack.enter_context(new_context(fresh=True))
-    tags = function_tags(
-        os.environ.get("AWS_LAMBDA_FUNCTION_NAME"), os.environ.get("AWS_LAMBDA_FUNCTION_VERSION"), request_id
-    )
-    tag_all(tags)
-    return None
+        innermost.set(invocation.context)
+        uuid = invocation.failure_uuid
+    else:
+        # Not in a context: an exception that was captured outside of contexts is not captured again.
+        name, version = map(os.environ.get, ("AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_VERSION"))
+        tags = function_tags(name, version, request_id)
+    scope = DeliveryScope("end", deadline)
+    with activate(scope):
+        client.report_exception(subject, metadata.LAMBDA_RUNTIME, uuid=uuid, properties=tags)
+        client._close_scope(scope)

@@ -37,30 +37,32 @@ def import_handler(name: str) -> Any:
     Raises:
         Exception: The runtime client's error or the module's own one.
     """
-    runtime = client()
-    if runtime is not None:
-        return runtime._get_handler(name)
+    get_handler = getattr(client(), "_get_handler", None)
+    if get_handler is not None:
+        return get_handler(name)
     module, _, function = name.rpartition(".")
     return getattr(import_module(module.replace("/", ".")), function)
 
 
-def as_reported(error: Exception) -> Exception:
-    """Return an error of `import_handler` as one that the runtime client reports with the same words.
+def as_reported(error: Exception) -> Any:
+    """Convert an error of `import_handler` so that Lambda reports its type, message and stack unchanged.
 
-    The report of the original one would show the frames through which `import_handler` was called.
+    A report of the original one would show the frames through which `import_handler` was called. With an
+    unknown runtime client the error is returned as it is.
     """
-    runtime = client()
-    if runtime is None or isinstance(error, runtime.FaultException):
+    runtime: Any = client()
+    try:
+        if isinstance(error, runtime.FaultException):
+            return error
+        traceback = error.__traceback__
+        while traceback is not None and traceback.tb_frame.f_globals.get("__name__") != runtime.__name__:
+            traceback = traceback.tb_next
+        report = runtime.build_fault_result((type(error), error, traceback), None)
+        fault = runtime.FaultException(report["errorType"], report["errorMessage"], report["stackTrace"])
+        fault.__cause__ = error
+        return fault
+    except Exception:
         return error
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_globals.get("__name__") != runtime.__name__:
-        traceback = traceback.tb_next
-    report = runtime.build_fault_result((type(error), error, traceback), None)
-    fault: Exception = runtime.FaultException(
-        report["errorType"], report["errorMessage"], report["stackTrace"]
-    )
-    fault.__cause__ = error
-    return fault
 
 
 def _is_known() -> bool:

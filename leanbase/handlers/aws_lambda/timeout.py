@@ -1,4 +1,4 @@
-"""Sends what an invocation has captured shortly before the function times out, and says where it was."""
+"""Sends what an invocation has captured shortly before the function times out, and reports where it was."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextvars import copy_context
 from ...delivery.scope import DeliveryScope
 from ...messages import log_internal_error
 from ...transports.deadline import Deadline
-from .failures import of_request, own_failure_uuid
+from .failures import NOT_OF_A_PERSON, of_request, own_failure_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class TimeoutWarning:
         context: The context of the invocation.
         deadline: When to warn. The time from then to the timeout is reserved.
         total: The seconds until the timeout.
+
+    Attributes:
+        has_warned: Whether the warning was captured.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class TimeoutWarning:
         self._total = total
         self._reserve = total - deadline.remaining()
         self._handler_thread = threading.get_ident()
+        self.has_warned = False
         self._is_over = threading.Event()
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name="leanbase-timeout-warning", daemon=True
@@ -61,10 +65,14 @@ class TimeoutWarning:
 
     @classmethod
     def started(cls, client: Leanbase, scope: DeliveryScope, context: Any) -> TimeoutWarning | None:
-        """Start to watch an invocation. Return `None` if its context does not know the remaining time."""
-        if scope.deadline is None:
+        """Start to watch an invocation.
+
+        Return `None` if its context does not know the remaining time, or if the client captures nothing.
+        """
+        if scope.deadline is None or not client._is_configured() or client.disabled:
             return None
         try:
+            scope.latest = {}
             total = context.get_remaining_time_in_millis() / 1000
             warning = cls(client, scope, context, scope.deadline, total)
             warning._thread.start()
@@ -78,6 +86,7 @@ class TimeoutWarning:
         self._is_over.set()
         if self._thread.is_alive():
             self._thread.join(self._reserve)
+        self._scope.latest = None
 
     def _run(self) -> None:
         if not self._is_over.wait(self._deadline.remaining()):
@@ -88,12 +97,14 @@ class TimeoutWarning:
 
     def _warn(self, deadline: Deadline) -> None:
         logger.warning("the function is about to time out: its events are sent now")
-        collects, self._scope.collects = self._scope.collects, True  # one request for all
+        scope = self._scope
+        scope.deadline = deadline  # a full scope sends inside the capture
+        collects, scope.collects = scope.collects, True  # one request for all
         try:
             self._capture()
         finally:
-            self._scope.collects = collects
-        self._client._send_scope(self._scope, deadline)
+            scope.collects = collects
+        self._client._send_scope(scope, deadline)
 
     def _capture(self) -> None:
         from ...error_tracking import metadata
@@ -104,7 +115,7 @@ class TimeoutWarning:
         frame = sys._current_frames().get(self._handler_thread)
         uuid = own_failure_uuid(self._lambda_context)
         distinct_id, properties = self._identity(uuid)
-        self._client.report_exception(
+        captured = self._client.report_exception(
             Described(TYPE, text),
             metadata.LAMBDA_TIMEOUT,
             properties=properties,
@@ -112,16 +123,17 @@ class TimeoutWarning:
             distinct_id=distinct_id,
             uuid=uuid,
         )
+        self.has_warned = captured is not None
 
     def _identity(self, uuid: str | None) -> tuple[str | None, dict[str, Any]]:
         """Return the distinct id and properties of the invocation's latest event, as the relay does.
 
         This thread has the context of the handler's start, and does not see what the handler set later.
         """
+        latest = self._scope.latest or {}
         for outbox in self._client._outboxes():
-            latest = self._scope.senders.get(outbox)
-            if latest is not None:
-                captured = latest.decode()
+            captured = latest[outbox].decode() if outbox in latest else None
+            if captured is not None and captured["event"] not in NOT_OF_A_PERSON:
                 return captured["distinct_id"], of_request(captured)
         if uuid is None or self._client.get_context_distinct_id() is not None:
             return None, {}

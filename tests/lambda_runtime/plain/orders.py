@@ -30,6 +30,13 @@ def return_a_set(event: dict[str, Any], context: Any) -> object:
     return {1, 2}
 
 
+def warn_and_return_a_set(event: dict[str, Any], context: Any) -> object:
+    leanbase.capture("order began", distinct_id="user_1")
+    while context.get_remaining_time_in_millis() > 100:
+        time.sleep(0.01)
+    return {1, 2}
+
+
 def return_too_much(event: dict[str, Any], context: Any) -> str:
     leanbase.identify_context("user_1")
     return "é" * int(event["characters"])
