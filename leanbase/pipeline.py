@@ -11,8 +11,8 @@ from weakref import ref
 from .delivery import factory
 from .delivery.outbox import Outbox
 from .errors import ConfigError, EventTooLargeError, InvalidEventError
-from .events.encoding import EncodedEvent, encode, sanitize
-from .events.event import Draft, build, checked, runtime_properties
+from .events.encoding import EncodedEvent, Written, encode, sanitize
+from .events.event import Common, Draft, build, checked, runtime_properties
 from .interrupts import raise_interrupt
 from .settings import BeforeSend, Settings, as_hooks
 from .transports.memory import MemoryTransport
@@ -43,6 +43,7 @@ class Pipeline:
 
     __slots__ = (
         "__weakref__",
+        "_common",
         "_created",
         "_describer",
         "_has_said_dropped",
@@ -54,7 +55,6 @@ class Pipeline:
         "outbox",
         "settings",
         "shows_events",
-        "super_properties",
     )
 
     def __init__(self, settings: Settings) -> None:
@@ -70,7 +70,11 @@ class Pipeline:
         self.missing = factory.missing_settings(settings)
         self.set_hooks(settings.before_send)
         try:
-            self.super_properties: dict[str, Any] = sanitize(settings.super_properties or {})
+            self._common = Common(
+                disable_geoip=settings.disable_geoip,
+                is_server=settings.is_server,
+                super_properties=sanitize(settings.super_properties or {}),
+            )
         except EventTooLargeError as error:
             raise ConfigError(f"super_properties are too large: {error}") from None
         self.outbox = Outbox(
@@ -136,25 +140,19 @@ class Pipeline:
         """Return the event as it will be sent, or `None` if a hook or its size dropped it."""
         settings = self.settings
         try:
-            event = build(
-                draft,
-                disable_geoip=settings.disable_geoip,
-                is_server=settings.is_server,
-                super_properties=self.super_properties,
-                is_history=settings.historical_migration,
-            )
+            event, written = build(draft, self._common, is_history=settings.historical_migration)
             if self.hooks:
                 if self in _in_hooks_of.get():
                     raise InvalidEventError("a before_send hook cannot capture with its own client")
                 # Encode and decode first, so that hooks see every string as it will be sent.
-                hooked = self._hooked(_encode(event, draft).decode())
+                hooked = self._hooked(_encode(event, draft, *written).decode())
                 if hooked is None:
                     self.outbox.drop("before_send")
                     self._count_in_vain()
                     return None
                 self._hooked_in_vain = None
-                event = checked(hooked, is_history=settings.historical_migration)
-            return _encode(event, draft)
+                event, written = checked(hooked, is_history=settings.historical_migration), ()
+            return _encode(event, draft, *written)
         except EventTooLargeError as error:
             logger.warning("event %r is dropped: %s", draft.name, error)
             self.outbox.drop("too_large")
@@ -217,9 +215,9 @@ class Pipeline:
             )
 
 
-def _encode(event: dict[str, Any], draft: Draft) -> EncodedEvent:
+def _encode(event: dict[str, Any], draft: Draft, *written: Written) -> EncodedEvent:
     try:
-        return encode(event)
+        return encode(event, *written)
     except EventTooLargeError:
         if not draft.is_exception:
             raise

@@ -12,6 +12,7 @@ import leanbase
 from leanbase import Leanbase
 from leanbase.errors import ConfigError
 from leanbase.settings import Settings
+from leanbase.transports import MemoryTransport
 
 
 @pytest.mark.rule("O-1")
@@ -163,9 +164,11 @@ def test_every_option_is_documented() -> None:
 
 def test_super_properties_are_copied_when_the_client_is_created() -> None:
     properties = {"a": [1]}
-    client = Leanbase("k", transport="memory", super_properties=properties)
+    memory = MemoryTransport()
+    client = Leanbase("k", transport=memory, super_properties=properties)
     properties["a"].append(2)
-    assert client._current().super_properties == {"a": [1]}
+    client.capture("e")
+    assert memory.events[0]["properties"]["a"] == [1]
 
 
 @pytest.mark.rule("O-2")

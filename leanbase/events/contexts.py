@@ -18,6 +18,7 @@ from functools import cache
 from .. import forking
 from ..interrupts import raise_interrupt
 from ..texts import text_of
+from .encoding import Written, sanitize
 from .proxies import UnboundProxy, resolved
 
 TYPE_CHECKING = False
@@ -81,6 +82,11 @@ class Lookup:
         self._is_looking = False
         self._lock = threading.RLock()
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the result is final."""
+        return self._find is None
+
     def found(self) -> Found:
         """Return the result of the lookup. During the lookup itself the result is empty."""
         if self._find is not None:
@@ -106,6 +112,7 @@ class Context:
     """
 
     __slots__ = (
+        "_written",
         "device_id",
         "distinct_id",
         "fresh",
@@ -131,6 +138,7 @@ class Context:
         self.device_id: str | None = None
         self.overrides: dict[str, Any] | None = None
         self.generation = forking.watch()
+        self._written: Written | None = None
 
     def replaced(self, **values: Any) -> Context:
         """Return a copy in which these values replace the original ones."""
@@ -161,6 +169,20 @@ class Context:
             tags.update(context.tags)
         return tags
 
+    def written_tags(self) -> Written:
+        """Return the properties that the tags in effect make of every event.
+
+        The result is kept for later events, if no tag can change and all lookups are done.
+        """
+        if self._written is not None:
+            return self._written
+        tags = self.tags_in_effect()
+        written = Written(sanitize({"$context_tags": sorted(tags), **tags}))
+        is_final = all(context.lookup is None or context.lookup.is_done for context in self.outwards())
+        if is_final and all(type(value) in _UNCHANGING for value in tags.values()):
+            self._written = written
+        return written
+
     def nearest(self, attribute: str) -> Any:
         """Return the attribute of the nearest context in which it is set, or `None`."""
         for context in self.outwards():
@@ -172,6 +194,8 @@ class Context:
                     return value
         return None
 
+
+_UNCHANGING = frozenset({str, int, float, bool, type(None)})
 
 _numbers = itertools.count(1)
 innermost: ContextVar[Context | None] = ContextVar("leanbase_context", default=None)

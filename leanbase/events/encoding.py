@@ -67,16 +67,40 @@ class EncodedEvent:
         return event
 
 
-def encode(event: dict[str, Any]) -> EncodedEvent:
+class Written:
+    """Properties that many events have, with the JSON that they share.
+
+    Args:
+        properties: Plain values only. They must never change.
+
+    Attributes:
+        names: The names of the properties.
+        text: Their JSON, without the braces.
+    """
+
+    __slots__ = ("names", "properties", "text")
+
+    def __init__(self, properties: Mapping[str, Any]) -> None:
+        self.properties = properties
+        self.names = frozenset(properties)
+        self.text = _to_text(dict(properties))[1:-1]
+
+
+def encode(event: dict[str, Any], *written: Written) -> EncodedEvent:
     """Encode a finished event.
 
     Args:
-        event: Plain values only, as `sanitize` returns them, with a valid `uuid`.
+        event: Plain values only, as `sanitize` returns them, with a valid `uuid`. The properties come last.
+        written: More properties, with other names.
 
     Raises:
         EventTooLargeError: The event is larger than `MAX_EVENT_BYTES`.
     """
     text = _to_text(event)
+    for each in written:
+        if each.text:
+            comma = "" if text.endswith("{}}") else ","
+            text = f"{text[:-2]}{comma}{each.text}}}}}"
     try:
         body = text.encode()
     except UnicodeEncodeError:
@@ -111,9 +135,25 @@ def sanitize(value: object) -> Any:
 
 
 # Values that arrive here are plain and acyclic: `sanitize` has already done the circular check.
-_to_text: Callable[[Any], str] = json.JSONEncoder(
-    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
-).encode
+_encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
+
+
+def _writer() -> Callable[[Any], str]:
+    """Return the function that writes JSON: the one that `_encoder` would make again for each call."""
+    from json import encoder as module
+
+    encoder: Any = module
+    if encoder.c_make_encoder is None:
+        return _encoder.encode
+    # The arguments: those of `JSONEncoder.iterencode`.
+    write = encoder.c_make_encoder(
+        None, _encoder.default, encoder.encode_basestring, None, ":", ",", False, False, False
+    )
+    join: Callable[[Any], str] = "".join
+    return lambda value: join(write(value, 0))
+
+
+_to_text = _writer()
 
 
 class _Sanitizer:
@@ -167,8 +207,11 @@ class _Sanitizer:
                     if key is None:
                         continue
                 size += len(key)
-                if type(item) is str:
+                kind = type(item)
+                if kind is str:
                     size += len(item)
+                    result[key] = item
+                elif item is None or kind is bool or (kind is int and -(2**63) <= item < 2**63):
                     result[key] = item
                 else:
                     result[key] = self.value(item)

@@ -15,7 +15,7 @@ from .._version import __version__
 from ..errors import InvalidEventError
 from . import contexts, idempotency
 from .contexts import coerce_id
-from .encoding import sanitize
+from .encoding import Written, sanitize
 from .ids import normalized_uuid, uuid4
 from .proxies import resolved
 from .timestamps import normalized_timestamp, utc_now
@@ -102,71 +102,109 @@ def pinned(draft: Draft) -> str:
     return uuid
 
 
+class Common:
+    """The properties that all events of one client have.
+
+    Args:
+        disable_geoip: The client's option, used for drafts that have `None`.
+        is_server: Whether the events get the property `$is_server`.
+        super_properties: Properties of every event of the client, already sanitized.
+    """
+
+    def __init__(self, *, disable_geoip: bool, is_server: bool, super_properties: Mapping[str, Any]) -> None:
+        self._disable_geoip = disable_geoip
+        self._is_server = is_server
+        self._super_properties = super_properties
+        self._kinds: dict[tuple[bool, bool], tuple[Mapping[str, Any], Written]] = {}
+
+    def of(self, draft: Draft) -> tuple[Mapping[str, Any], Written]:
+        """Return the common properties of an event: those that win over its own, and all of them."""
+        without_geoip = self._disable_geoip
+        if draft.disable_geoip is not None:
+            without_geoip = _flag(draft.disable_geoip, without_geoip)
+        kind = (draft.with_runtime, without_geoip)
+        found = self._kinds.get(kind)
+        if found is None:
+            winning = {
+                **(runtime_properties() if draft.with_runtime else {}),
+                **self._super_properties,
+                **({"$is_server": True} if self._is_server else {}),
+                **({"$geoip_disable": True} if without_geoip else {}),
+            }
+            found = self._kinds[kind] = winning, Written({**_OF_THE_SDK, **winning})
+        return found
+
+
+_OF_THE_SDK = {"$lib": LIB, "$lib_version": __version__}
+_NO_TAGS = Written({})
+
+
 def build(
-    draft: Draft,
-    *,
-    disable_geoip: bool,
-    is_server: bool,
-    super_properties: Mapping[str, Any],
-    is_history: bool = False,
-) -> dict[str, Any]:
-    """Return the event of a draft. Every value in it is plain, and a copy.
+    draft: Draft, common: Common, *, is_history: bool = False
+) -> tuple[dict[str, Any], tuple[Written, ...]]:
+    """Return the event of a draft, and properties that it has besides, as JSON that other events share.
+
+    Every value in it is plain, and a copy.
 
     Args:
         draft: The arguments of the call.
-        disable_geoip: The client's option, used if the draft has `None`.
-        is_server: Whether the event gets the property `$is_server`.
-        super_properties: Properties of every event of the client, already sanitized.
+        common: The properties that all events of the client have.
         is_history: Whether a timestamp that cannot be read makes the event invalid.
 
     Raises:
         InvalidEventError: `is_history` is set and the timestamp cannot be read.
     """
-    properties = _properties(draft, super_properties)
     uuid, timestamp, distinct_id = draft.uuid, draft.timestamp, draft.distinct_id
     work = idempotency.current()
     if work is not None:
         uuid = work.next_uuid(draft.name) if uuid is None else uuid
         timestamp = work.timestamp if timestamp is None else timestamp
     uuid = normalized_uuid(uuid)
+    defaults: dict[str, Any] = {}
     if distinct_id is None:
         distinct_id = uuid4() if work is None else idempotency.derived_uuid(f"personless/{uuid}")
-        properties.setdefault("$process_person_profile", False)
-    properties.setdefault("$lib", LIB)
-    properties.setdefault("$lib_version", __version__)
-    if is_server:
-        properties["$is_server"] = True
-    if disable_geoip if (chosen := draft.disable_geoip) is None else _flag(chosen, disable_geoip):
-        properties["$geoip_disable"] = True
-    if draft.finalize is not None:
-        draft.finalize(properties)
-    return {
+        defaults["$process_person_profile"] = False
+    properties, written = _properties(draft, common, defaults)
+    event = {
         "event": draft.name,
         "distinct_id": distinct_id,
         "uuid": uuid,
         "timestamp": normalized_timestamp(timestamp, event=draft.name, is_history=is_history),
         "properties": properties,
     }
+    return event, written
 
 
-def _properties(draft: Draft, super_properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge the sources of properties; a later source replaces values of earlier ones (E-20)."""
-    context = contexts.active()
-    tags = context.tags_in_effect() if draft.with_tags and context is not None else {}
-    given = {} if draft.properties is None else _mapping(draft.properties, "properties")
-    properties: dict[str, Any] = sanitize({**tags, **given} if tags else given)
-    if draft.with_tags and context is not None:
-        properties.setdefault("$context_tags", sorted(tags))
+def _properties(
+    draft: Draft, common: Common, defaults: dict[str, Any]
+) -> tuple[dict[str, Any], tuple[Written, ...]]:
+    """Merge the sources of properties; a later source replaces values of earlier ones (E-20).
+
+    Sources whose names nobody else has are left out, and returned as the JSON that they already have.
+    """
+    own: dict[str, Any] = {}
+    if draft.properties is not None:
+        own = sanitize(_mapping(draft.properties, "properties"))
     if draft.groups is not None and (groups := sanitize(_mapping(draft.groups, "groups"))):
-        properties["$groups"] = groups
-    if draft.with_runtime:
-        properties.update(runtime_properties())
-    properties.update(super_properties)
-    if context is not None and "$session_id" not in properties:
+        own["$groups"] = groups
+    context = contexts.active()
+    tags = _NO_TAGS
+    if context is not None:
         session_id = context.nearest("session_id")
         if session_id is not None:
-            properties["$session_id"] = session_id
-    return properties
+            defaults["$session_id"] = session_id
+        if draft.with_tags:
+            tags = context.written_tags()
+    winning, shared = common.of(draft)
+    if draft.finalize is None:
+        filled = {**defaults, **own} if defaults else own
+        apart = tags.names.isdisjoint
+        if apart(filled) and apart(shared.names) and shared.names.isdisjoint(filled):
+            return filled, (tags, shared)
+    merged = {**_OF_THE_SDK, **defaults, **tags.properties, **own, **winning}
+    if draft.finalize is not None:
+        draft.finalize(merged)
+    return merged, ()
 
 
 def _mapping(value: object, argument: str) -> dict[str, Any]:

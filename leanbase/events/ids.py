@@ -15,6 +15,10 @@ logger = logging.getLogger("leanbase")
 _CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+"""The variant 0b10 and two bits of a random hexadecimal digit, by that digit."""
+
+
 def uuid7() -> str:
     """Return a new UUIDv7 (RFC 9562), ordered by time down to a quarter of a microsecond.
 
@@ -23,9 +27,9 @@ def uuid7() -> str:
     repeat a UUID.
     """
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
-    fraction = nanoseconds * 4096 // 1_000_000
-    random = int.from_bytes(os.urandom(8), "big") >> 2
-    return _uuid_text(milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | random)
+    moment = f"{milliseconds:012x}7{nanoseconds * 4096 // 1_000_000:03x}"
+    random = os.urandom(8).hex()
+    return f"{moment[:8]}-{moment[8:12]}-{moment[12:]}-{_VARIANT[random[0]]}{random[1:4]}-{random[4:]}"
 
 
 def uuid4() -> str:

@@ -21,7 +21,7 @@ from aws_lambda_powertools.utilities.data_classes.cloud_watch_logs_event import 
 
 from ..errors import NotDeliveredError
 from ..events.encoding import EncodedEvent, encode, sanitize
-from ..events.event import Draft, build
+from ..events.event import Common, Draft, build
 from ..handlers.aws_lambda.failures import NOT_OF_A_PERSON, failure_uuid, of_request
 from ..transports import handoff
 from .platform_failures import Failure, failure, report_without_status, started
@@ -179,14 +179,13 @@ class _Stream:
         }
         moment = datetime.fromtimestamp(timestamp / 1000, timezone.utc)
         settings = self._settings
-        return encode(
-            build(
-                Draft("$exception", properties, distinct_id, moment, uuid, settings.disable_geoip),
-                disable_geoip=settings.disable_geoip,
-                is_server=settings.is_server,
-                super_properties=sanitize(settings.super_properties or {}),
-            )
+        common = Common(
+            disable_geoip=settings.disable_geoip,
+            is_server=settings.is_server,
+            super_properties=sanitize(settings.super_properties or {}),
         )
+        event, written = build(Draft("$exception", properties, distinct_id, moment, uuid, None), common)
+        return encode(event, *written)
 
     def _identity(self, request_id: str) -> tuple[str, dict[str, Any]] | None:
         """Return the distinct id and known properties of a request, from its last event before this line."""

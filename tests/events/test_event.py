@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from leanbase import Leanbase
 from leanbase._version import __version__
 from leanbase.events import timestamps
+from leanbase.events.encoding import encode, sanitize
+from leanbase.events.event import runtime_properties
 from leanbase.events.ids import uuid4, uuid7
 from leanbase.events.timestamps import normalized_timestamp
 from leanbase.local.server import LocalServer
@@ -400,3 +402,126 @@ def test_the_strict_server_accepts_the_events_of_all_calls(local: LocalServer) -
         "\ufffd name", "$pageview", "$set", "$set_once", "$identify", "$create_alias", "$groupidentify",
     ]  # fmt: skip
     assert client.stats()["delivered"] == 7
+
+
+# --- the order of the sources of properties ----------------------------------------------------------------
+
+NAMES = st.sampled_from(
+    [
+        "plan",
+        "total",
+        "$lib",
+        "$os",
+        "$session_id",
+        "$context_tags",
+        "$is_server",
+        "$process_person_profile",
+        "$groups",
+    ]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+SOURCE = st.dictionaries(NAMES | st.text(min_size=1, max_size=3), VALUES, max_size=4)
+
+
+def merged(
+    given: dict[str, Any] | None,
+    tags: dict[str, Any] | None,
+    super_properties: dict[str, Any],
+    session_id: str | None,
+    groups: dict[str, Any],
+    is_anonymous: bool,
+) -> Any:
+    """Return the properties of an event by rule E-20, source by source, as they arrive."""
+    properties: dict[str, Any] = {**(tags or {}), **(given or {})}
+    if tags is not None:
+        properties.setdefault("$context_tags", sorted(tags))
+    if groups:
+        properties["$groups"] = groups
+    properties |= runtime_properties()
+    properties |= super_properties
+    if session_id is not None:
+        properties.setdefault("$session_id", session_id)
+    if is_anonymous:
+        properties.setdefault("$process_person_profile", False)
+    properties = {"$lib": "leanbase-python", "$lib_version": __version__, **properties}
+    properties |= {"$is_server": True, "$geoip_disable": True}
+    event = {"uuid": uuid7(), "properties": sanitize(properties)}
+    return encode(event).decode()["properties"]
+
+
+@pytest.mark.rule("E-20", "E-21")
+@given(
+    given=st.none() | SOURCE,
+    tags=st.none() | SOURCE,
+    super_properties=SOURCE,
+    session_id=st.none() | st.just("s-1"),
+    groups=st.dictionaries(st.sampled_from(["company"]), st.just("acme"), max_size=1),
+    is_anonymous=st.booleans(),
+    again=st.booleans(),
+)
+def test_sources_of_properties_are_merged_in_one_order(
+    given: Any,
+    tags: Any,
+    super_properties: Any,
+    session_id: Any,
+    groups: Any,
+    is_anonymous: bool,
+    again: bool,
+) -> None:
+    """Most events take what they share with others as JSON that is written already. It is the same event."""
+    memory = MemoryTransport()
+    client = Leanbase("phc_test", transport=memory, super_properties=super_properties)
+
+    def capture() -> None:
+        client.capture("e", distinct_id=None if is_anonymous else "u", properties=given, groups=groups)
+
+    if tags is None:
+        session_id = None
+        capture()
+    else:
+        with client.new_context():
+            for name, value in tags.items():
+                client.tag(name, value)
+            if session_id is not None:
+                client.set_context_session(session_id)
+            if again:
+                capture()  # the tags of the second event are written already
+            capture()
+    expected = merged(given, tags, super_properties, session_id, groups, is_anonymous)
+    assert [event["properties"] for event in memory.events] == [expected] * len(memory.events)
+
+
+@pytest.mark.rule("K-5")
+def test_tags_that_can_change_are_read_for_each_event(client: Leanbase, memory: MemoryTransport) -> None:
+    steps = ["one"]
+    with client.new_context():
+        client.tag("steps", steps)
+        client.capture("first")
+        steps.append("two")
+        client.capture("second")
+        client.tag("plan", "pro")
+        client.capture("third")
+    assert [event["properties"]["steps"] for event in memory.events] == [
+        ["one"],
+        ["one", "two"],
+        ["one", "two"],
+    ]
+    assert [event["properties"].get("plan") for event in memory.events] == [None, None, "pro"]
+
+
+def test_tags_of_an_outer_context_that_are_set_later_do_not_reach_an_inner_one(
+    client: Leanbase, memory: MemoryTransport
+) -> None:
+    with client.new_context():
+        client.tag("plan", "free")
+        with client.new_context():
+            client.capture("inner")
+        client.tag("plan", "pro")
+        client.capture("outer")
+        with client.new_context():
+            client.capture("inner again")
+    assert [event["properties"]["plan"] for event in memory.events] == ["free", "pro", "pro"]
