@@ -181,7 +181,9 @@ def test_a_worker_that_gets_sigterm_at_any_moment_finishes_its_round_and_loses_n
         first = process.stdout.readline()  # the handler of SIGTERM is installed now
         time.sleep(moment)
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=30)
+        output = process.stdout.read()  # not communicate(): it would miss what readline() has read ahead
+        process.wait(30)
+        process.stdout.close()
         assert process.returncode == 0, output
         lines = [line for line in (first + output).splitlines() if line.startswith("http")]
         assert len(lines) % len(sites) == 0, "the last round is whole"

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from ...events.contexts import identify_context, set_context_session, tag_all
+from ...events.contexts import Found
 from ...events.request_headers import (
     Headers,
     forwarded_scheme,
@@ -35,20 +35,36 @@ def raw(event: object) -> Mapping[str, Any]:
 # --- the caller and the request -----------------------------------------------------------------------
 
 
-def tag_request(event: object) -> None:
-    """Set the identity and the request tags of an HTTP event on the context. Other events have none."""
+def request_parts(event: object) -> dict[str, Any]:
+    """Return the entries of an event that describe an HTTP request. The handler may replace them later."""
     event = raw(event)
+    return {name: event[name] for name in _PARTS if name in event}
+
+
+_PARTS = (
+    "headers",
+    "httpMethod",
+    "multiValueHeaders",
+    "multiValueQueryStringParameters",
+    "path",
+    "queryStringParameters",
+    "rawPath",
+    "rawQueryString",
+    "requestContext",
+)
+
+
+def found_in(event: Mapping[str, Any]) -> Found:
+    """Return the identity and the request tags of an HTTP event. Other events have none."""
     headers = Headers.of(event.get("headers"), event.get("multiValueHeaders"))
-    if headers.distinct_id:
-        identify_context(headers.distinct_id)
-    if headers.session_id:
-        set_context_session(headers.session_id)
+    tags: dict[str, Any] = {}
     request = _request_line(event)
     if request is not None:
         method, path, url_path, query = request
         url = _url(event, headers, url_path, query)
         ip = source_ip(event, headers)
-        tag_all(request_tags(headers, url=url, method=method, path=path, ip=ip))
+        tags = request_tags(headers, url=url, method=method, path=path, ip=ip)
+    return Found(headers.distinct_id, headers.session_id, tags)
 
 
 def source_ip(event: object, headers: Headers) -> str | None:

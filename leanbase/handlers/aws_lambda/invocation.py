@@ -9,11 +9,12 @@ from functools import cache
 
 from ...delivery.scope import DeliveryScope, activate
 from ...events import idempotency
-from ...events.contexts import get_tags, innermost, tag_all
+from ...events.contexts import Found, Lookup, get_tags, innermost, new_context
 from ...events.ids import uuid4
+from ...interrupts import raise_interrupt
 from ...transports.deadline import Deadline
 from ..boundary import Boundary
-from .events import event_timestamp, tag_request
+from .events import event_timestamp, found_in, request_parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,13 +62,20 @@ class Invocation(Boundary):
         idempotent: bool,
         timeout_warning: bool,
     ) -> None:
-        super().__init__(client, scope, "LAMBDA_HANDLER", capture_exceptions=capture_exceptions)
+        # Read now, because this invocation's context will hide the tags of an outer one.
+        self._is_nested = _is_nested(context)
+        is_cold = _is_cold(self._is_nested)
+        parts = _parts(event)
+        super().__init__(
+            client,
+            scope,
+            "LAMBDA_HANDLER",
+            capture_exceptions=capture_exceptions,
+            context=new_context(fresh=True, lookup=Lookup(lambda: _found(parts, context, is_cold))),
+        )
         self.lambda_context = context
         self._event = event
         self._extension = extension
-        # Read now, because this invocation's context will hide the tags of an outer one.
-        self._is_nested = _is_nested(context)
-        self._is_cold = _is_cold(self._is_nested)
         self._warns = timeout_warning and not self._is_nested
         self._warning: TimeoutWarning | None = None
         self._using_key = idempotency.using_key(self._work() if idempotent else idempotency.current())
@@ -81,11 +89,6 @@ class Invocation(Boundary):
         if self._extension is not None:
             self._extension.begin()
         self._using_key.__enter__()
-        try:
-            _tag_invocation(self.lambda_context, self._is_cold)
-            tag_request(self._event)
-        except Exception as error:
-            logger.warning("the tags of the invocation could not be read: %s", type(error).__name__)
         if self._warns:
             from .timeout import TimeoutWarning
 
@@ -221,10 +224,25 @@ def function_tags(name: str | None, version: str | None, request_id: str | None)
     return {name: value for name, value in tags.items() if value is not None}
 
 
-def _tag_invocation(context: Any, is_cold: bool) -> None:
+def _parts(event: Any) -> dict[str, Any]:
+    try:
+        return request_parts(event)
+    except Exception:
+        return {}  # an object of an unknown class
+
+
+def _found(parts: dict[str, Any], context: Any, is_cold: bool) -> Found:
+    """Return the identity and the tags of an invocation. The tags are looked up for its first event."""
     names = ("function_name", "function_version", "aws_request_id")
     tags = function_tags(*(_str_attr(context, name) for name in names))
-    tag_all({**tags, "faas.coldstart": is_cold})
+    try:
+        found = found_in(parts)
+    except Exception as error:
+        raise_interrupt(error)
+        logger.warning("the tags of the invocation could not be read: %s", type(error).__name__)
+        found = Found()
+    found.tags = {**tags, "faas.coldstart": is_cold, **found.tags}
+    return found
 
 
 def _str_attr(context: Any, name: str) -> str | None:
