@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 MAX_DEPTH = 64
 MAX_ENTRIES = 10_000
 MAX_TEXT_OF_OTHERS = 1024
+MAX_PLAIN_NODES = 1000
+MAX_PLAIN_DEPTH = 16
+MAX_PLAIN_TEXT = 4096
+"""Larger containers are copied: a shared reference is written out each time, so a graph may become huge."""
+
 BYTES_OF_A_NODE = 2
 """The minimum bytes that one node takes, with its separator."""
 MAX_EVENT_BYTES = 900 * 1024
@@ -96,7 +101,15 @@ def encode(event: dict[str, Any], *written: Written) -> EncodedEvent:
     Raises:
         EventTooLargeError: The event is larger than `MAX_EVENT_BYTES`.
     """
-    text = _to_text(event)
+    try:
+        text = _to_text(event)
+    except (
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):  # another thread has changed a value since it was looked at
+        event = sanitize(event)
+        text = _to_text(event)
     for each in written:
         if each.text:
             comma = "" if text.endswith("{}}") else ","
@@ -134,6 +147,15 @@ def sanitize(value: object) -> Any:
     return _Sanitizer().value(value)
 
 
+def sanitize_for_now(value: object) -> Any:
+    """Do the same as `sanitize`, for a value that is encoded at once: plain containers in it are not copied.
+
+    Raises:
+        EventTooLargeError: As for `sanitize`.
+    """
+    return _Sanitizer(copies=False).value(value)
+
+
 # Values that arrive here are plain and acyclic: `sanitize` has already done the circular check.
 _encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
 
@@ -157,11 +179,16 @@ _to_text = _writer()
 
 
 class _Sanitizer:
-    """One pass over one value. Tracks the containers above the current node, and the bytes that are left."""
+    """One pass over one value. Tracks the containers above the current node, and the bytes that are left.
 
-    __slots__ = ("bytes_left", "open")
+    Args:
+        copies: Whether plain containers inside a dict are copied.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("bytes_left", "copies", "open")
+
+    def __init__(self, *, copies: bool = True) -> None:
+        self.copies = copies
         self.open: set[int] = set()
         self.bytes_left = MAX_EVENT_BYTES
 
@@ -213,8 +240,10 @@ class _Sanitizer:
                     result[key] = item
                 elif item is None or kind is bool or (kind is int and -(2**63) <= item < 2**63):
                     result[key] = item
-                else:
+                elif self.copies or (kind is not dict and kind is not list):
                     result[key] = self.value(item)
+                else:
+                    result[key] = item if _nodes_left(item, MAX_PLAIN_NODES) >= 0 else self.value(item)
             if too_many:
                 result["$truncated"] = True
         finally:
@@ -320,6 +349,43 @@ class _Sanitizer:
         if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
             return _unreadable(kind)
         return text_of(value)[:MAX_TEXT_OF_OTHERS]
+
+
+def _nodes_left(container: Any, left: int, depth: int = MAX_PLAIN_DEPTH) -> int:
+    """Return `left` without the nodes of a plain dict or list, or -1 if it is not plain, too deep or too big.
+
+    Plain are exactly the types of JSON, with values that `_Sanitizer` does not change. This takes a third of
+    the time of a copy.
+    """
+    left -= len(container)
+    if left < 0 or not depth:
+        return -1
+    is_dict = type(container) is dict
+    try:
+        for item in container:
+            if is_dict:
+                if type(item) is not str or len(item) > MAX_PLAIN_TEXT:
+                    return -1
+                item = container[item]
+            kind = type(item)
+            if kind is str:
+                if len(item) > MAX_PLAIN_TEXT:
+                    return -1
+            elif kind is int:
+                if not -(2**63) <= item < 2**64:
+                    return -1
+            elif kind is float:
+                if item - item != 0.0:  # NaN or infinite
+                    return -1
+            elif kind is dict or kind is list:
+                left = _nodes_left(item, left, depth - 1)
+                if left < 0:
+                    return -1
+            elif item is not None and kind is not bool:
+                return -1
+    except (KeyError, RuntimeError):  # another thread has changed the dict
+        return -1
+    return left
 
 
 def _big_int(value: int) -> str:

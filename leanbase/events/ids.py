@@ -27,9 +27,10 @@ def uuid7() -> str:
     repeat a UUID.
     """
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
-    moment = f"{milliseconds:012x}7{nanoseconds * 4096 // 1_000_000:03x}"
-    random = os.urandom(8).hex()
-    return f"{moment[:8]}-{moment[8:12]}-{moment[12:]}-{_VARIANT[random[0]]}{random[1:4]}-{random[4:]}"
+    moment = milliseconds << 16 | 0x7000 | nanoseconds * 4096 // 1_000_000
+    digits = (moment.to_bytes(8, "big") + os.urandom(8)).hex()
+    variant = _VARIANT[digits[16]]
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def uuid4() -> str:
