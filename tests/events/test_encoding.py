@@ -26,8 +26,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leanbase import Leanbase
 from leanbase.errors import EventTooLargeError
 from leanbase.events.encoding import MAX_ENTRIES, MAX_EVENT_BYTES, encode, sanitize
+from leanbase.transports import MemoryTransport
 from tests.support.threads import start_thread
 
 
@@ -428,6 +430,44 @@ def test_a_dict_that_another_thread_changes_is_encoded_without_an_error() -> Non
 
 @pytest.mark.slow
 @pytest.mark.rule("W-20")
+@pytest.mark.slow
+def test_containers_that_other_threads_change_are_captured_without_an_error(
+    client: Leanbase, memory: MemoryTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Plain containers are not copied before they are encoded. Either version may arrive, and every event does."""
+    inner: dict[str, Any] = {"a": 1}
+    steps: list[Any] = [1, inner]
+    strange = [decimal.Decimal("1.5"), float("nan"), {1, 2}, b"x", 2**70, ("a",), "text", None, 1.5]
+    stopped = threading.Event()
+
+    def change() -> None:
+        number = 0
+        while not stopped.is_set():
+            number += 1
+            inner[f"key {number % 50}"] = strange[number % len(strange)]
+            inner.pop(f"key {number * 7 % 50}", None)
+            steps[0] = strange[number % len(strange)]
+            steps.append(number)
+            if len(steps) > 40:
+                del steps[2:]
+
+    threads = [threading.Thread(target=change) for _ in range(3)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(2000):
+            assert client.capture("e", distinct_id="u", properties={"steps": steps, "inner": inner})
+    finally:
+        stopped.set()
+        sys.setswitchinterval(before)
+        for thread in threads:
+            thread.join()
+    assert len(memory.events) == 2000
+    assert not caplog.records
+
+
 def test_shared_references_that_expand_to_a_huge_document_are_refused_early() -> None:
     expanding: list[Any] = ["x"]
     for _ in range(30):

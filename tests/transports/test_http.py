@@ -156,7 +156,7 @@ def test_an_event_is_encoded_once_however_often_it_is_sent(
     server: FaultServer, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[Any] = []
-    monkeypatch.setattr("leanbase.pipeline.encode", lambda event: encoded.append(1) or encode(event))
+    monkeypatch.setattr("leanbase.pipeline.encode", lambda *event: encoded.append(1) or encode(*event))
     server.script(Behaviour(status=500), Behaviour(status=500), Behaviour(instead="close"))
     make(server).capture("e", distinct_id="u")
     assert len(server.requests) == 4
