@@ -18,7 +18,7 @@ from functools import cache
 from .. import forking
 from ..interrupts import raise_interrupt
 from ..texts import text_of
-from .encoding import Written, sanitize
+from .encoding import Written, sanitize_properties
 from .proxies import UnboundProxy, resolved
 
 TYPE_CHECKING = False
@@ -177,7 +177,7 @@ class Context:
         if self._written is not None:
             return self._written
         tags = self.tags_in_effect()
-        written = Written(sanitize({"$context_tags": sorted(tags), **tags}))
+        written = Written(sanitize_properties({"$context_tags": sorted(tags), **tags}))
         is_final = all(context.lookup is None or context.lookup.is_done for context in self.outwards())
         if is_final and all(type(value) in _UNCHANGING for value in tags.values()):
             self._written = written

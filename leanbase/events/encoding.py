@@ -103,12 +103,9 @@ def encode(event: dict[str, Any], *written: Written) -> EncodedEvent:
     """
     try:
         text = _to_text(event)
-    except (
-        TypeError,
-        ValueError,
-        RecursionError,
-    ):  # another thread has changed a value since it was looked at
-        event = sanitize(event)
+    except (TypeError, ValueError):
+        # Another thread has changed a value since it was looked at.
+        event = sanitize_properties(event)
         text = _to_text(event)
     for each in written:
         if each.text:
@@ -147,13 +144,21 @@ def sanitize(value: object) -> Any:
     return _Sanitizer().value(value)
 
 
-def sanitize_for_now(value: object) -> Any:
-    """Do the same as `sanitize`, for a value that is encoded at once: plain containers in it are not copied.
+def sanitize_properties(properties: dict[str, Any], *, copies: bool = True) -> dict[str, Any]:
+    """Do the same as `sanitize`, for the properties of an event.
+
+    Args:
+        properties: The properties.
+        copies: `False` does not copy plain containers, for properties that are encoded at once.
 
     Raises:
         EventTooLargeError: As for `sanitize`.
+        RecursionError: The application's own recursion leaves no room for the call.
     """
-    return _Sanitizer(copies=False).value(value)
+    plain = _Sanitizer(copies=copies).value(properties)
+    if type(plain) is not dict:
+        raise RecursionError("the properties could not be read at the recursion limit")
+    return plain
 
 
 # Values that arrive here are plain and acyclic: `sanitize` has already done the circular check.

@@ -15,7 +15,7 @@ from .._version import __version__
 from ..errors import InvalidEventError
 from . import contexts, idempotency
 from .contexts import coerce_id
-from .encoding import Written, sanitize, sanitize_for_now
+from .encoding import Written, sanitize, sanitize_properties
 from .ids import normalized_uuid, uuid4
 from .proxies import resolved
 from .timestamps import normalized_timestamp, utc_now
@@ -184,7 +184,7 @@ def _properties(
     """
     own: dict[str, Any] = {}
     if draft.properties is not None:
-        own = sanitize_for_now(_mapping(draft.properties, "properties"))
+        own = sanitize_properties(_mapping(draft.properties, "properties"), copies=False)
     if draft.groups is not None and (groups := sanitize(_mapping(draft.groups, "groups"))):
         own["$groups"] = groups
     context = contexts.active()
