@@ -42,7 +42,10 @@ def errno(error: BaseException) -> int | None:
 def is_exactly(value: object, classes: Iterable[type]) -> bool:
     """Return True if the class of a value is one of `classes`. `in` could call a metaclass's `__eq__`."""
     kind = type(value)
-    return any(kind is each for each in classes)
+    for each in classes:  # noqa: SIM110 - any() takes twice as long, and this is called for each variable
+        if kind is each:
+            return True
+    return False
 
 
 def class_name(cls: type) -> str:

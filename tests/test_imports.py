@@ -7,6 +7,10 @@ import sys
 
 LATER = {
     "leanbase.settings": "the first client",
+    "leanbase.environment": "the first client, or a decorated Lambda handler",
+    "leanbase.handlers.platforms": "a job, a request or SIGTERM",
+    "leanbase.handlers.aws_lambda.reports": "Lambda's runtime",
+    "leanbase.handlers.aws_lambda.timeout": "a handler that warns of its timeout",
     "leanbase.pipeline": "the first client",
     "leanbase.delivery.outbox": "the first client",
     "leanbase.delivery.factory": "the first client",

@@ -49,7 +49,9 @@ class Sources:
             if found is not None:
                 if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
                     return []
-                linecache.checkcache(filename)
+                entry = linecache.cache.get(filename)
+                if entry is None or entry[:2] != (found.st_size, found.st_mtime):
+                    linecache.checkcache(filename)  # it asks for the same once more
             elif filename not in linecache.cache and not linecache.lazycache(filename, module_globals):
                 return []  # linecache would search `sys.path` for a file of that name
             lines = linecache.getlines(filename, module_globals)
@@ -65,19 +67,19 @@ def context_fields(lines: list[str], lineno: int) -> dict[str, Any]:
     """Return the source around line `lineno` (1-based), or an empty dict if the file has no such line."""
     if not 0 < lineno <= len(lines):
         return {}
-    at = lineno - 1
-    return {
-        "pre_context": [cut_line(line) for line in lines[max(0, at - LINES_AROUND) : at]],
-        "context_line": cut_line(lines[at]),
-        "post_context": [cut_line(line) for line in lines[at + 1 : at + 1 + LINES_AROUND]],
-    }
+    first = max(0, lineno - 1 - LINES_AROUND)
+    # Most lines are short enough without a count of their bytes: a character takes at most four.
+    around = [
+        line.rstrip("\r\n") if len(line) * 4 <= MAX_LINE_BYTES else cut_line(line)
+        for line in lines[first : lineno + LINES_AROUND]
+    ]
+    at = lineno - 1 - first
+    return {"pre_context": around[:at], "context_line": around[at], "post_context": around[at + 1 :]}
 
 
 def cut_line(line: str) -> str:
     """Return a line of source as it is sent: without the line break, at most 1024 bytes long (X-2)."""
-    line = line.rstrip("\r\n")
-    # A character takes at most four bytes, so most lines are short enough without a count of their bytes.
-    return line if len(line) * 4 <= MAX_LINE_BYTES else cut_bytes(line, MAX_LINE_BYTES)
+    return cut_bytes(line.rstrip("\r\n"), MAX_LINE_BYTES)
 
 
 def cut_bytes(text: str, limit: int) -> str:

@@ -6,7 +6,6 @@ are instances of the classes in `_VALUES`, bytes that are not UTF-8, and objects
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import deque
@@ -24,7 +23,7 @@ from types import (
 from typing import Any, TypeAlias
 
 from .. import introspection
-from ..events.encoding import sanitize
+from ..events.encoding import json_writer, sanitize
 from ..redaction import REDACTED, TOO_LONG, Redaction
 from .builder import Item
 from .frames import local_variables
@@ -63,6 +62,8 @@ _VALUES = {
     ("uuid", "UUID"),
 }
 """Classes whose `repr` shows their value without calling the `repr` of any object inside."""
+
+_to_json = json_writer(", ", ": ")
 
 _WORD = re.compile(r"[^\s()\[\]{}<>'\"`,;=]+")
 
@@ -107,6 +108,7 @@ class _Renderer:
 
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction
+        self._redacted = redaction.value
         self._work_left = MAX_EVENT_WORK
         self._show: dict[int, _Show] = {}  # by the id of the class
         self._masked_names: dict[int, list[str]] = {}
@@ -144,7 +146,7 @@ class _Renderer:
             return TOO_LONG
         if introspection.is_exactly(shown, (int, float)):
             return shown
-        text = shown if type(shown) is str else json.dumps(shown, ensure_ascii=False)
+        text = shown if type(shown) is str else _to_json(shown)
         return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 3] + "..."
 
     def _value(self, value: Any, depth: int) -> Any:
@@ -155,11 +157,14 @@ class _Renderer:
             raise _TooMuchError
         kind = type(value)
         if kind is str:
-            return self._text(value)
+            if len(value) > MAX_READ_CHARACTERS:
+                return TOO_LONG
+            self._work_left -= len(value)
+            return self._redacted(value)
         if kind is bool or value is None:
             return value
         if kind is int:
-            return sanitize(value)  # very large integers become strings
+            return value if -(2**63) <= value < 2**63 else sanitize(value)  # very large ones become strings
         if kind is float:
             return value if math.isfinite(value) else str(value)
         if id(value) in self._open:
@@ -174,12 +179,6 @@ class _Renderer:
             return show(self, value, kind, depth + 1)
         finally:
             self._open.discard(id(value))
-
-    def _text(self, text: str) -> str:
-        if len(text) > MAX_READ_CHARACTERS:
-            return TOO_LONG
-        self._work_left -= len(text)
-        return self._redaction.value(text)
 
     def _dict(self, value: Any, kind: type, depth: int) -> Any:
         if dict.__len__(value) > MAX_ENTRIES:
@@ -227,17 +226,18 @@ class _Renderer:
         if len(entries) > MAX_ENTRIES:
             return TOO_LONG
         shown: dict[str, Any] = {}
+        is_masked, redacted_key = self._redaction.is_masked, self._redaction.key
         for key, value in entries:
-            name = self._name(key)
+            name = key if type(key) is str else self._name(key)
             if len(name) > MAX_READ_CHARACTERS:
                 shown[TOO_LONG] = TOO_LONG
                 continue
             self._work_left -= len(name)
-            if self._redaction.is_masked(name):
+            if is_masked(name):
                 value = REDACTED
             elif name == "netloc" and type(value) is str and ":" in value.rpartition("@")[0]:
                 value = f"{REDACTED}@{value.rpartition('@')[2]}"  # from urlsplit()
-            shown[self._redaction.key(name)] = self._value(value, depth)
+            shown[redacted_key(name)] = self._value(value, depth)
         return shown
 
     def _name(self, key: Any) -> str:
@@ -263,7 +263,7 @@ class _Renderer:
             )
             return f"({', '.join(parts)})"
         shown = self._value(key, MAX_DEPTH - 1)
-        return shown if type(shown) is str else json.dumps(shown, ensure_ascii=False)
+        return shown if type(shown) is str else _to_json(shown)
 
     def _attributes(self, value: Any, kind: type) -> dict[str, Any] | None:
         """Return the attributes of an object, or `None` for a leaf.
@@ -305,9 +305,11 @@ class _Renderer:
             return TOO_LONG
         plain = bytes(base.__getitem__(value, slice(None)))
         try:
-            return self._text(plain.decode())
+            text = plain.decode()
         except UnicodeDecodeError:
             return self._leaf(plain)
+        self._work_left -= len(text)
+        return self._redacted(text)
 
     def _leaf(self, value: Any) -> str:
         try:

@@ -162,25 +162,40 @@ def sanitize_properties(properties: dict[str, Any], *, copies: bool = True) -> d
 
 
 # Values that arrive here are plain and acyclic: `sanitize` has already done the circular check.
-_encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
+def json_writer(between_items: str, after_key: str) -> Callable[[Any], str]:
+    """Return a function that writes plain and acyclic values as JSON.
 
+    `json.JSONEncoder` makes such a function again for each call.
 
-def _writer() -> Callable[[Any], str]:
-    """Return the function that writes JSON: the one that `_encoder` would make again for each call."""
+    Args:
+        between_items: What separates items.
+        after_key: What separates a key from its value.
+    """
+    json_encoder = json.JSONEncoder(
+        ensure_ascii=False, check_circular=False, allow_nan=False, separators=(between_items, after_key)
+    )
     from json import encoder as module
 
     encoder: Any = module
     if encoder.c_make_encoder is None:
-        return _encoder.encode
+        return json_encoder.encode
     # The arguments: those of `JSONEncoder.iterencode`.
     write = encoder.c_make_encoder(
-        None, _encoder.default, encoder.encode_basestring, None, ":", ",", False, False, False
+        None,
+        json_encoder.default,
+        encoder.encode_basestring,
+        None,
+        after_key,
+        between_items,
+        False,
+        False,
+        False,
     )
     join: Callable[[Any], str] = "".join
     return lambda value: join(write(value, 0))
 
 
-_to_text = _writer()
+_to_text = json_writer(",", ":")
 
 
 class _Sanitizer:

@@ -11,7 +11,6 @@ from ..delivery.scope import DeliveryScope
 from ..messages import log_lost_at_exit
 from .boundary import Boundary
 from .callables import is_async, is_generator
-from .platforms import current_platform, tag_platform
 from .sigterm import termination
 
 TYPE_CHECKING = False
@@ -75,6 +74,8 @@ def job(
             raise TypeError(f"job decorates a function, not {type(function).__name__}")
         if is_generator(function) or isinstance(function, type):
             raise TypeError("job decorates a function that runs to its end, not a generator or a class")
+        from .platforms import current_platform  # not needed to import leanbase
+
         tags = current_platform().tags()
         if is_async(function):
 
@@ -112,6 +113,8 @@ class _Run(Boundary):
         self._installed = False
 
     def begin(self) -> None:
+        from .platforms import tag_platform
+
         tag_platform(self._tags)
         self._installed = self._termination.install(self.client)
 

@@ -19,7 +19,6 @@ from ..messages import log_internal_error, log_lost_at_exit
 from ..transports.deadline import Deadline
 from ..transports.receipt import Receipt
 from ..waking import Waker
-from .platforms import current_platform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ def grace_seconds(clients: Iterable[Leanbase]) -> float:
 
     The shortest `sigterm_grace` of the clients counts. Without one, the platform's usual grace period counts.
     """
+    from .platforms import current_platform
+
     chosen = [seconds for client in clients if (seconds := client._sigterm_grace()) is not None]
     return SHARE * min(chosen, default=current_platform().grace)
 
@@ -83,8 +84,9 @@ class Termination:
         current = signal.getsignal(signal.SIGTERM)
         if current is None:
             return False
-        # Import the HTTP stack now: if the signal interrupted that import, the flush would wait for its lock.
+        # Import what the flush needs now: if the signal interrupted an import, it would wait for its lock.
         client._warm_up(0.0)
+        grace_seconds([client])
         self._clients.add(client)
         self._holders += 1
         if current != self._handle:

@@ -10,7 +10,6 @@ from functools import WRAPPER_ASSIGNMENTS, update_wrapper
 from ...client import Leanbase
 from ...default import default_client
 from ...delivery.scope import DeliveryScope, limit_initialisation
-from ...environment import flag
 from ..callables import is_async, is_generator
 from ..sigterm import termination
 from . import extension as lambda_extension
@@ -176,12 +175,18 @@ def lambda_handler(
         wrapped.__leanbase_flush__ = flush  # outer decorators that use `functools.wraps` copy it
         return wrapped
 
-    warns = flag("LEANBASE_LAMBDA_TIMEOUT_WARNING", False) if timeout_warning is None else timeout_warning
+    warns = _warns_by_default() if timeout_warning is None else timeout_warning
     if flush not in FLUSH_POLICIES:
         raise ValueError(f"flush must be {', '.join(map(repr, FLUSH_POLICIES))}, not {flush!r}")
     if client is not None and not isinstance(client, Leanbase):
         raise TypeError(f"client must be a Leanbase, not {type(client).__name__}")
     return decorate if handler is None else decorate(handler)
+
+
+def _warns_by_default() -> bool:
+    from ...environment import flag  # not needed to import leanbase
+
+    return flag("LEANBASE_LAMBDA_TIMEOUT_WARNING", False)
 
 
 def flush_policy_of(handler: Any) -> str | None:
