@@ -453,7 +453,7 @@ def merged(
     return encode(event).decode()["properties"]
 
 
-@pytest.mark.rule("E-20", "E-21")
+@pytest.mark.rule("E-20")
 @given(
     given=st.none() | SOURCE,
     tags=st.none() | SOURCE,
