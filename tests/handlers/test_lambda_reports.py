@@ -129,7 +129,7 @@ def test_both_distributions_see_the_reports(
     memory: MemoryTransport,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reports, "__package__", "leanbaseanalytics.handlers.aws_lambda")
+    monkeypatch.setattr(reports, "__package__", "another_distribution.handlers.aws_lambda")
     reports.watch()
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "awslambdaric.bootstrap", bootstrap)
