@@ -36,13 +36,13 @@ _ISO_8601 = re.compile(
 
 def utc_now() -> str:
     """Return the current time as an RFC 3339 string in UTC, to the microsecond."""
-    nanoseconds = str(time.time_ns())
-    return f"{_to_the_second(nanoseconds[:-9])}.{nanoseconds[-9:-3]}+00:00"
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_to_the_second(seconds)}.{nanoseconds // 1000:06d}+00:00"
 
 
 @lru_cache(maxsize=1)
-def _to_the_second(seconds: str) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(int(seconds)))
+def _to_the_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def normalized_timestamp(value: object, *, event: object = None, is_history: bool = False) -> str:

@@ -525,3 +525,20 @@ def test_tags_of_an_outer_context_that_are_set_later_do_not_reach_an_inner_one(
         with client.new_context():
             client.capture("inner again")
     assert [event["properties"]["plan"] for event in memory.events] == ["free", "pro", "pro"]
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "expected"),
+    [
+        (0, "1970-01-01T00:00:00.000000+00:00"),
+        (1_001_000, "1970-01-01T00:00:00.001001+00:00"),
+        (1_767_225_600_000_000_999, "2026-01-01T00:00:00.000000+00:00"),
+    ],
+)
+def test_the_clock_is_read_to_the_microsecond(
+    nanoseconds: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a clock that was never set, as at the start of some machines."""
+    monkeypatch.setattr(time, "time_ns", lambda: nanoseconds)
+    assert timestamps.utc_now() == expected
+    assert uuid.UUID(uuid7()).version == 7
