@@ -7,7 +7,7 @@ import os
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote_plus
 
@@ -113,40 +113,44 @@ class Redaction:
         mask_url_credentials: bool,
         detect_secrets: bool,
     ) -> None:
+        self._detect_secrets = detect_secrets
+        self._certain = partial(_certain, _secrets_of(os.environ, mask), mask_url_credentials)
+        # Functions and not methods: what remembers a method of `self` would be in a reference cycle with it.
         self.is_ignored: Matcher = _Remembered(ignore).__getitem__
         self.is_masked: Matcher = _Remembered(mask).__getitem__
-        self.key: Callable[[str], str] = _Remembered(self._key).__getitem__
-        self.value: Callable[[str], str] = _Remembered(self._value).__getitem__
-        self._mask_url_credentials = mask_url_credentials
-        self._detect_secrets = detect_secrets
-        self._known_secrets = _secrets_of(os.environ, mask)
-
-    def _value(self, text: str) -> str:
-        return REDACTED if self.is_masked(text) else self.key(text)
-
-    def _key(self, text: str) -> str:
-        text = self._certain(text)
-        if not self._detect_secrets:
-            return text
-        masked = mask_known(text, REDACTED)
-        # A short string is replaced as a whole. The rest of a long one may be worth reading.
-        if looks_random(text) or (masked != text and len(text) <= MAX_SHORT_TEXT):
-            return REDACTED
-        return masked
+        self.key: Callable[[str], str] = _Remembered(partial(_key, self._certain, detect_secrets)).__getitem__
+        self.value: Callable[[str], str] = _Remembered(partial(_value, self.is_masked, self.key)).__getitem__
 
     def message(self, text: str) -> str:
         """Return the message of an exception: definite secrets are replaced, and the rest stays readable."""
         text = _PARAMETER.sub(self._parameter, self._certain(text))
         return mask_known(text, REDACTED) if self._detect_secrets else text
 
-    def _certain(self, text: str) -> str:
-        for secret in self._known_secrets:
-            if secret in text:
-                text = text.replace(secret, REDACTED)
-        return mask_credentials(text, REDACTED) if self._mask_url_credentials else text
-
     def _parameter(self, found: re.Match[str]) -> str:
         return f"{found[1]}{REDACTED}" if self.is_masked(found[1]) else found[0]
+
+
+def _certain(secrets: Sequence[str], mask_url_credentials: bool, text: str) -> str:
+    """Replace what is certainly a secret: values of the environment, and credentials in URLs."""
+    for secret in secrets:
+        if secret in text:
+            text = text.replace(secret, REDACTED)
+    return mask_credentials(text, REDACTED) if mask_url_credentials else text
+
+
+def _key(certain: Callable[[str], str], detect_secrets: bool, text: str) -> str:
+    text = certain(text)
+    if not detect_secrets:
+        return text
+    masked = mask_known(text, REDACTED)
+    # A short string is replaced as a whole. The rest of a long one may be worth reading.
+    if looks_random(text) or (masked != text and len(text) <= MAX_SHORT_TEXT):
+        return REDACTED
+    return masked
+
+
+def _value(is_masked: Matcher, key: Callable[[str], str], text: str) -> str:
+    return REDACTED if is_masked(text) else key(text)
 
 
 def redacted_value(value: Any, redaction: Redaction, name: str = "") -> Any:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import gc
 import json
 import logging
 import random
 import urllib.parse
+import weakref
 from collections import deque, namedtuple
 from collections.abc import Callable
 from string import ascii_letters, ascii_lowercase, ascii_uppercase, digits
@@ -25,7 +27,7 @@ import pytest
 
 from leanbase import Leanbase
 from leanbase.integrations.logging import LeanbaseHandler
-from leanbase.redaction import REDACTED, redacted_url
+from leanbase.redaction import DEFAULT_MASK_PATTERNS, REDACTED, Redaction, matcher, redacted_url
 from leanbase.transports import MemoryTransport
 from tests.error_tracking.conftest import raised
 from tests.support.fault_server import FaultServer
@@ -535,3 +537,21 @@ def test_coroutines_and_generators_are_shown_by_their_names(
 @pytest.fixture
 def client_with_variables(memory: MemoryTransport) -> Leanbase:
     return Leanbase("k", transport=memory, capture_exception_code_variables=True, project_root="/")
+
+
+def test_redaction_leaves_nothing_for_the_garbage_collector() -> None:
+    """It remembers strings of the application, and there is one for each exception."""
+    gc.collect()
+    gc.disable()
+    try:
+        redaction = Redaction(
+            matcher(DEFAULT_MASK_PATTERNS), matcher(()), mask_url_credentials=True, detect_secrets=True
+        )
+        assert redaction.value("password") == REDACTED
+        assert redaction.key("password") == "password"
+        assert redaction.message("of an order") == "of an order"
+        alive = weakref.ref(redaction)
+        del redaction
+        assert alive() is None
+    finally:
+        gc.enable()
