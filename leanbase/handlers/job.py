@@ -74,22 +74,19 @@ def job(
             raise TypeError(f"job decorates a function, not {type(function).__name__}")
         if is_generator(function) or isinstance(function, type):
             raise TypeError("job decorates a function that runs to its end, not a generator or a class")
-        from .platforms import current_platform  # not needed to import leanbase
-
-        tags = current_platform().tags()
         if is_async(function):
 
             @wraps(function)
             async def wrapped(*args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                with _Run(client or default_client, flush, capture_exceptions, tags):
+                with _Run(client or default_client, flush, capture_exceptions):
                     return await function(*args, **kwargs)
         else:
 
             @wraps(function)
             def wrapped(*args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                with _Run(client or default_client, flush, capture_exceptions, tags):
+                with _Run(client or default_client, flush, capture_exceptions):
                     return function(*args, **kwargs)
 
         return wrapped
@@ -103,19 +100,16 @@ def job(
 class _Run(Boundary):
     """One run of a job. SIGTERM may end it."""
 
-    def __init__(
-        self, client: Leanbase, flush: FlushPolicy, capture_exceptions: bool, tags: dict[str, str]
-    ) -> None:
+    def __init__(self, client: Leanbase, flush: FlushPolicy, capture_exceptions: bool) -> None:
         scope = DeliveryScope(flush, last_chance="full", is_handlers=True)
         super().__init__(client, scope, "JOB", capture_exceptions=capture_exceptions)
-        self._tags = tags
         self._termination = termination()
         self._installed = False
 
     def begin(self) -> None:
-        from .platforms import tag_platform
+        from .platforms import tag_platform  # not needed to import leanbase
 
-        tag_platform(self._tags)
+        tag_platform()
         self._installed = self._termination.install(self.client)
 
     def close(self, error: BaseException | None) -> None:

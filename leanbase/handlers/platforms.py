@@ -102,9 +102,9 @@ ELSEWHERE = Platform("", grace=10.0, freezes=False)
 """A server or container of one's own. The grace period is that of `docker stop`, the shortest usual one."""
 
 
-def tag_platform(tags: Mapping[str, str]) -> None:
-    """Add the tags of a platform to the active context. Tags that are set there or around it win."""
-    if tags:
+def tag_platform() -> None:
+    """Add the tags of the platform to the active context. Tags that are set there or around it win."""
+    if tags := current_platform().tags():
         present = get_tags()
         tag_all({name: value for name, value in tags.items() if name not in present})
 

@@ -85,8 +85,9 @@ class Termination:
         if current is None:
             return False
         # Import what the flush needs now: if the signal interrupted an import, it would wait for its lock.
+        from . import platforms  # noqa: F401
+
         client._warm_up(0.0)
-        grace_seconds([client])
         self._clients.add(client)
         self._holders += 1
         if current != self._handle:

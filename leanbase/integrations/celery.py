@@ -174,7 +174,7 @@ class _TaskRun(Boundary):
     def begin(self) -> None:
         try:
             _restore(self._carried)
-            tag_platform(current_platform().tags())
+            tag_platform()
             tag_all({"celery.task_name": self._task.name, "celery.task_id": self.task_id})
         except Exception as error:
             log_internal_error("the Celery integration", error)

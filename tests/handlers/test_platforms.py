@@ -60,6 +60,15 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryTransport:
     return transport
 
 
+def application(environ: Any, start_response: Any) -> list[bytes]:
+    leanbase.capture("in the request")
+    return []
+
+
+def request(app: LeanbaseMiddleware) -> None:
+    list(app({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None))
+
+
 @pytest.mark.rule("P-1")
 @pytest.mark.parametrize(("variables", "tags", "freezes"), CASES, ids=lambda case: "")
 def test_jobs_and_requests_carry_the_tags_of_the_platform(
@@ -77,13 +86,8 @@ def test_jobs_and_requests_carry_the_tags_of_the_platform(
         leanbase.capture("in the job")
         return leanbase.get_tags()
 
-    def application(environ: Any, start_response: Any) -> list[bytes]:
-        leanbase.capture("in the request")
-        return []
-
     assert job() == tags
-    with_context = LeanbaseMiddleware(application, flush="before_response")
-    list(with_context({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None))
+    request(LeanbaseMiddleware(application, flush="before_response"))
     for event in memory.events:
         assert tags.items() <= event["properties"].items()
         assert set(tags) <= set(event["properties"]["$context_tags"])
@@ -98,14 +102,10 @@ def test_a_request_inside_a_job_keeps_the_tags_of_the_job(
     for name, value in RENDER.items():
         monkeypatch.setenv(name, value)
 
-    def application(environ: Any, start_response: Any) -> list[bytes]:
-        leanbase.capture("in the request")
-        return []
-
     @leanbase.job
     def job() -> None:
         leanbase.tag("service.version", "3.1")
-        list(LeanbaseMiddleware(application)({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None))
+        request(LeanbaseMiddleware(application))
 
     job()
     (event,) = memory.events
@@ -139,15 +139,10 @@ def test_a_filter_of_tags_sees_the_tags_of_the_platform(
     for name, value in RENDER.items():
         monkeypatch.setenv(name, value)
 
-    def application(environ: Any, start_response: Any) -> list[bytes]:
-        leanbase.capture("in the request")
-        return []
-
     def tag_map(tags: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in tags.items() if not name.startswith("render.")}
 
-    filtered = LeanbaseMiddleware(application, flush="before_response", tag_map=tag_map)
-    list(filtered({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None))
+    request(LeanbaseMiddleware(application, flush="before_response", tag_map=tag_map))
     (event,) = memory.events
     assert event["properties"]["service.version"] == "0a1b2c3d"
     assert not any(name.startswith("render.") for name in event["properties"])
