@@ -61,9 +61,12 @@ def at_random_moments(run: Callable[[float], None], longest: float) -> None:
 
 
 def values(server: FaultServer, event: str, name: str) -> list[Any]:
-    """Return a property of all events of a name that the server has accepted."""
-    accepted = [each for request in server.accepted for each in request.events]
-    return [each["properties"][name] for each in accepted if each["event"] == event]
+    """Return a property of all events of a name that the server has accepted.
+
+    Events accepted twice count once: SIGTERM in the middle of a send makes the client send them again.
+    """
+    accepted = {each["uuid"]: each for request in server.accepted for each in request.events}
+    return [each["properties"][name] for each in accepted.values() if each["event"] == event]
 
 
 def names_of(lines: str, prefix: str) -> list[str]:
