@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +148,7 @@ def handwritten_with(tags: dict[str, Any] | None) -> Callable[[], Any]:
 
 @contextlib.contextmanager
 def posthog_to_its_queue() -> Iterator[Callable[[], Any]]:
-    from posthog import Posthog
-
-    theirs = Posthog(KEY, host="http://127.0.0.1:9", send=False)
+    theirs = posthog()
     yield lambda: theirs.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
 
 
@@ -207,30 +206,19 @@ def posthog_synchronous() -> Iterator[Callable[[], Any]]:
 
 
 @contextlib.contextmanager
-def exception() -> Iterator[Callable[[], Any]]:
+def exceptions(make: Callable[..., Any], **options: Any) -> Iterator[Callable[[], Any]]:
+    """Exceptions of 30 frames, captured by the client that `make` makes."""
     with tempfile.TemporaryDirectory() as directory:
-        yield capturing_exceptions(client(project_root=directory), directory)
+        # The files come first: those that change later are compiled, to see whether they are what runs.
+        fail = failing_call(Path(directory), 30)
+        ours = make(project_root=directory, **options)
+        yield lambda: ours.capture_exception(fail(), distinct_id=WHO)
 
 
-@contextlib.contextmanager
-def exception_with_variables() -> Iterator[Callable[[], Any]]:
-    with tempfile.TemporaryDirectory() as directory:
-        ours = client(project_root=directory, capture_exception_code_variables=True)
-        yield capturing_exceptions(ours, directory)
-
-
-@contextlib.contextmanager
-def posthog_exception() -> Iterator[Callable[[], Any]]:
+def posthog(**options: Any) -> Any:
     from posthog import Posthog
 
-    with tempfile.TemporaryDirectory() as directory:
-        theirs = Posthog(KEY, host="http://127.0.0.1:9", send=False, project_root=directory)
-        yield capturing_exceptions(theirs, directory)
-
-
-def capturing_exceptions(ours: Any, directory: str) -> Callable[[], Any]:
-    fail = failing_call(Path(directory), 30)
-    return lambda: ours.capture_exception(fail(), distinct_id=WHO)
+    return Posthog(KEY, host="http://127.0.0.1:9", send=False, **options)
 
 
 def web_row(name: str) -> Callable[[], contextlib.AbstractContextManager[Callable[[], Any]]]:
@@ -264,9 +252,12 @@ ROWS: dict[str, Callable[[], contextlib.AbstractContextManager[Callable[[], Any]
     "a synchronous send": synchronous_send,
     "bare urllib3": bare_urllib3,
     "posthog, synchronous": posthog_synchronous,
-    "an exception, 30 frames": exception,
-    "the same with variables": exception_with_variables,
-    "posthog, an exception": posthog_exception,
+    "an exception, 30 frames": partial(exceptions, client),
+    "an exception with variables": partial(exceptions, client, capture_exception_code_variables=True),
+    "posthog, an exception": partial(exceptions, posthog),
+    "posthog, an exception with variables": partial(
+        exceptions, posthog, capture_exception_code_variables=True
+    ),
 }
 BARE = {"WSGI": web_row("bare_wsgi"), "ASGI": web_row("bare_asgi"), "Django": web_row("bare_django")}
 """Requests without a middleware."""

@@ -6,7 +6,7 @@ A subclass may define a property over `__cause__`, a metaclass may define one ov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
 
 TYPE_CHECKING = False
@@ -87,7 +87,7 @@ def is_enum(cls: type) -> bool:
 
 def has_attributes(cls: type) -> bool:
     """Return True if instances of a class can have attributes of their own."""
-    return any("__dict__" in class_attributes(base) for base in mro(cls)) or any(slots(cls))
+    return any("__dict__" in class_attributes(base) for base in mro(cls)) or bool(slots(cls))
 
 
 def has_harmless_repr(cls: type) -> bool:
@@ -100,9 +100,11 @@ def has_harmless_repr(cls: type) -> bool:
     return base is object or "__slots__" in class_attributes(base)
 
 
-def slots(cls: type) -> Iterator[tuple[str, MemberDescriptorType]]:
-    """Yield the name and the descriptor of each slot of a class and its bases."""
-    for base in mro(cls):
-        for name, attribute in list(class_attributes(base).items()):
-            if type(attribute) is MemberDescriptorType:
-                yield name, attribute
+def slots(cls: type) -> list[tuple[str, MemberDescriptorType]]:
+    """Return the name and the descriptor of each slot of a class and its bases."""
+    return [
+        (name, attribute)
+        for base in mro(cls)
+        for name, attribute in list(class_attributes(base).items())
+        if type(attribute) is MemberDescriptorType
+    ]

@@ -152,8 +152,7 @@ class ExceptionListBuilder:
     def _from_texts(self, described: Sequence[Mapping[str, Any]]) -> list[Frame]:
         """Return frames of which only a description is available."""
         return [
-            Frame({"platform": "python", **each, **self._frames.place(each["filename"], None)}, None)
-            for each in capped(described)
+            Frame({**each, **self._frames.place(each["filename"], None)}, None) for each in capped(described)
         ]
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from inspect import CO_OPTIMIZED
-from types import CodeType, FrameType, TracebackType
-from typing import Any, NamedTuple, TypeVar
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from .. import introspection
 from .source import Sources
 
 OUTERMOST = 25
 INNERMOST = 75
-HIDING = ("__tracebackhide__", "__traceback_hide__")
+HIDING = frozenset({"__tracebackhide__", "__traceback_hide__"})
 MAX_KNOWN_PLACES = 4096
 
 _STANDARD_LIBRARY = tuple({os.path.dirname(os.__file__), os.path.realpath(os.path.dirname(os.__file__))})
@@ -34,11 +34,8 @@ class Frame(NamedTuple):
     live: FrameType | None
 
 
-class Call(NamedTuple):
-    """A frame of the interpreter, and the line that it executed when the traceback was created."""
-
-    frame: FrameType
-    lineno: int | None
+Call: TypeAlias = tuple[FrameType, int | None]
+"""A frame of the interpreter, and the line that it executed when the traceback was created."""
 
 
 class FrameReader:
@@ -60,25 +57,20 @@ class FrameReader:
     def describe(self, calls: Sequence[Call]) -> list[Frame]:
         """Return the frames of one traceback with their source, at most 100."""
         sources = Sources(self._running_since)
-        return [Frame(self._frame(call, sources), call.frame) for call in capped(calls)]
+        return [Frame(self._wire(*call, sources), call[0]) for call in capped(calls)]
 
-    def _frame(self, call: Call, sources: Sources) -> dict[str, Any]:
-        frame, lineno = call
+    def _wire(self, frame: FrameType, lineno: int | None, sources: Sources) -> dict[str, Any]:
         code, module_globals = frame.f_code, frame.f_globals
         module = _str_attr(module_globals, "__name__")
         package = _str_attr(module_globals, "__package__")
-        wire = {
-            "platform": "python",
-            "function": code.co_name or "<unknown>",
-            **self.place(code.co_filename, module, package),
-        }
+        wire = {"function": code.co_name or "<unknown>", **self.place(code.co_filename, module, package)}
         if lineno is not None and lineno > 0:
             wire["lineno"] = lineno
             wire.update(sources.around(code, lineno, module_globals))
         return wire
 
     def place(self, filename: str, module: str | None, package: str | None = None) -> dict[str, Any]:
-        """Return the fields that locate a frame's code. They are cached: all frames of a file share them."""
+        """Return what all frames of a file have in common: its language, and where it is. This is cached."""
         key = (filename, module, package)
         known = self._places.get(key)
         if known is None:
@@ -89,7 +81,8 @@ class FrameReader:
 
     def _locate(self, filename: str, module: str | None, package: str | None) -> dict[str, Any]:
         path = _absolute(filename)
-        place: dict[str, Any] = {"filename": _relative(path, module, package) or "<unknown>"}
+        filename = _relative(path, module, package) or "<unknown>"
+        place: dict[str, Any] = {"platform": "python", "filename": filename}
         if path:
             place["abs_path"] = path
         if module:
@@ -113,7 +106,12 @@ class FrameReader:
 
 def traceback_calls(traceback: TracebackType | None) -> list[Call]:
     """Return the calls of a traceback, without calls that a variable of `HIDING` hides."""
-    return list(_shown(_walk_traceback(traceback)))
+    calls: list[Call] = []
+    while traceback is not None:
+        if not _is_hidden(traceback.tb_frame):
+            calls.append((traceback.tb_frame, traceback.tb_lineno))
+        traceback = traceback.tb_next
+    return calls
 
 
 def stack_calls(innermost: FrameType | None, *, without: Iterable[str]) -> list[Call]:
@@ -125,11 +123,12 @@ def stack_calls(innermost: FrameType | None, *, without: Iterable[str]) -> list[
     frame = innermost
     while frame is not None and f"{_str_attr(frame.f_globals, '__name__')}.".startswith(prefixes):
         frame = frame.f_back
-    calls = []
+    calls: list[Call] = []
     while frame is not None:
-        calls.append(Call(frame, frame.f_lineno))
+        if not _is_hidden(frame):
+            calls.append((frame, frame.f_lineno))
         frame = frame.f_back
-    return list(_shown(reversed(calls)))
+    return calls[::-1]
 
 
 def capped(items: Sequence[T]) -> Sequence[T]:
@@ -139,26 +138,11 @@ def capped(items: Sequence[T]) -> Sequence[T]:
     return [*items[:OUTERMOST], *items[-INNERMOST:]]
 
 
-def _walk_traceback(traceback: TracebackType | None) -> Iterator[Call]:
-    while traceback is not None:
-        yield Call(traceback.tb_frame, traceback.tb_lineno)
-        traceback = traceback.tb_next
-
-
-def _shown(calls: Iterable[Call]) -> Iterator[Call]:
-    may_hide: dict[CodeType, bool] = {}
-    for call in calls:
-        code = call.frame.f_code
-        suspect = may_hide.get(code)
-        if suspect is None:
-            # Creating the dict of a function's locals takes time, and few functions hide themselves.
-            suspect = not code.co_flags & CO_OPTIMIZED or any(name in code.co_varnames for name in HIDING)
-            may_hide[code] = suspect
-        if not (suspect and _is_hidden(call.frame)):
-            yield call
-
-
 def _is_hidden(frame: FrameType) -> bool:
+    code = frame.f_code
+    # Creating the dict of a function's locals takes time, and few functions hide themselves.
+    if code.co_flags & CO_OPTIMIZED and HIDING.isdisjoint(code.co_varnames):
+        return False
     variables = local_variables(frame)
     for name in HIDING:
         value = variables.get(name)

@@ -11,6 +11,9 @@ from typing import Any
 
 LINES_AROUND = 5
 MAX_LINE_BYTES = 1024
+MAX_SHORT_LINE = MAX_LINE_BYTES // 4
+"""So many characters fit without a count of their bytes: each takes at most four."""
+
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
 
@@ -68,9 +71,8 @@ def context_fields(lines: list[str], lineno: int) -> dict[str, Any]:
     if not 0 < lineno <= len(lines):
         return {}
     first = max(0, lineno - 1 - LINES_AROUND)
-    # Most lines are short enough without a count of their bytes: a character takes at most four.
     around = [
-        line.rstrip("\r\n") if len(line) * 4 <= MAX_LINE_BYTES else cut_line(line)
+        line.rstrip("\r\n") if len(line) <= MAX_SHORT_LINE else cut_line(line)
         for line in lines[first : lineno + LINES_AROUND]
     ]
     at = lineno - 1 - first

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from .. import introspection
 from ..events.encoding import json_writer, sanitize
-from ..redaction import REDACTED, TOO_LONG, Redaction
+from ..redaction import REDACTED, TOO_LONG, Matcher, Redaction
 from .builder import Item
 from .frames import local_variables
 
@@ -78,7 +78,8 @@ def add_variables(items: Sequence[Item], redaction: Redaction) -> None:
                 continue
             shown: dict[str, Any] = {}
             for name, value in renderer.variables(_of_interest(frame.live)):
-                left -= len(str(value).encode("utf-8", "replace"))
+                text = value if type(value) is str else str(value)
+                left -= len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
                 if left < 0:
                     break
                 shown[name] = value
@@ -106,14 +107,24 @@ class _Renderer:
     While it walks through a value, it tracks the objects that it is inside of and the number of nodes.
     """
 
+    __slots__ = (
+        "_classes",
+        "_nodes_left",
+        "_open",
+        "_redacted",
+        "_redaction",
+        "_show",
+        "_work_left",
+    )
+
     def __init__(self, redaction: Redaction) -> None:
         self._redaction = redaction
         self._redacted = redaction.value
         self._work_left = MAX_EVENT_WORK
         self._show: dict[int, _Show] = {}  # by the id of the class
-        self._masked_names: dict[int, list[str]] = {}
+        self._classes: dict[int, _Class] = {}  # by id, too
         self._open: set[int] = set()
-        self._nodes = 0
+        self._nodes_left = MAX_NODES
 
     @property
     def is_exhausted(self) -> bool:
@@ -121,13 +132,16 @@ class _Renderer:
 
     def variables(self, variables: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """Yield the variables of one frame as they are sent: scalars first, then the rest, each by name."""
-        names = [n for n in variables if type(n) is str and not self._redaction.is_ignored(n)]
-        for name in sorted(
-            names, key=lambda name: (not introspection.is_exactly(variables[name], _SCALARS), name)
-        ):
-            if self.is_exhausted:
+        is_ignored, is_masked = self._redaction.is_ignored, self._redaction.is_masked
+        scalars: list[str] = []
+        others: list[str] = []
+        for name, value in variables.items():
+            if type(name) is str and not is_ignored(name):
+                (scalars if introspection.is_exactly(value, _SCALARS) else others).append(name)
+        for name in [*sorted(scalars), *sorted(others)]:
+            if self._work_left < 0:
                 return
-            if self._redaction.is_masked(name):
+            if is_masked(name):
                 yield name, REDACTED
                 continue
             try:
@@ -136,24 +150,27 @@ class _Renderer:
                 yield name, f"<{introspection.class_name(type(variables[name]))}>"
 
     def _variable(self, value: Any) -> Any:
-        if value is None or type(value) is bool:
-            return str(value)
-        self._open.clear()
-        self._nodes = 0
+        self._nodes_left = MAX_NODES
         try:
             shown = self._value(value, 0)
         except _TooMuchError:
             return TOO_LONG
-        if introspection.is_exactly(shown, (int, float)):
+        kind = type(shown)
+        if kind is str:
+            text = shown
+        elif kind is int or kind is float:
             return shown
-        text = shown if type(shown) is str else _to_json(shown)
+        elif shown is None or kind is bool:
+            return str(shown)
+        else:
+            text = _to_json(shown)
         return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 3] + "..."
 
     def _value(self, value: Any, depth: int) -> Any:
         """Return a plain JSON value that represents `value`."""
-        self._nodes += 1
+        self._nodes_left -= 1
         self._work_left -= 1
-        if self._nodes > MAX_NODES or self._work_left < 0:
+        if self._nodes_left < 0 or self._work_left < 0:
             raise _TooMuchError
         kind = type(value)
         if kind is str:
@@ -167,18 +184,19 @@ class _Renderer:
             return value if -(2**63) <= value < 2**63 else sanitize(value)  # very large ones become strings
         if kind is float:
             return value if math.isfinite(value) else str(value)
-        if id(value) in self._open:
+        identity = id(value)
+        if identity in self._open:
             return CIRCULAR
         if depth >= MAX_DEPTH:
             return TOO_LONG
         show = self._show.get(id(kind))
         if show is None:
             show = self._show[id(kind)] = _how_to_show(kind)
-        self._open.add(id(value))
+        self._open.add(identity)
         try:
             return show(self, value, kind, depth + 1)
         finally:
-            self._open.discard(id(value))
+            self._open.discard(identity)
 
     def _dict(self, value: Any, kind: type, depth: int) -> Any:
         if dict.__len__(value) > MAX_ENTRIES:
@@ -212,7 +230,10 @@ class _Renderer:
         return (members == 2 or name.startswith("-")) and "=" not in name and self._redaction.is_masked(name)
 
     def _object(self, value: Any, kind: type, depth: int) -> Any:
-        attributes = self._attributes(value, kind)
+        known = self._classes.get(id(kind))
+        if known is None:
+            known = self._classes[id(kind)] = _Class(kind, self._redaction.is_masked)
+        attributes = self._attributes(value, kind, known)
         if attributes is None:
             return (
                 self._leaf(value)
@@ -220,13 +241,13 @@ class _Renderer:
                 else f"<{introspection.class_name(kind)}>"
             )
         shown = self._entries(list(attributes.items()), depth)
-        return {"__class__": introspection.qualified_name(kind), **shown} if type(shown) is dict else shown
+        return {"__class__": known.name, **shown} if type(shown) is dict else shown
 
     def _entries(self, entries: Sequence[tuple[Any, Any]], depth: int) -> Any:
         if len(entries) > MAX_ENTRIES:
             return TOO_LONG
         shown: dict[str, Any] = {}
-        is_masked, redacted_key = self._redaction.is_masked, self._redaction.key
+        is_masked, redacted_key, value_of = self._redaction.is_masked, self._redaction.key, self._value
         for key, value in entries:
             name = key if type(key) is str else self._name(key)
             if len(name) > MAX_READ_CHARACTERS:
@@ -237,7 +258,7 @@ class _Renderer:
                 value = REDACTED
             elif name == "netloc" and type(value) is str and ":" in value.rpartition("@")[0]:
                 value = f"{REDACTED}@{value.rpartition('@')[2]}"  # from urlsplit()
-            shown[redacted_key(name)] = self._value(value, depth)
+            shown[redacted_key(name)] = value_of(value, depth)
         return shown
 
     def _name(self, key: Any) -> str:
@@ -265,7 +286,7 @@ class _Renderer:
         shown = self._value(key, MAX_DEPTH - 1)
         return shown if type(shown) is str else _to_json(shown)
 
-    def _attributes(self, value: Any, kind: type) -> dict[str, Any] | None:
+    def _attributes(self, value: Any, kind: type, known: _Class) -> dict[str, Any] | None:
         """Return the attributes of an object, or `None` for a leaf.
 
         Attributes of the class that have a secret's name are included, with a redacted value.
@@ -274,31 +295,19 @@ class _Renderer:
         if len(own) > MAX_ENTRIES:
             return own
         found: dict[str, Any] = {}
-        for name, slot in introspection.slots(kind):
+        for name, slot in known.slots:
             try:
                 found[name] = REDACTED if self._redaction.is_masked(name) else slot.__get__(value)
             except AttributeError:  # not set
                 continue
         if issubclass(kind, BaseException):
             found["args"] = introspection.exception_args(value)
-        found.update(list(own.items()))
-        for name in self._masked_names_of(kind):
+        found.update(own.copy())
+        for name in known.masked:
             found.setdefault(name, REDACTED)
         if not found and not introspection.has_attributes(kind):
             return None
         return {n: v for n, v in found.items() if type(n) is str and not n.startswith("__")}
-
-    def _masked_names_of(self, kind: type) -> list[str]:
-        """Return the properties and other class attributes that have a secret's name, without methods."""
-        names = self._masked_names.get(id(kind))
-        if names is None:
-            names = self._masked_names[id(kind)] = [
-                name
-                for cls in introspection.mro(kind)[:-1]
-                for name, attribute in list(introspection.class_attributes(cls).items())
-                if not issubclass(type(attribute), _FUNCTIONS) and self._redaction.is_masked(name)
-            ]
-        return names
 
     def _bytes(self, value: Any, base: Any) -> str:
         if base.__len__(value) > MAX_READ_CHARACTERS:
@@ -323,6 +332,28 @@ class _Renderer:
         if any(self._redaction.key(word) != word for word in _WORD.findall(text)):
             return REDACTED
         return text
+
+
+class _Class:
+    """What the instances of a class have in common.
+
+    Attributes:
+        name: The module and the qualified name of the class.
+        slots: The name and the descriptor of each slot.
+        masked: The properties and other class attributes that have a secret's name, without methods.
+    """
+
+    __slots__ = ("masked", "name", "slots")
+
+    def __init__(self, kind: type, is_masked: Matcher) -> None:
+        self.name = introspection.qualified_name(kind)
+        self.slots = introspection.slots(kind)
+        self.masked = [
+            name
+            for cls in introspection.mro(kind)[:-1]
+            for name, attribute in list(introspection.class_attributes(cls).items())
+            if not issubclass(type(attribute), _FUNCTIONS) and is_masked(name)
+        ]
 
 
 _Show: TypeAlias = Callable[[_Renderer, Any, type, int], Any]

@@ -380,13 +380,14 @@ def _nodes_left(container: Any, left: int, depth: int = MAX_PLAIN_DEPTH) -> int:
     left -= len(container)
     if left < 0 or not depth:
         return -1
-    is_dict = type(container) is dict
+    items = container
     try:
-        for item in container:
-            if is_dict:
-                if type(item) is not str or len(item) > MAX_PLAIN_TEXT:
+        if type(container) is dict:
+            for key in container:
+                if type(key) is not str or len(key) > MAX_PLAIN_TEXT:
                     return -1
-                item = container[item]
+            items = container.values()
+        for item in items:
             kind = type(item)
             if kind is str:
                 if len(item) > MAX_PLAIN_TEXT:
@@ -403,7 +404,7 @@ def _nodes_left(container: Any, left: int, depth: int = MAX_PLAIN_DEPTH) -> int:
                     return -1
             elif item is not None and kind is not bool:
                 return -1
-    except (KeyError, RuntimeError):  # another thread has changed the dict
+    except RuntimeError:  # another thread has changed the dict
         return -1
     return left
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from functools import lru_cache
 
 LEAST_KNOWN_CHARACTERS = 14
 """The length of the shortest secret in `_FORMATS`."""
@@ -12,6 +13,7 @@ LEAST_KNOWN_CHARACTERS = 14
 LEAST_CARD_DIGITS = 13
 LEAST_RANDOM_CHARACTERS = 16
 LEAST_ENTROPY_BITS = 3.8
+LEAST_DIFFERENT_CHARACTERS = math.ceil(2**LEAST_ENTROPY_BITS)  # fewer cannot have that entropy
 LEAST_CHARACTER_CLASSES = 3
 
 _CREDENTIALS = re.compile(
@@ -147,7 +149,10 @@ def looks_random(text: str) -> bool:
     """
     if len(text) < LEAST_RANDOM_CHARACTERS or _NEVER_IN_TOKENS.search(text) or "://" in text:
         return False
-    classes = {_character_class(character) for character in text}
+    characters = set(text)
+    if len(characters) < LEAST_DIFFERENT_CHARACTERS:
+        return False
+    classes = set(map(_character_class, characters))
     if len(classes) < LEAST_CHARACTER_CLASSES or _entropy(text) < LEAST_ENTROPY_BITS:
         return False
     return not (_HARMLESS.fullmatch(text) or _is_path(text))
@@ -158,6 +163,7 @@ def _is_path(text: str) -> bool:
     return len(segments) > 1 and sum(bool(_LOWER_CASE_SEGMENT.fullmatch(each)) for each in segments) >= 2
 
 
+@lru_cache(maxsize=1024)
 def _character_class(character: str) -> str:
     if character.islower():
         return "lower"
