@@ -8,6 +8,7 @@ import sys
 LATER = {
     "leanbase.settings": "the first client",
     "leanbase.environment": "the first client, or a decorated Lambda handler",
+    "leanbase.handlers.termination": "a Lambda handler, a job, or the first call",
     "leanbase.handlers.platforms": "a job, a request or SIGTERM",
     "leanbase.handlers.aws_lambda.reports": "Lambda's runtime",
     "leanbase.handlers.aws_lambda.timeout": "a handler that warns of its timeout",

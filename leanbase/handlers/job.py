@@ -11,7 +11,6 @@ from ..delivery.scope import DeliveryScope
 from ..messages import log_lost_at_exit
 from .boundary import Boundary
 from .callables import is_async, is_generator
-from .sigterm import termination
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,6 +100,8 @@ class _Run(Boundary):
     """One run of a job. SIGTERM may end it."""
 
     def __init__(self, client: Leanbase, flush: FlushPolicy, capture_exceptions: bool) -> None:
+        from .termination import termination  # not needed to import leanbase
+
         scope = DeliveryScope(flush, last_chance="full", is_handlers=True)
         super().__init__(client, scope, "JOB", capture_exceptions=capture_exceptions)
         self._termination = termination()

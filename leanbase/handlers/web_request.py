@@ -23,7 +23,8 @@ from ..messages import log_internal_error, log_lost_at_exit
 from ..transports._repeated import RepeatedLog
 from .boundary import Boundary
 from .platforms import current_platform
-from .sigterm import grace_seconds, install_sigterm_handler, termination
+from .sigterm import install_sigterm_handler
+from .termination import grace_seconds, termination
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

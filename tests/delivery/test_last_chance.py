@@ -16,7 +16,7 @@ import pytest
 import leanbase
 from leanbase import Leanbase
 from leanbase.delivery.scope import DeliveryScope, activate
-from leanbase.handlers.sigterm import flush_all
+from leanbase.handlers.termination import flush_all
 from leanbase.transports._http import breaker
 from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced

@@ -18,7 +18,7 @@ from leanbase import Leanbase, Receipt
 from leanbase.default import default_client
 from leanbase.delivery.scope import DeliveryScope, activate, send_deadline
 from leanbase.events.encoding import EncodedEvent
-from leanbase.handlers.sigterm import flush_all
+from leanbase.handlers.termination import flush_all
 from leanbase.transports import BufferedTransport, Deadline, MemoryTransport
 from leanbase.transports._ledger import Flight, Ledger
 from tests.conftest import balanced

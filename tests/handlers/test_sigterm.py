@@ -16,7 +16,7 @@ import pytest
 import leanbase
 from leanbase import Leanbase
 from leanbase.default import default_client
-from leanbase.handlers.sigterm import grace_seconds
+from leanbase.handlers.termination import grace_seconds
 from tests.handlers.terminated import Ended, run_and_terminate, run_to_the_end
 from tests.support.events import received_names
 from tests.support.fault_server import Behaviour, FaultServer

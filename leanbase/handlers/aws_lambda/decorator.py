@@ -11,7 +11,6 @@ from ...client import Leanbase
 from ...default import default_client
 from ...delivery.scope import DeliveryScope, limit_initialisation
 from ..callables import is_async, is_generator
-from ..sigterm import termination
 from . import extension as lambda_extension
 from . import runtime as lambda_runtime
 from . import snapstart
@@ -205,6 +204,8 @@ def _initialise(client: Leanbase, preconnect: bool, after_response: bool) -> Lam
         if snapshot:
             snapstart.register(client)
         client._warm_up(WARM_UP_SECONDS if preconnect and not snapshot else 0.0)
+        from ..termination import termination  # not needed to import leanbase
+
         termination().install(client)
     return _extension() if after_response else None
 

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import leanbase
-from leanbase.handlers import sigterm
+from leanbase.handlers.termination import termination
 from tests.support.waiting import wait_until
 
 SECONDS = 20.0
@@ -80,7 +80,7 @@ def close_the_scope_during_the_flush() -> None:
     install()
     scope = collect()
     ready()
-    wait_until(lambda: sigterm.termination()._flushing is not None, SECONDS)
+    wait_until(lambda: termination()._flushing is not None, SECONDS)
     scope.__exit__()
     print("went on", flush=True)
 
