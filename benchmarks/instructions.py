@@ -141,8 +141,7 @@ def handwritten_with(tags: dict[str, Any] | None) -> Callable[[], Any]:
     from leanbase import Leanbase
 
     Leanbase(KEY, transport=memory).capture(NAME, distinct_id=WHO)
-    by_hand = Handwritten(memory.events[0]["properties"])
-    by_hand.tags = tags
+    by_hand = Handwritten(memory.events[0]["properties"], tags)
     return lambda: by_hand.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
 
 

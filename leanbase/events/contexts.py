@@ -18,7 +18,7 @@ from functools import cache
 from .. import forking
 from ..interrupts import raise_interrupt
 from ..texts import text_of
-from .encoding import Written, sanitize_properties
+from .encoding import Written, sanitize_dict
 from .proxies import UnboundProxy, resolved
 
 TYPE_CHECKING = False
@@ -177,7 +177,7 @@ class Context:
         if self._written is not None:
             return self._written
         tags = self.tags_in_effect()
-        written = Written(sanitize_properties({"$context_tags": sorted(tags), **tags}))
+        written = Written(sanitize_dict({"$context_tags": sorted(tags), **tags}))
         is_final = all(context.lookup is None or context.lookup.is_done for context in self.outwards())
         if is_final and all(type(value) in _UNCHANGING for value in tags.values()):
             self._written = written
@@ -506,25 +506,27 @@ def coerce_id(value: object) -> str | None:
     Strings stay verbatim, except that NUL becomes U+FFFD. Numbers keep every digit, and bytes are decoded.
     `None`, blank strings, NaN, infinities, and objects without a usable `str()` count as missing.
     """
-    if type(value) is not str:
-        value = resolved(value)
+    text = value if type(value) is str else _text_of_id(value)
+    if text is None or not text.strip():
+        return None
+    return text.replace(_NUL, "\ufffd") if _NUL in text else text
+
+
+def _text_of_id(value: object) -> str | None:
+    value = resolved(value)
     try:
         if isinstance(value, bytes):
-            text = value.decode()
-        elif isinstance(value, float) and value - value != 0.0:
+            return value.decode()
+        if isinstance(value, float) and value - value != 0.0:
             logger.warning("an id that is NaN or infinite counts as missing")
             return None
-        elif value is None or isinstance(value, UnboundProxy):
+        if value is None or isinstance(value, UnboundProxy):
             return None
-        elif isinstance(value, str):
-            text = str.__str__(value)
-        else:
-            if isinstance(value, bool) or not hasattr(value, "__int__"):  # a UUID has it
-                _warn_of_id(type(value).__name__)
-            text = text_of(value)
-        if not text.strip():
-            return None
-        return text.replace(_NUL, "\ufffd") if _NUL in text else text
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, bool) or not hasattr(value, "__int__"):  # a UUID has it
+            _warn_of_id(type(value).__name__)
+        return text_of(value)
     except Exception as error:
         raise_interrupt(error)
         return None

@@ -96,7 +96,7 @@ def encode(event: dict[str, Any], *written: Written) -> EncodedEvent:
 
     Args:
         event: Plain values only, as `sanitize` returns them, with a valid `uuid`. The properties come last.
-        written: More properties, with other names.
+        written: More properties, with other names; at least one in each.
 
     Raises:
         EventTooLargeError: The event is larger than `MAX_EVENT_BYTES`.
@@ -105,12 +105,13 @@ def encode(event: dict[str, Any], *written: Written) -> EncodedEvent:
         text = _to_text(event)
     except (TypeError, ValueError):
         # Another thread has changed a value since it was looked at.
-        event = sanitize_properties(event)
+        event = sanitize_dict(event)
         text = _to_text(event)
-    for each in written:
-        if each.text:
-            comma = "" if text.endswith("{}}") else ","
-            text = f"{text[:-2]}{comma}{each.text}}}}}"
+    if written:
+        parts = [each.text for each in written]
+        if not text.endswith("{}}"):
+            parts.insert(0, "")
+        text = f"{text[:-2]}{','.join(parts)}}}}}"
     try:
         body = text.encode()
     except UnicodeEncodeError:
@@ -144,20 +145,44 @@ def sanitize(value: object) -> Any:
     return _Sanitizer().value(value)
 
 
-def sanitize_properties(properties: dict[str, Any], *, copies: bool = True) -> dict[str, Any]:
-    """Do the same as `sanitize`, for the properties of an event.
+def sanitize_properties(properties: dict[str, Any]) -> dict[str, Any]:
+    """Do the same as `sanitize` for properties that are encoded at once: what is plain already is not copied.
 
-    Args:
-        properties: The properties.
-        copies: `False` does not copy plain containers, for properties that are encoded at once.
+    Returns:
+        A new dict. The plain containers in it are the caller's.
 
     Raises:
         EventTooLargeError: As for `sanitize`.
-        RecursionError: The application's own recursion leaves no room for the call.
+        RecursionError: As for `sanitize_dict`.
     """
-    plain = _Sanitizer(copies=copies).value(properties)
+    plain = properties.copy()  # one step: another thread cannot change the dict during the loop
+    walk, left = None, MAX_PLAIN_NODES - len(plain)
+    for name, value in plain.items():
+        if left < 0 or type(name) is not str:
+            return sanitize_dict(properties)
+        kind = type(value)
+        if kind is str:
+            if len(value) <= MAX_PLAIN_TEXT:
+                continue
+        elif kind is dict or kind is list:
+            nodes_left = _nodes_left(value, left)
+            if nodes_left >= 0:
+                left = nodes_left
+                continue
+        elif value is None or kind is bool or (kind is float and value - value == 0.0):
+            continue
+        if walk is None:
+            walk = _Sanitizer()
+            walk.open.add(id(properties))
+        plain[name] = walk.value(value)
+    return plain
+
+
+def sanitize_dict(value: dict[str, Any]) -> dict[str, Any]:
+    """Do the same as `sanitize` for a dict. Raises RecursionError where `sanitize` returns a string."""
+    plain = sanitize(value)
     if type(plain) is not dict:
-        raise RecursionError("the properties could not be read at the recursion limit")
+        raise RecursionError("a dict could not be read at the recursion limit")
     return plain
 
 
@@ -199,16 +224,11 @@ _to_text = json_writer(",", ":")
 
 
 class _Sanitizer:
-    """One pass over one value. Tracks the containers above the current node, and the bytes that are left.
+    """One pass over one value. Tracks the containers above the current node, and the bytes that are left."""
 
-    Args:
-        copies: Whether plain containers inside a dict are copied.
-    """
+    __slots__ = ("bytes_left", "open")
 
-    __slots__ = ("bytes_left", "copies", "open")
-
-    def __init__(self, *, copies: bool = True) -> None:
-        self.copies = copies
+    def __init__(self) -> None:
         self.open: set[int] = set()
         self.bytes_left = MAX_EVENT_BYTES
 
@@ -260,10 +280,8 @@ class _Sanitizer:
                     result[key] = item
                 elif item is None or kind is bool or (kind is int and -(2**63) <= item < 2**63):
                     result[key] = item
-                elif self.copies or (kind is not dict and kind is not list):
-                    result[key] = self.value(item)
                 else:
-                    result[key] = item if _nodes_left(item, MAX_PLAIN_NODES) >= 0 else self.value(item)
+                    result[key] = self.value(item)
             if too_many:
                 result["$truncated"] = True
         finally:

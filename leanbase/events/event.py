@@ -136,7 +136,6 @@ class Common:
 
 
 _OF_THE_SDK = {"$lib": LIB, "$lib_version": __version__}
-_NO_TAGS = Written({})
 
 
 def build(
@@ -184,24 +183,26 @@ def _properties(
     """
     own: dict[str, Any] = {}
     if draft.properties is not None:
-        own = sanitize_properties(_mapping(draft.properties, "properties"), copies=False)
+        own = sanitize_properties(_mapping(draft.properties, "properties"))
     if draft.groups is not None and (groups := sanitize(_mapping(draft.groups, "groups"))):
         own["$groups"] = groups
     context = contexts.active()
-    tags = _NO_TAGS
+    tags: Written | None = None
     if context is not None:
         session_id = context.nearest("session_id")
         if session_id is not None:
             defaults["$session_id"] = session_id
         if draft.with_tags:
-            tags = context.written_tags()
+            tags = context.written_tags()  # at least `$context_tags`
     winning, shared = common.of(draft)
     if draft.finalize is None:
         filled = {**defaults, **own} if defaults else own
-        apart = tags.names.isdisjoint
-        if apart(filled) and apart(shared.names) and shared.names.isdisjoint(filled):
-            return filled, (tags, shared)
-    merged = {**_OF_THE_SDK, **defaults, **tags.properties, **own, **winning}
+        if shared.names.isdisjoint(filled):
+            if tags is None:
+                return filled, (shared,)
+            if tags.names.isdisjoint(filled) and tags.names.isdisjoint(shared.names):
+                return filled, (tags, shared)
+    merged = {**_OF_THE_SDK, **defaults, **(tags.properties if tags else {}), **own, **winning}
     if draft.finalize is not None:
         draft.finalize(merged)
     return merged, ()

@@ -202,7 +202,7 @@ class Ledger:
         Raises:
             ClosedError: The ledger is sealed.
         """
-        size = len(event)
+        size = len(event.body)
         with self.lock:
             if self.sealed:
                 raise ClosedError(event)
