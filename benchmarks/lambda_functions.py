@@ -1,4 +1,4 @@
-"""The functions that the emulator runs: ten events an invocation, by Leanbase and by others."""
+"""The functions that the emulator runs: a number of events an invocation, by Leanbase and by others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from workload import KEY, NAME, PROPERTIES, WHO, body
 
 HOST = os.environ["BENCHMARK_HOST"]
-EVENTS = 10
+EVENTS = int(os.environ.get("BENCHMARK_EVENTS", "10"))
 WHICH = os.environ["BENCHMARK_FUNCTION"]
 handler: Any
 
@@ -30,13 +30,14 @@ elif WHICH == "urllib3":
         pool.request("POST", f"{HOST}/batch/", body=PACKED, headers=HEADERS)
         return "done"
 
-elif WHICH in ("leanbase", "leanbase after_response"):
+elif WHICH.startswith("leanbase"):
     import leanbase
 
     leanbase.api_key = KEY
     leanbase.host = HOST
+    leanbase.transport = "log" if WHICH == "leanbase log" else "http"
 
-    @leanbase.lambda_handler(flush="end" if WHICH == "leanbase" else "after_response")
+    @leanbase.lambda_handler(flush="after_response" if WHICH == "leanbase after_response" else "end")
     def handler(event: Any, context: Any) -> str:
         for _ in range(EVENTS):
             leanbase.capture(NAME, distinct_id=WHO, properties=PROPERTIES)

@@ -13,13 +13,14 @@ import importlib.metadata
 import os
 import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import instructions
+from bulk_import import SDKS
 from server import running
 from workload import KEY, NAME, PROPERTIES, WHO, body, failing_call
 
@@ -242,28 +244,169 @@ def hand_off() -> str:
         return table(samples, "http", "µs", 1e6)
 
 
-def invocation(delay_ms: int) -> str:
-    """Ten events in one warm invocation, in AWS's emulator, until the caller has the response."""
-    functions = ["nothing", "urllib3", "leanbase", "leanbase after_response"]
-    functions += ["posthog flush", "segment flush", "posthog sync_mode"]
+FUNCTIONS = (
+    "nothing",
+    "urllib3",
+    "leanbase",
+    "leanbase after_response",
+    "leanbase log",
+    "posthog flush",
+    "segment flush",
+    "posthog sync_mode",
+)
+
+
+def emulator_of(function: str, url: str, events: int = 10) -> Emulator:
+    environment = {
+        "BENCHMARK_HOST": url,
+        "BENCHMARK_FUNCTION": function,
+        "BENCHMARK_EVENTS": str(events),
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
+    return Emulator("lambda_functions.handler", HERE, environment, timeout=60)
+
+
+def invoked(emulator: Emulator, count: int) -> float:
+    """Invoke a function for the `count`th time; return the seconds until its caller had the response."""
+    answer = emulator.invoke({})
+    assert answer.body == "done", answer
+    while len(durations := emulator.durations()) < count:
+        time.sleep(0.001)  # the log line comes after the response
+    return durations[-1] / 1000
+
+
+def invocation(
+    delay_ms: int, events: int = 10, rounds: int = 100, functions: Sequence[str] = FUNCTIONS
+) -> str:
+    """Events in one warm invocation, in AWS's emulator, until the caller has the response."""
     with running(delay_ms) as url, contextlib.ExitStack() as stack:
         emulators: dict[str, Emulator] = {}
         counts: Counter[Emulator] = Counter()
         for name in functions:
-            environment = {"BENCHMARK_HOST": url, "BENCHMARK_FUNCTION": name}
-            emulators[name] = Emulator("lambda_functions.handler", HERE, environment, timeout=30)
+            emulators[name] = emulator_of(name, url, events)
             stack.callback(emulators[name].kill)
 
         def invoke(emulator: Emulator) -> float:
-            answer = emulator.invoke({})
-            assert answer.body == "done", answer
             counts[emulator] += 1
-            while len(durations := emulator.durations()) < counts[emulator]:
-                time.sleep(0.001)  # the log line comes after the response
-            return durations[-1] / 1000
+            return invoked(emulator, counts[emulator])
 
         subjects = {name: functools.partial(invoke, emulator) for name, emulator in emulators.items()}
-        return table(in_turns(subjects, rounds=30, warm=3), "urllib3", "ms", 1000)
+        return table(in_turns(subjects, rounds, warm=3), "urllib3", "ms", 1000)
+
+
+def cold_start() -> str:
+    """New sandboxes in AWS's emulator: the initialisation, the first invocation, and the memory after it."""
+    functions = [name for name in FUNCTIONS if name != "posthog sync_mode"]
+    initialisation: Samples = {name: [] for name in functions}
+    memory: Samples = {name: [] for name in functions}
+    with running() as url:
+
+        def start(function: str) -> float:
+            emulator = emulator_of(function, url)
+            try:
+                seconds = invoked(emulator, 1)
+                reported = re.search(r"INIT REPORT\(durationMs: ([\d.]+)\)", "\n".join(emulator.log))
+                assert reported
+                initialisation[function].append(float(reported[1]) / 1000)
+                memory[function].append(max(map(peak_mib, emulator.processes()[1:])))
+            finally:
+                emulator.kill()
+            return seconds
+
+        first = in_turns({name: functools.partial(start, name) for name in functions}, rounds=10, warm=0)
+    return "\n\n".join(
+        f"{title}:\n\n{table(samples, 'nothing', unit, scale)}"
+        for title, samples, unit, scale in (
+            ("Initialisation", initialisation, "ms", 1000),
+            ("First invocation, with ten events", first, "ms", 1000),
+            ("Peak memory of the function", memory, "MiB", 1),
+        )
+    )
+
+
+def peak_mib(process: int) -> float:
+    """The peak memory of a process in MiB, as Linux says."""
+    status = Path(f"/proc/{process}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def bulk_import() -> str:
+    """Whole processes that import rows of the past, until all are delivered, to a server on loopback."""
+    rows = [
+        "| | events a second, 50,000 | 200,000 | ÷ posthog | peak memory, MiB, 50,000 | 200,000 |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    measured: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    with running() as url:
+
+        def run(sdk: str, events: int) -> float:
+            command = [sys.executable, str(HERE / "bulk_import.py"), sdk, url, str(events)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            seconds, mib = map(float, done.stdout.split())
+            measured.setdefault((sdk, events), []).append((events / seconds, mib))
+            return seconds
+
+        for events in (50_000, 200_000):
+            subjects = {sdk: functools.partial(run, sdk, events) for sdk in SDKS}
+            in_turns(subjects, rounds=3 if events < 100_000 else 1, warm=0)
+    middle = {
+        key: [statistics.median(each) for each in zip(*values, strict=True)]
+        for key, values in measured.items()
+    }
+    for sdk in SDKS:
+        (few, few_mib), (many, many_mib) = middle[sdk, 50_000], middle[sdk, 200_000]
+        ratio = many / middle["posthog", 200_000][0]
+        rows.append(f"| {sdk} | {few:,.0f} | {many:,.0f} | {ratio:.2f} | {few_mib:.1f} | {many_mib:.1f} |")
+    return "\n".join(rows)
+
+
+def growth() -> str:
+    """CPU of one capture where so many events are collected in one scope, or wait in one buffer."""
+    from leanbase import Leanbase
+    from leanbase.transports import BufferedTransport
+
+    def cpu(events: int, collected: bool) -> float:
+        buffer = BufferedTransport(
+            instructions.nowhere(), flush_at=10**6, max_queue_size=10**6, max_queue_bytes=10**9
+        )
+        client = Leanbase(KEY, transport=instructions.nowhere() if collected else buffer, flush_at=10**6)
+        client.capture(NAME, distinct_id=WHO, properties=PROPERTIES)  # imports
+        client.flush()
+        started = time.process_time()
+        with client.delivery_scope() if collected else contextlib.nullcontext():
+            for _ in range(events):
+                client.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
+        client.flush()
+        return (time.process_time() - started) / events
+
+    subjects = {}
+    for events in (1, 10, 1000, 100_000):
+        subjects[f"{events:,} in a scope"] = functools.partial(cpu, events, True)
+        subjects[f"{events:,} in a buffer"] = functools.partial(cpu, events, False)
+    return table(in_turns(subjects, rounds=5), "1,000 in a scope", "µs", 1e6)
+
+
+def contexts() -> str:
+    """CPU of entering and leaving one more context, by the number of contexts that are open around it."""
+    client = instructions.client()
+    repetitions = 1000
+
+    def at(depth: int) -> Callable[[], float]:
+        def measure() -> float:
+            with contextlib.ExitStack() as stack:
+                for _ in range(depth):
+                    stack.enter_context(client.new_context())
+                started = time.process_time()
+                for _ in range(repetitions):
+                    with client.new_context():
+                        pass
+                return (time.process_time() - started) / repetitions
+
+        return measure
+
+    subjects = {f"{depth} open": at(depth) for depth in (0, 1, 10, 100)}
+    return table(in_turns(subjects, rounds=30), "0 open", "µs", 1e6)
 
 
 def one_exception() -> str:
@@ -320,7 +463,16 @@ QUESTIONS: dict[str, Callable[[], str]] = {
     "What does an event cost in CPU that is handed off? (ten at a time, as in an invocation)": hand_off,
     "What does an exception cost in CPU? (30 frames with source; captured, not sent)": one_exception,
     "What do ten events add to an invocation? (in AWS's emulator, server 0 ms away)": lambda: invocation(0),
-    "What do ten events add to an invocation? (in AWS's emulator, server 50 ms away)": lambda: invocation(50),
+    "What do ten events add to an invocation? (in AWS's emulator, server 50 ms away)": lambda: invocation(
+        50, rounds=30
+    ),
+    "What do a hundred events add to an invocation? (in AWS's emulator, server 0 ms away)": lambda: (
+        invocation(0, events=100, rounds=20)
+    ),
+    "What does a cold start cost? (in AWS's emulator, server on loopback)": cold_start,
+    "How fast is an import of the past? (buffered, server on loopback)": bulk_import,
+    "Does an event cost more where there are many? (until all have left)": growth,
+    "What does a context cost? (entered and left)": contexts,
 }
 
 

@@ -64,6 +64,7 @@ class Flight:
     """
 
     __slots__ = (
+        "_measured",
         "admitted",
         "events",
         "failed",
@@ -82,6 +83,7 @@ class Flight:
         self.scope = scope
         self.events: list[EncodedEvent] = []
         self.sent = self.events
+        self._measured = (0, 0, 0)
         self.thread = threading.get_ident()
         self.interrupted: Flight | None = None
         self.tried: Stopwatch | None = None
@@ -91,6 +93,14 @@ class Flight:
         self.is_followed = False
         self.is_recorded = False
         self.admitted = False
+
+    @property
+    def bytes(self) -> int:
+        """The size of its events, in bytes. It is measured again if there are other events."""
+        key = id(self.events), len(self.events)
+        if self._measured[:2] != key:
+            self._measured = (*key, _bytes(self.events))
+        return self._measured[2]
 
     def may_be_replaced(self) -> bool:
         """Return whether a flush in a signal handler may take over its events and resend them.
@@ -460,10 +470,9 @@ class Ledger:
         with self.lock:
             count, kept = len(self._kept), self._kept_bytes
             if not self.drops_oldest:
-                others = [each.events for each in list(self._flights)]
-                others += [each.events for each in list(self._collected.values())]
-                count += sum([len(events) for events in others])
-                kept += sum([_bytes(events) for events in others])
+                others: list[Flight | Collected] = [*self._flights, *self._collected.values()]
+                count += sum([len(each.events) for each in others])
+                kept += sum([each.bytes for each in others])
             return not count or (count < self.limit and kept + size <= self.limit_bytes)
 
     def excess(self) -> int:

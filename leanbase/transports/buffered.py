@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import ref
 
+from .. import event_loop
 from ..errors import DroppedError, TransportError
 from ..events.encoding import EncodedEvent
 from ..messages import log_internal_error
@@ -47,8 +48,9 @@ class BufferedTransport(RetainingTransport):
         max_queue_size: The maximum number of events in the buffer.
         max_queue_bytes: The maximum size of the events in the buffer, in bytes.
         send_deadline: The maximum number of seconds for one send of the thread.
-        waits_for_room: Whether the caller waits for room, at most for the time of a send, if the buffer is
-            full. Events in flight count as well.
+        waits_for_room: Whether this is an import. The caller then sends each full batch itself, outside of
+            event loops, and waits for room, at most for the time of a send, if the buffer is full. Events in
+            flight count as well.
 
     Example:
         >>> from leanbase.transports import HttpTransport
@@ -89,6 +91,7 @@ class BufferedTransport(RetainingTransport):
         self._new = 0
         self._new_since = 0.0
         self._not_before = 0.0
+        self._wakes_at = math.inf
         self._flushing: set[object] = set()
 
     @classmethod
@@ -112,7 +115,7 @@ class BufferedTransport(RetainingTransport):
         )
 
     def put(self, event: EncodedEvent, deadline: Deadline, scope: Any = None) -> bool:
-        """Put an event into the buffer. Does not block while the thread runs.
+        """Put an event into the buffer. Does not block while the thread runs, unless an import sends a batch.
 
         Returns:
             Whether the event was admitted. If it does not fit, it is dropped as `"overflow"`.
@@ -130,14 +133,31 @@ class BufferedTransport(RetainingTransport):
                     self._note_new()
             if buffered:
                 self._watch()  # outside the lock: gevent may switch to another greenlet here
+                if self._new >= self._flush_at and self._sends_here():
+                    self._send_here()
                 return admitted or self._refuse(event)
         # No thread would empty the buffer any more, so send now.
         return super().put(event, deadline.earlier(_at_exit.deadline()), scope)
 
+    def _sends_here(self) -> bool:
+        """Return True if a full batch is sent in the caller's thread.
+
+        An import keeps its thread busy. The sending thread would hardly get the interpreter's lock, and each
+        event would wait for its attempts.
+        """
+        return self.waits_for_room and not event_loop.is_running()
+
+    def _send_here(self) -> None:
+        seconds = self._seconds_until_due(self._changed)
+        if seconds is not None and seconds <= 0 and not self.is_sending():
+            self._send_due()
+
     def wait_for_room(self, event: EncodedEvent, deadline: Deadline, scope: Any = None) -> bool:
         """Wait until the thread has made room. Without a thread, or in a scope, send in this thread."""
+        size = len(event)
+        if self.ledger.has_room(size):
+            return True
         if scope is None and self._start() and not self._cannot_start:
-            size = len(event)
             while not (self._stopping or deadline.expired or self.ledger.has_room(size) or self.is_sending()):
                 with self.ledger.lock:
                     self._new = max(self._new, self._flush_at)  # this makes the thread send
@@ -177,7 +197,8 @@ class BufferedTransport(RetainingTransport):
         if not self._new:
             self._new_since = time.monotonic()
         self._new += 1
-        if self._new == 1 or self._new >= self._flush_at:
+        wakes_too_late = self._new == 1 and self._wakes_at > self._new_since + self._flush_interval
+        if wakes_too_late or (self._new >= self._flush_at and not self._sends_here()):
             self._changed.notify_all()
 
     def _start(self) -> bool:
@@ -298,8 +319,10 @@ def _empty(reference: ref[BufferedTransport], changed: threading.Condition) -> N
                 if seconds > 0:
                     if not transport.ledger.kept:
                         transport._forget()  # so that it can be garbage-collected with its client
+                    seconds = min(seconds, LONGEST_WAIT_SECONDS)
+                    transport._wakes_at = time.monotonic() + seconds
                     transport = None
-                    changed.wait(min(seconds, LONGEST_WAIT_SECONDS))
+                    changed.wait(seconds)
                     continue
             transport._send_due()
             transport = None  # else this variable would keep it alive during the wait

@@ -9,10 +9,13 @@ import re
 import sys
 import time
 import uuid
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leanbase import Leanbase
@@ -419,11 +422,40 @@ NAMES = st.sampled_from(
         "$groups",
     ]
 )
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+CIRCLE: list[Any] = [1]
+CIRCLE.append(CIRCLE)
+DEEP: Any = "end"
+for _ in range(80):
+    DEEP = [DEEP]
+ODD = [
+    dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), Decimal("1.50"), b"bytes", b"\xff", {3, 1, 2}, (1, "two"),
+    "half of a pair: \ud83d", "long " * 1000, Colour.RED, uuid.UUID(int=7), PurePosixPath("/tmp"), object(),
+    ValueError("no"), range(3), 10**30, CIRCLE, DEEP, {"deep": DEEP}, [[0] * 100] * 20, ["text " * 500] * 2,
+]  # fmt: skip
+KEYS = (
+    st.text(max_size=3)
+    | st.integers(-2, 2)
+    | st.none()
+    | st.floats(0, 1)
+    | st.sampled_from(["\udc00", Colour.RED])
+)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(ODD),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=2),
     max_leaves=4,
 )
+MERGED_EVENTS = settings().max_examples * (10 if settings().max_examples > 25 else 1)
 SOURCE = st.dictionaries(NAMES | st.text(min_size=1, max_size=3), VALUES, max_size=4)
 
 
@@ -436,7 +468,7 @@ def merged(
     is_anonymous: bool,
 ) -> Any:
     """Return the properties of an event by rule E-20, source by source, as they arrive."""
-    properties: dict[str, Any] = {**(tags or {}), **(given or {})}
+    properties: dict[str, Any] = {**(tags or {}), **sanitize(given or {})}  # keys become strings first
     if tags is not None:
         properties.setdefault("$context_tags", sorted(tags))
     if groups:
@@ -454,8 +486,9 @@ def merged(
 
 
 @pytest.mark.rule("E-20")
+@settings(max_examples=MERGED_EVENTS)
 @given(
-    given=st.none() | SOURCE,
+    given=st.none() | SOURCE | st.dictionaries(NAMES | KEYS, VALUES, max_size=4),
     tags=st.none() | SOURCE,
     super_properties=SOURCE,
     session_id=st.none() | st.just("s-1"),

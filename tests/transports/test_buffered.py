@@ -7,6 +7,7 @@ and forks run a program of `programs/`, or fork. Asserted is what the server rec
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import multiprocessing
 import os
@@ -126,6 +127,44 @@ def test_an_import_waits_for_room_in_the_buffer(buffered: Make, server: FaultSer
     ]
     assert [event["uuid"] for event in server.events] == uuids, batches
     assert all(request.envelope["historical_migration"] for request in server.requests)
+
+
+@pytest.mark.rule("Q-2")
+def test_an_import_sends_each_full_batch_before_capture_returns(buffered: Make, server: FaultServer) -> None:
+    client = buffered(flush_at=3, historical_migration=True)
+    for number in range(7):
+        client.capture(f"e{number}", distinct_id="u")
+        assert len(server.events) == (number + 1) // 3 * 3
+    assert len(server.requests) == 2
+    assert client.flush()
+    assert received_names(server) == [f"e{number}" for number in range(7)]
+
+
+@pytest.mark.rule("Q-2")
+def test_an_import_on_an_event_loop_leaves_the_sends_to_the_thread(
+    buffered: Make, server: FaultServer
+) -> None:
+    server.always(Behaviour(delay=0.2))
+    client = buffered(flush_at=1, historical_migration=True)
+
+    async def capture() -> int:
+        assert client.capture("e", distinct_id="u")
+        return client.stats()["delivered"]
+
+    assert asyncio.run(capture()) == 0
+    wait_until(lambda: client.stats()["delivered"] == 1, 5)
+
+
+@pytest.mark.rule("Q-2")
+def test_an_event_of_an_import_that_pauses_leaves_after_the_interval(
+    buffered: Make, server: FaultServer
+) -> None:
+    """The thread sleeps until the first of them was due, and then until the latest."""
+    client = buffered(flush_at=2, flush_interval=0.1, historical_migration=True)
+    for number in range(5):
+        client.capture(f"e{number}", distinct_id="u")
+    assert len(server.events) == 4
+    wait_until(lambda: len(server.events) == 5, 5)
 
 
 @pytest.mark.slow
