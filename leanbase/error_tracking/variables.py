@@ -137,7 +137,9 @@ class _Renderer:
         others: list[str] = []
         for name, value in variables.items():
             if type(name) is str and not is_ignored(name):
-                (scalars if introspection.is_exactly(value, _SCALARS) else others).append(name)
+                kind = type(value)
+                is_scalar = kind is str or kind is int or value is None or kind is bool or kind is float
+                (scalars if is_scalar else others).append(name)
         for name in [*sorted(scalars), *sorted(others)]:
             if self._work_left < 0:
                 return
@@ -145,9 +147,10 @@ class _Renderer:
                 yield name, REDACTED
                 continue
             try:
-                yield name, self._variable(variables[name])
+                shown = self._variable(variables[name])
             except Exception:
-                yield name, f"<{introspection.class_name(type(variables[name]))}>"
+                shown = f"<{introspection.class_name(type(variables[name]))}>"
+            yield name, shown
 
     def _variable(self, value: Any) -> Any:
         self._nodes_left = MAX_NODES
@@ -247,7 +250,8 @@ class _Renderer:
         if len(entries) > MAX_ENTRIES:
             return TOO_LONG
         shown: dict[str, Any] = {}
-        is_masked, redacted_key, value_of = self._redaction.is_masked, self._redaction.key, self._value
+        is_masked, redacted_key = self._redaction.is_masked, self._redaction.key
+        redacted, value_of = self._redacted, self._value
         for key, value in entries:
             name = key if type(key) is str else self._name(key)
             if len(name) > MAX_READ_CHARACTERS:
@@ -258,7 +262,14 @@ class _Renderer:
                 value = REDACTED
             elif name == "netloc" and type(value) is str and ":" in value.rpartition("@")[0]:
                 value = f"{REDACTED}@{value.rpartition('@')[2]}"  # from urlsplit()
-            shown[redacted_key(name)] = value_of(value, depth)
+            if type(value) is str and len(value) <= MAX_READ_CHARACTERS:  # as in `_value`, without the call
+                self._nodes_left -= 1
+                self._work_left -= 1 + len(value)
+                if self._nodes_left < 0 or self._work_left < 0:
+                    raise _TooMuchError
+                shown[redacted_key(name)] = redacted(value)
+            else:
+                shown[redacted_key(name)] = value_of(value, depth)
         return shown
 
     def _name(self, key: Any) -> str:

@@ -29,9 +29,11 @@ DEFAULT_MASK_PATTERNS = (
             "access_key", "cvv",
         )
     ),
-    r"(?i)(?<![a-z])(?:pw|pin|otp|ssn)(?![a-z])",
-    r"(?i)(?<![a-z_])sk_",  # not task_id or disk_usage
-    r"(?i)auth(?:$|[^a-z]|orization|entication|enticate)",  # not author
+    # Each begins with a set of letters, for which a search passes over a text much faster.
+    # The words pw, pin, otp and ssn:
+    r"[pPoOsS\u017f](?i:(?<![a-z].)(?:(?<=p)(?:w|in)|(?<=o)tp|(?<=s)sn)(?![a-z]))",
+    # sk_, but not in task_id or disk_usage; auth, but not in author:
+    r"[sS\u017faA](?i:(?<=s)(?<![a-z_].)k_|(?<=a)uth(?:$|[^a-z]|orization|entication|enticate))",
 )  # fmt: skip
 
 Matcher = Callable[[str], bool]

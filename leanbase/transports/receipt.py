@@ -263,6 +263,8 @@ class Receipt:
         return not self.groups
 
     def __add__(self, other: Receipt) -> Receipt:
+        if not (self.delivered or self.handed_off or self.spooled or self.groups):
+            return other
         return Receipt(
             self.delivered + other.delivered,
             self.handed_off + other.handed_off,
