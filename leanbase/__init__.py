@@ -33,23 +33,36 @@ __all__ = [
     "capture",
     "capture_exception",
     "delivery_scope",
+    "evaluate_flags",
+    "feature_enabled",
+    "feature_flag_definitions",
     "flush",
+    "get_all_flags",
+    "get_all_flags_and_payloads",
     "get_context_device_id",
     "get_context_distinct_id",
     "get_context_session_id",
     "get_distinct_id",
+    "get_feature_flag",
+    "get_feature_flag_payload",
+    "get_feature_flag_result",
+    "get_remote_config_payload",
     "get_tags",
     "group_identify",
     "identify",
     "identify_context",
     "install_sigterm_handler",
+    "is_feature_enabled",
     "is_opted_out",
     "job",
     "lambda_handler",
+    "load_feature_flags",
     "new_context",
     "opt_in",
     "opt_out",
     "record_context",
+    "reset_group_properties_for_flags",
+    "reset_person_properties_for_flags",
     "scoped",
     "set",
     "set_capture_exception_code_variables_context",
@@ -59,7 +72,9 @@ __all__ = [
     "set_code_variables_mask_url_credentials_context",
     "set_context_device_id",
     "set_context_session",
+    "set_group_properties_for_flags",
     "set_once",
+    "set_person_properties_for_flags",
     "setup",
     "shutdown",
     "stats",
@@ -90,6 +105,21 @@ get_distinct_id = _default.get_distinct_id
 get_context_distinct_id = _default.get_context_distinct_id
 get_context_session_id = _default.get_context_session_id
 get_context_device_id = _default.get_context_device_id
+evaluate_flags = _default.evaluate_flags
+get_feature_flag_result = _default.get_feature_flag_result
+get_feature_flag = _default.get_feature_flag
+get_feature_flag_payload = _default.get_feature_flag_payload
+feature_enabled = _default.feature_enabled
+is_feature_enabled = _default.is_feature_enabled
+get_all_flags = _default.get_all_flags
+get_all_flags_and_payloads = _default.get_all_flags_and_payloads
+get_remote_config_payload = _default.get_remote_config_payload
+load_feature_flags = _default.load_feature_flags
+feature_flag_definitions = _default.feature_flag_definitions
+set_person_properties_for_flags = _default.set_person_properties_for_flags
+set_group_properties_for_flags = _default.set_group_properties_for_flags
+reset_person_properties_for_flags = _default.reset_person_properties_for_flags
+reset_group_properties_for_flags = _default.reset_group_properties_for_flags
 delivery_scope = _default.delivery_scope
 flush = _default.flush
 shutdown = _default.shutdown
@@ -103,7 +133,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from .settings import BeforeSend, OnError, Transport
+    from .settings import BeforeSend, FlagDefinitions, OnError, Transport
 
     # Options of the default client, for type checkers and editors. A test compares them with `Settings`.
     api_key: str | None
@@ -130,6 +160,13 @@ if TYPE_CHECKING:
     gzip: bool | None
     before_send: BeforeSend | Sequence[BeforeSend] | None
     on_error: OnError | None
+    secret_key: str | None
+    flag_definitions: FlagDefinitions | None
+    flags_ttl: float
+    flags_max_age: float
+    flags_timeout: float
+    flags_max_retries: int
+    flags_only_evaluate_locally: bool
     super_properties: Mapping[str, Any] | None
     historical_migration: bool
     is_server: bool

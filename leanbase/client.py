@@ -16,6 +16,7 @@ from .events import contexts
 from .events.context_decorator import scoped
 from .events.event import Draft, checked_name
 from .events.proxies import resolved
+from .flag_calls import FlagCalls
 from .guard import event_call
 from .messages import log_internal_error
 from .transports._repeated import RepeatedLog
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from .error_tracking.frames import Call
     from .error_tracking.metadata import Metadata
     from .events.contexts import OnException
+    from .feature_flags import FeatureFlagEvaluations
     from .pipeline import Pipeline
-    from .settings import OnError, Settings, Transport
+    from .settings import FlagDefinitions, OnError, Settings, Transport
     from .transports.deadline import Deadline, LastChance
     from .transports.receipt import Stats
 
@@ -106,7 +108,7 @@ def define_options() -> None:
             setattr(Leanbase, name, _Option(name))
 
 
-class Leanbase:
+class Leanbase(FlagCalls):
     """A synchronous, thread-safe client for one project.
 
     Outside a delivery scope, `capture` and the other event methods return when their event has an outcome,
@@ -156,6 +158,13 @@ class Leanbase:
         send_deadline: float
         gzip: bool | None
         on_error: OnError | None
+        secret_key: str | None
+        flag_definitions: FlagDefinitions | None
+        flags_ttl: float
+        flags_max_age: float
+        flags_timeout: float
+        flags_max_retries: int
+        flags_only_evaluate_locally: bool
         super_properties: Mapping[str, Any] | None
         historical_migration: bool
         is_server: bool
@@ -251,6 +260,10 @@ class Leanbase:
             except ClosedError:
                 continue
 
+    @event_call
+    def _emit_flag_event(self, draft: Draft) -> str | None:
+        return self._emit(draft)
+
     def _refuse(self) -> None:
         self._refusals.log(logging.WARNING, "shutdown", 1, "not sent: the client was shut down")
         self._drop("shutdown")
@@ -271,6 +284,8 @@ class Leanbase:
         uuid: object = None,
         groups: Mapping[str, Any] | None = None,
         disable_geoip: bool | None = None,
+        flags: FeatureFlagEvaluations | None = None,
+        send_feature_flags: bool | Mapping[str, Any] | None = None,
     ) -> str | None:
         """Capture an event. A page view is the event `"$pageview"` with the property `$current_url`.
 
@@ -288,6 +303,8 @@ class Leanbase:
             groups: The groups that the event belongs to, such as `{"company": "acme"}`.
             disable_geoip: `True` tells the server not to look up the location of the sender's address.
                 Default: the client's option.
+            flags: The result of `evaluate_flags`. Its values become properties of the event.
+            send_feature_flags: The same in similar SDKs: flags are evaluated once more. Use `flags`.
 
         Returns:
             The event's uuid, exactly as sent. `None` if the event was not admitted: the client is disabled,
@@ -313,6 +330,8 @@ class Leanbase:
             groups=groups,
             with_runtime=True,
         )
+        if flags is not None or send_feature_flags:
+            draft.flags = self._flags_of_event(flags, send_feature_flags, draft)
         return self._emit(draft)
 
     @event_call
@@ -500,6 +519,8 @@ class Leanbase:
         disable_geoip: bool | None = None,
         level: str | int | None = None,
         fingerprint: str | None = None,
+        flags: FeatureFlagEvaluations | None = None,
+        send_feature_flags: bool | Mapping[str, Any] | None = None,
     ) -> str | None:
         """Capture an exception with its chain, its stack frames and the source around them.
 
@@ -518,6 +539,8 @@ class Leanbase:
                 module `logging`. Default: `"error"`.
             fingerprint: Events with the same fingerprint belong to the same issue. Default: the server
                 groups the events.
+            flags: As for `capture`.
+            send_feature_flags: As for `capture`.
 
         Returns:
             The event's uuid. `None` if the event was not admitted, or if this client has already captured
@@ -546,6 +569,8 @@ class Leanbase:
             groups=groups,
             with_runtime=True,
         )
+        if flags is not None or send_feature_flags:
+            draft.flags = self._flags_of_event(flags, send_feature_flags, draft)
         return self._emit_exception(exception, draft, Metadata(level), BY_HAND, fingerprint=fingerprint)
 
     def report_exception(

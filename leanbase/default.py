@@ -280,7 +280,7 @@ class _BeingMade:
     def __init__(self, early: deque[tuple[Context, Callable[[], object]]]) -> None:
         self._early = early
         self.outbox = self.settings = self
-        self.host = None
+        self.host = self.flags = None
 
     def drop(self, reason: str) -> None:
         self._early.append((copy_context(), partial(default_client._drop, reason)))

@@ -34,7 +34,6 @@ FOREIGN_ARGUMENTS = {
     "context": "is not an argument: use tag() and new_context()",
     "integrations": "is not an argument: put what it says into properties",
     "message_id": "is called uuid here",
-    "send_feature_flags": "is not an argument yet",
     "user_id": "is called distinct_id here",
 }
 """Arguments of similar SDKs, and what to use instead."""

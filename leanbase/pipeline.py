@@ -20,6 +20,7 @@ from .transports.memory import MemoryTransport
 if TYPE_CHECKING:
     from .error_tracking.describer import ExceptionDescriber
     from .error_tracking.hooks import ExceptionHooks
+    from .feature_flags.flags import FeatureFlags
 
 logger = logging.getLogger("leanbase")
 
@@ -46,6 +47,7 @@ class Pipeline:
         "_common",
         "_created",
         "_describer",
+        "_flags",
         "_has_said_dropped",
         "_has_warned_of_top_level",
         "_hooked_in_vain",
@@ -66,6 +68,7 @@ class Pipeline:
         self._hooked_in_vain: int | None = 0
         self._has_warned_of_top_level = False
         self._describer: ExceptionDescriber | None = None
+        self._flags: FeatureFlags | None = None
         runtime_properties()  # read now, so that the first capture does not have to
         self.missing = factory.missing_settings(settings)
         self.set_hooks(settings.before_send)
@@ -107,6 +110,15 @@ class Pipeline:
 
             self._describer = ExceptionDescriber(self.settings, self._created)
         return self._describer
+
+    @property
+    def flags(self) -> FeatureFlags:
+        """Return what evaluates feature flags, which is created for the first call about them."""
+        if self._flags is None:
+            from .feature_flags.flags import FeatureFlags
+
+            self._flags = FeatureFlags(self.settings)
+        return self._flags
 
     def set_hooks(self, before_send: object) -> None:
         """Set the `before_send` hooks: one function, or a sequence of functions."""

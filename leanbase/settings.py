@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, Field, dataclass, field, fields
@@ -24,6 +25,7 @@ logger = logging.getLogger("leanbase")
 Event: TypeAlias = dict[str, Any]
 BeforeSend: TypeAlias = Callable[[Event], "Event | None"]
 OnError: TypeAlias = Callable[[Exception, "list[Event]"], object]
+FlagDefinitions: TypeAlias = "str | object | Sequence[str | object]"
 
 
 class Transport(Protocol):
@@ -171,6 +173,43 @@ class Settings:
         None,
         "A function called with an exception and the events that were dropped or could not be delivered yet.",
     )
+    secret_key: str | None = _option(
+        None,
+        "The key with which flag definitions are loaded from the server. Keep it out of functions that get "
+        "them from elsewhere.",
+        secret=True,
+    )
+    flag_definitions: FlagDefinitions | None = _option(
+        None,
+        "Where flag definitions come from: `api`, `file:…`, `s3://…`, `dynamodb://…`, `appconfig://…`, "
+        "`module:Class`, an instance, or several of them. By default `api` if there is a `secret_key`; else "
+        "the server evaluates flags.",
+    )
+    flags_ttl: float = _option(
+        60.0,
+        "The number of seconds after which the source of flag definitions is asked again.",
+        least=0.1,
+    )
+    flags_max_age: float = _option(
+        300.0,
+        "The number of seconds after which flag definitions are not used before their source was asked.",
+        least=0.1,
+    )
+    flags_timeout: float = _option(
+        3.0,
+        "The maximum number of seconds for one attempt of a request about flags.",
+        least=0.1,
+    )
+    flags_max_retries: int = _option(
+        1,
+        "The maximum number of retries of a request that evaluates flags.",
+        least=0,
+        most=10,
+    )
+    flags_only_evaluate_locally: bool = _option(
+        False,
+        "Whether the server is never asked to evaluate flags.",
+    )
     super_properties: Mapping[str, Any] | None = _option(
         None,
         "Properties that every event of the client has.",
@@ -268,9 +307,9 @@ class Settings:
         """
         known = {option.name: option for option in fields(cls)}
         for keyword in keywords:
-            if keyword not in known:
+            if keyword not in known and keyword not in ALIASES:
                 raise TypeError(_unknown_keyword(keyword, known))
-        module = module_attributes()
+        keywords, module = _without_aliases(keywords), _without_aliases(module_attributes())
         _warn_of_misspelt(known, module)
         values: dict[str, Any] = {}
         for name, option in known.items():
@@ -282,9 +321,41 @@ class Settings:
             values[name] = _default(option) if value is None else _checked(option, value)
         values["api_key"] = values["project_api_key"] = _api_key(known, keywords, module)
         values["host"] = _checked_host(values.get("host"))
+        _check_flag_definitions(values["flag_definitions"])
         if not values.get("project_root"):
             values["project_root"] = _working_directory()
         return cls(**values)
+
+
+ALIASES = {
+    "personal_api_key": "secret_key",
+    "poll_interval": "flags_ttl",
+    "feature_flags_request_timeout_seconds": "flags_timeout",
+    "feature_flags_request_max_retries": "flags_max_retries",
+}
+"""Names of options in similar SDKs, which work here as well: as keywords and on the module."""
+
+
+def _without_aliases(place: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what one place sets, with our names of the options."""
+    found = {name: place[alias] for alias, name in ALIASES.items() if place.get(alias) is not None}
+    given = {name: value for name, value in place.items() if name not in ALIASES and value is not None}
+    return {**found, **given} if found else place
+
+
+_FLAG_SOURCE = re.compile(r"api|(?:file|s3|dynamodb|appconfig):.+|\w+(?:\.\w+)*:\w+")
+
+
+def _check_flag_definitions(given: object) -> None:
+    """Raise a ConfigError for a name that cannot be a source of definitions."""
+    for each in given if isinstance(given, (list, tuple)) else (given,):
+        for name in each.split(",") if isinstance(each, str) else ():
+            if name.strip() and not _FLAG_SOURCE.fullmatch(name.strip()):
+                raise ConfigError(
+                    f"flag_definitions {name.strip()!r} is unknown: use api, file:…, s3://bucket/key, "
+                    "dynamodb://table/key, appconfig://application/environment/profile, 'module:Class', or "
+                    "an instance of leanbase.feature_flags.DefinitionsSource"
+                )
 
 
 def _default(option: Field[Any]) -> Any:
@@ -332,7 +403,16 @@ def effective(name: str) -> Any:
         if option.name == name:
             given = _from_environment(option)
             return _default(option) if given is None else given
-    if name in ("errors", "integrations", "local", "relay", "settings", "testing", "transports"):
+    if name in (
+        "errors",
+        "feature_flags",
+        "integrations",
+        "local",
+        "relay",
+        "settings",
+        "testing",
+        "transports",
+    ):
         return import_module(f"{__package__}.{name}")
     raise AttributeError(f"module {__package__!r} has no attribute {name!r}")
 
@@ -368,8 +448,6 @@ def as_strings(name: str, value: object) -> tuple[str, ...] | None:
 FOREIGN = {
     "anonymous_id": "is not an option: give distinct_id to the call, or leave it out",
     "max_queue": "is called max_queue_size here",
-    "personal_api_key": "is not an option: nothing here needs that secret",
-    "poll_interval": "is not an option: nothing is polled",
     "thread": "is not an option: a buffer has one thread (sync_mode=False)",
     "timeout_seconds": "is called timeout here",
     "upload_size": "is called flush_at here",
@@ -393,14 +471,14 @@ def _warn_of_misspelt(known: Iterable[str], module: Mapping[str, Any]) -> None:
     Only close matches count: applications may use the prefix for variables of their own, and may set other
     attributes on the module.
     """
-    variables = {*known, *OTHERS}
+    variables = {*known, *OTHERS, *ALIASES}
     for variable in list(os.environ):
         name = variable.removeprefix("LEANBASE_").lower()
         if name in variables or not variable.startswith("LEANBASE_"):
             continue
         if near := _nearest(name, variables, 0.8):
             _warn_once(f"{variable} is not an option; did you mean LEANBASE_{near.upper()}?")
-    own = {*known, *module["__all__"], "annotations"}
+    own = {*known, *ALIASES, *module["__all__"], "annotations"}
     for name, value in list(module.items()):
         if name in own or not name.islower() or name.startswith("_") or isinstance(value, ModuleType):
             continue
@@ -424,6 +502,9 @@ def _from_environment(option: Field[Any]) -> Any:
     """Return `LEANBASE_<OPTION>` as its option's type, `_fallback` if it is invalid, or `None` if not set."""
     name, kind = option.name, str(option.type).removesuffix(" | None")
     text = os.environ.get(f"LEANBASE_{name.upper()}", "").strip()
+    for alias in () if text or not name.startswith(("flags_", "secret_")) else ALIASES:
+        if ALIASES[alias] == name:
+            text = text or os.environ.get(f"LEANBASE_{alias.upper()}", "").strip()
     if not text:
         return None
     if kind.startswith("Sequence[str]"):
@@ -437,7 +518,7 @@ def _from_environment(option: Field[Any]) -> Any:
             return int(text) if kind == "int" else float(text)
         except ValueError:
             problem = f"it must be a {'whole ' if kind == 'int' else ''}number"
-    elif kind.startswith("str"):
+    elif kind.startswith(("str", "FlagDefinitions")):
         return text
     else:
         problem = "this option can only be set in code"

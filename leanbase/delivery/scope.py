@@ -124,6 +124,11 @@ class DeliveryScope:
         """Return True if the scope is not closed and does not belong to a parent process."""
         return not self.closed and self._generation == forking.generation
 
+    @property
+    def outer(self) -> DeliveryScope | None:
+        """The scope around this one, if it was open when this one was entered."""
+        return self._outer
+
     def may_block(self) -> bool:
         """Return True if a capture inside the scope may block this thread for a send."""
         return not (self.is_async and event_loop.is_running())

@@ -473,8 +473,16 @@ def _is_true(value: object) -> bool | None:
 
 
 def _override(option: str, value: Any) -> None:
-    if (context := _innermost_for(option)) is not None:
+    if _innermost_for(option) is not None:
+        set_override(option, value)
+
+
+def set_override(option: str, value: Any) -> bool:
+    """Set a value in the innermost context for `override` to return. Return False outside a context."""
+    context = active()
+    if context is not None:
         innermost.set(context.replaced(overrides={**(context.overrides or {}), option: value}))
+    return context is not None
 
 
 def _nearest(attribute: str) -> Any:
@@ -506,6 +514,8 @@ def coerce_id(value: object) -> str | None:
     Strings stay verbatim, except that NUL becomes U+FFFD. Numbers keep every digit, and bytes are decoded.
     `None`, blank strings, NaN, infinities, and objects without a usable `str()` count as missing.
     """
+    if value is None:
+        return None
     text = value if type(value) is str else _text_of_id(value)
     if text is None or not text.strip():
         return None

@@ -44,6 +44,7 @@ class Draft:
         with_tags: Whether context tags become properties.
         with_runtime: Whether properties describe the interpreter and the operating system.
         finalize: Called last, with the merged properties, which it may change.
+        flags: The properties of the feature flags that belong to the event.
 
     Attributes:
         is_exception: Whether the event is about an exception, and can be trimmed to fit.
@@ -53,6 +54,7 @@ class Draft:
         "disable_geoip",
         "distinct_id",
         "finalize",
+        "flags",
         "groups",
         "is_exception",
         "name",
@@ -76,6 +78,7 @@ class Draft:
         with_tags: bool = True,
         with_runtime: bool = False,
         finalize: Callable[[dict[str, Any]], None] | None = None,
+        flags: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.properties = properties
@@ -87,6 +90,7 @@ class Draft:
         self.with_tags = with_tags
         self.with_runtime = with_runtime
         self.finalize = finalize
+        self.flags = flags
         self.is_exception = False
 
 
@@ -159,7 +163,7 @@ def build(
         uuid = work.next_uuid(draft.name) if uuid is None else uuid
         timestamp = work.timestamp if timestamp is None else timestamp
     uuid = normalized_uuid(uuid)
-    defaults: dict[str, Any] = {}
+    defaults: dict[str, Any] = {} if draft.flags is None else dict(draft.flags)
     if distinct_id is None:
         distinct_id = uuid4() if work is None else idempotency.derived_uuid(f"personless/{uuid}")
         defaults["$process_person_profile"] = False

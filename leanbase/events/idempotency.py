@@ -43,7 +43,11 @@ class IdempotentWork:
         """Return the uuid of the next event of this name: a UUIDv5 of the work, the name and a number."""
         # One dict operation and one iterator step, each atomic, so threads need no lock.
         number = next(self._counts.setdefault(name, itertools.count(1)))
-        return derived_uuid(f"{self._key}/{number}/{name}")
+        return self.uuid_of(f"{number}/{name}")
+
+    def uuid_of(self, name: str) -> str:
+        """Return the uuid of the only event of this name."""
+        return derived_uuid(f"{self._key}/{name}")
 
 
 def derived_uuid(text: str) -> str:

@@ -102,7 +102,7 @@ class SqsTransport(BaseTransport):
         self._queue_url = queue_url.strip()
         self._endpoint, self._name, self._region = _parsed(self._queue_url)
         self._is_fifo = self._name.endswith(".fifo")
-        self._credentials = CredentialsSource()
+        self._credentials = CredentialsSource("transport='sqs'")
         self._max_message_bytes = MAX_BYTES
         self._max_request_bytes = MAX_BYTES
         self._repeated = RepeatedLog()

@@ -20,14 +20,17 @@ TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105
 class CredentialsSource:
     """Finds the current credentials. Roles, profiles and Lambda functions renew theirs.
 
+    Args:
+        user: The option that needs them, for messages.
+
     Raises:
         MissingDependencyError: The environment has no credentials, and botocore is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, user: str) -> None:
         self._chain: Any = None
         if _of_environment() is None and find_spec("botocore") is None:
-            wanted = f"transport='sqs' without {ACCESS_KEY} and {SECRET_KEY} in the environment"
+            wanted = f"{user} without {ACCESS_KEY} and {SECRET_KEY} in the environment"
             raise MissingDependencyError(wanted, package="botocore", extra="aws")
 
     def current(self, deadline: Deadline) -> Credentials:

@@ -1,4 +1,4 @@
-"""AWS Signature Version 4, as far as a POST with a body needs it.
+"""AWS Signature Version 4, as far as a request without a query needs it.
 
 It follows "Create a signed AWS API request" in the IAM User Guide of AWS.
 """
@@ -38,19 +38,27 @@ def signed(
     credentials: Credentials,
     region: str,
     service: str,
+    method: str = "POST",
 ) -> dict[str, str]:
-    """Return the headers of a POST with a signature for the current time.
+    """Return the headers of a request with a signature for the current time.
 
     Args:
-        url: The URL of the request, without a query.
+        url: The URL of the request, without a query. For S3 the path is quoted.
         body: The whole body.
         headers: The other headers. All are signed except `User-Agent`, which proxies change.
         credentials: The credentials to sign with.
         region: The AWS region, such as `eu-west-1`.
         service: The AWS service, such as `sqs`.
+        method: The method of the request.
     """
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     sent = {**headers, "X-Amz-Date": now}
+    digest = hashlib.sha256(body).hexdigest()
+    path = urlsplit(url).path or "/"
+    if service == "s3":
+        sent["X-Amz-Content-Sha256"] = digest
+    else:
+        path = quote(path, safe="/-_.~")  # twice, except for S3
     if credentials.token:
         sent["X-Amz-Security-Token"] = credentials.token
     lowered = {name.lower(): " ".join(value.split()) for name, value in sent.items()}
@@ -58,13 +66,13 @@ def signed(
     names = ";".join(name for name, _ in to_sign if name not in UNSIGNED)
     canonical = "\n".join(
         (
-            "POST",
-            quote(urlsplit(url).path or "/", safe="/-_.~"),
+            method,
+            path,
             "",
             *(f"{name}:{value}" for name, value in to_sign if name not in UNSIGNED),
             "",
             names,
-            hashlib.sha256(body).hexdigest(),
+            digest,
         )
     )
     scope = f"{now[:8]}/{region}/{service}/aws4_request"

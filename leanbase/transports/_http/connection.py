@@ -40,6 +40,7 @@ MAX_IDLE_SECONDS = 60.0
 
 MAX_RESPONSE_BYTES = 64 * 1024
 POOLED_CONNECTIONS = 32
+MAX_KNOWN_URLS = 16
 
 
 FAILURES = (HTTPError, HTTPException, OSError)
@@ -47,7 +48,7 @@ FAILURES = (HTTPError, HTTPException, OSError)
 
 
 class Response:
-    """A response: the status, the headers, and at most 64 KiB of the body."""
+    """A response: the status, the headers, and the body up to the size that was asked for."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -63,13 +64,13 @@ class Connections:
     def __init__(self) -> None:
         # By scheme and address: the configured server, and at most the same server over https.
         self._pools: dict[tuple[str, str], Any] = {}
-        self._latest: tuple[str, Any, str] | None = None
+        self._known: dict[str, tuple[Any, str]] = {}
 
     def _pool(self, url: str) -> tuple[Any, str]:
         """Return the pool for a URL and the request target: the path, or the whole URL for an HTTP proxy."""
-        latest = self._latest
-        if latest is not None and latest[0] == url:
-            return latest[1], latest[2]
+        known = self._known.get(url)
+        if known is not None:
+            return known
         parts = urlsplit(url)
         normalized = parse_url(url)
         pool = self._pools.get((parts.scheme, parts.netloc))
@@ -78,11 +79,24 @@ class Connections:
             pool = self._pools.setdefault((parts.scheme, parts.netloc), pool)
         is_forwarded = pool.proxy is not None and parts.scheme == "http"
         target = normalized.url if is_forwarded else normalized.request_uri
-        self._latest = url, pool, target
+        if len(self._known) >= MAX_KNOWN_URLS:
+            self._known.clear()
+        self._known[url] = pool, target
         return pool, target
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str], *, deadline: Deadline) -> Response:
-        """Send one POST and return the response. Blocks until the deadline at the latest.
+    def request(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        deadline: Deadline,
+        most: int = MAX_RESPONSE_BYTES,
+    ) -> Response:
+        """Send one request and return the response, with at most `most` bytes of its body.
+
+        Blocks until the deadline at the latest.
 
         If a kept-alive connection fails before a byte of the response has arrived, the same bytes are resent
         at once on a new connection. The server closed the old one while the client was idle or frozen. This
@@ -95,24 +109,32 @@ class Connections:
         attempt = Attempt(deadline)
         try:
             try:
-                return self._post(url, body, headers, attempt)
+                return self._request(method, url, body, headers, attempt, most)
             except FAILURES as error:
                 raise_interrupt(error)
                 stale = not attempt.connected and not attempt.responded
                 if not stale or isinstance(_cause(error), (TimeoutError, Urllib3TimeoutError)):
                     raise
-                return self._post(url, body, headers, Attempt(deadline, fresh=True))
+                return self._request(method, url, body, headers, Attempt(deadline, fresh=True), most)
         except FAILURES as error:
             raise_interrupt(error)  # a task's time limit may be a TimeoutError, too
             what, mends_soon = _describe(error), not _is_untrusted(error)
             raise TransportError(what, mends_soon=mends_soon, responded=False) from error
 
-    def _post(self, url: str, body: bytes, headers: Mapping[str, str], attempt: Attempt) -> Response:
+    def _request(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        attempt: Attempt,
+        most: int,
+    ) -> Response:
         others = current_attempt.get(None)
         try:
             current_attempt.set(attempt)  # inside the `try`: an interrupt may come right after it
             pool, target = self._pool(url)
-            response: Response = pool.post(target, body, headers)
+            response: Response = pool.exchange(method, target, body, headers, most)
             return response
         finally:
             current_attempt.set(others)
@@ -212,14 +234,16 @@ class _Connection(HTTPConnection):
         attempt.connected = True
         return connect(self._dns_host, self.port, attempt, self.socket_options or [])
 
-    def post(self, target: str, body: bytes, headers: Mapping[str, str]) -> HTTPResponse:
-        """Send one POST and return the response, whose body is not read yet.
+    def exchange(
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> HTTPResponse:
+        """Send one request and return the response, whose body is not read yet.
 
         Uses the methods of `http.client`. With those of urllib3 a request takes twice the instructions.
         """
         self._last_used = Stopwatch()
         try:
-            http.client.HTTPConnection.request(self, "POST", target, body, headers)
+            http.client.HTTPConnection.request(self, method, target, body, headers)
         except (BrokenPipeError, ConnectionResetError):
             if self.sock is None:
                 raise
@@ -288,22 +312,24 @@ class _Pool(HTTPConnectionPool):
         finally:
             self._put_conn(connection)
 
-    def post(self, target: str, body: bytes, headers: Mapping[str, str]) -> Response:
-        """Send one POST. The connection is used again, unless the server closes it or something fails."""
+    def exchange(
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], most: int
+    ) -> Response:
+        """Send one request. The connection is used again, unless the server closes it or something fails."""
         connection: Any = self._get_conn()
         is_reusable = False
         try:
             is_tunnelled = self._open(connection, target)
             if self.proxy_headers and not is_tunnelled:
                 headers = {**headers, **self.proxy_headers}
-            response = connection.post(target, body, headers)
+            response = connection.exchange(method, target, body, headers)
             try:
-                content = response.read(MAX_RESPONSE_BYTES + 1)
+                content = response.read(most + 1)
                 is_reusable = response.isclosed() and not response.length and not response.will_close
             except FAILURES as error:
                 raise_interrupt(error)
                 content = b""  # the status line has arrived and decides the outcome; only the body is lost
-            return Response(response.status, response.headers, content[:MAX_RESPONSE_BYTES])
+            return Response(response.status, response.headers, content[:most])
         finally:
             if not is_reusable:
                 connection.close()

@@ -135,7 +135,7 @@ class HttpSender:
         Raises:
             TransportError: There was no response.
         """
-        return self._connected().post(url, body, headers, deadline=deadline)
+        return self._connected().request("POST", url, body, headers, deadline=deadline)
 
     def _connected(self) -> Connections:
         if self._connections is not None:

@@ -1,0 +1,431 @@
+"""The definitions of a project's flags: one immutable set, whose flags are compiled when first asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .operators import (
+    MISSING,
+    SERVER,
+    UNRESOLVED,
+    UNSUPPORTED,
+    Outcome,
+    Undecided,
+    compile_operator,
+)
+from .values import NotAValueError
+
+if TYPE_CHECKING:
+    from .evaluator import Identity
+
+FILE_VERSION = 1
+KEPT = (
+    "flags",
+    "group_type_mapping",
+    "cohorts",
+    "minimal_flag_called_events",
+    "property_matching_version",
+)
+"""The parts of the server's answer that a bundle has."""
+
+_OF_A_FLAG = frozenset(
+    {
+        "id", "key", "active", "version", "filters", "ensure_experience_continuity", "bucketing_identifier",
+        "has_experiment", "evaluation_runtime", "config_version",
+    }
+)  # fmt: skip
+"""What evaluation reads of a flag. Names, authors and times of creation stay out of a bundle."""
+
+Filter: TypeAlias = "Callable[[Mapping[str, Any], Identity], Outcome]"
+_ABSENT = object()
+
+
+class Condition:
+    """One set of filters that must all match, and the share of ids that it then counts for.
+
+    Attributes:
+        filters: The filters.
+        share: The share of ids, from 0 to 1; `None` for all.
+        variant: The variant that it gives, if it names one.
+        group_type: The type of group whose properties count; `None` for the person.
+        is_of_flag: Whether this is the flag's own type.
+    """
+
+    __slots__ = ("filters", "group_type", "is_of_flag", "share", "variant")
+
+    def __init__(
+        self,
+        filters: Sequence[Filter],
+        share: float | None,
+        variant: str | None,
+        group_type: str | Undecided | None,
+        is_of_flag: bool,
+    ) -> None:
+        self.filters = tuple(filters)
+        self.share = share
+        self.variant = variant
+        self.group_type = group_type
+        self.is_of_flag = is_of_flag
+
+
+class Flag:
+    """One flag, compiled.
+
+    Attributes:
+        key: Its key.
+        raw: Its definition.
+        is_active: Whether it is switched on.
+        keeps_experience: Whether only the server knows what an id was given before.
+        group_type: The type of group that it is about; `None` for persons, `UNSUPPORTED` for an unknown type.
+        by_device: Whether devices are distributed instead of persons.
+        enrolment: The person property that decides it, for a flag that people opt into.
+        holdout: The value of ids that are held out, and their share.
+        conditions: Its conditions, in order.
+        ends_early: Whether a missed rollout ends the evaluation.
+        variants: The upper bound of each variant's range of hashes, and its key.
+        payloads: The payloads by value, as JSON.
+        defect: The outcome of every evaluation, if the definition cannot be read.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], definitions: Definitions) -> None:
+        filters = raw.get("filters") or {}
+        self.raw = raw
+        self.key: str = raw["key"]
+        self.is_active = bool(raw.get("active"))
+        self.keeps_experience = bool(raw.get("ensure_experience_continuity"))
+        self.defect: Undecided | None = None
+        self.group_type: str | Undecided | None = None
+        self.by_device = "device_id" in (
+            raw.get("bucketing_identifier"),
+            filters.get("bucketing_identifier"),
+        )
+        is_enrolment = filters.get("feature_enrollment") is True
+        self.enrolment = f"$feature_enrollment/{self.key}" if is_enrolment else None
+        self.holdout: tuple[str, float] | None = None
+        self.ends_early = bool(filters.get("early_exit"))
+        self.variants: tuple[tuple[float, str], ...] = ()
+        self.payloads: Mapping[str, Any] = {}
+        self.conditions: tuple[Condition, ...] = ()
+        try:
+            index = filters.get("aggregation_group_type_index")
+            self.group_type = definitions.group_type(index)
+            holdout = filters.get("holdout")
+            if holdout:
+                share = min(100.0, max(0.0, float(holdout["exclusion_percentage"]))) / 100
+                self.holdout = f"holdout-{holdout['id']}", share
+            self.variants = tuple(_variants(filters))
+            self.payloads = dict(filters.get("payloads") or {})
+            compiler = _Compiler(definitions)
+            self.conditions = tuple(compiler.condition(each, index) for each in filters.get("groups") or ())
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            self.defect = SERVER
+
+    @property
+    def id(self) -> int | None:
+        """The id on the server."""
+        value = self.raw.get("id")
+        return value if type(value) is int else None
+
+    @property
+    def version(self) -> int | None:
+        """The version of the definition."""
+        value = self.raw.get("version")
+        return value if type(value) is int else None
+
+    @property
+    def has_experiment(self) -> bool | None:
+        """Whether an experiment reads it, if that is known."""
+        value = self.raw.get("has_experiment")
+        return value if type(value) is bool else None
+
+    def payload(self, value: bool | str) -> str | None:
+        """Return the payload of a value as JSON."""
+        name = value if isinstance(value, str) else "true" if value else "false"
+        found = self.payloads.get(name)
+        return found if found is None or isinstance(found, str) else json.dumps(found)
+
+
+class Definitions:
+    """The definitions of all flags of a project, as one answer of the server has them. They never change.
+
+    Attributes:
+        etag: What the server called this answer, to ask whether there is a newer one.
+        fetched_at: When the server was asked, in seconds since the epoch.
+        is_minimal: Whether `$feature_flag_called` has few properties for flags without an experiment.
+        matching_version: How filters compare booleans.
+
+    Example:
+        >>> flags = {"flags": [{"key": "beta", "active": True, "filters": {"groups": [{}]}}]}
+        >>> definitions = Definitions.from_json(flags)
+        >>> list(definitions), "beta" in definitions
+        (['beta'], True)
+    """
+
+    def __init__(
+        self, data: Mapping[str, Any], *, etag: str | None, fetched_at: float, host_hash: str | None = None
+    ) -> None:
+        self.etag = etag
+        self.fetched_at = fetched_at
+        self.host_hash = host_hash
+        self.is_minimal = data.get("minimal_flag_called_events") is True
+        version = data.get("property_matching_version")
+        self.matching_version = version if type(version) is int else 1
+        self._data = data
+        self._raw: dict[str, Mapping[str, Any]] = {flag["key"]: flag for flag in data["flags"]}
+        self._flags: dict[str, Flag] = {}
+        self._cohorts: dict[str, Filter | Undecided] = {}
+
+    @classmethod
+    def from_json(
+        cls,
+        data: str | bytes | Mapping[str, Any],
+        *,
+        etag: str | None = None,
+        fetched_at: float | None = None,
+    ) -> Definitions:
+        """Read the server's answer, or a bundle that `leanbase flags pull` or the publisher has written.
+
+        Args:
+            data: The JSON, as text or decoded.
+            etag: The `ETag` of the answer. A bundle has its own.
+            fetched_at: When the server was asked, in seconds since the epoch. Default: what the bundle says,
+                else now.
+
+        Raises:
+            ValueError: This is neither of both.
+        """
+        found: Any = json.loads(data) if isinstance(data, (str, bytes)) else data
+        if not isinstance(found, Mapping):
+            raise ValueError(f"definitions are a JSON object, not {type(found).__name__}")
+        host_hash = None
+        if "leanbase_flags" in found:
+            if found["leanbase_flags"] != FILE_VERSION:
+                raise ValueError(f"bundles of version {found['leanbase_flags']!r} cannot be read")
+            etag = etag or _text(found.get("etag"))
+            fetched_at = _seconds(found.get("fetched_at")) if fetched_at is None else fetched_at
+            host_hash = _text(found.get("host_hash"))
+            found = found.get("definitions")
+        flags = found.get("flags") if isinstance(found, Mapping) else None
+        if not isinstance(flags, list):
+            raise ValueError("there are no definitions in it: no list of flags")
+        for flag in flags:
+            if not (isinstance(flag, Mapping) and isinstance(flag.get("key"), str)):
+                raise ValueError("a flag without a key")
+        moment = time.time() if fetched_at is None else fetched_at
+        return cls(found, etag=etag, fetched_at=moment, host_hash=host_hash)
+
+    def bundle(self, host: str | None) -> dict[str, Any]:
+        """Return the content of the file that other processes read: what evaluation needs and no more."""
+        data = {name: self._data[name] for name in KEPT if name in self._data}
+        data["flags"] = [
+            {name: value for name, value in flag.items() if name in _OF_A_FLAG} for flag in data["flags"]
+        ]
+        moment = datetime.fromtimestamp(self.fetched_at, timezone.utc)
+        return {
+            "leanbase_flags": FILE_VERSION,
+            "host_hash": self.host_hash if host is None else host_hash(host),
+            "fetched_at": moment.isoformat().replace("+00:00", "Z"),
+            "etag": self.etag,
+            "definitions": data,
+        }
+
+    def renewed(self, fetched_at: float) -> Definitions:
+        """Return the same definitions, which the server has called current at this time."""
+        same = Definitions(self._data, etag=self.etag, fetched_at=fetched_at, host_hash=self.host_hash)
+        same._flags, same._cohorts = self._flags, self._cohorts
+        return same
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._raw
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    @property
+    def raw_flags(self) -> list[Mapping[str, Any]]:
+        """The definitions as the server has them."""
+        return list(self._raw.values())
+
+    def flag(self, key: str) -> Flag:
+        """Return a flag.
+
+        Raises:
+            KeyError: There is none of this key.
+        """
+        found = self._flags.get(key)
+        if found is None:
+            found = self._flags[key] = Flag(self._raw[key], self)
+        return found
+
+    def group_type(self, index: object) -> str | Undecided | None:
+        """Return the name of a group type; `None` for persons, `UNSUPPORTED` for an unknown one."""
+        if index is None:
+            return None
+        name = (self._data.get("group_type_mapping") or {}).get(str(index))
+        return name if isinstance(name, str) else UNSUPPORTED
+
+    def cohort(self, id: str) -> Filter | Undecided:
+        """Return the test of a cohort; `SERVER` if it is unknown here or cannot be read."""
+        found = self._cohorts.get(id)
+        if found is None:
+            raw = (self._data.get("cohorts") or {}).get(id)
+            self._cohorts[id] = SERVER  # of a cohort that contains itself
+            try:
+                found = SERVER if raw is None else _Compiler(self).group(raw)
+            except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+                found = SERVER
+            self._cohorts[id] = found
+        return found
+
+
+class _Compiler:
+    """Compiles the conditions and cohorts of one set of definitions."""
+
+    def __init__(self, definitions: Definitions) -> None:
+        self._definitions = definitions
+
+    def condition(self, raw: Mapping[str, Any], index: object) -> Condition:
+        own_index = raw.get("aggregation_group_type_index", index)
+        percentage = raw.get("rollout_percentage")
+        variant = raw.get("variant")
+        return Condition(
+            [self.filter(each) for each in raw.get("properties") or ()],
+            None if percentage is None else float(percentage) / 100,
+            variant if isinstance(variant, str) else None,
+            self._definitions.group_type(own_index),
+            own_index == index,
+        )
+
+    def filter(self, raw: Mapping[str, Any]) -> Filter:
+        kind = raw.get("type")
+        if kind == "cohort":
+            return self._cohort(raw)
+        if kind == "flag":
+            return _dependency(raw)
+        return self._property(raw)
+
+    def _property(self, raw: Mapping[str, Any]) -> Filter:
+        key = raw["key"]
+        test = compile_operator(raw.get("operator"), raw.get("value"), self._definitions.matching_version)
+        if isinstance(test, Undecided):
+            undecided = test
+            return lambda properties, identity: undecided
+        decide = test
+
+        def matches(properties: Mapping[str, Any], identity: Identity) -> Outcome:
+            given = properties.get(key, _ABSENT)
+            if given is _ABSENT:
+                return MISSING
+            try:
+                return decide(given, identity.now)
+            except NotAValueError:
+                return MISSING
+
+        return matches
+
+    def _cohort(self, raw: Mapping[str, Any]) -> Filter:
+        operator = raw.get("operator") or "in"
+        if operator not in ("in", "exact", "not_in"):
+            return lambda properties, identity: UNSUPPORTED
+        test = self._definitions.cohort(str(raw.get("value")))
+        if isinstance(test, Undecided):
+            undecided = test
+            return lambda properties, identity: undecided
+        return _negated(test) if operator == "not_in" else test
+
+    def group(self, raw: Mapping[str, Any]) -> Filter:
+        """Compile a cohort, or a group of members in one."""
+        if not raw or not (members := raw.get("values", [])):
+            if raw and raw.get("type") not in ("AND", "OR"):
+                raise ValueError("neither AND nor OR")
+            return lambda properties, identity: True
+        if raw.get("type") not in ("AND", "OR") or not isinstance(members, list):
+            raise ValueError("neither AND nor OR, or no list of members")
+        decisive = raw["type"] == "OR"
+        tests = [self._member(each) for each in members]
+
+        def matches(properties: Mapping[str, Any], identity: Identity) -> Outcome:
+            undecided = None
+            for test in tests:
+                outcome = test(properties, identity)
+                if outcome is decisive:
+                    return decisive
+                if isinstance(outcome, Undecided) and (undecided is None or outcome.is_final):
+                    undecided = outcome
+            return (not decisive) if undecided is None else undecided
+
+        return matches
+
+    def _member(self, raw: Mapping[str, Any]) -> Filter:
+        if "values" in raw:
+            return self.group(raw)
+        test = self.filter(raw)
+        return _negated(test) if raw.get("negation") else test
+
+
+def _negated(test: Filter) -> Filter:
+    def matches(properties: Mapping[str, Any], identity: Identity) -> Outcome:
+        outcome = test(properties, identity)
+        return outcome if isinstance(outcome, Undecided) else not outcome
+
+    return matches
+
+
+def _dependency(raw: Mapping[str, Any]) -> Filter:
+    """Compile a filter on the value of another flag."""
+    key, expected, chain = raw.get("key"), raw.get("value"), raw.get("dependency_chain")
+    is_readable = (
+        raw.get("operator") == "flag_evaluates_to"
+        and isinstance(key, str)
+        and key
+        and isinstance(expected, (bool, str))
+    )
+    if not is_readable:
+        return lambda properties, identity: False
+    if not isinstance(chain, list) or not chain or not all(isinstance(each, str) for each in chain):
+        return lambda properties, identity: UNSUPPORTED
+    keys = [*chain, key] if chain[-1] != key else chain
+
+    def matches(properties: Mapping[str, Any], identity: Identity) -> Outcome:
+        value: bool | str | Undecided = False
+        for each in keys:
+            value = identity.dependency(each, properties)
+            if isinstance(value, Undecided):
+                return value if value.is_final else UNRESOLVED
+        if isinstance(expected, str):
+            return value == expected and isinstance(value, str)
+        return (value is not False) is expected
+
+    return matches
+
+
+def _variants(filters: Mapping[str, Any]) -> Iterator[tuple[float, str]]:
+    bound = 0.0
+    for variant in (filters.get("multivariate") or {}).get("variants") or ():
+        bound += float(variant.get("rollout_percentage") or 0) / 100
+        yield bound, str(variant["key"])
+
+
+def host_hash(host: str) -> str:
+    """Return what a bundle says of the host that it came from."""
+    return sha256(host.rstrip("/").encode()).hexdigest()[:16]
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _seconds(moment: object) -> float:
+    """Return a bundle's time in seconds; 0, which is very old, if it has none."""
+    try:
+        return datetime.fromisoformat(str(moment).replace("Z", "+00:00")).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0

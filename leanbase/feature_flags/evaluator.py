@@ -1,0 +1,192 @@
+"""Decides flags for one identity by their definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from .definitions import Condition, Definitions, Flag
+from .hashing import holdout_hash, rollout_hash, variant_hash
+from .operators import CONTINUITY, MISSING, UNRESOLVED, UNSUPPORTED, Undecided
+
+MAX_DEPENDENCIES = 50
+
+Value = bool | str
+
+
+class Identity:
+    """Whom flags are decided for. Values that flags depend on are remembered.
+
+    Args:
+        definitions: The definitions of the flags.
+        distinct_id: The person.
+        groups: The groups of the person, the key of each by its type.
+        person_properties: Plain values.
+        group_properties: Plain values, by group type.
+        device_id: The device, for flags that distribute devices.
+        now: The current time in UTC, to which relative dates refer.
+    """
+
+    __slots__ = (
+        "_definitions",
+        "_dependencies",
+        "_device_id",
+        "_distinct_id",
+        "_group_properties",
+        "_groups",
+        "_open",
+        "_person_properties",
+        "now",
+    )
+
+    def __init__(
+        self,
+        definitions: Definitions,
+        distinct_id: str,
+        *,
+        groups: Mapping[str, str],
+        person_properties: Mapping[str, Any],
+        group_properties: Mapping[str, Mapping[str, Any]],
+        device_id: str | None,
+        now: datetime,
+    ) -> None:
+        self._definitions = definitions
+        self._distinct_id = distinct_id
+        self._groups = groups
+        self._person_properties = {"distinct_id": distinct_id, **person_properties}
+        self._group_properties = group_properties
+        self._device_id = device_id
+        self._dependencies: dict[tuple[str, int], Value | Undecided] = {}
+        self._open = 0
+        self.now = now
+
+    def decide(self, flag: Flag) -> Value | Undecided:
+        """Return the value of a flag: `True`, `False` or its variant, or why it is undecided."""
+        if not flag.is_active:
+            return False
+        if flag.keeps_experience:
+            return CONTINUITY
+        if flag.defect is not None:
+            return flag.defect
+        who: str | None
+        if flag.group_type is None:
+            who, properties = self._distinct_id, self._person_properties
+            if flag.by_device:
+                who = self._device_id
+        elif isinstance(flag.group_type, Undecided):
+            return flag.group_type
+        else:
+            who = self._groups.get(flag.group_type)
+            if who is None:
+                return False  # the server would say the same
+            properties = self._of_group(flag.group_type, who)
+        return MISSING if who is None else self._decide(flag, properties, who)
+
+    def dependency(self, key: str, properties: Mapping[str, Any]) -> Value | Undecided:
+        """Return the value of a flag that another depends on, by the properties of the other."""
+        known = self._dependencies.get((key, id(properties)))
+        if known is not None:
+            return known
+        if key not in self._definitions or self._open >= MAX_DEPENDENCIES:
+            return UNRESOLVED
+        flag = self._definitions.flag(key)
+        self._dependencies[key, id(properties)] = UNRESOLVED  # of a flag that depends on itself
+        value: Value | Undecided
+        if not flag.is_active:
+            value = False
+        elif flag.keeps_experience:
+            value = CONTINUITY
+        elif flag.defect is not None:
+            value = flag.defect
+        else:
+            who = self._device_id if flag.by_device else self._distinct_id
+            if properties is not self._person_properties:
+                who = properties.get("$group_key")
+            self._open += 1
+            value = MISSING if who is None else self._decide(flag, properties, str(who))
+            self._open -= 1
+        self._dependencies[key, id(properties)] = value
+        return value
+
+    def _of_group(self, group_type: str, key: str) -> dict[str, Any]:
+        return {"$group_key": key, **self._group_properties.get(group_type, {})}
+
+    def _decide(self, flag: Flag, properties: Mapping[str, Any], who: str) -> Value | Undecided:
+        if flag.enrolment is not None:
+            enrolled = properties.get(flag.enrolment, MISSING)
+            return MISSING if enrolled is MISSING else enrolled in (True, "true")
+        if flag.holdout is not None:
+            value, share = flag.holdout
+            if share >= 1.0 or (share > 0.0 and holdout_hash(who) <= share):
+                return value
+        undecided: Undecided | None = None
+        place: float | None = None
+        for condition in flag.conditions:
+            of_condition, id_of_condition = properties, who
+            if not condition.is_of_flag:
+                other = self._subject(condition)
+                if other is None:
+                    continue
+                if isinstance(other, Undecided):
+                    undecided = _first(undecided, other)
+                    continue
+                of_condition, id_of_condition = other
+            outcome = self._matches(condition, of_condition)
+            if outcome is False:
+                continue
+            if outcome is not True:
+                if outcome.is_final:
+                    return outcome
+                undecided = _first(undecided, outcome)
+                continue
+            if condition.share is not None and condition.share < 1.0:
+                if place is None or id_of_condition is not who:
+                    place = rollout_hash(flag.key, id_of_condition)
+                if place > condition.share:
+                    place = place if id_of_condition is who else None
+                    if flag.ends_early:
+                        return False if undecided is None else undecided
+                    continue
+            return self._variant(flag, condition, id_of_condition)
+        return False if undecided is None else undecided
+
+    def _subject(self, condition: Condition) -> tuple[Mapping[str, Any], str] | Undecided | None:
+        """Return whom a condition of another type than the flag's is about; `None` if there is nobody."""
+        if condition.group_type is None:
+            return self._person_properties, self._distinct_id
+        if isinstance(condition.group_type, Undecided):
+            return UNSUPPORTED
+        key = self._groups.get(condition.group_type)
+        return None if key is None else (self._of_group(condition.group_type, key), key)
+
+    def _matches(self, condition: Condition, properties: Mapping[str, Any]) -> bool | Undecided:
+        """Return whether all filters match. They have no order: one that fails decides."""
+        first: Undecided | None = None
+        strongest: Undecided | None = None
+        for matches in condition.filters:
+            outcome = matches(properties, self)
+            if outcome is False:
+                return False
+            if outcome is not True:
+                first = outcome if first is None else first
+                strongest = _first(strongest, outcome)
+        if first is None or strongest is None:
+            return True
+        return first if first.is_final else strongest if not strongest.is_final else UNSUPPORTED
+
+    def _variant(self, flag: Flag, condition: Condition, who: str) -> Value:
+        if not flag.variants:
+            return True
+        if condition.variant is not None and any(condition.variant == key for _, key in flag.variants):
+            return condition.variant
+        place = variant_hash(flag.key, who)
+        for bound, key in flag.variants:
+            if place < bound:
+                return key
+        return True
+
+
+def _first(one: Undecided | None, other: Undecided) -> Undecided:
+    """Return the one of two outcomes whose reason counts."""
+    return other if one is None or other.rank < one.rank else one

@@ -1,0 +1,276 @@
+"""What the calls of a client about flags do: definitions, evaluation here, the server for the rest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..delivery.scope import send_deadline
+from ..errors import ConfigError
+from ..events.encoding import sanitize_dict, sanitize_properties
+from .definitions import Definitions, Flag, host_hash
+from .evaluator import Identity
+from .exposures import Reported
+from .operators import Undecided
+from .remote import RemoteFlags
+from .snapshot import LOCAL_REASON, Answer, Record
+from .sources import sources_of
+from .store import DefinitionsStore
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+    from ..transports.deadline import Deadline
+    from .snapshot import FeatureFlagEvaluations
+
+
+logger = logging.getLogger("leanbase")
+
+MAX_STORES = 16
+
+
+class Question:
+    """Whom flags are evaluated for. All values are plain.
+
+    Attributes:
+        distinct_id: The person.
+        groups: The groups of the person, the key of each by its type.
+        person_properties: Properties of the person.
+        group_properties: Properties of the groups, by type.
+        device_id: The device, if it is known.
+        without_geoip: Whether the server must not look up the sender's address.
+    """
+
+    __slots__ = (
+        "device_id",
+        "distinct_id",
+        "group_properties",
+        "groups",
+        "person_properties",
+        "without_geoip",
+    )
+
+    def __init__(
+        self,
+        distinct_id: str,
+        groups: Mapping[str, str],
+        person_properties: dict[str, Any],
+        group_properties: dict[str, dict[str, Any]],
+        device_id: str | None,
+        *,
+        without_geoip: bool,
+    ) -> None:
+        self.distinct_id = distinct_id
+        self.groups = groups
+        self.person_properties = person_properties
+        self.group_properties = group_properties
+        self.device_id = device_id
+        self.without_geoip = without_geoip
+
+    def identity(self, definitions: Definitions, now: Any) -> Identity:
+        """Return what local evaluation needs."""
+        properties = sanitize_properties(self.person_properties) if self.person_properties else {}
+        for name, value in self.person_properties.items():
+            if type(value) is float and value - value != 0.0 and name in properties:
+                properties[name] = value  # NaN is no null: the server decides
+        return Identity(
+            definitions,
+            self.distinct_id,
+            groups=self.groups,
+            person_properties=properties,
+            group_properties=sanitize_dict(self.group_properties) if self.group_properties else {},
+            device_id=self.device_id,
+            now=now,
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the server is told."""
+        group_properties = sanitize_dict(self.group_properties)
+        for kind, key in self.groups.items():
+            group_properties[kind] = {"$group_key": key, **(group_properties.get(kind) or {})}
+        return {
+            "distinct_id": self.distinct_id,
+            "groups": dict(self.groups),
+            "person_properties": sanitize_dict(self.person_properties),
+            "group_properties": group_properties,
+            "geoip_disable": self.without_geoip,
+            "device_id": self.device_id,
+        }
+
+
+class FeatureFlags:
+    """Evaluates flags for one client.
+
+    Args:
+        settings: The settings of the client.
+
+    Attributes:
+        store: Where definitions are; `None` if the client has no source of definitions.
+        reported: Which reads were reported.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._remote: RemoteFlags | None = RemoteFlags(settings) if settings.host and settings.send else None
+        self.store = _store_of(settings)
+        self.reported = Reported()
+        self._has_warned_of_host = False
+
+    def evaluate(
+        self,
+        distinct_id: str,
+        groups: Mapping[str, str],
+        person_properties: dict[str, Any],
+        group_properties: dict[str, dict[str, Any]],
+        device_id: str | None,
+        *,
+        without_geoip: bool,
+        keys: Sequence[str] | None = None,
+        only_locally: bool = False,
+    ) -> Answer:
+        """Evaluate flags here, and the rest with at most one request. Never raises.
+
+        Args:
+            distinct_id: The person.
+            groups: The groups of the person, the key of each by its type.
+            person_properties: Properties of the person, of any type.
+            group_properties: Properties of the groups, by type.
+            device_id: The device, if it is known.
+            without_geoip: Whether the server must not look up the sender's address.
+            keys: The flags; `None` for all.
+            only_locally: Whether the server is not asked.
+
+        Blocks as `DefinitionsStore.pinned` does, and for the request.
+        """
+        answer = Answer(distinct_id, groups)
+        if keys is not None and not keys:
+            return answer
+        question = Question(
+            distinct_id, groups, person_properties, group_properties, device_id, without_geoip=without_geoip
+        )
+        definitions = self._evaluate_here(question, keys, answer)
+        is_complete = definitions is not None and not answer.unresolved
+        if is_complete and keys is not None and definitions is not None:
+            unknown = self.store.unknown if self.store is not None else ()
+            is_complete = all(key in definitions or key in unknown for key in keys)
+        if not (is_complete or only_locally or self._settings.flags_only_evaluate_locally):
+            self._ask(question, keys, answer, definitions)
+        return answer
+
+    def _evaluate_here(
+        self, question: Question, keys: Sequence[str] | None, answer: Answer
+    ) -> Definitions | None:
+        if self.store is None:
+            return None
+        definitions, now, answer.is_stale = self.store.pinned()
+        if definitions is None:
+            return None
+        self._warn_of_host(definitions)
+        answer.is_minimal_here = definitions.is_minimal
+        identity = question.identity(definitions, now)
+        for key in definitions if keys is None else keys:
+            if key not in definitions:
+                continue
+            flag = definitions.flag(key)
+            value = identity.decide(flag)
+            if isinstance(value, Undecided):
+                answer.unresolved[key] = value.reason
+            else:
+                answer.records[key] = _record(flag, value)
+        return definitions
+
+    def _ask(
+        self,
+        question: Question,
+        keys: Sequence[str] | None,
+        answer: Answer,
+        definitions: Definitions | None,
+    ) -> None:
+        remote = self._remote
+        if remote is None:
+            return
+        deadline = send_deadline(remote.most_seconds)
+        found = remote.evaluate(question.fields(), keys, answer, deadline=deadline)
+        for key, record in found.items():
+            if (keys is None or key in keys) and key not in answer.records:
+                answer.records[key] = record
+                answer.unresolved.pop(key, None)
+        if definitions is not None and keys is not None and not answer.errors and self.store is not None:
+            self.store.unknown.update(key for key in keys if key not in found and key not in definitions)
+
+    def _warn_of_host(self, definitions: Definitions) -> None:
+        host, given = self._settings.host, definitions.host_hash
+        if self._has_warned_of_host or not host or given is None:
+            return
+        self._has_warned_of_host = True
+        if given != host_hash(host):
+            logger.warning("the flag definitions are those of another host than %s; they are used", host)
+
+    def load(self, deadline: Deadline) -> bool:
+        """Load definitions now; return whether there are some. Blocks until the deadline at the latest."""
+        return self.store is not None and self.store.load(deadline)
+
+    def payload_of(self, key: str, value: bool | str, flags: FeatureFlagEvaluations) -> Any:
+        """Return the decoded payload of another value of a flag, by its definition or by its own value."""
+        definitions = None if self.store is None else self.store.pinned().definitions
+        if definitions is not None and key in definitions:
+            return Record(key, value, payload=definitions.flag(key).payload(value)).decoded_payload()
+        result = flags.get_result(key)
+        return result.payload if result is not None and result.get_value() == value else None
+
+    def remote_config(self, key: str) -> Any:
+        """Ask the server for the decrypted payload of a flag; `None` if it has none."""
+        from .remote_config import payload_of
+
+        return payload_of(self._settings, key)
+
+
+def _record(flag: Flag, value: bool | str) -> Record:
+    return Record(
+        flag.key,
+        value,
+        payload=flag.payload(value),
+        is_local=True,
+        id=flag.id,
+        version=flag.version,
+        reason=LOCAL_REASON,
+        has_experiment=flag.has_experiment,
+    )
+
+
+_stores: dict[tuple[Any, ...], DefinitionsStore] = {}
+
+
+def _store_of(settings: Settings) -> DefinitionsStore | None:
+    """Return the store of these settings. It outlives its clients, which may end after each request."""
+    named = settings.flag_definitions
+    if (named is None and not settings.secret_key) or settings.disabled:
+        return None
+    key = (
+        settings.host,
+        settings.api_key,
+        settings.secret_key,
+        str(named) if isinstance(named, (str, type(None))) else tuple(map(_named, _listed(named))),
+        settings.flags_ttl,
+        settings.flags_max_age,
+    )
+    found = _stores.get(key)
+    if found is None:
+        try:
+            sources = sources_of(settings)
+        except ConfigError as error:
+            logger.error("%s; flags are evaluated by the server", error)
+            return None
+        if len(_stores) >= MAX_STORES:
+            _stores.clear()
+        found = DefinitionsStore(sources, ttl=settings.flags_ttl, max_age=settings.flags_max_age)
+        _stores[key] = found
+    return found
+
+
+def _listed(named: Any) -> Sequence[Any]:
+    return named if isinstance(named, (list, tuple)) else (named,)
+
+
+def _named(source: Any) -> Any:
+    return source if isinstance(source, str) else id(source)

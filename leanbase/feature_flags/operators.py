@@ -1,0 +1,208 @@
+"""The operators of a flag's filters: one small function each, compiled for the filter's value.
+
+A compiled operator takes a property and the time, and returns whether the filter matches, or `Undecided`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from enum import Enum
+from operator import ge, gt, le, lt
+from typing import Any, TypeAlias
+
+from . import values
+from .regexes import UnlikeError, compiled
+from .values import NotAValueError, ascii_lower, is_boolean_like, is_truthy, spelled
+
+
+class Reason(str, Enum):
+    """Why a flag could not be decided here. The first of them counts, if there are several."""
+
+    EXPERIENCE_CONTINUITY = "experience_continuity"
+    UNSUPPORTED_DEFINITION = "unsupported_definition"
+    UNRESOLVED_DEPENDENCY = "unresolved_dependency"
+    MISSING_CONTEXT = "missing_context"
+
+
+class Undecided:
+    """The outcome of what only the server can decide.
+
+    Attributes:
+        reason: Why.
+        rank: The position of the reason: the lowest of several counts.
+        is_final: Whether later conditions of the flag are not tried.
+    """
+
+    __slots__ = ("is_final", "rank", "reason")
+
+    def __init__(self, reason: Reason, *, is_final: bool = False) -> None:
+        self.reason = reason
+        self.rank = list(Reason).index(reason)
+        self.is_final = is_final
+
+    def __repr__(self) -> str:
+        return f"<undecided: {self.reason.value}>"
+
+    def __bool__(self) -> bool:
+        raise TypeError("an undecided outcome is neither true nor false")
+
+
+Outcome: TypeAlias = bool | Undecided
+Test: TypeAlias = Callable[[Any, datetime], Outcome]
+
+CONTINUITY = Undecided(Reason.EXPERIENCE_CONTINUITY)
+UNSUPPORTED = Undecided(Reason.UNSUPPORTED_DEFINITION)
+SERVER = Undecided(Reason.UNSUPPORTED_DEFINITION, is_final=True)
+UNRESOLVED = Undecided(Reason.UNRESOLVED_DEPENDENCY)
+MISSING = Undecided(Reason.MISSING_CONTEXT)
+
+
+def compile_operator(operator: object, value: Any, matching_version: int) -> Test | Undecided:
+    """Return the function that tests a property, or `Undecided` if the filter cannot be read here.
+
+    Args:
+        operator: The operator's name. A missing one is `exact`.
+        value: The value of the filter.
+        matching_version: How booleans are compared, as the definitions say.
+    """
+    name = "exact" if operator is None else operator
+    try:
+        if name in ("exact", "is_not"):
+            return _equality(value, matching_version, negated=name == "is_not")
+        make = _OPERATORS.get(name) if isinstance(name, str) else None
+        return UNSUPPORTED if make is None else make(value)
+    except (NotAValueError, UnlikeError):
+        return UNSUPPORTED
+
+
+def _equality(value: Any, matching_version: int, *, negated: bool) -> Test:
+    if matching_version < 2 and is_boolean_like(value):  # so is an empty list
+        expected = is_truthy(value)
+        return lambda given, _: (is_truthy(given) is expected) is not negated
+    wanted = frozenset(spelled(each).lower() for each in (value if type(value) is list else [value]))
+    return lambda given, _: (spelled(given).lower() in wanted) is not negated
+
+
+def _text(compare: Callable[[str, str], bool], *, negated: bool) -> Callable[[Any], Test]:
+    def make(value: Any) -> Test:
+        wanted = ascii_lower(spelled(value))
+        return lambda given, _: compare(ascii_lower(spelled(given)), wanted) is not negated
+
+    return make
+
+
+def _regex(*, negated: bool) -> Callable[[Any], Test]:
+    def make(value: Any) -> Test:
+        search = compiled(spelled(value))
+
+        def test(given: Any, _: datetime) -> Outcome:
+            if search is None:
+                return False  # an invalid expression matches nothing, also negated
+            found = search(spelled(given))
+            return UNSUPPORTED if found is None else found is not negated
+
+        return test
+
+    return make
+
+
+def _comparison(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Test | Undecided]:
+    def make(value: Any) -> Test | Undecided:
+        limit = values.number(value)
+        if limit is None:
+            return UNSUPPORTED
+
+        def test(given: Any, _: datetime) -> bool:
+            found = values.number(given)
+            return found is not None and compare(found, limit)
+
+        return test
+
+    return make
+
+
+def _date(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Test | Undecided]:
+    def make(value: Any) -> Test | Undecided:
+        is_relative = values.is_relative(value)
+
+        def test(given: Any, now: datetime) -> Outcome:
+            limit = values.relative_moment(value, now) if is_relative else values.moment(value, now)
+            if limit is None:
+                return UNSUPPORTED
+            found = values.moment(given, now)
+            return MISSING if found is None else compare(found, limit)
+
+        return test if is_relative or values.moment(value, _ANY_TIME) is not None else UNSUPPORTED
+
+    return make
+
+
+_ANY_TIME = datetime(2024, 2, 28)
+
+
+def _version_comparison(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Test | Undecided]:
+    def make(value: Any) -> Test | Undecided:
+        limit = values.version(spelled(value))
+        if limit is None:
+            return UNSUPPORTED
+
+        def test(given: Any, _: datetime) -> Outcome:
+            found = values.version(spelled(given))
+            return MISSING if found is None else compare(found, limit)
+
+        return test
+
+    return make
+
+
+def _version_range(
+    bounds_of: Callable[[str], tuple[values.Version, values.Version] | None],
+) -> Callable[[Any], Test | Undecided]:
+    def make(value: Any) -> Test | Undecided:
+        bounds = bounds_of(spelled(value))
+        if bounds is None:
+            return UNSUPPORTED
+        low, high = bounds
+
+        def test(given: Any, _: datetime) -> Outcome:
+            found = values.version(spelled(given))
+            return MISSING if found is None else low <= found < high
+
+        return test
+
+    return make
+
+
+def _contains(text: str, part: str) -> bool:
+    return part in text
+
+
+_OPERATORS: dict[str, Callable[[Any], Test | Undecided]] = {
+    "is_set": lambda _: lambda given, now: True,
+    "is_not_set": lambda _: lambda given, now: False,
+    "icontains": _text(_contains, negated=False),
+    "not_icontains": _text(_contains, negated=True),
+    "starts_with": _text(str.startswith, negated=False),
+    "not_starts_with": _text(str.startswith, negated=True),
+    "ends_with": _text(str.endswith, negated=False),
+    "not_ends_with": _text(str.endswith, negated=True),
+    "regex": _regex(negated=False),
+    "not_regex": _regex(negated=True),
+    "gt": _comparison(gt),
+    "gte": _comparison(ge),
+    "lt": _comparison(lt),
+    "lte": _comparison(le),
+    "is_date_before": _date(lt),
+    "is_date_after": _date(gt),
+    "semver_eq": _version_comparison(lambda found, limit: found == limit),
+    "semver_neq": _version_comparison(lambda found, limit: found != limit),
+    "semver_gt": _version_comparison(gt),
+    "semver_gte": _version_comparison(ge),
+    "semver_lt": _version_comparison(lt),
+    "semver_lte": _version_comparison(le),
+    "semver_tilde": _version_range(values.tilde),
+    "semver_caret": _version_range(values.caret),
+    "semver_wildcard": _version_range(values.wildcard),
+}
+"""By name, what makes the test of a filter's value; `exact` and `is_not` depend on the matching version."""

@@ -1,0 +1,143 @@
+"""Regular expressions that Python and the service, which is written in Rust, read alike.
+
+The service decides everything else, so that no user sees another value than elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+
+MAX_REPETITIONS = 1000
+
+_COUNT = re.compile(r"\{(\d{1,4})(,(\d{1,4})?)?\}", re.ASCII)
+_CLASSES = "dDwWsS"
+_CONTROLS = "afnrtv"
+_HEXADECIMAL = {"x": 2, "u": 4, "U": 8}
+_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;=?@[\\]^_`{|}~")
+_ODD_SPACES = frozenset("\x1c\x1d\x1e\x1f")
+
+
+class UnlikeError(ValueError):
+    """Python and Rust may read an expression differently, or Python may take too long."""
+
+
+@lru_cache(maxsize=512)
+def compiled(pattern: str) -> Callable[[str], bool | None] | None:
+    """Return a function that searches a text; `None` if the expression is not valid in either language.
+
+    The function returns `None` for a text in which the languages may find different things.
+
+    Raises:
+        UnlikeError: The languages may read the expression differently.
+    """
+    reader = _Reader(pattern)
+    text = reader.read()
+    try:
+        search = re.compile(text).search
+    except (re.error, RecursionError, OverflowError):
+        return None
+
+    def found(text: str) -> bool | None:
+        if reader.has_spaces and not _ODD_SPACES.isdisjoint(text):
+            return None
+        if reader.has_words and not (text.isascii() or all(c.isascii() or c.isalpha() for c in text)):
+            return None
+        return search(text) is not None
+
+    return found
+
+
+class _Reader:
+    """Reads an expression once, from the left, and translates what Python spells differently.
+
+    Attributes:
+        has_words: Whether it asks for characters of words, of which the languages have different lists.
+        has_spaces: Whether it asks for white space.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._at = 0
+        self.has_words = False
+        self.has_spaces = False
+
+    def read(self) -> str:
+        """Return the expression in Python's spelling."""
+        pattern, out = self._pattern, []
+        groups: list[bool] = []  # of each open group, whether something in it repeats
+        repeats = False  # whether something at this level repeats
+        before = ""  # what a quantifier would repeat: "", "atom", "anchor", "repeating", "quantifier"
+        while self._at < len(pattern):
+            character = pattern[self._at]
+            start = self._at
+            self._at += 1
+            if character in "*+?{":
+                if character == "{":
+                    self._count(start)
+                if before == "quantifier" and character == "?":
+                    before = "lazy"
+                elif before in ("quantifier", "lazy", "anchor", "repeating"):
+                    raise UnlikeError("a quantifier after a quantifier or an anchor, or around one")
+                else:
+                    before, repeats = "quantifier", True
+            elif character == "(":
+                if pattern.startswith("?", self._at) and not pattern.startswith("?:", self._at):
+                    raise UnlikeError("a group with an extension")
+                self._at += 2 if pattern.startswith("?:", self._at) else 0
+                groups.append(repeats)
+                repeats, before = False, ""
+            elif character == ")":
+                before = "repeating" if repeats else "atom"
+                repeats = (groups.pop() if groups else False) or repeats
+            elif character == "[":
+                self._class()
+                before = "atom"
+            elif character == "\\":
+                self._escape()
+                before = "atom"
+            elif character == "$":
+                out.append(r"\Z")
+                before = "anchor"
+                continue
+            else:
+                before = {"^": "anchor", "|": ""}.get(character, "atom")
+            out.append(pattern[start : self._at])
+        return "".join(out)
+
+    def _count(self, start: int) -> None:
+        found = _COUNT.match(self._pattern, start)
+        if not found or max(int(found[1]), int(found[3] or 0)) > MAX_REPETITIONS:
+            raise UnlikeError("a brace")
+        self._at = found.end()
+
+    def _escape(self) -> None:
+        character = self._pattern[self._at : self._at + 1]
+        self._at += 1
+        if character in _HEXADECIMAL:
+            digits = self._pattern[self._at : self._at + _HEXADECIMAL[character]]
+            if len(digits) < _HEXADECIMAL[character] or not re.fullmatch("[0-9a-fA-F]+", digits):
+                raise UnlikeError("an escape")
+            self._at += len(digits)
+        elif character and character in _CLASSES:
+            self.has_words = self.has_words or character in "wW"
+            self.has_spaces = self.has_spaces or character in "sS"
+        elif character and character not in _PUNCTUATION and character not in _CONTROLS:
+            raise UnlikeError("an escape")
+
+    def _class(self) -> None:
+        pattern = self._pattern
+        if pattern.startswith("^", self._at):
+            self._at += 1
+        if pattern.startswith("]", self._at):
+            self._at += 1
+        while self._at < len(pattern):
+            character = pattern[self._at]
+            self._at += 1
+            if character == "]":
+                return
+            if character == "[" or pattern[self._at - 1 : self._at + 1] in ("&&", "--", "~~", "||"):
+                raise UnlikeError("an operation on classes")
+            if character == "\\":
+                self._escape()

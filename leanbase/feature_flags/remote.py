@@ -1,0 +1,115 @@
+"""Asks the server for the values of flags: `POST /flags/`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TransportError
+from ..events.timestamps import utc_now
+from ..transports._repeated import RepeatedLog
+from ..transports.deadline import Deadline
+from .breaker import breaker_of
+from .http import JSON_HEADERS, HttpClient, decoded, is_refused, is_timeout
+from .responses import UNKNOWN, UnreadableError, read
+from .snapshot import Answer, Record
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+logger = logging.getLogger("leanbase")
+
+VERSION = 2
+"""The shape of answers that is asked for. Every other is read as well."""
+
+FIRST_WAIT_SECONDS = 0.3
+RETRIED = (502, 504)
+CONNECTION_ERROR = "connection_error"
+TIMEOUT = "timeout"
+
+
+class RemoteFlags:
+    """Evaluates flags by asking the server.
+
+    Args:
+        settings: The settings of the client.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = f"{settings.host}/flags/?v={VERSION}"
+        self._api_key = settings.api_key
+        self._seconds = settings.flags_timeout
+        self._retries = settings.flags_max_retries
+        self._http = HttpClient()
+        self._repeated = RepeatedLog()
+
+    @property
+    def most_seconds(self) -> float:
+        """The maximum number of seconds of one evaluation without a scope's deadline."""
+        waits = sum(FIRST_WAIT_SECONDS * 2**number for number in range(self._retries))
+        return float(self._seconds * (1 + self._retries) + waits)
+
+    def evaluate(
+        self, fields: Mapping[str, Any], keys: Sequence[str] | None, answer: Answer, *, deadline: Deadline
+    ) -> dict[str, Record]:
+        """Return what the server says, or nothing. What went wrong is noted in `answer.errors`.
+
+        Args:
+            fields: The part of the request that is about the identity. Plain values.
+            keys: The flags to evaluate; `None` for all.
+            answer: Also gets the server's ids and times.
+            deadline: By when to return.
+        """
+        breaker = breaker_of(self._url)
+        if breaker.is_open:
+            answer.errors.append(CONNECTION_ERROR)
+            return {}
+        try:
+            records = self._asked(fields, keys, answer, deadline)
+        except TransportError as error:
+            error_of_flags = TIMEOUT if is_timeout(error) else CONNECTION_ERROR
+            breaker.failed(at_once=error_of_flags == TIMEOUT)
+            self._failed(answer, error_of_flags, str(error))
+        except (UnreadableError, ValueError, RecursionError):
+            breaker.succeeded()
+            self._failed(answer, UNKNOWN, "the response is not an answer of the flags service")
+        else:
+            if records is not None:
+                breaker.succeeded()
+                return records
+            breaker.failed()
+        return {}
+
+    def _asked(
+        self, fields: Mapping[str, Any], keys: Sequence[str] | None, answer: Answer, deadline: Deadline
+    ) -> dict[str, Record] | None:
+        asked = {} if keys is None else {"flag_keys_to_evaluate": list(keys)}
+        wait = FIRST_WAIT_SECONDS
+        for number in range(self._retries + 1):
+            request = {"api_key": self._api_key, **fields, **asked, "sent_at": utc_now()}
+            body = json.dumps(request, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+            is_last = number == self._retries or deadline.remaining() <= wait
+            try:
+                limit = deadline.at_most(self._seconds)
+                response = self._http.request("POST", self._url, body, JSON_HEADERS, deadline=limit)
+            except TransportError as error:
+                if is_last or is_refused(error) or not error.mends_soon:
+                    raise
+            else:
+                if 200 <= response.status < 300:
+                    return read(decoded(response), answer)
+                if is_last or response.status not in RETRIED:
+                    text = f"the server responded with {response.status}"
+                    self._failed(answer, f"api_error_{response.status}", text)
+                    return {} if response.status < 500 else None
+            time.sleep(wait)
+            wait *= 2
+        raise AssertionError("the last attempt returns or raises")
+
+    def _failed(self, answer: Answer, error: str, what: str) -> None:
+        answer.errors.append(error)
+        text = f"failed: {what}; flags without a value have their defaults"
+        self._repeated.log(logging.WARNING, error, 1, text, "evaluation(s) of flags")

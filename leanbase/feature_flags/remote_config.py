@@ -1,0 +1,44 @@
+"""Asks the server for the decrypted payload of a flag, with the secret key."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ..delivery.scope import send_deadline
+from ..errors import TransportError
+from .http import JSON_HEADERS, HttpClient, TooLargeError, decoded
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+logger = logging.getLogger("leanbase")
+
+_http = HttpClient()
+
+
+def payload_of(settings: Settings, key: str) -> Any:
+    """Return the decoded payload, or `None` if there is none or it could not be read.
+
+    Blocks until the deadline of the open scope, or for `flags_timeout` seconds.
+    """
+    if not settings.secret_key:
+        logger.warning("get_remote_config_payload() needs secret_key; None is returned")
+        return None
+    path = f"/api/projects/@current/feature_flags/{quote(key, safe='')}/remote_config"
+    url = f"{settings.host}{path}?token={quote(settings.api_key or '', safe='')}"
+    headers = {**JSON_HEADERS, "Authorization": f"Bearer {settings.secret_key}"}
+    try:
+        deadline = send_deadline(settings.flags_timeout)
+        response = _http.request("GET", url, None, headers, deadline=deadline)
+        if response.status != 200:
+            logger.warning("the payload of flag %r could not be read: %d", key, response.status)
+            return None
+        found = decoded(response)
+        return json.loads(found) if isinstance(found, str) else found
+    except (TransportError, TooLargeError, ValueError, RecursionError) as error:
+        what = str(error) if isinstance(error, TransportError) else type(error).__name__
+        logger.warning("the payload of flag %r could not be read: %s", key, what)
+        return None

@@ -1,0 +1,43 @@
+"""Definitions from a file: a bundle that was deployed with the function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..definitions import Definitions
+from .base import DefinitionsSource, SourceError
+
+if TYPE_CHECKING:
+    from ...transports.deadline import Deadline
+
+
+class FileSource(DefinitionsSource):
+    """Reads a bundle, or an answer of the server as it came.
+
+    Args:
+        path: The path of the file. A relative one is looked for below the working directory.
+    """
+
+    is_local = True
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._seen: tuple[int, int, int] | None = None
+
+    def load(self, known: Definitions | None, *, deadline: Deadline) -> Definitions | None:
+        try:
+            stat = self._path.stat()
+            seen = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if known is not None and seen == self._seen:
+                return None
+            found = Definitions.from_json(self._path.read_bytes(), fetched_at=None)
+        except OSError as error:
+            raise SourceError(f"{self._path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"{self._path} has no definitions in it") from error
+        self._seen = seen
+        return found
+
+    def __repr__(self) -> str:
+        return f"<FileSource {self._path}>"

@@ -1,0 +1,134 @@
+"""The latest definitions in a file of this host, which all processes of one user read.
+
+One process asks the server, the others read what it has written: the workers of a web server, the tasks of a
+container, a sandbox whose process was started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigError
+from ..definitions import Definitions
+from .base import DefinitionsSource, SourceError
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ...settings import Settings
+    from ...transports.deadline import Deadline
+
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+MAX_BYTES = 32 * 1024 * 1024
+
+
+class HostFileSource(DefinitionsSource):
+    """Asks `inner` if the file is old, and nobody else is asking.
+
+    Args:
+        inner: Where definitions come from.
+        path: The file. Its directory is private.
+        seconds: How long what the file has needs no question.
+    """
+
+    def __init__(self, inner: DefinitionsSource, path: str, seconds: float) -> None:
+        self._inner = inner
+        self._path = path
+        self._seconds = seconds
+
+    @classmethod
+    def around(cls, inner: DefinitionsSource, settings: Settings) -> DefinitionsSource:
+        """Return this source around another; the other alone where a file cannot be locked or written."""
+        from ...transports.spool import default_directory, make_private
+
+        if fcntl is None:
+            return inner
+        directory = settings.spool_directory or default_directory()
+        try:
+            make_private(directory)
+        except ConfigError:
+            return inner
+        named_by = f"{settings.host}\0{settings.api_key}\0{settings.secret_key}"
+        name = f"flags-{sha256(named_by.encode()).hexdigest()[:32]}.json"
+        return cls(inner, os.path.join(directory, name), settings.flags_ttl)  # noqa: PTH118
+
+    def load(self, known: Definitions | None, *, deadline: Deadline) -> Definitions | None:
+        found = self._read()
+        if found is None or self._is_old(found):
+            with self._opened() as (file, is_locked):
+                found = self._read()  # another process may have asked meanwhile
+                if found is None or (is_locked and self._is_old(found)):
+                    return self._asked(file, _newest(known, found), known, deadline)
+        return None if known is not None and found.fetched_at <= known.fetched_at else found
+
+    def _is_old(self, found: Definitions) -> bool:
+        return not 0 <= time.time() - found.fetched_at < self._seconds
+
+    def _asked(
+        self, file: int | None, newest: Definitions | None, known: Definitions | None, deadline: Deadline
+    ) -> Definitions | None:
+        asked_at = time.time()
+        try:
+            loaded = self._inner.load(newest, deadline=deadline)
+        except SourceError as error:
+            if error.is_final:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._path)  # noqa: PTH108
+            raise
+        current = newest.renewed(asked_at) if loaded is None and newest is not None else loaded
+        if current is not None and file is not None:
+            self._write(file, current)
+        return None if loaded is None and newest is known else current
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tuple[int | None, bool]]:
+        """Open the file, and lock it if no other process has."""
+        try:
+            file = os.open(self._path, _FLAGS, 0o600)
+        except OSError:
+            yield None, True
+            return
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_locked = True
+            except OSError:
+                is_locked = False
+            yield file, is_locked
+        finally:
+            os.close(file)  # this unlocks it
+
+    def _read(self) -> Definitions | None:
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        except OSError:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            try:
+                return Definitions.from_json(file.read(MAX_BYTES))
+            except (OSError, ValueError, RecursionError):
+                return None  # empty, or half-written when a process was killed
+
+    def _write(self, file: int, current: Definitions) -> None:
+        content = json.dumps(current.bundle(None), separators=(",", ":"), ensure_ascii=False).encode()
+        with contextlib.suppress(OSError):
+            os.ftruncate(file, 0)
+            os.pwrite(file, content, 0)
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
+
+
+def _newest(*given: Definitions | None) -> Definitions | None:
+    found: list[Any] = [each for each in given if each is not None]
+    return max(found, key=lambda each: each.fetched_at, default=None)

@@ -1,0 +1,84 @@
+"""Definitions from a cache provider of posthog-python: an object with four methods, each maybe `async`."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any
+
+from ...interrupts import raise_interrupt
+from ..definitions import KEPT, Definitions
+from .base import DefinitionsSource, SourceError
+
+if TYPE_CHECKING:
+    from ...transports.deadline import Deadline
+
+logger = logging.getLogger("leanbase")
+
+
+class ProviderSource(DefinitionsSource):
+    """Reads what the provider has, or asks the server if the provider says so.
+
+    Args:
+        provider: The provider.
+        api: Where definitions come from; `None` without a secret key.
+    """
+
+    def __init__(self, provider: Any, api: DefinitionsSource | None) -> None:
+        self._provider = provider
+        self._api = api
+
+    def load(self, known: Definitions | None, *, deadline: Deadline) -> Definitions | None:
+        if self._api is not None and self._should_fetch():
+            return self._fetched(self._api, known, deadline)
+        try:
+            data = _result(self._provider.get_flag_definitions(), deadline)
+        except Exception as error:
+            raise_interrupt(error)
+            if self._api is None:
+                raise SourceError(f"the provider raised {type(error).__name__}") from error
+            logger.warning("the provider of flag definitions raised %s", type(error).__name__)
+            return self._fetched(self._api, known, deadline)
+        if data:
+            try:
+                return Definitions.from_json(data)
+            except ValueError as error:
+                raise SourceError("what the provider has are no definitions") from error
+        if known is not None or self._api is None:
+            return None
+        return self._fetched(self._api, known, deadline)
+
+    def _should_fetch(self) -> bool:
+        try:
+            return bool(_result(self._provider.should_fetch_flag_definitions(), None))
+        except Exception as error:
+            raise_interrupt(error)
+            return True
+
+    def _fetched(
+        self, api: DefinitionsSource, known: Definitions | None, deadline: Deadline
+    ) -> Definitions | None:
+        found = api.load(known, deadline=deadline)
+        if found is not None:
+            data = {name: value for name, value in found.bundle(None)["definitions"].items() if name in KEPT}
+            try:
+                _result(self._provider.on_flag_definitions_received(data), deadline)
+            except Exception as error:
+                raise_interrupt(error)
+                logger.warning("the provider of flag definitions raised %s", type(error).__name__)
+        return found
+
+    def __repr__(self) -> str:
+        return f"<{type(self._provider).__name__}>"
+
+
+def _result(given: Any, deadline: Deadline | None) -> Any:
+    """Return a result, or run the coroutine that gives it."""
+    if not inspect.isawaitable(given):
+        return given
+    import asyncio
+
+    async def awaited() -> Any:
+        return await asyncio.wait_for(given, None if deadline is None else deadline.remaining())
+
+    return asyncio.run(awaited())

@@ -1,0 +1,273 @@
+"""Which definitions are current.
+
+No thread keeps them fresh. Their age is checked when they are read; one caller asks their source, and the
+others go on with what there is. All reads inside one delivery scope see the same definitions.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
+
+from .. import forking
+from ..delivery.scope import DeliveryScope, open_scope, send_deadline
+from ..interrupts import raise_interrupt
+from ..transports._repeated import RepeatedLog
+from ..transports.deadline import Deadline, Stopwatch
+from ..transports.receipt import Receipt
+from .breaker import PAUSE_SECONDS, Breaker
+from .definitions import Definitions
+from .sources.base import DefinitionsSource, SourceError
+
+if TYPE_CHECKING:
+    from ..transports.deadline import LastChance
+
+logger = logging.getLogger("leanbase")
+
+WAIT_SECONDS = 1.0
+"""The longest time that a caller waits for definitions; a third of its scope's time if that is less."""
+
+
+class Pinned(NamedTuple):
+    """What one evaluation goes by.
+
+    Attributes:
+        definitions: The definitions; `None` if there are none.
+        now: The time to which relative dates refer.
+        is_stale: Whether the definitions are older than they should be.
+    """
+
+    definitions: Definitions | None
+    now: datetime
+    is_stale: bool
+
+
+class DefinitionsStore:
+    """Holds the definitions of one client.
+
+    Args:
+        sources: Where they come from: the freshest of the local ones, and the first of the others.
+        ttl: Seconds after which the source is asked again.
+        max_age: Seconds after which definitions are not used before the source was asked.
+    """
+
+    def __init__(self, sources: Sequence[DefinitionsSource], *, ttl: float, max_age: float) -> None:
+        self._local = [source for source in sources if source.is_local]
+        self._remote = [source for source in sources if not source.is_local]
+        self._ttl = ttl
+        self._max_age = max(ttl, max_age)
+        self._current: Definitions | None = None
+        self._checked: Stopwatch | None = None
+        self._age_at_check = 0.0
+        self._breaker = Breaker()
+        self._log = RepeatedLog()
+        self.unknown: set[str] = set()
+        self._reset_after_fork()
+        forking.reset_in_child(self)
+
+    def _reset_after_fork(self) -> None:
+        self._loading = threading.Lock()
+        self._pins: WeakKeyDictionary[DeliveryScope, Pinned] = WeakKeyDictionary()
+        self._at_close = _AtClose(self)
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def pinned(self) -> Pinned:
+        """Return the definitions for an evaluation here.
+
+        Blocks at most `WAIT_SECONDS`, and only if there are none or they are too old. Never raises.
+        """
+        scope = _outermost_scope()
+        found = None if scope is None else self._pins.get(scope)
+        if found is None:
+            self._check(scope)
+            age = self.age()
+            found = Pinned(self._current, datetime.now(timezone.utc), age is not None and age >= self._ttl)
+            if scope is not None and found.definitions is not None:
+                found = self._pins.setdefault(scope, found)
+        return found
+
+    @property
+    def current(self) -> Definitions | None:
+        """The definitions as they are now, however old."""
+        return self._current
+
+    def age(self) -> float | None:
+        """Return the seconds since the definitions were known to be right; `None` if there are none."""
+        checked = self._checked
+        if checked is None or self._current is None:
+            return None
+        return self._age_at_check + checked.seconds()
+
+    def _check(self, scope: DeliveryScope | None) -> None:
+        age = self.age()
+        if age is None:
+            self._load_local()
+            age = self.age()
+        if age is None or age >= self._max_age:
+            self._refresh(_short_deadline(), waits=True)
+        elif age >= self._ttl:
+            if scope is not None and scope.is_handlers and not scope.is_request:
+                scope.senders.setdefault(self._at_close, None)
+            else:
+                self._refresh(_short_deadline(), waits=False)
+
+    # --- loading -----------------------------------------------------------------------------------------
+
+    def warm_up(self, deadline: Deadline) -> None:
+        """Load definitions before the first flag is read, within the deadline. Never raises."""
+        if self._current is None:
+            self._load_local()
+        age = self.age()
+        if (age is None or age >= self._max_age) and self._remote and not deadline.expired:
+            self._refresh(deadline, waits=True)
+
+    def load(self, deadline: Deadline) -> bool:
+        """Ask the source now, also while requests are paused; return whether there are definitions."""
+        before = self._checked
+        with _acquired(self._loading, deadline.remaining()) as is_acquired:
+            if is_acquired and self._checked is before:  # else a load that was in flight has ended
+                self._ask(deadline)
+        return self._current is not None
+
+    def revalidate(self, deadline: Deadline) -> None:
+        """Ask the source if nobody asks it, and it is not paused."""
+        age = self.age()
+        if age is None or age >= self._ttl:
+            self._refresh(deadline, waits=False)
+
+    def _refresh(self, deadline: Deadline, *, waits: bool) -> None:
+        if self._breaker.is_open or deadline.expired:
+            return
+        before = self._checked
+        with _acquired(self._loading, deadline.remaining() if waits else 0.0) as is_acquired:
+            if is_acquired and self._checked is before and not self._breaker.is_open:
+                self._ask(deadline)
+
+    def _ask(self, deadline: Deadline) -> None:
+        """Ask the first source; the others only if nothing is loaded."""
+        sources = self._remote or self._local
+        for source in sources:
+            try:
+                found = source.load(self._current, deadline=deadline)
+                if found is None and self._current is None:
+                    raise SourceError("it has no definitions, and nothing is loaded")
+            except Exception as error:
+                raise_interrupt(error)
+                self._failed(source, error)
+                if self._current is not None or getattr(error, "is_final", False):
+                    return
+            else:
+                age = time.time() - found.fetched_at if found is not None and source.is_local else 0.0
+                self._take(found, 0.0 if not self._remote else age)
+                self._breaker.succeeded()
+                return
+
+    def _load_local(self) -> None:
+        """Load the freshest of the files that were deployed with the program."""
+        found: list[Definitions] = []
+        for source in self._local:
+            try:
+                loaded = source.load(None, deadline=Deadline.after(WAIT_SECONDS))
+                found += [] if loaded is None else [loaded]
+            except Exception as error:
+                raise_interrupt(error)
+                self._failed(source, error, pauses=not self._remote)
+        if found:
+            newest = max(found, key=lambda each: each.fetched_at)
+            age = max(0.0, time.time() - newest.fetched_at)
+            self._take(newest, age if self._remote else 0.0)
+
+    def _take(self, found: Definitions | None, age: float) -> None:
+        if found is not None:
+            self._current = found
+        self.unknown.clear()
+        self._age_at_check, self._checked = age, Stopwatch()
+
+    def _failed(self, source: DefinitionsSource, error: Exception, *, pauses: bool = True) -> None:
+        is_final = isinstance(error, SourceError) and error.is_final
+        if is_final:
+            self._current = None
+            self._checked = None
+            self._pins = WeakKeyDictionary()
+        if pauses:
+            self._breaker.failed(at_once=True, seconds=self._max_age if is_final else PAUSE_SECONDS)
+        what = str(error) if isinstance(error, SourceError) else type(error).__name__
+        use = "those that are loaded are used" if self._current is not None else "none are loaded"
+        level = logging.ERROR if is_final else logging.WARNING
+        text = f"of flag definitions from {source!r} failed: {what}; {use}"
+        self._log.log(level, (repr(source), is_final), 1, text, "load(s)")
+        logger.debug("loading flag definitions failed here:", exc_info=error)
+
+
+class _AtClose:
+    """Asks the source when a delivery scope has sent its events.
+
+    The scope takes it for a client: it joins all clients after all of them have sent.
+    """
+
+    is_buffered = False
+    send_seconds = WAIT_SECONDS
+
+    def __init__(self, store: DefinitionsStore) -> None:
+        self._store = store
+
+    def send_collected(
+        self, scope: DeliveryScope, deadline: Deadline | None, *, take_over: bool = False
+    ) -> Receipt:
+        return Receipt()
+
+    def join(self, scope: DeliveryScope | None, deadline: Deadline | None = None) -> None:
+        limit = Deadline.after(WAIT_SECONDS)
+        self._store.revalidate(limit if deadline is None else limit.earlier(deadline))
+
+    def keep_collected(self, scope: DeliveryScope) -> None: ...
+
+    def send_later(self, scope: DeliveryScope, done: Callable[[], object] | None = None) -> None:
+        if done is not None:
+            done()
+
+    def flush(self, *, deadline: Deadline | None, last_chance: LastChance | None) -> Receipt:
+        return Receipt()
+
+    def settle(self, deadline: Deadline) -> None: ...
+
+
+def _outermost_scope() -> DeliveryScope | None:
+    """Return the outermost open scope that this thread or task carries."""
+    scope, found = open_scope(), None
+    while scope is not None:
+        if scope.is_open:
+            found = scope
+        scope = scope.outer
+    return found
+
+
+def _short_deadline() -> Deadline:
+    """Return by when a caller goes on that waits for definitions: a third of its scope's time is the most."""
+    left = send_deadline(3 * WAIT_SECONDS).remaining()
+    return Deadline.after(left / 3)
+
+
+class _acquired:  # noqa: N801 - used like a function
+    """Acquire a lock for the block, if it is free in time; gives whether it is held."""
+
+    def __init__(self, lock: threading.Lock, seconds: float) -> None:
+        self._lock = lock
+        self._seconds = seconds
+        self._is_held = False
+
+    def __enter__(self) -> bool:
+        self._is_held = (
+            self._lock.acquire(timeout=self._seconds) if self._seconds else self._lock.acquire(False)
+        )
+        return self._is_held
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._is_held:
+            self._lock.release()
