@@ -895,12 +895,16 @@ class Leanbase(FlagCalls):
     def _warm_up(self, timeout: float = 1.0) -> None:
         """Import the HTTP stack and open a connection now, so that the first send is faster.
 
+        Also load flag definitions, if `flag_definitions` says where they are.
+
         Args:
             timeout: The maximum number of seconds. `0` only imports. Failures are not reported: the first
                 send meets them again.
         """
         try:
-            self._current().outbox.warm_up(timeout=timeout)
+            pipeline = self._current()
+            pipeline.outbox.warm_up(timeout=timeout)
+            pipeline.warm_up_flags(timeout)
         except Exception as error:
             log_internal_error("warm_up()", error)
 

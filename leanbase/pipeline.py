@@ -15,6 +15,7 @@ from .events.encoding import EncodedEvent, Written, encode, sanitize
 from .events.event import Common, Draft, build, checked, runtime_properties
 from .interrupts import raise_interrupt
 from .settings import BeforeSend, Settings, as_hooks
+from .transports.deadline import Deadline
 from .transports.memory import MemoryTransport
 
 if TYPE_CHECKING:
@@ -119,6 +120,13 @@ class Pipeline:
 
             self._flags = FeatureFlags(self.settings)
         return self._flags
+
+    def warm_up_flags(self, timeout: float) -> None:
+        """Load flag definitions ahead of the first flag call, if `flag_definitions` is set."""
+        if self.settings.flag_definitions is not None and not self.outbox.disabled:
+            store = self.flags.store
+            if store is not None:
+                store.warm_up(Deadline.after(timeout))
 
     def set_hooks(self, before_send: object) -> None:
         """Set the `before_send` hooks: one function, or a sequence of functions."""

@@ -20,6 +20,7 @@ FOLDERS = ("docs", "examples")
 
 RENAMED = (
     'name = "{}"\n',
+    '{0} = "{0}.cli:main"\n',
     '{0} = "{0}.testing.plugin"\n',
     'path = "{}/_version.py"\n',
     'packages = ["{}"]\n',

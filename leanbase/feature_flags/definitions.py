@@ -45,6 +45,22 @@ Filter: TypeAlias = "Callable[[Mapping[str, Any], Identity], Outcome]"
 _ABSENT = object()
 
 
+class Always:
+    """A filter whose outcome depends on nobody.
+
+    Attributes:
+        outcome: The outcome.
+    """
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    def __call__(self, properties: Mapping[str, Any], identity: Identity) -> Outcome:
+        return self.outcome
+
+
 class Condition:
     """One set of filters that must all match, and the share of ids that it then counts for.
 
@@ -316,8 +332,7 @@ class _Compiler:
         key = raw["key"]
         test = compile_operator(raw.get("operator"), raw.get("value"), self._definitions.matching_version)
         if isinstance(test, Undecided):
-            undecided = test
-            return lambda properties, identity: undecided
+            return Always(test)
         decide = test
 
         def matches(properties: Mapping[str, Any], identity: Identity) -> Outcome:
@@ -334,11 +349,10 @@ class _Compiler:
     def _cohort(self, raw: Mapping[str, Any]) -> Filter:
         operator = raw.get("operator") or "in"
         if operator not in ("in", "exact", "not_in"):
-            return lambda properties, identity: UNSUPPORTED
+            return Always(UNSUPPORTED)
         test = self._definitions.cohort(str(raw.get("value")))
         if isinstance(test, Undecided):
-            undecided = test
-            return lambda properties, identity: undecided
+            return Always(test)
         return _negated(test) if operator == "not_in" else test
 
     def group(self, raw: Mapping[str, Any]) -> Filter:
@@ -346,7 +360,7 @@ class _Compiler:
         if not raw or not (members := raw.get("values", [])):
             if raw and raw.get("type") not in ("AND", "OR"):
                 raise ValueError("neither AND nor OR")
-            return lambda properties, identity: True
+            return Always(True)
         if raw.get("type") not in ("AND", "OR") or not isinstance(members, list):
             raise ValueError("neither AND nor OR, or no list of members")
         decisive = raw["type"] == "OR"
@@ -389,9 +403,9 @@ def _dependency(raw: Mapping[str, Any]) -> Filter:
         and isinstance(expected, (bool, str))
     )
     if not is_readable:
-        return lambda properties, identity: False
+        return Always(False)
     if not isinstance(chain, list) or not chain or not all(isinstance(each, str) for each in chain):
-        return lambda properties, identity: UNSUPPORTED
+        return Always(UNSUPPORTED)
     keys = [*chain, key] if chain[-1] != key else chain
 
     def matches(properties: Mapping[str, Any], identity: Identity) -> Outcome:

@@ -35,6 +35,7 @@ class Identity:
         "_distinct_id",
         "_group_properties",
         "_groups",
+        "_of_groups",
         "_open",
         "_person_properties",
         "now",
@@ -57,6 +58,7 @@ class Identity:
         self._person_properties = {"distinct_id": distinct_id, **person_properties}
         self._group_properties = group_properties
         self._device_id = device_id
+        self._of_groups: dict[str, Mapping[str, Any]] = {}
         self._dependencies: dict[tuple[str, int], Value | Undecided] = {}
         self._open = 0
         self.now = now
@@ -69,19 +71,28 @@ class Identity:
             return CONTINUITY
         if flag.defect is not None:
             return flag.defect
-        who: str | None
-        if flag.group_type is None:
-            who, properties = self._distinct_id, self._person_properties
-            if flag.by_device:
-                who = self._device_id
-        elif isinstance(flag.group_type, Undecided):
-            return flag.group_type
-        else:
-            who = self._groups.get(flag.group_type)
-            if who is None:
-                return False  # the server would say the same
-            properties = self._of_group(flag.group_type, who)
-        return MISSING if who is None else self._decide(flag, properties, who)
+        subject = self.subject(flag.group_type, by_device=flag.by_device)
+        if subject is None:
+            return False  # the server would say the same
+        return subject if isinstance(subject, Undecided) else self._decide(flag, *subject)
+
+    def subject(
+        self, group_type: str | Undecided | None, *, by_device: bool
+    ) -> tuple[Mapping[str, Any], str] | Undecided | None:
+        """Return the properties that count and the id that is distributed; `None` without such a group."""
+        if group_type is None:
+            who = self._device_id if by_device else self._distinct_id
+            return MISSING if who is None else (self._person_properties, who)
+        if isinstance(group_type, Undecided):
+            return UNSUPPORTED
+        key = self._groups.get(group_type)
+        if key is None:
+            return None
+        properties = self._of_groups.get(group_type)
+        if properties is None:
+            properties = {"$group_key": key, **self._group_properties.get(group_type, {})}
+            self._of_groups[group_type] = properties
+        return properties, key
 
     def dependency(self, key: str, properties: Mapping[str, Any]) -> Value | Undecided:
         """Return the value of a flag that another depends on, by the properties of the other."""
@@ -109,9 +120,6 @@ class Identity:
         self._dependencies[key, id(properties)] = value
         return value
 
-    def _of_group(self, group_type: str, key: str) -> dict[str, Any]:
-        return {"$group_key": key, **self._group_properties.get(group_type, {})}
-
     def _decide(self, flag: Flag, properties: Mapping[str, Any], who: str) -> Value | Undecided:
         if flag.enrolment is not None:
             enrolled = properties.get(flag.enrolment, MISSING)
@@ -125,7 +133,7 @@ class Identity:
         for condition in flag.conditions:
             of_condition, id_of_condition = properties, who
             if not condition.is_of_flag:
-                other = self._subject(condition)
+                other = self.subject(condition.group_type, by_device=False)
                 if other is None:
                     continue
                 if isinstance(other, Undecided):
@@ -150,15 +158,6 @@ class Identity:
                     continue
             return self._variant(flag, condition, id_of_condition)
         return False if undecided is None else undecided
-
-    def _subject(self, condition: Condition) -> tuple[Mapping[str, Any], str] | Undecided | None:
-        """Return whom a condition of another type than the flag's is about; `None` if there is nobody."""
-        if condition.group_type is None:
-            return self._person_properties, self._distinct_id
-        if isinstance(condition.group_type, Undecided):
-            return UNSUPPORTED
-        key = self._groups.get(condition.group_type)
-        return None if key is None else (self._of_group(condition.group_type, key), key)
 
     def _matches(self, condition: Condition, properties: Mapping[str, Any]) -> bool | Undecided:
         """Return whether all filters match. They have no order: one that fails decides."""

@@ -19,6 +19,8 @@ from .sources import sources_of
 from .store import DefinitionsStore
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from ..settings import Settings
     from ..transports.deadline import Deadline
     from .snapshot import FeatureFlagEvaluations
@@ -67,7 +69,7 @@ class Question:
         self.device_id = device_id
         self.without_geoip = without_geoip
 
-    def identity(self, definitions: Definitions, now: Any) -> Identity:
+    def identity(self, definitions: Definitions, now: datetime) -> Identity:
         """Return what local evaluation needs."""
         properties = sanitize_properties(self.person_properties) if self.person_properties else {}
         for name, value in self.person_properties.items():
@@ -153,8 +155,10 @@ class FeatureFlags:
         if is_complete and keys is not None and definitions is not None:
             unknown = self.store.unknown if self.store is not None else ()
             is_complete = all(key in definitions or key in unknown for key in keys)
+        answer.is_complete = is_complete
         if not (is_complete or only_locally or self._settings.flags_only_evaluate_locally):
             self._ask(question, keys, answer, definitions)
+            answer.is_complete = not answer.errors
         return answer
 
     def _evaluate_here(
@@ -167,16 +171,8 @@ class FeatureFlags:
             return None
         self._warn_of_host(definitions)
         answer.is_minimal_here = definitions.is_minimal
-        identity = question.identity(definitions, now)
-        for key in definitions if keys is None else keys:
-            if key not in definitions:
-                continue
-            flag = definitions.flag(key)
-            value = identity.decide(flag)
-            if isinstance(value, Undecided):
-                answer.unresolved[key] = value.reason
-            else:
-                answer.records[key] = _record(flag, value)
+        answer.definitions_etag = definitions.etag
+        evaluated_here(question, keys, answer, definitions, now)
         return definitions
 
     def _ask(
@@ -225,6 +221,26 @@ class FeatureFlags:
         return payload_of(self._settings, key)
 
 
+def evaluated_here(
+    question: Question,
+    keys: Sequence[str] | None,
+    answer: Answer,
+    definitions: Definitions,
+    now: datetime,
+) -> None:
+    """Evaluate flags by their definitions, and add the outcomes to `answer`."""
+    identity = question.identity(definitions, now)
+    for key in definitions if keys is None else keys:
+        if key not in definitions:
+            continue
+        flag = definitions.flag(key)
+        value = identity.decide(flag)
+        if isinstance(value, Undecided):
+            answer.unresolved[key] = value.reason
+        else:
+            answer.records[key] = _record(flag, value)
+
+
 def _record(flag: Flag, value: bool | str) -> Record:
     return Record(
         flag.key,
@@ -235,6 +251,7 @@ def _record(flag: Flag, value: bool | str) -> Record:
         version=flag.version,
         reason=LOCAL_REASON,
         has_experiment=flag.has_experiment,
+        is_switched_off=not flag.is_active,
     )
 
 
@@ -266,6 +283,11 @@ def _store_of(settings: Settings) -> DefinitionsStore | None:
         found = DefinitionsStore(sources, ttl=settings.flags_ttl, max_age=settings.flags_max_age)
         _stores[key] = found
     return found
+
+
+def forget_stores() -> None:
+    """Forget all definitions, as in a new process. For the simulator of a sandbox."""
+    _stores.clear()
 
 
 def _listed(named: Any) -> Sequence[Any]:

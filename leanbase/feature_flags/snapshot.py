@@ -33,6 +33,7 @@ class Record:
         error: What was wrong with the record, if anything.
         attribution: Properties that say which rule of a flag of version 2 applied.
         is_exposure: Whether a complete split of an experiment decided it.
+        is_switched_off: Whether it is off for everybody, by its definition.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Record:
         "id",
         "is_exposure",
         "is_local",
+        "is_switched_off",
         "key",
         "payload",
         "reason",
@@ -65,6 +67,7 @@ class Record:
         error: str | None = None,
         attribution: Mapping[str, Any] | None = None,
         is_exposure: bool = False,
+        is_switched_off: bool = False,
     ) -> None:
         self.key = key
         self.value = value
@@ -78,6 +81,7 @@ class Record:
         self.error = error
         self.attribution = attribution
         self.is_exposure = is_exposure
+        self.is_switched_off = is_switched_off
 
     def decoded_payload(self) -> Any:
         """Return the payload as a new object each time; `None` if there is none or it is no JSON."""
@@ -104,9 +108,10 @@ class FeatureFlagResult:
         variant: Its variant, if it has one.
         payload: The decoded payload, or `None`.
         reason: Why it has this value, in words, or `None`.
+        version: The version of its definition, or `None`.
     """
 
-    __slots__ = ("enabled", "key", "payload", "reason", "variant")
+    __slots__ = ("enabled", "key", "payload", "reason", "variant", "version")
 
     def __init__(self, record: Record) -> None:
         self.key = record.key
@@ -114,6 +119,7 @@ class FeatureFlagResult:
         self.variant = record.value if isinstance(record.value, str) else None
         self.payload = record.decoded_payload()
         self.reason = record.reason
+        self.version = record.version
 
     def get_value(self) -> FlagValue:
         """Return the variant, or whether the flag is on."""
@@ -137,13 +143,17 @@ class Answer:
         is_minimal: Whether the server wants few properties of `$feature_flag_called` without an experiment.
         is_minimal_here: Whether the definitions want the same.
         is_stale: Whether the definitions were older than they should be.
+        is_complete: Whether nothing that was asked for is missing for want of definitions or the server.
+        definitions_etag: What identifies the definitions.
     """
 
     __slots__ = (
+        "definitions_etag",
         "distinct_id",
         "errors",
         "evaluated_at",
         "groups",
+        "is_complete",
         "is_minimal",
         "is_minimal_here",
         "is_stale",
@@ -163,6 +173,8 @@ class Answer:
         self.is_minimal = False
         self.is_minimal_here = False
         self.is_stale = False
+        self.is_complete = True
+        self.definitions_etag: str | None = None
 
     def values(self) -> dict[str, FlagValue]:
         """Return the values of all flags that have one."""
@@ -208,6 +220,31 @@ class FeatureFlagEvaluations:
     @property
     def unresolved_flags(self) -> Mapping[str, Reason]:
         return MappingProxyType({} if self._is_filtered else self._answer.unresolved)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything that was asked for was evaluated, without the server or with it."""
+        return self._answer.is_complete
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the definitions were older than `flags_ttl`."""
+        return self._answer.is_stale
+
+    @property
+    def definitions_etag(self) -> str | None:
+        """What identifies the definitions that were used, if there were some."""
+        return self._answer.definitions_etag
+
+    def is_local(self, key: str) -> bool:
+        """Return whether a flag was evaluated here."""
+        record = self._record(key)
+        return record is not None and record.is_local
+
+    def is_switched_off(self, key: str) -> bool:
+        """Return whether the definition of a flag says that it is off for everybody."""
+        record = self._record(key)
+        return record is not None and record.is_switched_off
 
     @property
     def keys(self) -> list[str]:

@@ -87,7 +87,8 @@ class DefinitionsStore:
         if found is None:
             self._check(scope)
             age = self.age()
-            found = Pinned(self._current, datetime.now(timezone.utc), age is not None and age >= self._ttl)
+            now = datetime.fromtimestamp(time.time(), timezone.utc)
+            found = Pinned(self._current, now, age is not None and age >= self._ttl)
             if scope is not None and found.definitions is not None:
                 found = self._pins.setdefault(scope, found)
         return found

@@ -20,11 +20,16 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port, 0 for a free one (%(default)s)")
     parser.add_argument("--database", type=Path, help="SQLite file for the events (default: in memory)")
+    parser.add_argument("--flags", type=Path, help="file with flag definitions, for /flags/")
     parser.add_argument("--quiet", action="store_true", help="do not print arrivals")
     options = parser.parse_args()
     try:
         server = LocalServer(
-            options.host, options.port, store=Store(options.database), show=not options.quiet
+            options.host,
+            options.port,
+            store=Store(options.database),
+            show=not options.quiet,
+            flags=options.flags,
         )
     except (ConfigError, OSError, OverflowError) as error:
         hint = f" (port {options.port}; --port 0 takes a free one)" if isinstance(error, OSError) else ""

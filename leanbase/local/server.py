@@ -9,6 +9,7 @@ import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +30,7 @@ class LocalServer:
         port: The port; `0` selects a free one.
         store: Where events are stored. Default: in memory.
         show: Whether received events are printed to stdout.
+        flags: A file with flag definitions, from which `/flags/` and `/flags/definitions` answer.
 
     Raises:
         ConfigError: The host is not a loopback address.
@@ -41,12 +43,18 @@ class LocalServer:
     """
 
     def __init__(
-        self, host: str = "127.0.0.1", port: int = 0, *, store: Store | None = None, show: bool = False
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        store: Store | None = None,
+        show: bool = False,
+        flags: Path | None = None,
     ) -> None:
         if not is_loopback(host):
             raise ConfigError(f"the local server only listens on loopback addresses, not on {host!r}")
         self.store = store or Store()
-        self._http = _HTTPServer((host, port), self.store, show)
+        self._http = _HTTPServer((host, port), self.store, show, flags)
         # Check this often whether to stop: tests that start one server each should not wait at the end.
         serve = partial(self._http.serve_forever, poll_interval=0.02)
         self._thread = threading.Thread(target=serve, name="leanbase-local", daemon=True)
@@ -90,7 +98,7 @@ def is_loopback(host: str) -> bool:
 class _HTTPServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], store: Store, show: bool) -> None:
+    def __init__(self, address: tuple[str, int], store: Store, show: bool, flags: Path | None) -> None:
         import socket
 
         if ":" in address[0]:
@@ -98,6 +106,7 @@ class _HTTPServer(ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.store = store
         self.show = show
+        self.flags = flags
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore errors of a connection, such as a client that disconnected."""
@@ -111,12 +120,15 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1  # sends head and body of a response in one packet
     server: _HTTPServer
+    _etag: str | None = None
 
     def do_POST(self) -> None:
-        self._answer_with(self._ingest)
+        is_about_flags = urlsplit(self.path).path == "/flags/"
+        self._answer_with(self._evaluate if is_about_flags else self._ingest)
 
     def do_GET(self) -> None:
-        self._answer_with(self._list)
+        is_about_flags = urlsplit(self.path).path == "/flags/definitions"
+        self._answer_with(self._define if is_about_flags else self._list)
 
     def do_DELETE(self) -> None:
         self._answer_with(self._clear)
@@ -127,7 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
             if not is_loopback(host):
                 raise RefusedError("the Host header must name a loopback address", 403)
-            status, content = 200, route()
+            content = route()
+            status = 304 if content is None else 200
         except (RefusedError, ValueError) as error:
             status = error.status if isinstance(error, RefusedError) else 400
             content = {"status": 0, "error": str(error)}
@@ -137,8 +150,10 @@ class _Handler(BaseHTTPRequestHandler):
             status, content = 500, {"status": 0, "error": f"the local server failed: {type(error).__name__}"}
             self.close_connection = True
             self._print(f"failed with {printable(repr(error))}")
-        body = json.dumps(content).encode()
+        body = b"" if content is None else json.dumps(content).encode()
         self.send_response(status)
+        if self._etag is not None:
+            self.send_header("ETag", self._etag)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
@@ -146,9 +161,34 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _evaluate(self) -> dict[str, Any]:
+        from .flags import FlagsFile
+
+        body = self._body()
+        answer = FlagsFile(self.server.flags).evaluate(json.loads(body))
+        self._print(f"flags of {printable(str(json.loads(body)['distinct_id']))}: {len(answer['flags'])}")
+        return answer
+
+    def _define(self) -> dict[str, Any] | None:
+        from .flags import FlagsFile
+
+        flags = FlagsFile(self.server.flags)
+        headers = self.headers
+        self._etag, found = flags.definitions(headers.get("Authorization"), headers.get("If-None-Match"))
+        self._print("flag definitions" if found is not None else "flag definitions, as known")
+        return found
+
     def _ingest(self) -> dict[str, Any]:
         if self.path != "/batch/":
             raise RefusedError(f"there is nothing at {self.path}; events go to /batch/", 404)
+        envelope = parse(self._body())
+        for event, is_new in zip(envelope["batch"], self.server.store.add(envelope), strict=True):
+            name, who = printable(event["event"]), printable(event["distinct_id"])
+            again = "" if is_new else "  (again: the same event, counted once)"
+            self._print(f"{name}  {who}  {properties_of_interest(event['properties'])}{again}")
+        return {"status": 1}
+
+    def _body(self) -> bytes:
         kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise RefusedError("the Content-Type must be application/json", 415)
@@ -157,13 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers["Content-Length"])
         if not 0 <= length <= MAX_BODY_BYTES:
             raise RefusedError("the body is too large", 413)
-        body = decompress(self.rfile.read(length), self.headers.get("Content-Encoding", "").lower())
-        envelope = parse(body)
-        for event, is_new in zip(envelope["batch"], self.server.store.add(envelope), strict=True):
-            name, who = printable(event["event"]), printable(event["distinct_id"])
-            again = "" if is_new else "  (again: the same event, counted once)"
-            self._print(f"{name}  {who}  {properties_of_interest(event['properties'])}{again}")
-        return {"status": 1}
+        return decompress(self.rfile.read(length), self.headers.get("Content-Encoding", "").lower())
 
     def _list(self) -> dict[str, Any]:
         address = urlsplit(self.path)

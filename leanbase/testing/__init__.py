@@ -1,7 +1,7 @@
 """Helpers for tests of code that uses Leanbase.
 
 The package installs a pytest plugin. Under pytest, no client sends unless the test or the configuration
-allows it, and the fixture `leanbase_events` holds the captured events.
+allows it, the fixture `leanbase_events` holds the captured events, and `leanbase_flags` sets feature flags.
 """
 
 from __future__ import annotations
@@ -11,16 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .captured import CapturedEvents
+    from .flags_at_hand import FlagsAtHand
     from .lambda_simulator import FunctionError, LambdaContext, LambdaSimulator
+    from .source_contract import SourceContract
     from .transport_contract import TransportContract
 
-__all__ = ["CapturedEvents", "FunctionError", "LambdaContext", "LambdaSimulator", "TransportContract"]
+__all__ = [
+    "CapturedEvents",
+    "FlagsAtHand",
+    "FunctionError",
+    "LambdaContext",
+    "LambdaSimulator",
+    "SourceContract",
+    "TransportContract",
+]
 
 _MODULES = {
     "CapturedEvents": "captured",
+    "FlagsAtHand": "flags_at_hand",
     "FunctionError": "lambda_simulator",
     "LambdaContext": "lambda_simulator",
     "LambdaSimulator": "lambda_simulator",
+    "SourceContract": "source_contract",
     "TransportContract": "transport_contract",
 }
 

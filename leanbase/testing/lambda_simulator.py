@@ -36,6 +36,9 @@ ACCOUNT = "123456789012"
 IMPORT_ERROR = "Runtime.ImportModuleError"
 SIGTERM_SECONDS = 0.5
 LOOK_SECONDS = 0.05
+
+MOST_THAWED_SECONDS = 1.0
+"""Seconds that a thawed sandbox runs at most. Its clocks pass over the rest."""
 INITIALISATION_SECONDS = 10.0
 
 
@@ -194,10 +197,16 @@ class LambdaSimulator:
             self._sandbox.signal_all(signal.SIGSTOP)
 
     def thaw(self, seconds: float = 0.0) -> None:
-        """Let the sandbox run without an invocation, and wait for this number of seconds."""
+        """Let the sandbox run without an invocation, after it was frozen for this number of seconds.
+
+        The clocks of the function, `time.time()` and `time.monotonic()`, go on by this time. It runs for at
+        most 1 s of it.
+        """
         if self._sandbox is not None:
             self._sandbox.signal_all(signal.SIGCONT)
-            self._sandbox.read_for(seconds)
+            runs = min(seconds, MOST_THAWED_SECONDS)
+            self._sandbox.pass_time(seconds - runs)
+            self._sandbox.read_for(runs)
 
     def terminate(self) -> bool:
         """End the sandbox as Lambda does: thaw it, send SIGTERM, and send SIGKILL after 0.5 s.
@@ -236,6 +245,7 @@ class _Sandbox:
         questions, self._write = os.pipe()
         self._read, answers = os.pipe()
         self._rest = b""
+        self._passed = 0.0
         self._exit: int | None = None
         with warnings.catch_warnings():
             # Python 3.12 and later warn of a fork in a process with threads. The child does not use them.
@@ -263,14 +273,14 @@ class _Sandbox:
             raise FunctionError(*answer["error"])
         self.has_extension: bool = answer["has_extension"]
 
-    def ask(self, question: Any, seconds: float) -> dict[str, Any]:
+    def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Send an event and wait for the answer of the process.
 
         Raises:
             _EndedError: No answer arrived in time, or the process has ended.
         """
         try:
-            write_line(self._write, question)
+            write_line(self._write, {**question, "passed": self._passed})
         except BrokenPipeError:
             pass  # the process has ended, which `_next` reports
         return self._next(seconds)
@@ -323,6 +333,10 @@ class _Sandbox:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, number)
 
+    def pass_time(self, seconds: float) -> None:
+        """Move the clocks of the process on, at its next invocation."""
+        self._passed += seconds
+
     def terminate(self) -> None:
         if self._exit is None:
             os.kill(self._pid, signal.SIGTERM)
@@ -354,6 +368,9 @@ def _serve(
         name = environment.get("AWS_LAMBDA_FUNCTION_NAME", "function")
         os.environ.update({"AWS_LAMBDA_FUNCTION_NAME": name, "AWS_REGION": REGION, **environment})
         reset_after_fork()
+        clock = _Clock()
+        if (flags := sys.modules.get(f"{__package__.partition('.')[0]}.feature_flags.flags")) is not None:
+            flags.forget_stores()
         recorder.pipe = answers
         factory.override_transport(recorder)
         default_client.shutdown()
@@ -371,6 +388,7 @@ def _serve(
         with os.fdopen(questions) as lines:
             for line in lines:
                 question = json.loads(line)
+                clock.passed = question["passed"]
                 context = LambdaContext(timeout, function_name=name, aws_request_id=question["request_id"])
                 try:
                     answer = {"result": json.loads(json.dumps(call(question["event"], context)))}
@@ -385,6 +403,22 @@ def _serve(
     finally:
         sys.stdout.flush()
         os._exit(code)
+
+
+class _Clock:
+    """Replaces the clocks of the module `time` by clocks that go on while the sandbox is frozen.
+
+    Attributes:
+        passed: The seconds that have passed besides those of the machine.
+    """
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        wall, monotonic = time.time, time.monotonic
+        time.time = lambda: wall() + self.passed
+        time.monotonic = lambda: monotonic() + self.passed
+        nanoseconds = time.time_ns
+        time.time_ns = lambda: nanoseconds() + int(self.passed * 1e9)
 
 
 def _imported(name: str) -> Handler:

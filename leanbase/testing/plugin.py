@@ -1,4 +1,4 @@
-"""The pytest plugin: no client sends, and the fixture `leanbase_events` holds the captured events.
+"""The pytest plugin: no client sends. `leanbase_events` holds what is captured, `leanbase_flags` sets flags.
 
 The marker `leanbase_send` lets one test send. The setting `leanbase_send = true` lets all tests send. If the
 package has another module name, the plugin uses that name in place of `leanbase`.
@@ -13,10 +13,12 @@ import pytest
 
 if TYPE_CHECKING:
     from .captured import CapturedEvents
+    from .flags_at_hand import FlagsAtHand
 
 PACKAGE = __name__.partition(".")[0]
 SEND = f"{PACKAGE}_send"
 EVENTS = f"{PACKAGE}_events"
+FLAGS = f"{PACKAGE}_flags"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,16 +33,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     from ..delivery import factory
+    from ..flag_calls import override_flags
 
     factory.override_transport(None)
+    override_flags(None)
 
 
 def _intercept() -> None:
     # Imported here: pytest loads this module in every project in which the package is installed.
     from ..delivery import factory
+    from ..flag_calls import override_flags
+    from .flags_at_hand import flags_at_hand
     from .recording import recorder
 
     factory.override_transport(recorder)
+    override_flags(flags_at_hand)
 
 
 @pytest.fixture(autouse=True, name=f"_{PACKAGE}_sends")
@@ -51,9 +58,11 @@ def _leanbase_sends(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     from ..default import default_client
     from ..delivery import factory
+    from ..flag_calls import override_flags
 
     default_client.shutdown()
     factory.override_transport(None)
+    override_flags(None)
     yield
     default_client.shutdown()
     _intercept()
@@ -70,3 +79,15 @@ def leanbase_events(request: pytest.FixtureRequest) -> Iterator[CapturedEvents]:
     before, recorder.recording = recorder.recording, CapturedEvents()
     yield recorder.recording
     recorder.recording = before
+
+
+@pytest.fixture(name=FLAGS)
+def leanbase_flags(request: pytest.FixtureRequest) -> Iterator[FlagsAtHand]:
+    """Set the values that clients see of feature flags. A flag that is not set is missing."""
+    if request.node.get_closest_marker(SEND) is not None or request.config.getini(SEND):
+        pytest.fail(f"{FLAGS} sets nothing where requests leave: the test is marked {SEND}, or that is set")
+    from .flags_at_hand import flags_at_hand
+
+    flags_at_hand.clear()
+    yield flags_at_hand
+    flags_at_hand.clear()

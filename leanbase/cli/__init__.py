@@ -1,0 +1,45 @@
+"""The command line: `leanbase`, or `python -m leanbase`.
+
+Each command is a module with `add`, which adds its arguments, and functions that return the exit code: 0 if
+the command did what it says, 1 if not, 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from .._version import __version__
+from ..errors import LeanbaseError
+from . import flags
+
+PROGRAM = __name__.partition(".")[0]
+
+COMMANDS = (flags,)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: The arguments, without the name of the program. Default: those of the process.
+    """
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Leanbase on the command line.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add(commands)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        code: int = options.run(options)
+    except LeanbaseError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1  # as of `| head`
+    except KeyboardInterrupt:
+        return 130
+    return code

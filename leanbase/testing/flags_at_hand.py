@@ -1,0 +1,129 @@
+"""The flags that clients see in tests, in place of the server's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..feature_flags import Definitions, FeatureFlagEvaluations
+    from ..feature_flags.exposures import Reported
+    from ..feature_flags.snapshot import Answer
+
+
+class FlagsAtHand:
+    """Values of flags. Nothing is asked, and flags that are not set are missing.
+
+    Example:
+        >>> flags = FlagsAtHand()
+        >>> flags.set("checkout", "blue", payload={"copy": "new"})
+        >>> flags.values()
+        {'checkout': 'blue'}
+    """
+
+    store = None
+
+    def __init__(self) -> None:
+        self._set: dict[str, tuple[bool | str, str | None]] = {}
+        self._definitions: Definitions | None = None
+        self._reported: Reported | None = None
+
+    def set(self, key: str, value: bool | str = True, payload: Any = None) -> None:
+        """Give a flag this value, for everybody.
+
+        Raises:
+            TypeError: The value is neither a boolean nor a variant.
+        """
+        if not isinstance(value, (bool, str)):
+            raise TypeError(f"a flag is True, False or a variant, not {type(value).__name__}")
+        self._set[key] = value, None if payload is None else json.dumps(payload)
+
+    def unset(self, key: str) -> None:
+        """Take a value back. The flag is missing again, or evaluated by the file."""
+        self._set.pop(key, None)
+
+    def from_file(self, path: str | os.PathLike[str]) -> None:
+        """Evaluate flags by a bundle, as in production. Values that are set win over it.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: There are no definitions in it.
+        """
+        from ..feature_flags import Definitions
+
+        self._definitions = Definitions.from_json(Path(path).read_bytes())
+
+    def values(self) -> dict[str, bool | str]:
+        """Return the values that are set."""
+        return {key: value for key, (value, _) in self._set.items()}
+
+    def clear(self) -> None:
+        """Forget all values, the file, and what was reported."""
+        self._set.clear()
+        self._definitions = self._reported = None
+
+    # --- what a client calls -----------------------------------------------------------------------------
+
+    @property
+    def reported(self) -> Reported:
+        """Which reads were reported."""
+        if self._reported is None:
+            from ..feature_flags.exposures import Reported
+
+            self._reported = Reported()
+        return self._reported
+
+    def evaluate(
+        self,
+        distinct_id: str,
+        groups: Mapping[str, str],
+        person_properties: dict[str, Any],
+        group_properties: dict[str, dict[str, Any]],
+        device_id: str | None,
+        *,
+        without_geoip: bool,
+        keys: Sequence[str] | None = None,
+        only_locally: bool = False,
+    ) -> Answer:
+        """Evaluate as `FeatureFlags` does, without a server."""
+        from ..feature_flags.flags import Question, evaluated_here
+        from ..feature_flags.snapshot import Answer, Record
+
+        answer = Answer(distinct_id, groups)
+        if self._definitions is not None:
+            question = Question(
+                distinct_id,
+                groups,
+                person_properties,
+                group_properties,
+                device_id,
+                without_geoip=without_geoip,
+            )
+            evaluated_here(question, keys, answer, self._definitions, datetime.now(timezone.utc))
+        for key, (value, payload) in self._set.items():
+            if keys is None or key in keys:
+                answer.records[key] = Record(key, value, payload=payload, is_local=True)
+                answer.unresolved.pop(key, None)
+        return answer
+
+    def payload_of(self, key: str, value: bool | str, flags: FeatureFlagEvaluations) -> Any:
+        """Return the payload of a flag, if it has this value."""
+        result = flags.get_result(key)
+        return result.payload if result is not None and result.get_value() == value else None
+
+    def load(self, deadline: Any) -> bool:
+        """Return whether a file is used."""
+        return self._definitions is not None
+
+    def remote_config(self, key: str) -> Any:
+        """Return the decoded payload that is set for a flag."""
+        payload = self._set.get(key, (False, None))[1]
+        return None if payload is None else json.loads(payload)
+
+
+flags_at_hand = FlagsAtHand()
+"""The flags of this process. Clients see the same from test to test."""
