@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from . import forking
 from .delivery import factory
 from .delivery.outbox import Outbox
 from .errors import ConfigError, EventTooLargeError, InvalidEventError
@@ -116,9 +117,11 @@ class Pipeline:
     def flags(self) -> FeatureFlags:
         """Return what evaluates feature flags, which is created for the first call about them."""
         if self._flags is None:
-            from .feature_flags.flags import FeatureFlags
+            with forking.importing:  # two objects would report each flag twice
+                from .feature_flags.flags import FeatureFlags
 
-            self._flags = FeatureFlags(self.settings)
+                if self._flags is None:
+                    self._flags = FeatureFlags(self.settings)
         return self._flags
 
     def warm_up_flags(self, timeout: float) -> None:

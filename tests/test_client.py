@@ -643,13 +643,11 @@ def test_a_disabled_client_also_raises_type_error_for_a_wrong_call() -> None:
 @pytest.mark.parametrize(
     ("option", "hint"),
     [
-        ("personal_api_key", "nothing here needs that secret"),
         ("write_key", "is called api_key here"),
         ("max_queue", "is called max_queue_size here"),
         ("timeout_seconds", "is called timeout here"),
         ("upload_size", "is called flush_at here"),
         ("thread", "sync_mode=False"),
-        ("poll_interval", "nothing is polled"),
         ("flush_att", "did you mean 'flush_at'"),
     ],
 )

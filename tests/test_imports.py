@@ -25,6 +25,8 @@ LATER = {
     "leanbase.error_tracking.capture": "the first exception",
     "leanbase.redaction": "the first exception, or `debug`",
     "leanbase.handlers.web_request": "the import of an integration",
+    "leanbase.feature_flags": "the first call about flags",
+    "leanbase.cli": "the command line",
     "leanbase.integrations": "the application's own import",
     "leanbase.relay": "the relay's own import",
     "leanbase.testing": "pytest",

@@ -18,8 +18,16 @@ from scripts import delivery_page
 
 PACKAGE = Path(leanbase.__file__).parent
 
+FLAGS = {
+    *("evaluate_flags", "feature_enabled", "feature_flag_definitions", "get_all_flags"),
+    *("get_all_flags_and_payloads", "get_feature_flag", "get_feature_flag_payload"),
+    *("get_feature_flag_result", "get_remote_config_payload", "is_feature_enabled", "load_feature_flags"),
+    *("reset_group_properties_for_flags", "reset_person_properties_for_flags"),
+    *("set_group_properties_for_flags", "set_person_properties_for_flags"),
+}
 PUBLIC = {
     "leanbase": {
+        *FLAGS,
         *("Client", "Leanbase", "Receipt", "__version__", "alias", "capture", "capture_exception"),
         *("delivery_scope", "flush", "get_context_device_id", "get_context_distinct_id"),
         *("get_context_session_id", "get_distinct_id", "get_tags", "group_identify", "identify"),
@@ -36,11 +44,17 @@ PUBLIC = {
         *("SqsTransport", "Undelivered"),
     },
     "leanbase.testing": {
-        *("CapturedEvents", "FunctionError", "LambdaContext", "LambdaSimulator", "TransportContract"),
+        *("CapturedEvents", "FlagsAtHand", "FunctionError", "LambdaContext", "LambdaSimulator"),
+        *("SourceContract", "TransportContract"),
+    },
+    "leanbase.feature_flags": {
+        *("Definitions", "DefinitionsSource", "FeatureFlagEvaluations", "FeatureFlagResult"),
+        *("SourceError", "UnresolvedFlagReason"),
     },
     "leanbase.relay": {"handler"},
 }
 CLIENT = {
+    *FLAGS,
     *("alias", "before_send", "capture", "capture_exception", "debug", "delivery_scope", "disabled"),
     *("disconnect", "flush", "get_context_device_id", "get_context_distinct_id", "get_context_session_id"),
     *("get_distinct_id", "get_tags", "group_identify", "identify", "identify_context", "is_opted_out"),

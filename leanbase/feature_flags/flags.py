@@ -280,8 +280,8 @@ def _store_of(settings: Settings) -> DefinitionsStore | None:
             return None
         if len(_stores) >= MAX_STORES:
             _stores.clear()
-        found = DefinitionsStore(sources, ttl=settings.flags_ttl, max_age=settings.flags_max_age)
-        _stores[key] = found
+        made = DefinitionsStore(sources, ttl=settings.flags_ttl, max_age=settings.flags_max_age)
+        found = _stores.setdefault(key, made)
     return found
 
 

@@ -111,5 +111,5 @@ class RemoteFlags:
 
     def _failed(self, answer: Answer, error: str, what: str) -> None:
         answer.errors.append(error)
-        text = f"failed: {what}; flags without a value have their defaults"
-        self._repeated.log(logging.WARNING, error, 1, text, "evaluation(s) of flags")
+        text = f"about flags failed: {what}; flags without a value have their defaults"
+        self._repeated.log(logging.WARNING, error, 1, text, "request(s)")

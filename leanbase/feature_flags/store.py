@@ -65,7 +65,7 @@ class DefinitionsStore:
         self._checked: Stopwatch | None = None
         self._age_at_check = 0.0
         self._breaker = Breaker()
-        self._log = RepeatedLog()
+        self._repeated = RepeatedLog()
         self.unknown: set[str] = set()
         self._reset_after_fork()
         forking.reset_in_child(self)
@@ -201,8 +201,8 @@ class DefinitionsStore:
         what = str(error) if isinstance(error, SourceError) else type(error).__name__
         use = "those that are loaded are used" if self._current is not None else "none are loaded"
         level = logging.ERROR if is_final else logging.WARNING
-        text = f"of flag definitions from {source!r} failed: {what}; {use}"
-        self._log.log(level, (repr(source), is_final), 1, text, "load(s)")
+        text = f"for flag definitions to {source!r} failed: {what}; {use}"
+        self._repeated.log(level, (repr(source), is_final), 1, text, "request(s)")
         logger.debug("loading flag definitions failed here:", exc_info=error)
 
 

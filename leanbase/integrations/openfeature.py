@@ -35,11 +35,11 @@ class _MismatchError(Exception):
 
 
 class LeanbaseProvider(AbstractProvider):
-    """Resolves flags by the evaluation context: its targeting key is the person, its attributes are properties.
+    """Resolves flags by the evaluation context. The targeting key is the person, attributes are properties.
 
-    The attributes `groups` and `group_properties` are those of `evaluate_flags`. A boolean is whether the flag
-    is on, a string its variant, a number its variant read as one, an object its payload. All reads inside one
-    handler, job or request see one evaluation, and cause one request at most.
+    The attributes `groups` and `group_properties` are those of `evaluate_flags`. A boolean is whether the
+    flag is on, a string its variant, a number its variant read as one, an object its payload. All reads
+    inside one handler, job or request see one evaluation, and cause one request at most.
 
     Args:
         client: The client. Default: the default client.

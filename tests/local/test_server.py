@@ -17,6 +17,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 import zlib
 from pathlib import Path
 from typing import Any
@@ -272,3 +274,45 @@ def test_an_event_received_again_is_marked(capsys: pytest.CaptureFixture[str]) -
     first, second = (line for line in capsys.readouterr().out.splitlines() if "order created" in line)
     assert "again" not in first
     assert second.endswith("(again: the same event, counted once)")
+
+
+# --- flags -----------------------------------------------------------------------------------------------------
+
+DEFINITIONS = {
+    "flags": [
+        {"id": 1, "key": "beta", "active": True, "version": 2, "filters": {"groups": [{}], "payloads": {"true": "1"}}},
+        {"id": 2, "key": "static", "active": True, "filters": {"groups": [{"properties": [{"type": "cohort", "key": "id", "value": 9}]}]}},
+    ]
+}  # fmt: skip
+
+
+def test_flags_are_answered_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "flags.json"
+    path.write_text(json.dumps(DEFINITIONS))
+    with LocalServer(flags=path) as server:
+        remote = Leanbase("phc_test", server.url)
+        found = remote.evaluate_flags("user_1")
+        assert {key: found.get_flag(key) for key in found.keys} == {"beta": True, "static": False}
+        assert found.get_flag_payload("beta") == 1
+        here = Leanbase("phc_test", server.url, secret_key="phs", spool_directory=str(tmp_path / "shared"))
+        assert here.get_all_flags("user_1", only_evaluate_locally=True) == {"beta": True}
+        path.write_text(json.dumps({"flags": DEFINITIONS["flags"][1:]}))
+        assert list(remote.get_all_flags("user_1")) == ["static"], "the file is read each time"
+
+
+def test_a_server_without_flags_has_none(local: LocalServer) -> None:
+    client = Leanbase("phc_test", local.url)
+    found = client.evaluate_flags("user_1")
+    assert (found.keys, found.error) == ([], None)
+
+
+@pytest.mark.parametrize(("headers", "status"), [({}, 401), ({"Authorization": "Bearer phs"}, 404)])
+def test_definitions_need_a_secret_and_a_file(
+    headers: dict[str, str], status: int, local: LocalServer
+) -> None:
+    request = urllib.request.Request(
+        f"{local.url}/flags/definitions?token=phc_test&send_cohorts", headers=headers
+    )
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    assert error.value.code == status

@@ -159,7 +159,7 @@ def test_without_a_key_or_host_the_relay_raises(
 )
 def test_events_of_other_sources_are_rejected(configured: Any, server: FaultServer, other: Any) -> None:
     relay = configured(server)
-    with pytest.raises(ConfigError, match="SQS batches and CloudWatch Logs"):
+    with pytest.raises(ConfigError, match="SQS batches, CloudWatch Logs"):
         relay(other)
 
 

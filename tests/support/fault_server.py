@@ -71,6 +71,8 @@ class FaultServer:
         self.requests: list[Request] = []
         self.accepted: list[Request] = []
         self.connections = 0
+        self.routes: dict[str, Behaviour] = {}
+        """How to treat requests whose path begins so; the first that fits counts."""
         self._script: list[Behaviour] = []
         self._forever = Behaviour()
         self._resets = 0
@@ -168,6 +170,11 @@ class FaultServer:
             request = Request(line, headers, raw, number, time.monotonic())
             self.requests.append(request)
             behaviour = self._script.pop(0) if self._script else self._forever
+            path = request.line.split()[1] if " " in request.line else ""
+            for prefix, of_route in self.routes.items():
+                if path.startswith(prefix):
+                    behaviour = of_route
+                    break
         return self._behave(connection, behaviour, request)
 
     def _behave(self, connection: socket.socket, behaviour: Behaviour, request: Request) -> bool:

@@ -1,4 +1,4 @@
-"""moto in server mode: SQS as a process of its own, over real HTTP."""
+"""moto in server mode: AWS as a process of its own, over real HTTP."""
 
 from __future__ import annotations
 
@@ -38,10 +38,14 @@ class MotoServer:
             except OSError:
                 assert time.monotonic() < end, "moto does not start"
                 time.sleep(0.05)
+        self.sqs = self.client("sqs")
+
+    def client(self, service: str) -> Any:
+        """A client of boto3."""
         import boto3
 
-        self.sqs = boto3.client(
-            "sqs",
+        return boto3.client(
+            service,
             endpoint_url=self.url,
             region_name="eu-west-1",
             aws_access_key_id="AKIDEXAMPLE",

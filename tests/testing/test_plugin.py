@@ -224,3 +224,63 @@ def test_a_failed_assertion_shows_the_difference_to_the_nearest_event() -> None:
         in message
     )
     assert not any(name in message for name in added)
+
+
+@pytest.mark.slow
+def test_flags_are_what_the_test_sets_and_nothing_is_asked(
+    session: pytest.Pytester, server: FaultServer
+) -> None:
+    session.makepyfile(
+        flags="""
+        import leanbase
+
+        def checkout(user):
+            flags = leanbase.evaluate_flags(user, person_properties={"plan": "pro"})
+            return flags.get_flag("checkout"), flags.get_flag_payload("checkout"), flags.error
+        """
+    )
+    definitions = '{"flags": [{"key": "checkout", "active": true, "filters": {"groups": [{}]}}]}'
+    session.makefile(".json", flags=definitions)
+    found, output = run_tests(
+        session,
+        """
+        import leanbase
+        import flags
+
+        def test_set(leanbase_flags, leanbase_events):
+            leanbase_flags.set("checkout", "blue", payload={"copy": "new"})
+            assert flags.checkout("user_1") == ("blue", {"copy": "new"}, None)
+            leanbase_events.assert_captured("$feature_flag_called", properties={"$feature_flag": "checkout"})
+            leanbase_flags.unset("checkout")
+            assert flags.checkout("user_1") == (None, None, None)
+
+        def test_unset(leanbase_flags):
+            assert flags.checkout("user_1") == (None, None, None)
+
+        def test_without_the_fixture():
+            assert flags.checkout("user_1") == (None, None, None)
+            assert leanbase.feature_enabled("checkout", "user_1", default_value=True) is True
+
+        def test_from_file(leanbase_flags):
+            leanbase_flags.from_file("flags.json")
+            assert flags.checkout("user_1") == (True, None, None)
+        """,
+    )
+    assert found == {"passed": 4}, output
+    assert server.requests == []
+
+
+@pytest.mark.slow
+def test_flags_cannot_be_set_where_requests_leave(session: pytest.Pytester) -> None:
+    found, output = run_tests(
+        session,
+        """
+        import pytest
+
+        @pytest.mark.leanbase_send
+        def test_it(leanbase_flags):
+            pass
+        """,
+    )
+    assert found == {"errors": 1}, output
+    assert "leanbase_flags sets nothing where requests leave" in output

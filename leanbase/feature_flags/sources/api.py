@@ -75,3 +75,6 @@ class ApiSource(DefinitionsSource):
             )
         except (ValueError, RecursionError) as error:
             raise SourceError("the response has no definitions in it") from error
+
+    def __repr__(self) -> str:
+        return "api"
