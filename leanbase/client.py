@@ -891,6 +891,8 @@ class Leanbase(FlagCalls):
         except Exception as error:
             log_internal_error("shutdown()", error)
             return Receipt.unknown(error)
+        finally:
+            pipeline.disconnect_flags()
 
     def _warm_up(self, timeout: float = 1.0) -> None:
         """Import the HTTP stack and open a connection now, so that the first send is faster.
@@ -922,6 +924,7 @@ class Leanbase(FlagCalls):
         """
         try:
             pipeline = self._current()
+            pipeline.disconnect_flags()
             return pipeline.outbox.disconnect(timeout=_seconds(timeout, pipeline.settings.send_deadline))
         except Exception as error:
             log_internal_error("disconnect()", error)

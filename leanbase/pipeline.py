@@ -124,6 +124,11 @@ class Pipeline:
                     self._flags = FeatureFlags(self.settings)
         return self._flags
 
+    def disconnect_flags(self) -> None:
+        """Close the connections for feature flags. Later calls about them open new ones."""
+        if self._flags is not None:
+            self._flags.disconnect()
+
     def warm_up_flags(self, timeout: float) -> None:
         """Load flag definitions ahead of the first flag call, if `flag_definitions` is set."""
         if self.settings.flag_definitions is not None and not self.outbox.disabled:

@@ -202,6 +202,13 @@ class FeatureFlags:
         if given != host_hash(host):
             logger.warning("the flag definitions are those of another host than %s; they are used", host)
 
+    def disconnect(self) -> None:
+        """Close idle connections."""
+        if self._remote is not None:
+            self._remote.disconnect()
+        if self.store is not None:
+            self.store.disconnect()
+
     def load(self, deadline: Deadline) -> bool:
         """Load definitions now; return whether there are some. Blocks until the deadline at the latest."""
         return self.store is not None and self.store.load(deadline)
@@ -287,6 +294,8 @@ def _store_of(settings: Settings) -> DefinitionsStore | None:
 
 def forget_stores() -> None:
     """Forget all definitions, as in a new process. For the simulator of a sandbox."""
+    for store in list(_stores.values()):
+        store.disconnect()
     _stores.clear()
 
 

@@ -36,6 +36,13 @@ class HttpClient:
         self._connections: Connections | None = None
         self._lock = threading.RLock()
 
+    def close(self) -> None:
+        """Close idle connections. The next request opens a new one."""
+        with self._lock:
+            connections, self._connections = self._connections, None
+        if connections is not None:
+            connections.close()
+
     def request(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], *, deadline: Deadline
     ) -> Response:

@@ -52,6 +52,10 @@ class RemoteFlags:
         waits = sum(FIRST_WAIT_SECONDS * 2**number for number in range(self._retries))
         return float(self._seconds * (1 + self._retries) + waits)
 
+    def disconnect(self) -> None:
+        """Close idle connections."""
+        self._http.close()
+
     def evaluate(
         self, fields: Mapping[str, Any], keys: Sequence[str] | None, answer: Answer, *, deadline: Deadline
     ) -> dict[str, Record]:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("leanbase")
 
-_http = HttpClient()
-
 
 def payload_of(settings: Settings, key: str) -> Any:
     """Return the decoded payload, or `None` if there is none or it could not be read.
@@ -30,9 +28,10 @@ def payload_of(settings: Settings, key: str) -> Any:
     path = f"/api/projects/@current/feature_flags/{quote(key, safe='')}/remote_config"
     url = f"{settings.host}{path}?token={quote(settings.api_key or '', safe='')}"
     headers = {**JSON_HEADERS, "Authorization": f"Bearer {settings.secret_key}"}
+    http = HttpClient()
     try:
         deadline = send_deadline(settings.flags_timeout)
-        response = _http.request("GET", url, None, headers, deadline=deadline)
+        response = http.request("GET", url, None, headers, deadline=deadline)
         if response.status != 200:
             logger.warning("the payload of flag %r could not be read: %d", key, response.status)
             return None
@@ -42,3 +41,5 @@ def payload_of(settings: Settings, key: str) -> Any:
         what = str(error) if isinstance(error, TransportError) else type(error).__name__
         logger.warning("the payload of flag %r could not be read: %s", key, what)
         return None
+    finally:
+        http.close()

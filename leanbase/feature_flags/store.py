@@ -128,6 +128,15 @@ class DefinitionsStore:
         if (age is None or age >= self._max_age) and self._remote and not deadline.expired:
             self._refresh(deadline, waits=True)
 
+    def disconnect(self) -> None:
+        """Close the idle connections of the sources."""
+        for source in (*self._local, *self._remote):
+            try:
+                source.close()
+            except Exception as error:
+                raise_interrupt(error)
+                logger.debug("a source of flag definitions could not be closed", exc_info=error)
+
     def load(self, deadline: Deadline) -> bool:
         """Ask the source now, also while requests are paused; return whether there are definitions."""
         before = self._checked

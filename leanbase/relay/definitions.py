@@ -51,7 +51,10 @@ def publish(settings: Settings, deadline: Deadline) -> dict[str, Any]:
             known = store.load(None, deadline=deadline)
         except SourceError as error:
             logger.info("%r has no definitions yet: %s", store, error)
-    found = api.load(known, deadline=deadline)
+    try:
+        found = api.load(known, deadline=deadline)
+    finally:
+        api.close()
     if found is None and known is not None:
         _latest = known
         return {"flags": len(known), "written": False}

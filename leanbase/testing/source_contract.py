@@ -45,4 +45,7 @@ class SourceContract:
         assert self._load(make(), None) is not None
 
     def _load(self, source: DefinitionsSource, known: Definitions | None) -> Definitions | None:
-        return source.load(known, deadline=Deadline.after(self.seconds))
+        try:
+            return source.load(known, deadline=Deadline.after(self.seconds))
+        finally:
+            source.close()

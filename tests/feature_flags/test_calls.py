@@ -98,6 +98,7 @@ def test_two_calls_make_two_requests(flags: FlagServer, client_of: Make) -> None
     assert json.loads(flags.requests[0].text)["flag_keys_to_evaluate"] == ["beta"]
 
 
+@pytest.mark.rule("F-1")
 def test_nobody_is_evaluated_without_an_id(flags: FlagServer, client_of: Make) -> None:
     client = client_of(flags)
     found = client.evaluate_flags()
@@ -117,6 +118,7 @@ def test_nobody_is_evaluated_without_an_id(flags: FlagServer, client_of: Make) -
     assert (body["distinct_id"], body["device_id"]) == ("from the context", "dev-2")
 
 
+@pytest.mark.rule("F-1")
 def test_a_disabled_client_knows_no_flags(flags: FlagServer, client_of: Make) -> None:
     client = client_of(flags, disabled=True, secret_key="phs_secret")
     assert client.evaluate_flags("u").is_enabled("beta", True) is True
@@ -137,6 +139,7 @@ def test_flags_that_are_decided_here_need_no_request(flags: FlagServer, client_o
     assert request.headers["authorization"] == "Bearer phs_secret"
 
 
+@pytest.mark.rule("F-2")
 def test_the_server_decides_the_rest_and_local_values_win(flags: FlagServer, client_of: Make) -> None:
     flags.definitions = {
         "flags": [flag("beta"), flag("sticky", ensure_experience_continuity=True), flag("unasked")]
@@ -183,6 +186,7 @@ def test_these_answers_are_retried_once_with_the_same_body(
     assert first == second
 
 
+@pytest.mark.rule("F-3")
 @pytest.mark.parametrize("status", [400, 401, 408, 429, 500, 503])
 def test_other_answers_are_not_retried(status: int, flags: FlagServer, client_of: Make) -> None:
     flags.routes["/flags/?"] = Behaviour(status=status)
@@ -237,6 +241,7 @@ def test_properties_of_a_context_and_of_a_client(flags: FlagServer, client_of: M
     assert sent() == ({"plan": "given"}, {"$group_key": "acme"})
 
 
+@pytest.mark.rule("F-7")
 def test_events_carry_the_flags_of_a_snapshot(flags: FlagServer, client_of: Make) -> None:
     flags.remote = {"beta": record(), "checkout": record("blue"), "off": record(False)}
     client = client_of(flags)
@@ -270,6 +275,7 @@ def test_send_feature_flags_of_others_works_and_warns_once(
     assert len([each for each in caplog.records if "send_feature_flags" in each.message]) <= 1
 
 
+@pytest.mark.rule("F-4")
 def test_bulk_calls_have_values_and_payloads_as_text(flags: FlagServer, client_of: Make) -> None:
     payload = {"beta": '{"a": 1}', "checkout": "{oops"}
     flags.remote = {
@@ -331,6 +337,7 @@ class Broken:
         raise RuntimeError
 
 
+@pytest.mark.rule("F-3")
 @pytest.mark.parametrize("odd", [Broken(), 7, "text", [1], object()])
 def test_odd_arguments_never_raise(odd: Any, flags: FlagServer, client_of: Make) -> None:
     client = client_of(flags)
@@ -381,6 +388,7 @@ def test_a_handler_reads_flags_and_reports_them_with_its_events(flags: FlagServe
     assert flags.called[-1]["uuid"] == first, "a retried invocation reports it once"
 
 
+@pytest.mark.rule("F-8")
 def test_no_thread_is_started(flags: FlagServer, client_of: Make) -> None:
     before = set(threading.enumerate())
     client = client_of(flags, secret_key="phs_secret", flags_ttl=0.1, flags_max_age=0.2)

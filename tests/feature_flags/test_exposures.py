@@ -99,6 +99,7 @@ def test_a_flag_that_the_server_could_not_evaluate(flags: FlagServer, client_of:
     assert event["properties"]["$feature_flag_error"] == error
 
 
+@pytest.mark.rule("F-5", "F-6")
 def test_what_reports_nothing(flags: FlagServer, client_of: Make) -> None:
     flags.remote = {"beta": {"key": "beta", "value": True}}
 
@@ -114,6 +115,7 @@ def test_what_reports_nothing(flags: FlagServer, client_of: Make) -> None:
     assert called(flags, client_of(flags), read) == []
 
 
+@pytest.mark.rule("F-5")
 def test_each_read_is_reported_once(flags: FlagServer, client_of: Make) -> None:
     flags.remote = {"beta": {"key": "beta", "value": True}}
     client = client_of(flags)

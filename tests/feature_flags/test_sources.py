@@ -41,7 +41,10 @@ def bundle(*keys: str, **more: Any) -> bytes:
 
 
 def load(source: DefinitionsSource, known: Definitions | None = None) -> Definitions | None:
-    return source.load(known, deadline=Deadline.after(5))
+    try:
+        return source.load(known, deadline=Deadline.after(5))
+    finally:
+        source.close()
 
 
 @pytest.fixture

@@ -82,6 +82,7 @@ def test_definitions_are_loaded_once_and_asked_for_again_after_their_time(clock:
     assert source.asked == 3
 
 
+@pytest.mark.rule("F-9")
 def test_one_set_for_all_reads_of_a_scope(client: Leanbase, clock: Clock) -> None:
     source = Source("a")
     ours = store_of(source)
@@ -125,6 +126,7 @@ def test_an_invocation_uses_what_there_is_and_asks_at_its_end(
     assert handler({}, LambdaContext(10.0)) == ["new"]
 
 
+@pytest.mark.rule("F-10")
 def test_after_a_long_sleep_the_source_is_asked_first(
     flags: FlagServer, client_of: Make, clock: Clock
 ) -> None:
@@ -171,6 +173,7 @@ def test_one_of_many_threads_asks(clock: Clock) -> None:
     assert source.asked == 2
 
 
+@pytest.mark.rule("F-10")
 def test_a_source_that_fails_is_left_alone_for_half_a_minute(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -202,6 +205,7 @@ def test_the_last_definitions_serve_while_the_source_is_away(
     assert "those that are loaded are used" in caplog.text
 
 
+@pytest.mark.rule("F-11")
 @pytest.mark.parametrize("status", [401, 402])
 def test_definitions_that_may_not_be_used_are_forgotten(
     status: int,
@@ -239,6 +243,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.rule("F-11")
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
 def test_faults_keep_what_is_loaded(
     fault: dict[str, Any], flags: FlagServer, client_of: Make, clock: Clock, caplog: pytest.LogCaptureFixture

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lambda_runtime.emulator import HERE, Emulator
-from tests.lambda_runtime.faults import DISK, LOST, NEXT, SENT, WAYS, Fault
+from tests.lambda_runtime.faults import DEFINITIONS, DISK, LOST, NEXT, SENT, WAYS, Fault
 from tests.lambda_runtime.outgoing import outgoing_events
 from tests.support.fault_server import Behaviour, FaultServer
 from tests.support.moto_server import CREDENTIALS
@@ -60,6 +60,11 @@ class Cell:
             **CREDENTIALS,
             **WAYS[way],
         }
+        bundle = Path(self._directory.name) / "flags.json"
+        bundle.write_bytes(DEFINITIONS)
+        self._environment |= {name: value.format(flags=bundle) for name, value in fault.settings.items()}
+        if fault.definitions is not None:
+            self.server.routes["/flags/definitions"] = fault.definitions
         self._fault_environment = {
             name: value.format(tls=tls_url) for name, value in fault.environment.items()
         }
@@ -127,11 +132,14 @@ class Cell:
 
     # --- for the functions of a fault ----------------------------------------------------------------------
 
-    def wait_for_request(self) -> None:
-        """Wait until the server has received the next request."""
-        before = len(self.server.requests)
-        until = time.monotonic() + 10
-        while len(self.server.requests) == before and time.monotonic() < until:
+    def wait_for_request(self, path: str = "/") -> None:
+        """Wait until the server has received the next request whose path begins so."""
+
+        def count() -> int:
+            return sum(each.line.split()[1].startswith(path) for each in list(self.server.requests))
+
+        before, until = count(), time.monotonic() + 10
+        while count() == before and time.monotonic() < until:
             time.sleep(0.005)
 
     def sleep(self, seconds: float) -> None:
@@ -171,7 +179,7 @@ class Cell:
         """Return the uuids of each captured event that has arrived."""
         found: dict[Any, set[str]] = defaultdict(set)
         for event in self._events():
-            if event["event"] == "captured":
+            if event["event"] in ("captured", "$feature_flag_called"):
                 properties = event["properties"]
                 found[properties["invocation"], properties["number"]].add(event["uuid"])
         return found

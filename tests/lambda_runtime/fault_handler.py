@@ -26,14 +26,26 @@ def raise_time_limit(number: int, frame: object) -> None:
 signal.signal(signal.SIGALRM, raise_time_limit)
 
 
+def expose(about: dict[str, Any]) -> None:
+    """Read a flag, which captures an event."""
+    with leanbase.new_context():
+        for name, value in about.items():
+            leanbase.tag(name, value)
+        leanbase.evaluate_flags(f"{about['invocation']} {about['number']}").is_enabled("beta")
+
+
 def handle(event: dict[str, Any], context: Any) -> None:
     if event.get("then") == "time limit":
         signal.setitimer(signal.ITIMER_REAL, event["seconds"])
     sys.stdout.write(event.get("print", ""))
+    if os.environ.get("LEANBASE_SECRET_KEY"):
+        leanbase.evaluate_flags("u").is_enabled("beta", send_feature_flag_events=False)
     for number in range(event["count"]):
-        leanbase.capture(
-            "captured", distinct_id="u", properties={"invocation": event["name"], "number": number}
-        )
+        about = {"invocation": event["name"], "number": number}
+        if event.get("reads") == "each":
+            expose(about)
+        else:
+            leanbase.capture("captured", distinct_id="u", properties=about)
     then = event.get("then")
     if then == "sleep":
         time.sleep(event["seconds"])

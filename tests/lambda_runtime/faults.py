@@ -61,6 +61,8 @@ class Fault:
         script: How the server treats the next requests.
         always: How the server treats all requests, until the fault is over.
         environment: More environment variables of the first process. The next process does not have them.
+        settings: Options of both processes, as environment variables. `{flags}` is a bundle of definitions.
+        definitions: How the server treats requests for flag definitions.
         before: Called before the invocation.
         during: Called in another thread while the invocation runs.
         after: Called when the invocation has ended.
@@ -78,6 +80,8 @@ class Fault:
     script: tuple[Behaviour, ...] = ()
     always: Behaviour | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    definitions: Behaviour | None = None
     before: Callable[[Cell], None] | None = None
     during: Callable[[Cell], None] | None = None
     after: Callable[[Cell], None] | None = None
@@ -103,6 +107,11 @@ def kill_while_sending(cell: Cell) -> None:
 
 def freeze_while_sending(cell: Cell) -> None:
     cell.wait_for_request()
+    cell.freeze(0.6)
+
+
+def freeze_while_refreshing(cell: Cell) -> None:
+    cell.wait_for_request("/flags/definitions")
     cell.freeze(0.6)
 
 
@@ -138,6 +147,9 @@ NOT_ACCEPTED = (
 )
 LASTING_SILENCE = Behaviour(instead="silence")
 """The server sends no response within any deadline."""
+
+READS_FLAGS = {"LEANBASE_FLAG_DEFINITIONS": "file:{flags}"}
+DEFINITIONS = b'{"flags": [{"key": "beta", "active": true, "filters": {"groups": [{}]}}]}'
 
 FAULTS = (
     Fault("no fault occurs"),
@@ -214,6 +226,28 @@ FAULTS = (
         events=1,
         event={"then": "time limit", "seconds": 0.4},
         script=(Behaviour(instead="silence"),),
+    ),
+    Fault(
+        "the handler reads feature flags, and the process is killed right after the response",
+        event={"reads": "each"},
+        settings=READS_FLAGS,
+        after=kill,
+        ends_process=True,
+    ),
+    Fault(
+        "the handler reads feature flags, and the process runs out of memory and is killed",
+        {"*": LOST, "each": SENT},
+        STILL_COLLECTED,
+        event={"reads": "each", "then": "out of memory"},
+        settings=READS_FLAGS,
+        ends_process=True,
+    ),
+    Fault(
+        "the process is frozen while it refreshes flag definitions",
+        event={"reads": "once"},
+        settings={"LEANBASE_SECRET_KEY": "phs_test", "LEANBASE_FLAGS_TTL": "0.1"},
+        definitions=Behaviour(delay=0.3, body=DEFINITIONS),
+        during=freeze_while_refreshing,
     ),
     Fault("the handler prints a line without a newline first", event={"print": "working ... 50 %"}),
     Fault(

@@ -18,7 +18,7 @@ def outgoing_events(way: str, server: FaultServer, log: Iterable[str]) -> list[d
         server: Stands for the ingestion server and for SQS.
         log: The lines of the function's log.
     """
-    requests = list(server.accepted)
+    requests = [each for each in list(server.accepted) if "/flags" not in each.line]
     if way == "sqs":
         messages = [entry["MessageBody"] for each in requests for entry in each.envelope["Entries"]]
         return [event.decode() for message in messages for event in handoff.decode(message)]

@@ -298,12 +298,15 @@ def test_flags_are_answered_from_a_file(tmp_path: Path) -> None:
         assert here.get_all_flags("user_1", only_evaluate_locally=True) == {"beta": True}
         path.write_text(json.dumps({"flags": DEFINITIONS["flags"][1:]}))
         assert list(remote.get_all_flags("user_1")) == ["static"], "the file is read each time"
+        remote.shutdown()
+        here.shutdown()
 
 
 def test_a_server_without_flags_has_none(local: LocalServer) -> None:
     client = Leanbase("phc_test", local.url)
     found = client.evaluate_flags("user_1")
     assert (found.keys, found.error) == ([], None)
+    client.shutdown()
 
 
 @pytest.mark.parametrize(("headers", "status"), [({}, 401), ({"Authorization": "Bearer phs"}, 404)])
@@ -316,3 +319,4 @@ def test_definitions_need_a_secret_and_a_file(
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(request)
     assert error.value.code == status
+    error.value.close()

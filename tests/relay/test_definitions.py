@@ -46,6 +46,8 @@ def place(flags: FlagServer, moto: MotoServer, monkeypatch: pytest.MonkeyPatch) 
 
 def new_process() -> None:
     definitions._latest = None
+    for store in definitions._stores.values():
+        store.close()
     definitions._stores.clear()
 
 
@@ -54,7 +56,10 @@ def invoke() -> Any:
 
 
 def published(place: str) -> list[str]:
-    return list(S3Source(place).load(None, deadline=Deadline.after(5)) or ())
+    source = S3Source(place)
+    found = list(source.load(None, deadline=Deadline.after(5)) or ())
+    source.close()
+    return found
 
 
 def test_it_writes_what_has_changed(flags: FlagServer, place: str) -> None:

@@ -91,7 +91,7 @@ class FaultServer:
     @property
     def events(self) -> list[dict[str, Any]]:
         """All events of all requests, in order of arrival."""
-        return [event for request in self.requests for event in request.events]
+        return [event for each in self.requests if "/flags" not in each.line for event in each.events]
 
     def script(self, *behaviours: Behaviour) -> None:
         """Treat the next requests so."""

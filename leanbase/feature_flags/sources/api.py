@@ -76,5 +76,8 @@ class ApiSource(DefinitionsSource):
         except (ValueError, RecursionError) as error:
             raise SourceError("the response has no definitions in it") from error
 
+    def close(self) -> None:
+        self._http.close()
+
     def __repr__(self) -> str:
         return "api"

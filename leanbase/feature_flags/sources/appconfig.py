@@ -58,5 +58,8 @@ class AppConfigSource(DefinitionsSource):
         self._version = version
         return found
 
+    def close(self) -> None:
+        self._http.close()
+
     def __repr__(self) -> str:
         return self._name

@@ -43,6 +43,10 @@ class AwsClient:
         own = os.environ.get(f"AWS_ENDPOINT_URL_{self._service.upper()}")
         return (own or os.environ.get("AWS_ENDPOINT_URL") or "").rstrip("/") or None
 
+    def close(self) -> None:
+        """Close idle connections."""
+        self._http.close()
+
     def request(
         self, method: str, url: str, body: bytes, headers: Mapping[str, str], *, deadline: Deadline
     ) -> Response:

@@ -58,5 +58,8 @@ class DefinitionsSource:
         """
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Close idle connections. The next load opens them again. By default there are none."""
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"

@@ -77,6 +77,9 @@ class DynamoDbSource(DefinitionsSource):
             raise SourceError(f"DynamoDB responded with {response.status} {kind}".rstrip())
         return answer
 
+    def close(self) -> None:
+        self._aws.close()
+
     def __repr__(self) -> str:
         return self._name
 

@@ -125,6 +125,9 @@ class HostFileSource(DefinitionsSource):
             os.ftruncate(file, 0)
             os.pwrite(file, content, 0)
 
+    def close(self) -> None:
+        self._inner.close()
+
     def __repr__(self) -> str:
         return repr(self._inner)
 

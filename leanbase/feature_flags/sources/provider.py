@@ -68,6 +68,10 @@ class ProviderSource(DefinitionsSource):
                 logger.warning("the provider of flag definitions raised %s", type(error).__name__)
         return found
 
+    def close(self) -> None:
+        if self._api is not None:
+            self._api.close()
+
     def __repr__(self) -> str:
         return f"<{type(self._provider).__name__}>"
 

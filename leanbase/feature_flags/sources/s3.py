@@ -72,5 +72,8 @@ class S3Source(DefinitionsSource):
             raise SourceError(f"{self._name} was not written: S3 responded with {response.status}")
         self._etag = response.headers.get("ETag")
 
+    def close(self) -> None:
+        self._aws.close()
+
     def __repr__(self) -> str:
         return self._name
