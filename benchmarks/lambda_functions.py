@@ -36,11 +36,17 @@ elif WHICH.startswith("leanbase"):
     leanbase.api_key = KEY
     leanbase.host = HOST
     leanbase.transport = "log" if WHICH == "leanbase log" else "http"
+    if WHICH == "leanbase with 100 flags":
+        leanbase.flag_definitions = f"file:{os.environ['BENCHMARK_FLAGS']}"
 
     @leanbase.lambda_handler(flush="after_response" if WHICH == "leanbase after_response" else "end")
     def handler(event: Any, context: Any) -> str:
         for _ in range(EVENTS):
             leanbase.capture(NAME, distinct_id=WHO, properties=PROPERTIES)
+        if WHICH == "leanbase with 100 flags":
+            assert (
+                len(leanbase.get_all_flags(WHO, person_properties={"plan": "pro", "email": "a@b.c"})) == 100
+            )
         return "done"
 
 elif WHICH == "posthog sync_mode":

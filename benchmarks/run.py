@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import json
 import os
 import platform
 import random
@@ -29,6 +30,7 @@ import urllib3
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
+import flags
 import instructions
 from bulk_import import SDKS
 from server import running
@@ -256,11 +258,20 @@ FUNCTIONS = (
 )
 
 
+@functools.cache
+def bundle_of_flags() -> Path:
+    """A bundle of 100 flags."""
+    path = Path(tempfile.mkdtemp()) / "flags.json"
+    path.write_text(json.dumps(flags.definitions(100)))
+    return path
+
+
 def emulator_of(function: str, url: str, events: int = 10) -> Emulator:
     environment = {
         "BENCHMARK_HOST": url,
         "BENCHMARK_FUNCTION": function,
         "BENCHMARK_EVENTS": str(events),
+        "BENCHMARK_FLAGS": str(bundle_of_flags()),
         "PYTHONDONTWRITEBYTECODE": "",
     }
     return Emulator("lambda_functions.handler", HERE, environment, timeout=60)
@@ -297,6 +308,7 @@ def invocation(
 def cold_start() -> str:
     """New sandboxes in AWS's emulator: the initialisation, the first invocation, and the memory after it."""
     functions = [name for name in FUNCTIONS if name != "posthog sync_mode"]
+    functions.insert(3, "leanbase with 100 flags")
     initialisation: Samples = {name: [] for name in functions}
     memory: Samples = {name: [] for name in functions}
     with running() as url:
@@ -449,6 +461,20 @@ def one_exception() -> str:
         return table(in_turns(subjects, rounds=200, warm=20), "posthog", "ms", 1000)
 
 
+def flag_evaluation() -> str:
+    """CPU of evaluations inside the process: two conditions a flag, of which the first does not match."""
+    samples = in_turns(flags.evaluations(), rounds=50, warm=5)
+    median = {name: statistics.median(values) for name, values in samples.items()}
+    ratios = ", ".join(
+        f"{what} {median[f'{what}, leanbase'] / median[f'{what}, posthog']:.2f}"
+        for what in ("one flag", "100 flags")
+    )
+    return (
+        table(samples, "one flag, posthog", "µs", 1e6)
+        + f"\n\nleanbase ÷ posthog: {ratios}.\n\n{flags.memory()}"
+    )
+
+
 def counted_instructions() -> str:
     """The same whatever else the machine is doing; see instructions.py for what each row is."""
     return instructions.table([]) if instructions.available() else "valgrind is not installed: not counted."
@@ -473,6 +499,9 @@ QUESTIONS: dict[str, Callable[[], str]] = {
     "How fast is an import of the past? (buffered, server on loopback)": bulk_import,
     "Does an event cost more where there are many? (until all have left)": growth,
     "What does a context cost? (entered and left)": contexts,
+    "What does an evaluation of feature flags cost in CPU? (by definitions in the process)": flag_evaluation,
+    "What do reads of flags cost while the endpoint of definitions does not respond?": flags.outage,
+    "How often do 1000 invocations ask for definitions? (simulated)": flags.requests,
 }
 
 

@@ -38,8 +38,10 @@ def override_flags(flags: Any) -> None:
     _override = flags
 
 
-PERSON_PROPERTIES = "person_properties_for_flags"
-GROUP_PROPERTIES = "group_properties_for_flags"
+PROPERTIES = "properties_for_flags"
+"""What the nearest context has for all evaluations: properties of the person, and of groups by type."""
+
+_NO_PROPERTIES: tuple[dict[str, Any], dict[str, dict[str, Any]]] = ({}, {})
 
 
 def _flag_call(
@@ -133,9 +135,7 @@ class FlagCalls:
             >>> flags.is_enabled("checkout")
             False
         """
-        from .feature_flags import FeatureFlagEvaluations
-
-        answer = self._answer(
+        return self._answer(
             distinct_id,
             groups,
             person_properties,
@@ -144,8 +144,7 @@ class FlagCalls:
             device_id,
             keys=flag_keys,
             only_locally=only_evaluate_locally,
-        )
-        return FeatureFlagEvaluations(answer, self._report)
+        ).snapshot(self._report)
 
     @_flag_call(lambda: None)
     def get_feature_flag_result(
@@ -348,7 +347,8 @@ class FlagCalls:
         Outside a context they are added to every evaluation of this client. Properties of a call win over
         them. Never blocks, never raises.
         """
-        self._store_properties(PERSON_PROPERTIES, dict(_mapping(properties, "properties")))
+        person, groups = self._stored_properties()
+        self._store_properties({**person, **_mapping(properties, "properties")}, groups)
 
     @_flag_call(lambda: None)
     def set_group_properties_for_flags(
@@ -364,30 +364,31 @@ class FlagCalls:
         See `set_person_properties_for_flags`.
         """
         given = group_key if properties is None else properties
-        known = self._stored_properties(GROUP_PROPERTIES)
-        of_type = {**known.get(group_type, {}), **_mapping(given, "properties")}
+        person, groups = self._stored_properties()
+        of_type = {**groups.get(group_type, {}), **_mapping(given, "properties")}
         if properties is not None and group_key is not None:
             of_type.setdefault("$group_key", str(resolved(group_key)))
-        self._store_properties(GROUP_PROPERTIES, {group_type: of_type})
+        self._store_properties(person, {**groups, group_type: of_type})
 
     @_flag_call(lambda: None)
     def reset_person_properties_for_flags(self) -> None:
         """Forget the properties of `set_person_properties_for_flags`. Never blocks, never raises."""
-        self._store_properties(PERSON_PROPERTIES, None)
+        self._store_properties({}, self._stored_properties()[1])
 
     @_flag_call(lambda: None)
     def reset_group_properties_for_flags(self) -> None:
         """Forget the properties of `set_group_properties_for_flags`. Never blocks, never raises."""
-        self._store_properties(GROUP_PROPERTIES, None)
+        self._store_properties(self._stored_properties()[0], {})
 
-    def _stored_properties(self, name: str) -> dict[str, Any]:
-        found = contexts.override(name)
-        return vars(self).get(f"_{name}") or {} if found is None else found
+    def _stored_properties(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        found: Any = contexts.override(PROPERTIES)
+        if found is None:
+            found = vars(self).get("_properties_for_flags", _NO_PROPERTIES)
+        return found[0], found[1]
 
-    def _store_properties(self, name: str, added: dict[str, Any] | None) -> None:
-        merged = {} if added is None else {**self._stored_properties(name), **added}
-        if not contexts.set_override(name, merged):
-            vars(self)[f"_{name}"] = merged
+    def _store_properties(self, person: dict[str, Any], groups: dict[str, dict[str, Any]]) -> None:
+        if not contexts.set_override(PROPERTIES, (person, groups)):
+            vars(self)["_properties_for_flags"] = person, groups
 
     # --- what the calls have in common --------------------------------------------------------------------
 
@@ -409,13 +410,10 @@ class FlagCalls:
         device_id: object,
         only_locally: bool,
     ) -> FeatureFlagEvaluations:
-        from .feature_flags import FeatureFlagEvaluations
-
-        answer = self._answer(
+        return self._answer(
             distinct_id, groups, person_properties, group_properties, disable_geoip, device_id,
             keys=[str(resolved(key))], only_locally=only_locally,
-        )  # fmt: skip
-        return FeatureFlagEvaluations(answer, self._report)
+        ).snapshot(self._report)  # fmt: skip
 
     def _answer(
         self,
@@ -431,37 +429,26 @@ class FlagCalls:
     ) -> Answer:
         person = contexts.coerce_id(distinct_id)
         person = contexts.get_context_distinct_id() if person is None else person
-        if person is None or self._is_off():
+        pipeline = self._current()
+        if person is None or pipeline.outbox.disabled or not (pipeline.settings.host or _override):
             from .feature_flags.snapshot import Answer
 
             return Answer(None, {})
-        pipeline = self._current()
-        stored = self._stored_properties(PERSON_PROPERTIES)
-        given = _mapping(person_properties, "person_properties")
-        device = contexts.coerce_id(device_id)
+        stored, stored_of_groups = self._stored_properties()
+        device = None if device_id is None else contexts.coerce_id(device_id)
         without_geoip = None if disable_geoip is None else resolved(disable_geoip)
         if not isinstance(without_geoip, bool):
             without_geoip = pipeline.settings.disable_geoip
-        wanted = None if keys is None else list(dict.fromkeys([keys] if isinstance(keys, str) else keys))
-        return self._flags().evaluate(
+        return (pipeline.flags if _override is None else _override).evaluate(
             person,
-            _groups(groups) if groups is not None else {},
-            {**stored, **given},
-            self._group_properties(group_properties),
+            {} if groups is None else _groups(groups),
+            {**stored, **_mapping(person_properties, "person_properties")},
+            _of_groups(stored_of_groups, _mapping(group_properties, "group_properties")),
             contexts.get_context_device_id() if device is None else device,
             without_geoip=without_geoip,
-            keys=wanted,
+            keys=None if keys is None else list(dict.fromkeys([keys] if isinstance(keys, str) else keys)),
             only_locally=only_locally is True,
         )
-
-    def _group_properties(self, given: object) -> dict[str, dict[str, Any]]:
-        own, stored = _mapping(given, "group_properties"), self._stored_properties(GROUP_PROPERTIES)
-        if not own and not stored:
-            return {}
-        return {
-            str(kind): {**stored.get(kind, {}), **_mapping(own.get(kind), "group_properties")}
-            for kind in {**stored, **own}
-        }
 
     # --- reports --------------------------------------------------------------------------------------
 
@@ -496,7 +483,7 @@ class FlagCalls:
             keys=options.get("flag_keys_filter"),
             only_locally=options.get("only_evaluate_locally") is True,
         )
-        return FeatureFlagEvaluations(answer).event_properties()
+        return answer.snapshot().event_properties()
 
     def _report(self, answer: Answer, key: str, record: Record | None) -> None:
         """Capture the events about a read, unless they were captured before. Never raises."""
@@ -552,6 +539,15 @@ def _mapping(given: object, argument: str) -> Mapping[str, Any]:
         return given
     logger.warning("%s must be a mapping, not %s; it is ignored", argument, type(given).__name__)
     return {}
+
+
+def _of_groups(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    if not stored and not given:
+        return {}
+    return {
+        str(kind): {**stored.get(kind, {}), **_mapping(given.get(kind), "group_properties")}
+        for kind in {**stored, **given}
+    }
 
 
 def _groups(given: object) -> dict[str, str]:

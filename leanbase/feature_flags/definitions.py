@@ -106,6 +106,7 @@ class Flag:
         variants: The upper bound of each variant's range of hashes, and its key.
         payloads: The payloads by value, as JSON.
         defect: The outcome of every evaluation, if the definition cannot be read.
+        results: What evaluation makes of each value, the same for everybody.
     """
 
     def __init__(self, raw: Mapping[str, Any], definitions: Definitions) -> None:
@@ -115,6 +116,7 @@ class Flag:
         self.is_active = bool(raw.get("active"))
         self.keeps_experience = bool(raw.get("ensure_experience_continuity"))
         self.defect: Undecided | None = None
+        self.results: dict[bool | str, Any] = {}
         self.group_type: str | Undecided | None = None
         self.by_device = "device_id" in (
             raw.get("bucketing_identifier"),
@@ -340,7 +342,7 @@ class _Compiler:
             if given is _ABSENT:
                 return MISSING
             try:
-                return decide(given, identity.now)
+                return decide(given, identity)
             except NotAValueError:
                 return MISSING
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from .definitions import Condition, Definitions, Flag
@@ -25,7 +25,7 @@ class Identity:
         person_properties: Plain values.
         group_properties: Plain values, by group type.
         device_id: The device, for flags that distribute devices.
-        now: The current time in UTC, to which relative dates refer.
+        now: The time to which relative dates refer, in UTC or in seconds since the epoch.
     """
 
     __slots__ = (
@@ -35,10 +35,10 @@ class Identity:
         "_distinct_id",
         "_group_properties",
         "_groups",
+        "_now",
         "_of_groups",
         "_open",
         "_person_properties",
-        "now",
     )
 
     def __init__(
@@ -50,18 +50,27 @@ class Identity:
         person_properties: Mapping[str, Any],
         group_properties: Mapping[str, Mapping[str, Any]],
         device_id: str | None,
-        now: datetime,
+        now: datetime | float,
     ) -> None:
         self._definitions = definitions
         self._distinct_id = distinct_id
         self._groups = groups
-        self._person_properties = {"distinct_id": distinct_id, **person_properties}
+        if "distinct_id" not in person_properties:
+            person_properties = {"distinct_id": distinct_id, **person_properties}
+        self._person_properties = person_properties
         self._group_properties = group_properties
         self._device_id = device_id
         self._of_groups: dict[str, Mapping[str, Any]] = {}
         self._dependencies: dict[tuple[str, int], Value | Undecided] = {}
         self._open = 0
-        self.now = now
+        self._now = now
+
+    @property
+    def now(self) -> datetime:
+        """The time to which relative dates refer."""
+        if not isinstance(self._now, datetime):
+            self._now = datetime.fromtimestamp(self._now, timezone.utc)
+        return self._now
 
     def decide(self, flag: Flag) -> Value | Undecided:
         """Return the value of a flag: `True`, `False` or its variant, or why it is undecided."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..delivery.scope import send_deadline
 from ..errors import ConfigError
@@ -19,8 +19,6 @@ from .sources import sources_of
 from .store import DefinitionsStore
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from ..settings import Settings
     from ..transports.deadline import Deadline
     from .snapshot import FeatureFlagEvaluations
@@ -30,74 +28,46 @@ logger = logging.getLogger("leanbase")
 
 MAX_STORES = 16
 
+Whom: TypeAlias = tuple[
+    str, Mapping[str, str], Mapping[str, Any], Mapping[str, Mapping[str, Any]], "str | None"
+]
+"""An identity, as `identity_of` takes it."""
 
-class Question:
-    """Whom flags are evaluated for. All values are plain.
 
-    Attributes:
+def identity_of(
+    definitions: Definitions,
+    now: float,
+    distinct_id: str,
+    groups: Mapping[str, str],
+    person_properties: Mapping[str, Any],
+    group_properties: Mapping[str, Mapping[str, Any]],
+    device_id: str | None,
+) -> Identity:
+    """Return whom flags are evaluated for here. The properties may have any type.
+
+    Args:
+        definitions: The definitions of the flags.
+        now: The time to which relative dates refer, in seconds since the epoch.
         distinct_id: The person.
         groups: The groups of the person, the key of each by its type.
         person_properties: Properties of the person.
         group_properties: Properties of the groups, by type.
         device_id: The device, if it is known.
-        without_geoip: Whether the server must not look up the sender's address.
     """
-
-    __slots__ = (
-        "device_id",
-        "distinct_id",
-        "group_properties",
-        "groups",
-        "person_properties",
-        "without_geoip",
+    plain = sanitize_properties(dict(person_properties))
+    for name, value in person_properties.items():
+        if type(value) is float and value - value != 0.0 and name in plain:
+            plain[name] = value  # NaN is no null: the server decides
+    plain.setdefault("distinct_id", distinct_id)
+    return Identity(
+        definitions,
+        distinct_id,
+        groups=groups,
+        person_properties=plain,
+        group_properties=sanitize_dict(dict(group_properties)) if group_properties else {},
+        device_id=device_id,
+        now=now,
     )
-
-    def __init__(
-        self,
-        distinct_id: str,
-        groups: Mapping[str, str],
-        person_properties: dict[str, Any],
-        group_properties: dict[str, dict[str, Any]],
-        device_id: str | None,
-        *,
-        without_geoip: bool,
-    ) -> None:
-        self.distinct_id = distinct_id
-        self.groups = groups
-        self.person_properties = person_properties
-        self.group_properties = group_properties
-        self.device_id = device_id
-        self.without_geoip = without_geoip
-
-    def identity(self, definitions: Definitions, now: datetime) -> Identity:
-        """Return what local evaluation needs."""
-        properties = sanitize_properties(self.person_properties) if self.person_properties else {}
-        for name, value in self.person_properties.items():
-            if type(value) is float and value - value != 0.0 and name in properties:
-                properties[name] = value  # NaN is no null: the server decides
-        return Identity(
-            definitions,
-            self.distinct_id,
-            groups=self.groups,
-            person_properties=properties,
-            group_properties=sanitize_dict(self.group_properties) if self.group_properties else {},
-            device_id=self.device_id,
-            now=now,
-        )
-
-    def fields(self) -> dict[str, Any]:
-        """Return what the server is told."""
-        group_properties = sanitize_dict(self.group_properties)
-        for kind, key in self.groups.items():
-            group_properties[kind] = {"$group_key": key, **(group_properties.get(kind) or {})}
-        return {
-            "distinct_id": self.distinct_id,
-            "groups": dict(self.groups),
-            "person_properties": sanitize_dict(self.person_properties),
-            "group_properties": group_properties,
-            "geoip_disable": self.without_geoip,
-            "device_id": self.device_id,
-        }
 
 
 class FeatureFlags:
@@ -116,7 +86,7 @@ class FeatureFlags:
         self._remote: RemoteFlags | None = RemoteFlags(settings) if settings.host and settings.send else None
         self.store = _store_of(settings)
         self.reported = Reported()
-        self._has_warned_of_host = False
+        self._has_checked_host = False
 
     def evaluate(
         self,
@@ -147,37 +117,35 @@ class FeatureFlags:
         answer = Answer(distinct_id, groups)
         if keys is not None and not keys:
             return answer
-        question = Question(
-            distinct_id, groups, person_properties, group_properties, device_id, without_geoip=without_geoip
-        )
-        definitions = self._evaluate_here(question, keys, answer)
+        identity = (distinct_id, groups, person_properties, group_properties, device_id)
+        definitions = self._evaluate_here(identity, keys, answer)
         is_complete = definitions is not None and not answer.unresolved
-        if is_complete and keys is not None and definitions is not None:
+        if is_complete and keys is not None and definitions is not None and len(answer.records) < len(keys):
             unknown = self.store.unknown if self.store is not None else ()
             is_complete = all(key in definitions or key in unknown for key in keys)
         answer.is_complete = is_complete
         if not (is_complete or only_locally or self._settings.flags_only_evaluate_locally):
-            self._ask(question, keys, answer, definitions)
+            self._ask(identity, without_geoip, keys, answer, definitions)
             answer.is_complete = not answer.errors
         return answer
 
-    def _evaluate_here(
-        self, question: Question, keys: Sequence[str] | None, answer: Answer
-    ) -> Definitions | None:
+    def _evaluate_here(self, whom: Whom, keys: Sequence[str] | None, answer: Answer) -> Definitions | None:
         if self.store is None:
             return None
         definitions, now, answer.is_stale = self.store.pinned()
         if definitions is None:
             return None
-        self._warn_of_host(definitions)
+        if not self._has_checked_host:
+            self._check_host(definitions)
         answer.is_minimal_here = definitions.is_minimal
         answer.definitions_etag = definitions.etag
-        evaluated_here(question, keys, answer, definitions, now)
+        evaluated_here(identity_of(definitions, now, *whom), keys, answer, definitions)
         return definitions
 
     def _ask(
         self,
-        question: Question,
+        whom: Whom,
+        without_geoip: bool,
         keys: Sequence[str] | None,
         answer: Answer,
         definitions: Definitions | None,
@@ -186,7 +154,7 @@ class FeatureFlags:
         if remote is None:
             return
         deadline = send_deadline(remote.most_seconds)
-        found = remote.evaluate(question.fields(), keys, answer, deadline=deadline)
+        found = remote.evaluate(_fields(*whom, without_geoip), keys, answer, deadline=deadline)
         for key, record in found.items():
             if (keys is None or key in keys) and key not in answer.records:
                 answer.records[key] = record
@@ -194,12 +162,10 @@ class FeatureFlags:
         if definitions is not None and keys is not None and not answer.errors and self.store is not None:
             self.store.unknown.update(key for key in keys if key not in found and key not in definitions)
 
-    def _warn_of_host(self, definitions: Definitions) -> None:
+    def _check_host(self, definitions: Definitions) -> None:
+        self._has_checked_host = True
         host, given = self._settings.host, definitions.host_hash
-        if self._has_warned_of_host or not host or given is None:
-            return
-        self._has_warned_of_host = True
-        if given != host_hash(host):
+        if host and given not in (None, host_hash(host)):
             logger.warning("the flag definitions are those of another host than %s; they are used", host)
 
     def disconnect(self) -> None:
@@ -228,15 +194,32 @@ class FeatureFlags:
         return payload_of(self._settings, key)
 
 
+def _fields(
+    distinct_id: str,
+    groups: Mapping[str, str],
+    person_properties: Mapping[str, Any],
+    group_properties: Mapping[str, Mapping[str, Any]],
+    device_id: str | None,
+    without_geoip: bool,
+) -> dict[str, Any]:
+    """Return what the server is told about an identity."""
+    of_groups = sanitize_dict(dict(group_properties))
+    for kind, key in groups.items():
+        of_groups[kind] = {"$group_key": key, **(of_groups.get(kind) or {})}
+    return {
+        "distinct_id": distinct_id,
+        "groups": dict(groups),
+        "person_properties": sanitize_dict(dict(person_properties)),
+        "group_properties": of_groups,
+        "geoip_disable": without_geoip,
+        "device_id": device_id,
+    }
+
+
 def evaluated_here(
-    question: Question,
-    keys: Sequence[str] | None,
-    answer: Answer,
-    definitions: Definitions,
-    now: datetime,
+    identity: Identity, keys: Sequence[str] | None, answer: Answer, definitions: Definitions
 ) -> None:
     """Evaluate flags by their definitions, and add the outcomes to `answer`."""
-    identity = question.identity(definitions, now)
     for key in definitions if keys is None else keys:
         if key not in definitions:
             continue
@@ -245,7 +228,10 @@ def evaluated_here(
         if isinstance(value, Undecided):
             answer.unresolved[key] = value.reason
         else:
-            answer.records[key] = _record(flag, value)
+            record = flag.results.get(value)
+            if record is None:
+                record = flag.results[value] = _record(flag, value)
+            answer.records[key] = record
 
 
 def _record(flag: Flag, value: bool | str) -> Record:

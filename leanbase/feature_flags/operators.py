@@ -1,6 +1,7 @@
 """The operators of a flag's filters: one small function each, compiled for the filter's value.
 
-A compiled operator takes a property and the time, and returns whether the filter matches, or `Undecided`.
+A compiled operator takes a property and what knows the time, and returns whether the filter matches, or
+`Undecided`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from enum import Enum
 from operator import ge, gt, le, lt
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from . import values
 from .regexes import UnlikeError, compiled
@@ -48,8 +49,15 @@ class Undecided:
         raise TypeError("an undecided outcome is neither true nor false")
 
 
+class HasNow(Protocol):
+    """What knows the time to which relative dates refer."""
+
+    @property
+    def now(self) -> datetime: ...
+
+
 Outcome: TypeAlias = bool | Undecided
-Test: TypeAlias = Callable[[Any, datetime], Outcome]
+Test: TypeAlias = Callable[[Any, HasNow], Outcome]
 
 CONTINUITY = Undecided(Reason.EXPERIENCE_CONTINUITY)
 UNSUPPORTED = Undecided(Reason.UNSUPPORTED_DEFINITION)
@@ -96,7 +104,7 @@ def _regex(*, negated: bool) -> Callable[[Any], Test]:
     def make(value: Any) -> Test:
         search = compiled(spelled(value))
 
-        def test(given: Any, _: datetime) -> Outcome:
+        def test(given: Any, _: HasNow) -> Outcome:
             if search is None:
                 return False  # an invalid expression matches nothing, also negated
             found = search(spelled(given))
@@ -113,7 +121,7 @@ def _comparison(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Test | U
         if limit is None:
             return UNSUPPORTED
 
-        def test(given: Any, _: datetime) -> bool:
+        def test(given: Any, _: HasNow) -> bool:
             found = values.number(given)
             return found is not None and compare(found, limit)
 
@@ -126,7 +134,8 @@ def _date(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Test | Undecid
     def make(value: Any) -> Test | Undecided:
         is_relative = values.is_relative(value)
 
-        def test(given: Any, now: datetime) -> Outcome:
+        def test(given: Any, whom: HasNow) -> Outcome:
+            now = whom.now
             limit = values.relative_moment(value, now) if is_relative else values.moment(value, now)
             if limit is None:
                 return UNSUPPORTED
@@ -147,7 +156,7 @@ def _version_comparison(compare: Callable[[Any, Any], bool]) -> Callable[[Any], 
         if limit is None:
             return UNSUPPORTED
 
-        def test(given: Any, _: datetime) -> Outcome:
+        def test(given: Any, _: HasNow) -> Outcome:
             found = values.version(spelled(given))
             return MISSING if found is None else compare(found, limit)
 
@@ -165,7 +174,7 @@ def _version_range(
             return UNSUPPORTED
         low, high = bounds
 
-        def test(given: Any, _: datetime) -> Outcome:
+        def test(given: Any, _: HasNow) -> Outcome:
             found = values.version(spelled(given))
             return MISSING if found is None else low <= found < high
 

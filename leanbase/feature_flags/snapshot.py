@@ -176,6 +176,14 @@ class Answer:
         self.is_complete = True
         self.definitions_etag: str | None = None
 
+    def snapshot(self, report: Report | None = None) -> FeatureFlagEvaluations:
+        """Return what the application reads.
+
+        Args:
+            report: Called with each read that is reported.
+        """
+        return FeatureFlagEvaluations(self, report)
+
     def values(self) -> dict[str, FlagValue]:
         """Return the values of all flags that have one."""
         return {key: record.value for key, record in self.records.items() if record.value is not None}

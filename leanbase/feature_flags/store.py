@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -38,12 +37,12 @@ class Pinned(NamedTuple):
 
     Attributes:
         definitions: The definitions; `None` if there are none.
-        now: The time to which relative dates refer.
+        now: The time to which relative dates refer, in seconds since the epoch.
         is_stale: Whether the definitions are older than they should be.
     """
 
     definitions: Definitions | None
-    now: datetime
+    now: float
     is_stale: bool
 
 
@@ -85,10 +84,8 @@ class DefinitionsStore:
         scope = _outermost_scope()
         found = None if scope is None else self._pins.get(scope)
         if found is None:
-            self._check(scope)
-            age = self.age()
-            now = datetime.fromtimestamp(time.time(), timezone.utc)
-            found = Pinned(self._current, now, age is not None and age >= self._ttl)
+            age = self._checked_age(scope)
+            found = Pinned(self._current, time.time(), age is not None and age >= self._ttl)
             if scope is not None and found.definitions is not None:
                 found = self._pins.setdefault(scope, found)
         return found
@@ -105,8 +102,11 @@ class DefinitionsStore:
             return None
         return self._age_at_check + checked.seconds()
 
-    def _check(self, scope: DeliveryScope | None) -> None:
+    def _checked_age(self, scope: DeliveryScope | None) -> float | None:
+        """Return the age of the definitions, after those that are too old were asked for."""
         age = self.age()
+        if age is not None and age < self._ttl:
+            return age
         if age is None:
             self._load_local()
             age = self.age()
@@ -117,6 +117,7 @@ class DefinitionsStore:
                 scope.senders.setdefault(self._at_close, None)
             else:
                 self._refresh(_short_deadline(), waits=False)
+        return self.age()
 
     # --- loading -----------------------------------------------------------------------------------------
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,20 +90,14 @@ class FlagsAtHand:
         only_locally: bool = False,
     ) -> Answer:
         """Evaluate as `FeatureFlags` does, without a server."""
-        from ..feature_flags.flags import Question, evaluated_here
+        from ..feature_flags.flags import evaluated_here, identity_of
         from ..feature_flags.snapshot import Answer, Record
 
         answer = Answer(distinct_id, groups)
         if self._definitions is not None:
-            question = Question(
-                distinct_id,
-                groups,
-                person_properties,
-                group_properties,
-                device_id,
-                without_geoip=without_geoip,
-            )
-            evaluated_here(question, keys, answer, self._definitions, datetime.now(timezone.utc))
+            whom = distinct_id, groups, person_properties, group_properties, device_id
+            identity = identity_of(self._definitions, time.time(), *whom)
+            evaluated_here(identity, keys, answer, self._definitions)
         for key, (value, payload) in self._set.items():
             if keys is None or key in keys:
                 answer.records[key] = Record(key, value, payload=payload, is_local=True)
