@@ -19,8 +19,9 @@ from workload import KEY, WHO
 PROPERTIES = {"plan": "pro", "country": "DE", "email": "jo@shop.example"}
 
 
-def _property(key: str, operator: str, value: Any) -> dict[str, Any]:
-    return {"key": key, "operator": operator, "value": value, "type": "person"}
+def _condition(percentage: int, key: str, operator: str, value: Any) -> dict[str, Any]:
+    filters = [{"key": key, "operator": operator, "value": value, "type": "person"}]
+    return {"properties": filters, "rollout_percentage": percentage}
 
 
 def definitions(flags: int) -> dict[str, Any]:
@@ -34,8 +35,8 @@ def definitions(flags: int) -> dict[str, Any]:
                 "version": 1,
                 "filters": {
                     "groups": [
-                        {"properties": [_property("email", "icontains", "@example.org")], "rollout_percentage": 50},
-                        {"properties": [_property("plan", "exact", ["pro", "max"])], "rollout_percentage": 60},
+                        _condition(50, "email", "icontains", "@example.org"),
+                        _condition(60, "plan", "exact", ["pro", "max"]),
                     ]
                 },
             }
@@ -43,7 +44,7 @@ def definitions(flags: int) -> dict[str, Any]:
         ],
         "group_type_mapping": {},
         "cohorts": {},
-    }  # fmt: skip
+    }
 
 
 class Provider:
@@ -167,7 +168,7 @@ INVOCATIONS, SECONDS_OF_ONE, SECONDS_TO_LIVE = 1000, 0.3, 360.0
 
 
 def requests() -> str:
-    """How often a thousand invocations ask: real stores, one for each sandbox, on a clock of the simulation."""
+    """How often a thousand invocations ask: real stores, one for each sandbox, on a simulated clock."""
     rows = ["| traffic | sandboxes | `api` | `api`, with a bundle: whole answers |", "|---|---:|---:|---:|"]
     for name, rate in TRAFFIC.items():
         sandboxes, asked, _ = _simulated(rate, bundled=False)
@@ -203,7 +204,11 @@ def _simulated(rate: float, *, bundled: bool) -> tuple[int, int, int]:
     shuffled = random.Random(1)
     idle: list[tuple[float, DefinitionsStore]] = []  # until when each works, the latest at the end
     sandboxes = 0
-    with mock.patch("time.time", lambda: clock[0]), mock.patch("time.monotonic", lambda: clock[0]):
+
+    def now_simulated() -> float:
+        return clock[0]
+
+    with mock.patch("time.time", now_simulated), mock.patch("time.monotonic", now_simulated):
         for _ in range(INVOCATIONS):
             clock[0] += shuffled.expovariate(rate)
             now = clock[0]

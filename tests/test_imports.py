@@ -10,6 +10,8 @@ LATER = {
     "leanbase.environment": "the first client, or a decorated Lambda handler",
     "leanbase.handlers.termination": "a Lambda handler, a job, or the first call",
     "leanbase.handlers.platforms": "a job, a request or SIGTERM",
+    "leanbase.handlers.aws_lambda.extension": "a handler that sends after the response",
+    "leanbase.handlers.aws_lambda.snapstart": "a function with SnapStart",
     "leanbase.handlers.aws_lambda.reports": "Lambda's runtime",
     "leanbase.handlers.aws_lambda.timeout": "a handler that warns of its timeout",
     "leanbase.pipeline": "the first client",

@@ -11,9 +11,7 @@ from ...client import Leanbase
 from ...default import default_client
 from ...delivery.scope import DeliveryScope, limit_initialisation
 from ..callables import is_async, is_generator
-from . import extension as lambda_extension
 from . import runtime as lambda_runtime
-from . import snapstart
 from .invocation import Invocation, time_limit
 
 TYPE_CHECKING = False
@@ -202,6 +200,8 @@ def _initialise(client: Leanbase, preconnect: bool, after_response: bool) -> Lam
         # After a restore, a connection in the snapshot would have no peer.
         snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
         if snapshot:
+            from . import snapstart  # not needed to import leanbase
+
             snapstart.register(client)
         client._warm_up(WARM_UP_SECONDS if preconnect and not snapshot else 0.0)
         from ..termination import termination  # not needed to import leanbase
@@ -214,9 +214,11 @@ def _extension() -> LambdaExtension | None:
     """Return the extension of this process, or `None`. The first handler that needs it registers it."""
     global _registered
     if _registered is None:
+        from . import extension  # not needed to import leanbase
+
         try:
-            _registered = lambda_extension.register()
-        except lambda_extension.ExtensionUnavailableError as error:
+            _registered = extension.register()
+        except extension.ExtensionUnavailableError as error:
             _registered = False
             level = logging.WARNING if "AWS_LAMBDA_RUNTIME_API" in os.environ else logging.DEBUG
             logger.log(level, 'flush="after_response" is not available, "end" is used: %s', error)
