@@ -113,8 +113,8 @@ class DefinitionsStore:
         if age is None or age >= self._max_age:
             self._refresh(_short_deadline(), waits=True)
         elif age >= self._ttl:
-            if scope is not None and scope.is_handlers and not scope.is_request:
-                scope.senders.setdefault(self._at_close, None)
+            if scope is not None and scope.deadline is not None and not scope.is_request:
+                scope.senders.setdefault(self._at_close, None)  # after the events of an invocation
             else:
                 self._refresh(_short_deadline(), waits=False)
         return self.age()
