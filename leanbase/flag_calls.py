@@ -336,7 +336,7 @@ class FlagCalls:
     def feature_flag_definitions(self) -> list[Mapping[str, Any]] | None:
         """Return the flag definitions that are loaded, as the server has them, or `None`. Does not block."""
         store = None if self._is_off() else self._flags().store
-        return None if store is None or store.current is None else store.current.raw_flags
+        return None if store is None or store.current is None else store.current.raw_flags()
 
     # --- properties for later evaluations -----------------------------------------------------------------
 
@@ -365,9 +365,11 @@ class FlagCalls:
         """
         given = group_key if properties is None else properties
         person, groups = self._stored_properties()
-        of_type = {**groups.get(group_type, {}), **_mapping(given, "properties")}
+        before = groups.get(group_type, {})
         if properties is not None and group_key is not None:
-            of_type.setdefault("$group_key", str(resolved(group_key)))
+            key = str(resolved(group_key))
+            before = {**(before if before.get("$group_key") == key else {}), "$group_key": key}
+        of_type = {**before, **_mapping(given, "properties")}
         self._store_properties(person, {**groups, group_type: of_type})
 
     @_flag_call(lambda: None)
@@ -395,9 +397,15 @@ class FlagCalls:
     def _flags(self) -> FeatureFlags:
         return self._current().flags if _override is None else _override
 
+    def _has_fresh_flags(self) -> bool:
+        """Return whether flags can be evaluated here without waiting for definitions."""
+        store = self._flags().store
+        return _override is not None or (store is not None and store.is_fresh())
+
     def _is_off(self) -> bool:
         pipeline = self._current()
-        return pipeline.outbox.disabled or not (pipeline.settings.host or _override)
+        settings = pipeline.settings
+        return pipeline.outbox.disabled or not (_override or (settings.host and settings.send))
 
     def _one(
         self,
@@ -430,7 +438,7 @@ class FlagCalls:
         person = contexts.coerce_id(distinct_id)
         person = contexts.get_context_distinct_id() if person is None else person
         pipeline = self._current()
-        if person is None or pipeline.outbox.disabled or not (pipeline.settings.host or _override):
+        if person is None or self._is_off():
             from .feature_flags.snapshot import Answer
 
             return Answer(None, {})
@@ -439,11 +447,12 @@ class FlagCalls:
         without_geoip = None if disable_geoip is None else resolved(disable_geoip)
         if not isinstance(without_geoip, bool):
             without_geoip = pipeline.settings.disable_geoip
+        groups_of_person = {} if groups is None else _groups(groups)
         return (pipeline.flags if _override is None else _override).evaluate(
             person,
-            {} if groups is None else _groups(groups),
+            groups_of_person,
             {**stored, **_mapping(person_properties, "person_properties")},
-            _of_groups(stored_of_groups, _mapping(group_properties, "group_properties")),
+            _of_groups(stored_of_groups, _mapping(group_properties, "group_properties"), groups_of_person),
             contexts.get_context_device_id() if device is None else device,
             without_geoip=without_geoip,
             keys=None if keys is None else list(dict.fromkeys([keys] if isinstance(keys, str) else keys)),
@@ -541,12 +550,20 @@ def _mapping(given: object, argument: str) -> Mapping[str, Any]:
     return {}
 
 
-def _of_groups(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _of_groups(
+    stored: Mapping[str, Any], given: Mapping[str, Any], groups: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Return the properties of groups by type. Those that were stored for another group do not count."""
     if not stored and not given:
         return {}
+    fitting = {
+        kind: each
+        for kind, each in stored.items()
+        if "$group_key" not in each or each["$group_key"] == groups.get(kind)
+    }
     return {
-        str(kind): {**stored.get(kind, {}), **_mapping(given.get(kind), "group_properties")}
-        for kind in {**stored, **given}
+        str(kind): {**fitting.get(kind, {}), **_mapping(given.get(kind), "group_properties")}
+        for kind in {**fitting, **given}
     }
 
 

@@ -44,7 +44,8 @@ def compile_for(python: str, folder: Path) -> None:
 def pack(folder: Path, archive: Path) -> None:
     """Write the layer, with the files in order and readable by everybody, as Lambda needs them."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        files = sorted(each for each in folder.rglob("*") if each.is_file())
+        for path in (each for each in files if each.relative_to(folder).parts[0] != "bin"):  # the command
             entry = zipfile.ZipInfo(f"{FOLDER}/{path.relative_to(folder).as_posix()}", WHEN)
             entry.external_attr = 0o644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED

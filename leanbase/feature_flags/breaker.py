@@ -8,6 +8,9 @@ from ..transports.deadline import Stopwatch
 FAILURES_TO_OPEN = 3
 PAUSE_SECONDS = 30.0
 MAX_BREAKERS = 32
+FAIR_SECONDS = 0.5
+SHORT_PAUSE_SECONDS = 1.0
+"""The pause after a request that had less than `FAIR_SECONDS`, which says little about the endpoint."""
 
 
 class Breaker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from datetime import datetime, timezone
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -110,7 +111,6 @@ class Flag:
     """
 
     def __init__(self, raw: Mapping[str, Any], definitions: Definitions) -> None:
-        filters = raw.get("filters") or {}
         self.raw = raw
         self.key: str = raw["key"]
         self.is_active = bool(raw.get("active"))
@@ -118,30 +118,33 @@ class Flag:
         self.defect: Undecided | None = None
         self.results: dict[bool | str, Any] = {}
         self.group_type: str | Undecided | None = None
-        self.by_device = "device_id" in (
-            raw.get("bucketing_identifier"),
-            filters.get("bucketing_identifier"),
-        )
-        is_enrolment = filters.get("feature_enrollment") is True
-        self.enrolment = f"$feature_enrollment/{self.key}" if is_enrolment else None
+        self.by_device = False
+        self.enrolment: str | None = None
         self.holdout: tuple[str, float] | None = None
-        self.ends_early = bool(filters.get("early_exit"))
+        self.ends_early = False
         self.variants: tuple[tuple[float, str], ...] = ()
         self.payloads: Mapping[str, Any] = {}
         self.conditions: tuple[Condition, ...] = ()
         try:
-            index = filters.get("aggregation_group_type_index")
-            self.group_type = definitions.group_type(index)
-            holdout = filters.get("holdout")
-            if holdout:
-                share = min(100.0, max(0.0, float(holdout["exclusion_percentage"]))) / 100
-                self.holdout = f"holdout-{holdout['id']}", share
-            self.variants = tuple(_variants(filters))
-            self.payloads = dict(filters.get("payloads") or {})
-            compiler = _Compiler(definitions)
-            self.conditions = tuple(compiler.condition(each, index) for each in filters.get("groups") or ())
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            self._read(raw.get("filters") or {}, definitions)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
             self.defect = SERVER
+
+    def _read(self, filters: Mapping[str, Any], definitions: Definitions) -> None:
+        identifiers = self.raw.get("bucketing_identifier"), filters.get("bucketing_identifier")
+        self.by_device = "device_id" in identifiers
+        if filters.get("feature_enrollment") is True:
+            self.enrolment = f"$feature_enrollment/{self.key}"
+        self.ends_early = bool(filters.get("early_exit"))
+        index = filters.get("aggregation_group_type_index")
+        self.group_type = definitions.group_type(index)
+        if holdout := filters.get("holdout"):
+            share = min(100.0, max(0.0, float(holdout["exclusion_percentage"]))) / 100
+            self.holdout = f"holdout-{holdout['id']}", share
+        self.variants = tuple(_variants(filters))
+        self.payloads = dict(filters.get("payloads") or {})
+        compiler = _Compiler(definitions)
+        self.conditions = tuple([compiler.condition(each, index) for each in filters.get("groups") or ()])
 
     @property
     def id(self) -> int | None:
@@ -217,7 +220,7 @@ class Definitions:
         Raises:
             ValueError: This is neither of both.
         """
-        found: Any = json.loads(data) if isinstance(data, (str, bytes)) else data
+        found: Any = json.loads(data) if isinstance(data, (str, bytes)) else deepcopy(data)
         if not isinstance(found, Mapping):
             raise ValueError(f"definitions are a JSON object, not {type(found).__name__}")
         host_hash = None
@@ -267,10 +270,9 @@ class Definitions:
     def __len__(self) -> int:
         return len(self._raw)
 
-    @property
     def raw_flags(self) -> list[Mapping[str, Any]]:
-        """The definitions as the server has them."""
-        return list(self._raw.values())
+        """Return a copy of the definitions as the server has them."""
+        return deepcopy(list(self._raw.values()))
 
     def flag(self, key: str) -> Flag:
         """Return a flag.
@@ -332,6 +334,8 @@ class _Compiler:
 
     def _property(self, raw: Mapping[str, Any]) -> Filter:
         key = raw["key"]
+        if not isinstance(key, str):
+            raise TypeError("the name of a property is a string")
         test = compile_operator(raw.get("operator"), raw.get("value"), self._definitions.matching_version)
         if isinstance(test, Undecided):
             return Always(test)

@@ -132,7 +132,7 @@ class Identity:
     def _decide(self, flag: Flag, properties: Mapping[str, Any], who: str) -> Value | Undecided:
         if flag.enrolment is not None:
             enrolled = properties.get(flag.enrolment, MISSING)
-            return MISSING if enrolled is MISSING else enrolled in (True, "true")
+            return MISSING if enrolled is MISSING else (enrolled is True or enrolled == "true")
         if flag.holdout is not None:
             value, share = flag.holdout
             if share >= 1.0 or (share > 0.0 and holdout_hash(who) <= share):

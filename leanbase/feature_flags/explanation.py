@@ -27,6 +27,8 @@ def obstacle(flag: Flag) -> tuple[str | None, bool]:
         return _OBSTACLES[Reason.EXPERIENCE_CONTINUITY], True
     if flag.defect is not None or isinstance(flag.group_type, Undecided):
         return _OBSTACLES[Reason.UNSUPPORTED_DEFINITION], True
+    if flag.enrolment is not None or (flag.holdout is not None and flag.holdout[1] >= 1.0):
+        return None, False  # the conditions do not count
     can_match = is_hopeless = False
     found: Undecided | None = None
     for condition in flag.conditions:

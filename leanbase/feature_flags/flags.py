@@ -12,7 +12,7 @@ from ..events.encoding import sanitize_dict, sanitize_properties
 from .definitions import Definitions, Flag, host_hash
 from .evaluator import Identity
 from .exposures import Reported
-from .operators import Undecided
+from .operators import UNSUPPORTED, Undecided
 from .remote import RemoteFlags
 from .snapshot import LOCAL_REASON, Answer, Record
 from .sources import sources_of
@@ -54,20 +54,25 @@ def identity_of(
         group_properties: Properties of the groups, by type.
         device_id: The device, if it is known.
     """
-    plain = sanitize_properties(dict(person_properties))
-    for name, value in person_properties.items():
-        if type(value) is float and value - value != 0.0 and name in plain:
-            plain[name] = value  # NaN is no null: the server decides
+    plain = _plain(person_properties)
     plain.setdefault("distinct_id", distinct_id)
     return Identity(
         definitions,
         distinct_id,
         groups=groups,
         person_properties=plain,
-        group_properties=sanitize_dict(dict(group_properties)) if group_properties else {},
+        group_properties={kind: _plain(each) for kind, each in group_properties.items()},
         device_id=device_id,
         now=now,
     )
+
+
+def _plain(properties: Mapping[str, Any]) -> dict[str, Any]:
+    plain = sanitize_properties(dict(properties))
+    for name, value in properties.items():
+        if type(value) is float and value - value != 0.0 and name in plain:
+            plain[name] = value  # NaN is no null: the server decides
+    return plain
 
 
 class FeatureFlags:
@@ -224,7 +229,10 @@ def evaluated_here(
         if key not in definitions:
             continue
         flag = definitions.flag(key)
-        value = identity.decide(flag)
+        try:
+            value = identity.decide(flag)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            value = UNSUPPORTED  # a definition that nobody has thought of concerns this flag alone
         if isinstance(value, Undecided):
             answer.unresolved[key] = value.reason
         else:

@@ -10,6 +10,16 @@ from collections.abc import Callable
 from functools import lru_cache
 
 MAX_REPETITIONS = 1000
+MAX_UNBOUNDED = 2
+MAX_OPTIONAL = 8
+MAX_CHARACTERS = {0: 10_000, 1: 1000, 2: 200}
+"""The longest text that is searched, by the number of unbounded quantifiers: Python tries all combinations.
+
+Rust does not. So what could take long here is left to the service.
+"""
+
+LONG_RANGE = 8
+"""A range of repetitions that counts as unbounded."""
 
 _COUNT = re.compile(r"\{(\d{1,4})(,(\d{1,4})?)?\}", re.ASCII)
 _CLASSES = "dDwWsS"
@@ -39,7 +49,11 @@ def compiled(pattern: str) -> Callable[[str], bool | None] | None:
     except (re.error, RecursionError, OverflowError):
         return None
 
+    most = MAX_CHARACTERS[reader.unbounded]
+
     def found(text: str) -> bool | None:
+        if len(text) > most:
+            return None
         if reader.has_spaces and not _ODD_SPACES.isdisjoint(text):
             return None
         if reader.has_words and not (text.isascii() or all(c.isascii() or c.isalpha() for c in text)):
@@ -55,6 +69,8 @@ class _Reader:
     Attributes:
         has_words: Whether it asks for characters of words, of which the languages have different lists.
         has_spaces: Whether it asks for white space.
+        unbounded: The number of quantifiers without a bound, or with one that is far away.
+        optional: The number of other quantifiers that leave a choice.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -62,12 +78,14 @@ class _Reader:
         self._at = 0
         self.has_words = False
         self.has_spaces = False
+        self.unbounded = 0
+        self.optional = 0
 
     def read(self) -> str:
         """Return the expression in Python's spelling."""
         pattern, out = self._pattern, []
-        groups: list[bool] = []  # of each open group, whether something in it repeats
-        repeats = False  # whether something at this level repeats
+        groups: list[bool] = []  # of each open group, whether something in it repeats, or is a choice
+        repeats = False  # the same for this level
         before = ""  # what a quantifier would repeat: "", "atom", "anchor", "repeating", "quantifier"
         while self._at < len(pattern):
             character = pattern[self._at]
@@ -76,6 +94,8 @@ class _Reader:
             if character in "*+?{":
                 if character == "{":
                     self._count(start)
+                elif before != "quantifier":
+                    self._note(character != "?")
                 if before == "quantifier" and character == "?":
                     before = "lazy"
                 elif before in ("quantifier", "lazy", "anchor", "repeating"):
@@ -102,6 +122,7 @@ class _Reader:
                 before = "anchor"
                 continue
             else:
+                repeats = repeats or character == "|"
                 before = {"^": "anchor", "|": ""}.get(character, "atom")
             out.append(pattern[start : self._at])
         return "".join(out)
@@ -111,6 +132,15 @@ class _Reader:
         if not found or max(int(found[1]), int(found[3] or 0)) > MAX_REPETITIONS:
             raise UnlikeError("a brace")
         self._at = found.end()
+        if found[2]:
+            self._note(not found[3] or int(found[3]) - int(found[1]) > LONG_RANGE)
+
+    def _note(self, is_unbounded: bool) -> None:
+        """Count a quantifier that leaves a choice."""
+        self.unbounded += is_unbounded
+        self.optional += not is_unbounded
+        if self.unbounded > MAX_UNBOUNDED or self.optional > MAX_OPTIONAL:
+            raise UnlikeError("many quantifiers, which may take long")
 
     def _escape(self) -> None:
         character = self._pattern[self._at : self._at + 1]

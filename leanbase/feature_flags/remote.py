@@ -12,7 +12,7 @@ from ..errors import TransportError
 from ..events.timestamps import utc_now
 from ..transports._repeated import RepeatedLog
 from ..transports.deadline import Deadline
-from .breaker import breaker_of
+from .breaker import FAIR_SECONDS, SHORT_PAUSE_SECONDS, breaker_of
 from .http import JSON_HEADERS, HttpClient, decoded, is_refused, is_timeout
 from .responses import UNKNOWN, UnreadableError, read
 from .snapshot import Answer, Record
@@ -71,11 +71,18 @@ class RemoteFlags:
         if breaker.is_open:
             answer.errors.append(CONNECTION_ERROR)
             return {}
+        given = deadline.remaining()
+        if given <= 0.0:
+            answer.errors.append(TIMEOUT)
+            return {}
         try:
             records = self._asked(fields, keys, answer, deadline)
         except TransportError as error:
             error_of_flags = TIMEOUT if is_timeout(error) else CONNECTION_ERROR
-            breaker.failed(at_once=error_of_flags == TIMEOUT)
+            if error_of_flags == TIMEOUT and given < min(self._seconds, FAIR_SECONDS):
+                breaker.failed(at_once=True, seconds=SHORT_PAUSE_SECONDS)  # it had little time
+            else:
+                breaker.failed(at_once=error_of_flags == TIMEOUT)
             self._failed(answer, error_of_flags, str(error))
         except (UnreadableError, ValueError, RecursionError):
             breaker.succeeded()

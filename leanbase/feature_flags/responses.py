@@ -79,7 +79,7 @@ def _record(key: str, raw: object) -> Record:
 
 def _typed(key: str, raw: object) -> Record:
     fields = _mapping(raw)
-    metadata, reason = _mapping(fields.get("metadata") or {}), _mapping(fields.get("reason") or {})
+    metadata, reason = _optional_mapping(fields.get("metadata")), _optional_mapping(fields.get("reason"))
     payload = metadata.get("payload")
     if _optional(fields.get("failed"), bool):
         value: FlagValue | None = None
@@ -91,7 +91,7 @@ def _typed(key: str, raw: object) -> Record:
         enabled = _optional(fields.get("enabled"), bool) or False
         value = variant if enabled and variant else enabled
     code = _optional(reason.get("code"), str)
-    attribution, is_exposure = _attribution(metadata, code)
+    attribution, is_exposure = (None, False) if value is None else _attribution(metadata, code)
     return Record(
         key,
         value,
@@ -150,6 +150,10 @@ def _mapping(value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise UnreadableError("not an object")
     return value
+
+
+def _optional_mapping(value: object) -> Mapping[str, Any]:
+    return {} if value is None else _mapping(value)
 
 
 def _optional(value: Any, kind: type) -> Any:

@@ -230,6 +230,11 @@ class FeatureFlagEvaluations:
         return MappingProxyType({} if self._is_filtered else self._answer.unresolved)
 
     @property
+    def is_about_somebody(self) -> bool:
+        """Whether flags were evaluated for an id."""
+        return self._answer.distinct_id is not None
+
+    @property
     def is_complete(self) -> bool:
         """Whether everything that was asked for was evaluated, without the server or with it."""
         return self._answer.is_complete

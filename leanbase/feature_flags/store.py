@@ -19,7 +19,7 @@ from ..interrupts import raise_interrupt
 from ..transports._repeated import RepeatedLog
 from ..transports.deadline import Deadline, Stopwatch
 from ..transports.receipt import Receipt
-from .breaker import PAUSE_SECONDS, Breaker
+from .breaker import FAIR_SECONDS, PAUSE_SECONDS, SHORT_PAUSE_SECONDS, Breaker
 from .definitions import Definitions
 from .sources.base import DefinitionsSource, SourceError
 
@@ -30,6 +30,10 @@ logger = logging.getLogger("leanbase")
 
 WAIT_SECONDS = 1.0
 """The longest time that a caller waits for definitions; a third of its scope's time if that is less."""
+
+
+LONGEST_LOAD_SECONDS = 60.0
+"""No load takes longer. A lock that is still held then lost its holder to an interrupt."""
 
 
 class Pinned(NamedTuple):
@@ -71,6 +75,7 @@ class DefinitionsStore:
 
     def _reset_after_fork(self) -> None:
         self._loading = threading.Lock()
+        self._asked: Stopwatch | None = None
         self._pins: WeakKeyDictionary[DeliveryScope, Pinned] = WeakKeyDictionary()
         self._at_close = _AtClose(self)
 
@@ -101,6 +106,11 @@ class DefinitionsStore:
         if checked is None or self._current is None:
             return None
         return self._age_at_check + checked.seconds()
+
+    def is_fresh(self) -> bool:
+        """Return whether a read uses what is loaded, and asks nobody."""
+        age = self.age()
+        return age is not None and age < self._ttl
 
     def _checked_age(self, scope: DeliveryScope | None) -> float | None:
         """Return the age of the definitions, after those that are too old were asked for."""
@@ -141,7 +151,7 @@ class DefinitionsStore:
     def load(self, deadline: Deadline) -> bool:
         """Ask the source now, also while requests are paused; return whether there are definitions."""
         before = self._checked
-        with _acquired(self._loading, deadline.remaining()) as is_acquired:
+        with _acquired(self._lock_of_loads(), deadline.remaining()) as is_acquired:
             if is_acquired and self._checked is before:  # else a load that was in flight has ended
                 self._ask(deadline)
         return self._current is not None
@@ -156,13 +166,21 @@ class DefinitionsStore:
         if self._breaker.is_open or deadline.expired:
             return
         before = self._checked
-        with _acquired(self._loading, deadline.remaining() if waits else 0.0) as is_acquired:
+        with _acquired(self._lock_of_loads(), deadline.remaining() if waits else 0.0) as is_acquired:
             if is_acquired and self._checked is before and not self._breaker.is_open:
                 self._ask(deadline)
 
+    def _lock_of_loads(self) -> threading.Lock:
+        """Return the lock of the load in flight. One that an interrupt has left held is replaced."""
+        asked = self._asked
+        if asked is not None and self._loading.locked() and asked.seconds() > LONGEST_LOAD_SECONDS:
+            self._loading, self._asked = threading.Lock(), None
+        return self._loading
+
     def _ask(self, deadline: Deadline) -> None:
         """Ask the first source; the others only if nothing is loaded."""
-        sources = self._remote or self._local
+        self._asked = Stopwatch()
+        sources, has_time = self._remote or self._local, deadline.remaining() >= FAIR_SECONDS
         for source in sources:
             try:
                 found = source.load(self._current, deadline=deadline)
@@ -170,12 +188,13 @@ class DefinitionsStore:
                     raise SourceError("it has no definitions, and nothing is loaded")
             except Exception as error:
                 raise_interrupt(error)
-                self._failed(source, error)
+                self._failed(source, error, seconds=PAUSE_SECONDS if has_time else SHORT_PAUSE_SECONDS)
                 if self._current is not None or getattr(error, "is_final", False):
                     return
             else:
-                age = time.time() - found.fetched_at if found is not None and source.is_local else 0.0
-                self._take(found, 0.0 if not self._remote else age)
+                newest = found or self._current
+                age = time.time() - newest.fetched_at if newest is not None and source.is_dated else 0.0
+                self._take(found, max(0.0, age))
                 self._breaker.succeeded()
                 return
 
@@ -188,7 +207,7 @@ class DefinitionsStore:
                 found += [] if loaded is None else [loaded]
             except Exception as error:
                 raise_interrupt(error)
-                self._failed(source, error, pauses=not self._remote)
+                self._failed(source, error, seconds=0.0 if self._remote else PAUSE_SECONDS)
         if found:
             newest = max(found, key=lambda each: each.fetched_at)
             age = max(0.0, time.time() - newest.fetched_at)
@@ -200,14 +219,14 @@ class DefinitionsStore:
         self.unknown.clear()
         self._age_at_check, self._checked = age, Stopwatch()
 
-    def _failed(self, source: DefinitionsSource, error: Exception, *, pauses: bool = True) -> None:
+    def _failed(self, source: DefinitionsSource, error: Exception, *, seconds: float = PAUSE_SECONDS) -> None:
         is_final = isinstance(error, SourceError) and error.is_final
         if is_final:
             self._current = None
             self._checked = None
             self._pins = WeakKeyDictionary()
-        if pauses:
-            self._breaker.failed(at_once=True, seconds=self._max_age if is_final else PAUSE_SECONDS)
+        if seconds:
+            self._breaker.failed(at_once=True, seconds=self._max_age if is_final else seconds)
         what = str(error) if isinstance(error, SourceError) else type(error).__name__
         use = "those that are loaded are used" if self._current is not None else "none are loaded"
         level = logging.ERROR if is_final else logging.WARNING

@@ -42,9 +42,24 @@ def spelled(value: Any) -> str:
     if type(value) is str:
         return value
     try:
+        if type(value) is float and "e" in (text := repr(value)):
+            return _with_exponent(text)
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
     except (TypeError, ValueError) as error:
         raise NotAValueError(type(value).__name__) from error
+
+
+def _with_exponent(text: str) -> str:
+    """Return a number with an exponent as the service writes it: without a sign or zeros in front of it.
+
+    >>> _with_exponent("1e+16"), _with_exponent("1.5e-07"), _with_exponent("1e-05")
+    ('1e16', '1.5e-7', '0.00001')
+    """
+    mantissa, _, exponent = text.partition("e")
+    if int(exponent) == -5:
+        digits = mantissa.replace(".", "").lstrip("-")
+        return f"{'-' if text.startswith('-') else ''}0.0000{digits}"
+    return f"{mantissa}e{int(exponent)}"
 
 
 def is_truthy(value: Any) -> bool:

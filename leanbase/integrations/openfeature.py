@@ -26,6 +26,9 @@ logger = logging.getLogger("leanbase")
 T = TypeVar("T")
 
 NAME = "Leanbase"
+MAX_KEPT = 100
+"""Evaluations that one scope keeps: a job may evaluate for many people."""
+
 RESERVED = frozenset({"groups", "group_properties"})
 """Attributes of an evaluation context that are not properties of the person."""
 
@@ -161,8 +164,9 @@ class LeanbaseProvider(AbstractProvider):
     ) -> FlagResolutionDetails[T]:
         flags = self._kept_flags(context)
         if flags is None:
-            flags = self._evaluated(context, only_locally=True)
-            if not flags.is_complete:
+            # Only a request, or definitions that are too old, are worth a thread.
+            flags = self._evaluated(context, only_locally=True) if self._client._has_fresh_flags() else None
+            if flags is None or not flags.is_complete:
                 flags = await asyncio.to_thread(self._evaluated, context)
             return self._details(key, default, context, read, flags, False)
         return self._details(key, default, context, read, flags, True)
@@ -184,14 +188,21 @@ class LeanbaseProvider(AbstractProvider):
             person_properties={name: value for name, value in attributes.items() if name not in RESERVED},
             only_evaluate_locally=only_locally,
         )
+        if only_locally and not flags.is_complete:
+            return flags  # the server is asked next
         scope = open_scope()
-        if scope is not None and scope.is_open and not (only_locally and not flags.is_complete):
-            self._kept.setdefault(scope, {})[_key(context)] = flags
+        if scope is not None and scope.is_open:
+            kept = self._kept.setdefault(scope, {})
+            while len(kept) >= MAX_KEPT:
+                kept.pop(next(iter(kept)), None)
+            kept[_key(context)] = flags
         self._tell(flags)
         return flags
 
     def _tell(self, flags: FeatureFlagEvaluations) -> None:
         """Emit an event if the state of the provider has changed, or the definitions."""
+        if not flags.is_about_somebody:
+            return
         state = "error" if flags.error else "stale" if flags.is_stale else "ready"
         if state != self._state:
             before, self._state = self._state, state
@@ -202,7 +213,7 @@ class LeanbaseProvider(AbstractProvider):
             elif before:
                 self.emit_provider_ready(ProviderEventDetails())
         etag = flags.definitions_etag
-        if etag != self._etag:
+        if etag is not None and etag != self._etag:
             before_etag, self._etag = self._etag, etag
             if before_etag is not None:
                 self.emit_provider_configuration_changed(ProviderEventDetails())

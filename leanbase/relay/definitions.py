@@ -61,6 +61,7 @@ def publish(settings: Settings, deadline: Deadline) -> dict[str, Any]:
     if found is None:
         raise SourceError("the server has no definitions")
     text = json.dumps(found.bundle(settings.host), ensure_ascii=False, separators=(",", ":"))
+    _latest = None  # if it cannot be written, the next run reads the store again
     store.publish(text.encode(), deadline=deadline)
     _latest = found
     logger.info("%d flags are published in %r", len(found), store)

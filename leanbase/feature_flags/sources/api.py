@@ -58,6 +58,8 @@ class ApiSource(DefinitionsSource):
             raise SourceError(str(error), is_timeout=is_timeout(error)) from error
         except TooLargeError as error:
             raise SourceError(str(error)) from error
+        except ValueError:  # `http.client` quotes the header
+            raise SourceError("secret_key has characters that a header cannot have") from None
         if response.status == 304:
             answered = response.headers.get("ETag")
             if etag is None or answered not in (None, etag):

@@ -31,6 +31,7 @@ class DefinitionsSource:
 
     Attributes:
         is_local: Whether `load` reads a file of this machine, so that it is fast.
+        is_dated: Whether what `load` says may be older than the call; `fetched_at` then tells its age.
 
     Example:
         >>> from leanbase.feature_flags import Definitions, DefinitionsSource
@@ -40,6 +41,7 @@ class DefinitionsSource:
     """
 
     is_local = False
+    is_dated = False
 
     @classmethod
     def from_settings(cls, settings: Settings) -> DefinitionsSource:  # noqa: ARG003 - for subclasses

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 MAX_BYTES = 32 * 1024 * 1024
+LOOK_SECONDS = 0.05
 
 
 class HostFileSource(DefinitionsSource):
@@ -38,13 +39,17 @@ class HostFileSource(DefinitionsSource):
     Args:
         inner: Where definitions come from.
         path: The file. Its directory is private.
-        seconds: How long what the file has needs no question.
+        ttl: Seconds for which what the file has needs no question.
+        max_age: Seconds after which it is worth waiting for a process that is asking.
     """
 
-    def __init__(self, inner: DefinitionsSource, path: str, seconds: float) -> None:
+    is_dated = True
+
+    def __init__(self, inner: DefinitionsSource, path: str, *, ttl: float, max_age: float) -> None:
         self._inner = inner
         self._path = path
-        self._seconds = seconds
+        self._ttl = ttl
+        self._max_age = max_age
 
     @classmethod
     def around(cls, inner: DefinitionsSource, settings: Settings) -> DefinitionsSource:
@@ -60,23 +65,30 @@ class HostFileSource(DefinitionsSource):
             return inner
         named_by = f"{settings.host}\0{settings.api_key}\0{settings.secret_key}"
         name = f"flags-{sha256(named_by.encode()).hexdigest()[:32]}.json"
-        return cls(inner, os.path.join(directory, name), settings.flags_ttl)  # noqa: PTH118
+        path = os.path.join(directory, name)  # noqa: PTH118
+        return cls(inner, path, ttl=settings.flags_ttl, max_age=settings.flags_max_age)
 
     def load(self, known: Definitions | None, *, deadline: Deadline) -> Definitions | None:
         found = self._read()
-        if found is None or self._is_old(found):
+        while found is None or self._age(found) >= self._ttl:
             with self._opened() as (file, is_locked):
                 found = self._read()  # another process may have asked meanwhile
-                if found is None or (is_locked and self._is_old(found)):
-                    return self._asked(file, _newest(known, found), known, deadline)
+                if is_locked and (found is None or self._age(found) >= self._ttl):
+                    return self._asked(file, _newest(known, found), deadline)
+            if found is not None and self._age(found) < self._max_age:
+                break  # another process is asking; what there is may be used
+            if deadline.remaining() < 2 * LOOK_SECONDS:
+                break
+            time.sleep(LOOK_SECONDS)
+        if found is None:
+            raise SourceError("another process asks, and has no answer yet", is_timeout=True)
         return None if known is not None and found.fetched_at <= known.fetched_at else found
 
-    def _is_old(self, found: Definitions) -> bool:
-        return not 0 <= time.time() - found.fetched_at < self._seconds
+    def _age(self, found: Definitions) -> float:
+        age = time.time() - found.fetched_at
+        return age if age >= 0 else self._max_age
 
-    def _asked(
-        self, file: int | None, newest: Definitions | None, known: Definitions | None, deadline: Deadline
-    ) -> Definitions | None:
+    def _asked(self, file: int | None, newest: Definitions | None, deadline: Deadline) -> Definitions | None:
         asked_at = time.time()
         try:
             loaded = self._inner.load(newest, deadline=deadline)
@@ -88,7 +100,7 @@ class HostFileSource(DefinitionsSource):
         current = newest.renewed(asked_at) if loaded is None and newest is not None else loaded
         if current is not None and file is not None:
             self._write(file, current)
-        return None if loaded is None and newest is known else current
+        return current
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[int | None, bool]]:
@@ -98,6 +110,7 @@ class HostFileSource(DefinitionsSource):
         except OSError:
             yield None, True
             return
+        is_locked = False
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,7 +119,9 @@ class HostFileSource(DefinitionsSource):
                 is_locked = False
             yield file, is_locked
         finally:
-            os.close(file)  # this unlocks it
+            if is_locked:
+                fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
+            os.close(file)
 
     def _read(self) -> Definitions | None:
         try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+from ... import event_loop
 from ...interrupts import raise_interrupt
 from ..definitions import KEPT, Definitions
 from .base import DefinitionsSource, SourceError
@@ -29,7 +31,7 @@ class ProviderSource(DefinitionsSource):
         self._api = api
 
     def load(self, known: Definitions | None, *, deadline: Deadline) -> Definitions | None:
-        if self._api is not None and self._should_fetch():
+        if self._api is not None and self._should_fetch(deadline):
             return self._fetched(self._api, known, deadline)
         try:
             data = _result(self._provider.get_flag_definitions(), deadline)
@@ -48,9 +50,9 @@ class ProviderSource(DefinitionsSource):
             return None
         return self._fetched(self._api, known, deadline)
 
-    def _should_fetch(self) -> bool:
+    def _should_fetch(self, deadline: Deadline) -> bool:
         try:
-            return bool(_result(self._provider.should_fetch_flag_definitions(), None))
+            return bool(_result(self._provider.should_fetch_flag_definitions(), deadline))
         except Exception as error:
             raise_interrupt(error)
             return True
@@ -60,7 +62,7 @@ class ProviderSource(DefinitionsSource):
     ) -> Definitions | None:
         found = api.load(known, deadline=deadline)
         if found is not None:
-            data = {name: value for name, value in found.bundle(None)["definitions"].items() if name in KEPT}
+            data = deepcopy({name: found.bundle(None)["definitions"].get(name) for name in KEPT})
             try:
                 _result(self._provider.on_flag_definitions_received(data), deadline)
             except Exception as error:
@@ -76,13 +78,20 @@ class ProviderSource(DefinitionsSource):
         return f"<{type(self._provider).__name__}>"
 
 
-def _result(given: Any, deadline: Deadline | None) -> Any:
-    """Return a result, or run the coroutine that gives it."""
-    if not inspect.isawaitable(given):
+def _result(given: Any, deadline: Deadline) -> Any:
+    """Return a result, or run the coroutine that gives it, until the deadline at the latest.
+
+    Raises:
+        RuntimeError: It is a coroutine, and an event loop runs in this thread.
+    """
+    if not inspect.iscoroutine(given):
         return given
+    if event_loop.is_running():
+        given.close()
+        raise RuntimeError("an async provider cannot be asked on an event loop")
     import asyncio
 
     async def awaited() -> Any:
-        return await asyncio.wait_for(given, None if deadline is None else deadline.remaining())
+        return await asyncio.wait_for(given, deadline.remaining())
 
     return asyncio.run(awaited())

@@ -35,6 +35,7 @@ class S3Source(DefinitionsSource):
         self._aws = AwsClient("s3", f"flag_definitions {self._name!r}")
         self._url = self._url_of(bucket, quote(key, safe="/-_.~"))
         self._etag: str | None = None
+        self._has_read = True
 
     def _url_of(self, bucket: str, path: str) -> str:
         if self._aws.endpoint:
@@ -45,19 +46,20 @@ class S3Source(DefinitionsSource):
 
     def load(self, known: Definitions | None, *, deadline: Deadline) -> Definitions | None:
         headers = dict(JSON_HEADERS)
-        if known is not None and self._etag is not None:
+        if known is not None and self._etag is not None and self._has_read:
             headers["If-None-Match"] = self._etag
         response = self._aws.request("GET", self._url, b"", headers, deadline=deadline)
         if response.status == 304:
             return None
         if response.status != 200:
             raise SourceError(EXPLAINED.get(response.status, f"S3 responded with {response.status}"))
+        self._has_read = True
+        self._etag = response.headers.get("ETag")  # also of an object that is to be replaced
         try:
-            found = Definitions.from_json(response.body)
+            return Definitions.from_json(response.body)
         except (ValueError, RecursionError) as error:
+            self._has_read = False
             raise SourceError("the object has no definitions in it") from error
-        self._etag = response.headers.get("ETag")
-        return found
 
     def publish(self, content: bytes, *, deadline: Deadline) -> None:
         """Write the object, unless another publisher has written it since it was read.
