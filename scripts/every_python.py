@@ -28,7 +28,9 @@ LEFT_OUT = [
         for name in ("asgi", "celery", "django", "flask", "lambda_frameworks", "mangum", "pages")
     ),
     *(f"tests/integrations/test_{name}.py" for name in ("servers", "wsgi")),
+    "tests/integrations/test_openfeature.py",
     "tests/examples",
+    "tests/feature_flags/test_aws_sources.py",
     "tests/lambda_runtime",
     "tests/handlers/test_aws_lambda.py",
     "tests/relay",

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -22,14 +21,13 @@ from leanbase.feature_flags import Definitions, DefinitionsSource, SourceError
 from leanbase.feature_flags.definitions import host_hash
 from leanbase.feature_flags.sources import sources_of
 from leanbase.feature_flags.sources.appconfig import AppConfigSource
-from leanbase.feature_flags.sources.dynamodb import DynamoDbSource
 from leanbase.feature_flags.sources.file import FileSource
 from leanbase.feature_flags.sources.s3 import S3Source
 from leanbase.settings import Settings
 from leanbase.testing import SourceContract
 from leanbase.transports.deadline import Deadline
 from tests.feature_flags.conftest import FlagServer, flag
-from tests.support.moto_server import CREDENTIALS, MotoServer
+from tests.support.moto_server import CREDENTIALS
 from tests.support.threads import run_in_threads
 
 Make = Callable[..., Leanbase]
@@ -45,13 +43,6 @@ def load(source: DefinitionsSource, known: Definitions | None = None) -> Definit
         return source.load(known, deadline=Deadline.after(5))
     finally:
         source.close()
-
-
-@pytest.fixture
-def aws(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> MotoServer:
-    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": moto.url}.items():
-        monkeypatch.setenv(name, value)
-    return moto
 
 
 # --- files -----------------------------------------------------------------------------------------------------
@@ -190,72 +181,6 @@ def test_options_have_the_names_of_others_as_well(monkeypatch: pytest.MonkeyPatc
 
 
 # --- AWS -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-class TestS3(SourceContract):
-    @pytest.fixture(autouse=True)
-    def bucket(self, aws: MotoServer) -> None:
-        self.s3 = aws.client("s3")
-        self.name = f"flags-{uuid4().hex}"
-        where = {"LocationConstraint": "eu-west-1"}
-        self.s3.create_bucket(Bucket=self.name, CreateBucketConfiguration=where)
-        self.s3.put_object(Bucket=self.name, Key="a folder/flags.json", Body=bundle("beta"))
-
-    def make_source(self) -> S3Source:
-        return S3Source(f"//{self.name}/a folder/flags.json")
-
-    def test_only_what_has_changed_is_read(self) -> None:
-        source = self.make_source()
-        found = load(source)
-        assert load(source, found) is None
-        self.s3.put_object(Bucket=self.name, Key="a folder/flags.json", Body=bundle("new"))
-        assert list(load(source, found) or ()) == ["new"]
-
-    def test_no_object(self) -> None:
-        with pytest.raises(SourceError, match="does not exist"):
-            load(S3Source(f"//{self.name}/other.json"))
-
-    def test_no_definitions(self) -> None:
-        self.s3.put_object(Bucket=self.name, Key="a folder/flags.json", Body=b"no")
-        with pytest.raises(SourceError, match="no definitions"):
-            load(self.make_source())
-
-    def test_it_is_published(self) -> None:
-        source = S3Source(f"//{self.name}/published.json")
-        source.publish(bundle("a"), deadline=Deadline.after(5))
-        assert list(load(source) or ()) == ["a"]
-        source.publish(bundle("b"), deadline=Deadline.after(5))
-        assert list(load(source) or ()) == ["b"]
-
-
-@pytest.mark.slow
-class TestDynamoDb(SourceContract):
-    @pytest.fixture(autouse=True)
-    def table(self, aws: MotoServer) -> None:
-        self.name = f"flags-{uuid4().hex}"
-        aws.client("dynamodb").create_table(
-            TableName=self.name,
-            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-            BillingMode="PAY_PER_REQUEST",
-        )
-        self.make_source().publish(bundle("beta", etag='"v1"'), deadline=Deadline.after(5))
-
-    def make_source(self) -> DynamoDbSource:
-        return DynamoDbSource(f"//{self.name}/shop")
-
-    def test_large_definitions_are_compressed(self) -> None:
-        source = self.make_source()
-        many = [f"flag-{number}-{'x' * 100}" for number in range(2000)]
-        source.publish(bundle(*many), deadline=Deadline.after(5))
-        assert len(load(source) or ()) == 2000
-
-    def test_no_item_and_no_table(self) -> None:
-        with pytest.raises(SourceError, match="does not exist yet"):
-            load(DynamoDbSource(f"//{self.name}/other"))
-        with pytest.raises(SourceError, match="DynamoDB responded with 400 ResourceNotFoundException"):
-            load(DynamoDbSource("//no-table/shop"))
 
 
 def test_the_places_of_aws_s_own_services(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,4 +40,4 @@ class FileSource(DefinitionsSource):
         return found
 
     def __repr__(self) -> str:
-        return f"<FileSource {self._path}>"
+        return f"file:{self._path}"
