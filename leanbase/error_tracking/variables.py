@@ -97,6 +97,10 @@ def _of_interest(frame: FrameType) -> dict[str, Any]:
     return {name: value for name, value in variables.items() if not issubclass(type(value), _CODE)}
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 3] + "..."
+
+
 class _TooMuchError(Exception):
     """A value has more than `MAX_NODES` nodes, or the event has exceeded `MAX_EVENT_WORK`."""
 
@@ -153,6 +157,9 @@ class _Renderer:
             yield name, shown
 
     def _variable(self, value: Any) -> Any:
+        if type(value) is str and len(value) <= MAX_READ_CHARACTERS:  # as in `_value`, without the call
+            self._work_left -= 1 + len(value)
+            return _cut(self._redacted(value))
         self._nodes_left = MAX_NODES
         try:
             shown = self._value(value, 0)
@@ -160,14 +167,10 @@ class _Renderer:
             return TOO_LONG
         kind = type(shown)
         if kind is str:
-            text = shown
-        elif kind is int or kind is float:
+            return _cut(shown)
+        if kind is int or kind is float:
             return shown
-        elif shown is None or kind is bool:
-            return str(shown)
-        else:
-            text = _to_json(shown)
-        return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 3] + "..."
+        return str(shown) if shown is None or kind is bool else _cut(_to_json(shown))
 
     def _value(self, value: Any, depth: int) -> Any:
         """Return a plain JSON value that represents `value`."""

@@ -21,7 +21,7 @@ Rust does not. So what could take long here is left to the service.
 LONG_RANGE = 8
 """A range of repetitions that counts as unbounded."""
 
-_COUNT = re.compile(r"\{(\d{1,4})(,(\d{1,4})?)?\}", re.ASCII)
+_COUNT = r"\{([0-9]{1,4})(,([0-9]{1,4})?)?\}"  # compiled when it is first needed
 _CLASSES = "dDwWsS"
 _CONTROLS = "afnrtv"
 _HEXADECIMAL = {"x": 2, "u": 4, "U": 8}
@@ -128,10 +128,10 @@ class _Reader:
         return "".join(out)
 
     def _count(self, start: int) -> None:
-        found = _COUNT.match(self._pattern, start)
+        found = re.match(_COUNT, self._pattern[start:])
         if not found or max(int(found[1]), int(found[3] or 0)) > MAX_REPETITIONS:
             raise UnlikeError("a brace")
-        self._at = found.end()
+        self._at = start + found.end()
         if found[2]:
             self._note(not found[3] or int(found[3]) - int(found[1]) > LONG_RANGE)
 

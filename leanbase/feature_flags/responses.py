@@ -17,7 +17,7 @@ ERRORS_WHILE_COMPUTING = "errors_while_computing_flags"
 EVALUATION_FAILED = "evaluation_failed"
 UNKNOWN = "unknown_error"
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _RULES = {
     "targeting_match": ("targeted_release", "percentage_rollout"),
     "experiment_split": ("experiment",),
@@ -131,7 +131,7 @@ def _attribution(metadata: Mapping[str, Any], code: str | None) -> tuple[Mapping
     if code is not None:
         found["$feature_flag_reason_code"] = code
     rule, kind = _optional(metadata.get("rule_id"), str), _optional(metadata.get("rule_type"), str)
-    has_rule = rule is not None and bool(_UUID.fullmatch(rule)) and kind in _RULES.get(code or "", ())
+    has_rule = rule is not None and bool(re.fullmatch(_UUID, rule)) and kind in _RULES.get(code or "", ())
     if has_rule:
         found["$feature_flag_rule_id"] = rule
         found["$feature_flag_rule_type"] = kind

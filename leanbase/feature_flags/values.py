@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import json
 import math
 import re
@@ -13,16 +12,16 @@ MAX_RELATIVE_UNITS = 10_000
 
 Version = tuple[int, int, int]
 
-_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_RELATIVE = re.compile(r"-?([0-9]+)([hdwmy])")
-_MOMENT = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)"
-    r"(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?)?"
-    r"(?:[ ]?([Zz]|UTC|[+-]\d\d(?::?\d\d)?))?",
-    re.ASCII,
+# Compiled when they are first needed, and not at a cold start.
+_NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_RELATIVE = r"-?([0-9]+)([hdwmy])"
+_MOMENT = (
+    r"([0-9]{4})-([0-9][0-9])-([0-9][0-9])"
+    r"(?:[T ]([0-9][0-9]):([0-9][0-9])(?::([0-9][0-9])(?:[.,]([0-9]{1,9}))?)?)?"
+    r"(?:[ ]?([Zz]|UTC|[+-][0-9][0-9](?::?[0-9][0-9])?))?"
 )
-_YEAR = re.compile(r"[0-9]{4}")
-_PART = re.compile(r"0|[1-9][0-9]*")
+_YEAR = r"[0-9]{4}"
+_PART = r"0|[1-9][0-9]*"
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
@@ -87,7 +86,7 @@ _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 def number(value: Any) -> float | None:
     """Return a number, or the number that a text spells in ASCII digits. `None` for everything else."""
     if type(value) is str:
-        if not _NUMBER.fullmatch(value):
+        if not re.fullmatch(_NUMBER, value):
             return None
     elif type(value) is not int and type(value) is not float:
         return None
@@ -106,10 +105,10 @@ def moment(value: Any, now: datetime) -> datetime | None:
     if type(value) is not str:
         return None
     text = value.strip()
-    found = _MOMENT.fullmatch(text)
+    found = re.fullmatch(_MOMENT, text)
     try:
         if found is None:
-            return _midnight(now).replace(year=int(text)) if _YEAR.fullmatch(text) else None
+            return _midnight(now).replace(year=int(text)) if re.fullmatch(_YEAR, text) else None
         fraction = (found[7] or "").ljust(6, "0")[:6]
         clock = (int(found[4] or 0), int(found[5] or 0), int(found[6] or 0), int(fraction))
         named = datetime(int(found[1]), int(found[2]), int(found[3]), *clock, tzinfo=_offset(found[8]))
@@ -131,7 +130,7 @@ def _midnight(now: datetime) -> datetime:
 
 def is_relative(value: Any) -> bool:
     """Return whether a text has the form of a relative date, such as `-7d`."""
-    return type(value) is str and _RELATIVE.fullmatch(value) is not None
+    return type(value) is str and re.fullmatch(_RELATIVE, value) is not None
 
 
 def relative_moment(value: str, now: datetime) -> datetime | None:
@@ -142,7 +141,7 @@ def relative_moment(value: str, now: datetime) -> datetime | None:
     >>> relative_moment("-1m", datetime(2025, 3, 31, tzinfo=timezone.utc)).isoformat()
     '2025-02-28T00:00:00+00:00'
     """
-    found = _RELATIVE.fullmatch(value)
+    found = re.fullmatch(_RELATIVE, value)
     if found is None or len(found[1]) > 9 or (count := int(found[1])) >= MAX_RELATIVE_UNITS:
         return None
     try:
@@ -168,7 +167,8 @@ def _year_before(now: datetime) -> datetime:
 def _days_in(year: int, month: int) -> int:
     if year < 1:
         raise ValueError("there is no such year")
-    return calendar.monthrange(year, month)[1]
+    following = datetime(year + month // 12, month % 12 + 1, 1)
+    return (following - timedelta(days=1)).day
 
 
 def version(text: str) -> Version | None:
@@ -185,7 +185,7 @@ def version(text: str) -> Version | None:
 
 
 def _version(parts: list[str]) -> Version | None:
-    numbers = [int(part) for part in parts[:3] if _PART.fullmatch(part) and len(part) < 20]
+    numbers = [int(part) for part in parts[:3] if re.fullmatch(_PART, part) and len(part) < 20]
     if not numbers or len(numbers) < len(parts[:3]):
         return None
     major, minor, patch = (*numbers, 0, 0)[:3]
