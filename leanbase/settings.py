@@ -328,7 +328,6 @@ class Settings:
 
 
 ALIASES = {
-    "personal_api_key": "secret_key",
     "poll_interval": "flags_ttl",
     "feature_flags_request_timeout_seconds": "flags_timeout",
     "feature_flags_request_max_retries": "flags_max_retries",
@@ -445,9 +444,11 @@ def as_strings(name: str, value: object) -> tuple[str, ...] | None:
     return texts
 
 
+FLAGS_KEY_HINT = "the key that reads flag definitions is called secret_key here"
 FOREIGN = {
     "anonymous_id": "is not an option: give distinct_id to the call, or leave it out",
     "max_queue": "is called max_queue_size here",
+    "personal_api_key": f"is not an option: {FLAGS_KEY_HINT}",
     "thread": "is not an option: a buffer has one thread (sync_mode=False)",
     "timeout_seconds": "is called timeout here",
     "upload_size": "is called flush_at here",
@@ -476,13 +477,17 @@ def _warn_of_misspelt(known: Iterable[str], module: Mapping[str, Any]) -> None:
         name = variable.removeprefix("LEANBASE_").lower()
         if name in variables or not variable.startswith("LEANBASE_"):
             continue
-        if near := _nearest(name, variables, 0.8):
+        if name == "personal_api_key":
+            _warn_once(f"{variable} is not an option: {FLAGS_KEY_HINT}")
+        elif near := _nearest(name, variables, 0.8):
             _warn_once(f"{variable} is not an option; did you mean LEANBASE_{near.upper()}?")
     own = {*known, *ALIASES, *module["__all__"], "annotations"}
     for name, value in list(module.items()):
         if name in own or not name.islower() or name.startswith("_") or isinstance(value, ModuleType):
             continue
-        if near := _nearest(name, known, 0.8):
+        if name == "personal_api_key":
+            _warn_once(f"leanbase.{name} is not an option: {FLAGS_KEY_HINT}")
+        elif near := _nearest(name, known, 0.8):
             _warn_once(f"leanbase.{name} is not an option; did you mean leanbase.{near}?")
 
 
@@ -502,7 +507,7 @@ def _from_environment(option: Field[Any]) -> Any:
     """Return `LEANBASE_<OPTION>` as its option's type, `_fallback` if it is invalid, or `None` if not set."""
     name, kind = option.name, str(option.type).removesuffix(" | None")
     text = os.environ.get(f"LEANBASE_{name.upper()}", "").strip()
-    for alias in () if text or not name.startswith(("flags_", "secret_")) else ALIASES:
+    for alias in () if text or not name.startswith("flags_") else ALIASES:
         if ALIASES[alias] == name:
             text = text or os.environ.get(f"LEANBASE_{alias.upper()}", "").strip()
     if not text:

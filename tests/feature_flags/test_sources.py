@@ -166,18 +166,32 @@ def test_a_source_that_cannot_be_created_is_said_and_the_server_is_asked(
 
 
 def test_options_have_the_names_of_others_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Settings.resolve(
-        {"personal_api_key": "phs", "poll_interval": 30, "feature_flags_request_timeout_seconds": 2}
-    )
-    assert (found.secret_key, found.flags_ttl, found.flags_timeout) == ("phs", 30, 2)
-    monkeypatch.setenv("LEANBASE_PERSONAL_API_KEY", "phs_environment")
-    assert Settings.resolve({}).secret_key == "phs_environment"
+    found = Settings.resolve({"poll_interval": 30, "feature_flags_request_timeout_seconds": 2})
+    assert (found.flags_ttl, found.flags_timeout) == (30, 2)
+    monkeypatch.setenv("LEANBASE_FEATURE_FLAGS_REQUEST_TIMEOUT_SECONDS", "1.5")
+    assert Settings.resolve({}).flags_timeout == 1.5
     monkeypatch.setenv("LEANBASE_FLAG_DEFINITIONS", "s3://b/k,file:flags.json")
     assert Settings.resolve({}).flag_definitions == "s3://b/k,file:flags.json"
-    assert "phs" not in repr(found)
     leanbase.poll_interval = 20  # type: ignore[attr-defined]
     assert Settings.resolve({}).flags_ttl == 20
     del leanbase.poll_interval  # type: ignore[attr-defined]
+
+
+def test_the_secret_s_name_elsewhere_is_said_and_no_public_option_is_suggested(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(TypeError, match="called secret_key here") as raised:
+        Settings.resolve({"personal_api_key": "phs_0815"})
+    monkeypatch.setenv("LEANBASE_PERSONAL_API_KEY", "phs_0815")
+    monkeypatch.setattr(leanbase, "personal_api_key", "phs_0815", raising=False)
+    found = Settings.resolve({})
+    assert found.secret_key is None
+    assert "LEANBASE_PERSONAL_API_KEY is not an option: the key" in caplog.text
+    assert "leanbase.personal_api_key is not an option: the key" in caplog.text
+    for text in (str(raised.value), caplog.text):
+        assert "did you mean" not in text
+        assert "phs_0815" not in text
+    assert "phs_0815" not in repr(Settings.resolve({"secret_key": "phs_0815"}))
 
 
 # --- AWS -------------------------------------------------------------------------------------------------------
