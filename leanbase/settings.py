@@ -332,7 +332,7 @@ ALIASES = {
     "feature_flags_request_timeout_seconds": "flags_timeout",
     "feature_flags_request_max_retries": "flags_max_retries",
 }
-"""Names of options in similar SDKs, which work here as well: as keywords and on the module."""
+"""Names of options in similar SDKs, which work here as well: as keywords, on the module and as variables."""
 
 
 def _without_aliases(place: Mapping[str, Any]) -> Mapping[str, Any]:
