@@ -44,9 +44,9 @@ class Draft:
         with_tags: Whether context tags become properties.
         with_runtime: Whether properties describe the interpreter and the operating system.
         finalize: Called last, with the merged properties, which it may change.
-        flags: The properties of the feature flags that belong to the event.
 
     Attributes:
+        flags: The properties of the feature flags that belong to the event; `None` if there are none.
         is_exception: Whether the event is about an exception, and can be trimmed to fit.
     """
 
@@ -78,7 +78,6 @@ class Draft:
         with_tags: bool = True,
         with_runtime: bool = False,
         finalize: Callable[[dict[str, Any]], None] | None = None,
-        flags: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.properties = properties
@@ -90,7 +89,7 @@ class Draft:
         self.with_tags = with_tags
         self.with_runtime = with_runtime
         self.finalize = finalize
-        self.flags = flags
+        self.flags: Mapping[str, Any] | None = None
         self.is_exception = False
 
 
