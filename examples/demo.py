@@ -38,7 +38,7 @@ except KeyError as error:
 
 def main() -> int:
     """Start the server, run the examples, print the table."""
-    command = [sys.executable, "-m", "leanbase.local", "--port", "0", "--quiet"]
+    command = [sys.executable, "-m", "leanbase", "local", "--port", "0", "--quiet"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -68,7 +68,7 @@ def show(url: str) -> int:
     requests = len({event["request"] for event in events})
     print(f"\n{len(events)} events arrived in {requests} requests, each before its program had returned.")
     python = os.path.relpath(sys.executable)
-    print(f"For a server of your own to watch:  {python} -m leanbase.local")
+    print(f"For a server of your own to watch:  {python} -m leanbase local")
     return 0 if (len(events), requests) == (13, 3) else 1
 
 

@@ -24,6 +24,10 @@ from .default import default_client as _default
 from .handlers import install_sigterm_handler, job, lambda_handler, record_context
 from .transports.receipt import Receipt
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .diagnosis import Diagnosis
+
 __all__ = [
     "Client",
     "Leanbase",
@@ -33,6 +37,7 @@ __all__ = [
     "capture",
     "capture_exception",
     "delivery_scope",
+    "doctor",
     "evaluate_flags",
     "feature_enabled",
     "feature_flag_definitions",
@@ -128,7 +133,33 @@ opt_out = _default.opt_out
 opt_in = _default.opt_in
 is_opted_out = _default.is_opted_out
 
-TYPE_CHECKING = False
+
+def doctor(*, send: bool = False) -> Diagnosis:
+    """Check each step on the way of an event, and say what to do about those that fail.
+
+    It reads the settings as the default client would: attributes of this module, then the environment. It
+    checks the key, the host, host name resolution, the connection, TLS, the proxy, the endpoint, the clock,
+    the queue and its credentials, the spool directory and flag definitions, as far as the settings use them.
+
+    Blocks for 12 s at most. Never raises, and never shows a key. `leanbase doctor` prints the same.
+
+    Args:
+        send: Whether to send one event, `"leanbase doctor"`, without a person. Otherwise nothing is stored.
+
+    Returns:
+        The diagnosis. It is true if events arrive, as far as the steps can tell; `print` shows it as a table.
+
+    Example:
+        >>> import leanbase
+        >>> diagnosis = leanbase.doctor()
+        >>> diagnosis.steps[0].name
+        'settings'
+    """
+    from .diagnosis import diagnose
+
+    return diagnose(send=send)
+
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any

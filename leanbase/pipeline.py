@@ -151,7 +151,7 @@ class Pipeline:
                 has made this call.
             ClosedError: The outbox is closed. The error has the event.
         """
-        event = self._made(draft)
+        event = self.encoded(draft)
         if self.shows_events and event is not None:
             self._show(event)
         return event.uuid if event is not None and self.outbox.put(event) else None
@@ -164,8 +164,12 @@ class Pipeline:
         properties = redacted_value(shown["properties"], self.describer.redaction())
         logger.debug("captured %r of %r with %s", shown["event"], shown["distinct_id"], properties)
 
-    def _made(self, draft: Draft) -> EncodedEvent | None:
-        """Return the event as it will be sent, or `None` if a hook or its size dropped it."""
+    def encoded(self, draft: Draft) -> EncodedEvent | None:
+        """Return the event as it will be sent, or `None` if a hook or its size dropped it.
+
+        Raises:
+            InvalidEventError: As for `capture`.
+        """
         settings = self.settings
         try:
             event, written = build(draft, self._common, is_history=settings.historical_migration)

@@ -491,6 +491,11 @@ def _warn_of_misspelt(known: Iterable[str], module: Mapping[str, Any]) -> None:
             _warn_once(f"leanbase.{name} is not an option; did you mean leanbase.{near}?")
 
 
+def forget_warnings() -> None:
+    """Warn again about what was warned about once."""
+    _warn_once.cache_clear()
+
+
 @cache
 def _warn_once(message: str) -> None:
     """Warn once: settings are read again after each shutdown, and when an exception leaves a context."""

@@ -160,7 +160,7 @@ FROM_AN_INDEX = re.compile(
         ("pip install dist/leanbase-*.whl", False),
         ("pip install ./leanbase-3.0.0-py3-none-any.whl", False),
         ("pip install --editable .", False),
-        ("pip install -r requirements.txt && python -m leanbase.local", False),
+        ("pip install -r requirements.txt && leanbase local", False),
     ],
 )
 def test_what_counts_as_an_installation_from_an_index(command: str, is_refused: bool) -> None:

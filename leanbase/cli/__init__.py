@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from ..errors import LeanbaseError
-from . import flags
+from . import capture, doctor, flags, historical, local, replay
 
 PROGRAM = __name__.partition(".")[0]
 
-COMMANDS = (flags,)
+COMMANDS = (local, doctor, capture, historical, replay, flags)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Leanbase on the command line.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("--quiet", action="store_true", help="print results and errors only")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)

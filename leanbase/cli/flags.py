@@ -21,32 +21,38 @@ from ..feature_flags.sources import sources_of
 from ..feature_flags.sources.api import ApiSource
 from ..settings import Settings
 from ..transports.deadline import Deadline
+from .parsing import command, pair, pairs, value_of
 
 LOAD_SECONDS = 10.0
-
-_EXAMPLES = {
-    "pull": "  LEANBASE_SECRET_KEY=… leanbase flags pull --output flags.json",
-    "check": "  leanbase flags check --definitions file:flags.json",
-    "eval": "  leanbase flags eval checkout --distinct-id user_1 --person-property plan=pro",
-}
 
 
 def add(commands: Any) -> None:
     """Add the command and its arguments."""
     flags = commands.add_parser("flags", help="flag definitions: pull, check, eval", description=__doc__)
     actions = flags.add_subparsers(title="actions", metavar="ACTION", required=True)
-    pull = _action(
+    pull = command(
         actions,
         "pull",
         "Load the definitions from the server and write a bundle, to be deployed with a program.",
         _pull,
+        "LEANBASE_SECRET_KEY=… leanbase flags pull --output flags.json",
     )
     pull.add_argument("--output", default="-", metavar="FILE", help="the bundle; - is standard output")
-    check = _action(
-        actions, "check", "List the flags that only the server can decide. Exits 1 if there are some.", _check
+    check = command(
+        actions,
+        "check",
+        "List the flags that only the server can decide. Exits 1 if there are some.",
+        _check,
+        "leanbase flags check --definitions file:flags.json",
     )
     _add_definitions(check)
-    evaluate = _action(actions, "eval", "Evaluate one flag, and show each step that led to its value.", _eval)
+    evaluate = command(
+        actions,
+        "eval",
+        "Evaluate one flag, and show each step that led to its value.",
+        _eval,
+        "leanbase flags eval checkout --distinct-id user_1 --person-property plan=pro",
+    )
     evaluate.add_argument("key", metavar="KEY", help="the flag")
     evaluate.add_argument("--distinct-id", required=True, metavar="ID", help="the person")
     evaluate.add_argument(
@@ -68,18 +74,6 @@ def add(commands: Any) -> None:
     )
     evaluate.add_argument("--device-id", metavar="ID", help="the device")
     _add_definitions(evaluate)
-
-
-def _action(actions: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(
-        name,
-        help=text,
-        description=text,
-        epilog=f"example:\n{_EXAMPLES[name]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
 
 
 def _add_definitions(parser: argparse.ArgumentParser) -> None:
@@ -139,19 +133,19 @@ def _eval(options: argparse.Namespace) -> int:
     if options.key not in definitions:
         near = ", ".join(sorted(definitions)[:10])
         raise ConfigError(f"there is no flag {options.key!r}; there are {near or 'none'}")
-    groups = dict(_pair(each, "--group") for each in options.group)
+    groups = pairs(options.group, "--group")
     group_properties: dict[str, dict[str, Any]] = {}
     for each in options.group_property:
-        name, value = _pair(each, "--group-property")
+        name, value = pair(each, "--group-property")
         kind, _, name = name.partition(".")
-        group_properties.setdefault(kind, {})[name] = _value(value)
+        group_properties.setdefault(kind, {})[name] = value_of(value)
     identity = Identity(
         definitions,
         options.distinct_id,
         groups=groups,
         person_properties={
-            name: _value(value)
-            for name, value in (_pair(each, "--person-property") for each in options.person_property)
+            name: value_of(value)
+            for name, value in pairs(options.person_property, "--person-property").items()
         },
         group_properties=group_properties,
         device_id=options.device_id,
@@ -195,17 +189,3 @@ def _age(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise ConfigError(f"{option} needs a name and a value with = between them, not {text!r}")
-    return name, value
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

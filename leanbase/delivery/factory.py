@@ -75,6 +75,24 @@ def create(settings: Settings) -> RetainingTransport:
     return BufferedTransport.around(transport, settings)
 
 
+def create_bare(settings: Settings) -> BaseTransport:
+    """Create the transport that the settings name, without a fallback, for a caller that keeps its events.
+
+    A buffer is left out: what is inside it is returned.
+
+    Raises:
+        ConfigError: The transport does not exist, cannot be created, or lacks a setting.
+    """
+    missing = missing_settings(settings)
+    if missing:
+        raise ConfigError("set " + " and ".join(f"LEANBASE_{name.upper()}" for name in missing))
+    if _override is not None:
+        return _override
+    wanted = "http" if settings.transport == "buffered" else settings.transport
+    made = _made(wanted, "transport", settings)
+    return made.inner if isinstance(made, RetainingTransport) else made
+
+
 def retaining(transport: BaseTransport, settings: Settings) -> RetainingTransport:
     """Wrap a transport in a `RetainingTransport`, or return it unchanged if it already is one."""
     if isinstance(transport, RetainingTransport):

@@ -50,9 +50,12 @@ class EncodedEvent:
         body: One JSON object as UTF-8, at most `MAX_EVENT_BYTES` long.
         scope: The delivery scope in which it was captured, if any.
         is_quiet: Whether its failure is not reported to `on_error`, because `on_error` captured it itself.
+        is_historical: Whether it came to the relay in a message of an import of the past.
     """
 
     __slots__ = ("body", "is_quiet", "scope", "uuid")
+
+    is_historical = False
 
     def __init__(self, uuid: str, body: bytes) -> None:
         self.uuid = uuid
@@ -70,6 +73,14 @@ class EncodedEvent:
         """Return the event as a new dict at every call."""
         event: dict[str, Any] = json.loads(self.body)
         return event
+
+
+class HistoricalEncodedEvent(EncodedEvent):
+    """An event that the relay must send with `historical_migration`."""
+
+    __slots__ = ()
+
+    is_historical = True
 
 
 class Written:

@@ -97,6 +97,8 @@ def _read(value: Any) -> Any:
     """Return the datetime that a value stands for, naive or aware, or `None` if it is not a timestamp."""
     from datetime import date, datetime, timedelta, timezone
 
+    if type(value) is datetime:
+        return value
     value = resolved(value)
     if isinstance(value, datetime):
         return value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
@@ -15,7 +17,7 @@ from .dispatch import Delivery
 if TYPE_CHECKING:
     from ..handlers.aws_lambda.invocation import LambdaContext
 
-_latest: tuple[Settings, HttpTransport] | None = None
+_latest: tuple[Settings, dict[bool, HttpTransport]] | None = None
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any] | None:
@@ -48,7 +50,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any] | N
     deadline = time_limit(context) or Deadline.after(settings.send_deadline)
     if definitions.matches(event):
         return definitions.publish(settings, deadline)
-    delivery = Delivery(_transport(settings), deadline)
+    delivery = Delivery(_transports(settings), deadline)
     if sqs.matches(event):
         return sqs.relay(event, context, delivery)
     if not cloudwatch_logs.matches(event):
@@ -59,13 +61,24 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any] | N
     return None
 
 
-def _transport(settings: Settings) -> HttpTransport:
-    """Return the transport of the last invocation with its connections, or a new one if settings changed."""
+def _transports(settings: Settings) -> Callable[[bool], HttpTransport]:
+    """Return a function that returns a transport, for imports of the past or for other events.
+
+    The transports of the last invocation are used again, with their connections, unless settings changed.
+    """
     global _latest
     missing = [f"LEANBASE_{name.upper()}" for name in HttpTransport.requires if not getattr(settings, name)]
     if missing:
         # Raised before anything is taken from the source, so nothing is lost.
         raise ConfigError(f"the relay needs {' and '.join(missing)} in its environment")
     if _latest is None or _latest[0] != settings:
-        _latest = settings, HttpTransport.from_settings(settings)
-    return _latest[1]
+        _latest = settings, {}
+    known = _latest[1]
+
+    def transport_for(historical: bool) -> HttpTransport:
+        if historical not in known:
+            of_kind = replace(settings, historical_migration=historical or settings.historical_migration)
+            known[historical] = HttpTransport.from_settings(of_kind)
+        return known[historical]
+
+    return transport_for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from ..errors import RejectedError
@@ -23,12 +23,13 @@ class Delivery:
     """Delivers the events of one invocation.
 
     Args:
-        transport: Where events go. It must not retain events.
+        transport_for: Returns where events go: imports of the past with `True`, all others with `False`.
+            These transports must not retain events.
         deadline: The time by which the invocation must end.
     """
 
-    def __init__(self, transport: BaseTransport, deadline: Deadline) -> None:
-        self._transport = transport
+    def __init__(self, transport_for: Callable[[bool], BaseTransport], deadline: Deadline) -> None:
+        self._transport_for = transport_for
         self._deadline = deadline
         self._reading_until = deadline.remaining() * (1 - READING_SHARE)
 
@@ -56,8 +57,14 @@ class Delivery:
         return failures
 
     def _send(self, records: Mapping[Key, Sequence[EncodedEvent]]) -> Receipt:
-        events = [event for events in records.values() for event in events]
-        return self._transport.send(events, deadline=self._deadline) if events else Receipt()
+        receipt = Receipt()
+        for historical in (False, True):  # in requests of their own
+            events = [
+                each for events in records.values() for each in events if each.is_historical is historical
+            ]
+            if events:
+                receipt += self._transport_for(historical).send(events, deadline=self._deadline)
+        return receipt
 
 
 def _failed(records: Mapping[Key, Sequence[EncodedEvent]], receipt: Receipt) -> dict[Key, Exception]:

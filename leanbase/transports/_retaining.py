@@ -103,7 +103,7 @@ class RetainingTransport(BaseTransport):
         self.is_disabled: Callable[[], bool] = lambda: False
         self.ledger = Ledger(limit, limit_bytes, drops_oldest=not waits_for_room)
         self.waits_for_room = waits_for_room
-        self._inner = inner
+        self.inner = inner
         self._is_attached = False
         self._is_watched = False
         self._watches_collected = False
@@ -414,12 +414,12 @@ class RetainingTransport(BaseTransport):
         if not batch:
             return Receipt()
         try:
-            receipt = _checked(self._inner.send(batch, deadline=deadline), "send")
+            receipt = _checked(self.inner.send(batch, deadline=deadline), "send")
             _check_count(receipt, len(batch))
             return receipt
         except Exception as error:
             raise_interrupt(error)
-            name = type(self._inner).__name__
+            name = type(self.inner).__name__
             logger.error(
                 "transport %s: %s; %d event(s) are retained", name, _what_is_wrong("send", error), len(batch)
             )
@@ -429,10 +429,10 @@ class RetainingTransport(BaseTransport):
     def _ask(self, call: Literal["flush", "close"], deadline: Deadline) -> Receipt:
         """Call a method of the inner transport. Log its errors: they must not cost the caller its receipt."""
         try:
-            return _checked(getattr(self._inner, call)(deadline=deadline), call)
+            return _checked(getattr(self.inner, call)(deadline=deadline), call)
         except Exception as error:
             raise_interrupt(error)
-            logger.error("transport %s: %s", type(self._inner).__name__, _what_is_wrong(call, error))
+            logger.error("transport %s: %s", type(self.inner).__name__, _what_is_wrong(call, error))
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt()
 
@@ -514,7 +514,7 @@ class RetainingTransport(BaseTransport):
 
     def warm_up(self, *, deadline: Deadline) -> None:
         """Warm up the inner transport."""
-        self._inner.warm_up(deadline=deadline)
+        self.inner.warm_up(deadline=deadline)
 
 
 _FLY = RetainingTransport._fly.__code__

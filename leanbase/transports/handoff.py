@@ -1,8 +1,9 @@
 """The format of the messages that hand events to a queue or a log, and that the relay reads.
 
 A message is one JSON object: `{"leanbase": 1, "events": [...]}` or `{"leanbase": 1, "gzip": "<base64>"}`. The
-second contains a message of the first kind, compressed. Readers ignore unknown keys. Any other version number
-means an incompatible format.
+second contains a message of the first kind, compressed. With the member `"historical_migration": true` the
+events are an import of the past. Readers ignore unknown keys. Any other version number means an incompatible
+format.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from ..errors import EventTooLargeError, InvalidEventError
-from ..events.encoding import MAX_EVENT_BYTES, EncodedEvent
+from ..events.encoding import MAX_EVENT_BYTES, EncodedEvent, HistoricalEncodedEvent
 from ..events.encoding import encode as encode_event
 from ..events.event import checked
 
@@ -29,6 +30,9 @@ A limit is necessary: a few hundred KB of gzip can decompress to a gigabyte.
 
 MAX_OTHER_CHARACTERS = 64 * 1024
 """The maximum length of a value outside the list of events, unless it is a string."""
+
+HISTORICAL = b'"historical_migration":true,'
+"""What `encode` gets as `more` for an import of the past."""
 
 _HEAD = b'{"leanbase":1,'
 _EVENTS = b'"events":['
@@ -91,11 +95,14 @@ def decode(message: str | bytes, position: int | None = None) -> list[EncodedEve
     """
     reader = _Reader(message)
     reader.read(position)
+    is_historical = reader.is_historical
     if reader.gzip is not None:
         reader = _Reader(_unpacked(reader.gzip))
         reader.read()
     if reader.events is None:
         raise UnreadableError("the message has no list of events")
+    if is_historical:
+        return [HistoricalEncodedEvent(event.uuid, event.body) for event in reader.events]
     return reader.events
 
 
@@ -109,6 +116,7 @@ class _Reader:
             raise UnreadableError("the message is not UTF-8") from None
         self.events: list[EncodedEvent] | None = None
         self.gzip: object = None
+        self.is_historical = False
 
     def read(self, start: int | None = None) -> None:
         """Read the object that begins at `start`; by default the whole string must be the object.
@@ -124,6 +132,9 @@ class _Reader:
             if name == "leanbase":
                 version, position = self._value(position)
                 _check_version(version)
+            elif name == "historical_migration":
+                found, position = self._value(position)
+                self.is_historical = found is True
             elif name == "gzip":
                 self.gzip, position = self._value(position)
             elif name == "events" and self._peek(position) == "[":

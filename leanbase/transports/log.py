@@ -9,6 +9,7 @@ import select
 import sys
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import DroppedError, TransportError
 from ..events.encoding import EncodedEvent
@@ -18,6 +19,9 @@ from . import handoff
 from .base import BaseTransport
 from .deadline import Deadline
 from .receipt import Receipt
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 logger = logging.getLogger("leanbase")
 
@@ -40,13 +44,20 @@ class LogTransport(BaseTransport):
 
     Args:
         descriptor: The file descriptor to write to. Default: stdout.
+        historical_migration: Whether to mark the events as a historical import.
 
     Example:
         >>> transport = LogTransport()
     """
 
-    def __init__(self, descriptor: int = STDOUT) -> None:
+    @classmethod
+    def from_settings(cls, settings: Settings) -> LogTransport:
+        """Create a transport that writes to stdout."""
+        return cls(historical_migration=settings.historical_migration)
+
+    def __init__(self, descriptor: int = STDOUT, *, historical_migration: bool = False) -> None:
         self._descriptor = descriptor
+        self._more = handoff.HISTORICAL if historical_migration else b""
         self._torn = False
         self._writes = 0
         self._reset_after_fork()
@@ -63,7 +74,7 @@ class LogTransport(BaseTransport):
         """
         receipt = Receipt()
         sent = 0
-        more = _json_log_members()
+        more = _json_log_members() + self._more
         for batch in handoff.split_by_size(events, MAX_LINE_BYTES - len(more)):
             line = handoff.encode(batch, more)
             if len(line) > MAX_LINE_BYTES:

@@ -151,7 +151,7 @@ class SpoolTransport(BaseTransport):
         deadline = deadline if self._write_first else with_reserve(deadline)
         if self._inner is not None:
             with self._turn(deadline) as has_turn:
-                if has_turn and self._replay(self._inner, deadline, written):
+                if has_turn and not self._replay(self._inner, deadline, written).has_retained:
                     return self._deliver(self._inner, events, written, deadline)
         return self._spool(events, written)
 
@@ -190,6 +190,17 @@ class SpoolTransport(BaseTransport):
             if has_turn:
                 self._replay(self._inner, deadline, None)
         return self._inner.flush(deadline=deadline)
+
+    def replay(self, *, deadline: Deadline) -> Receipt:
+        """Send stored events, and return their outcomes. Files that a running process writes are left to it.
+
+        Blocks until the deadline at the latest. Events that were already counted as spooled count here as
+        delivered, dropped or, if they are still stored, retained.
+        """
+        if self._inner is None:
+            return Receipt()
+        with self._turn(deadline) as has_turn:
+            return self._replay(self._inner, deadline, None) if has_turn else Receipt()
 
     def close(self, *, deadline: Deadline) -> Receipt:
         """Flush, and leave the events that could not be sent to the next process."""
@@ -273,29 +284,32 @@ class SpoolTransport(BaseTransport):
             return Receipt.retaining(events, "unavailable", TransportError("neither delivered nor spooled"))
         return Receipt(spooled=len(events))
 
-    def _replay(self, inner: BaseTransport, deadline: Deadline, until: _Written | None) -> bool:
+    def _replay(self, inner: BaseTransport, deadline: Deadline, until: _Written | None) -> Receipt:
         """Send the files of ended processes, then this process's file up to a position.
 
-        Unreadable files are skipped. Return False if some events of the others could not be sent.
+        Unreadable files are skipped. The receipt has retained events if some of the others could not be sent.
         """
         own = self._file
+        receipt = Receipt()
         for entry in sorted(_entries(self._directory), key=lambda entry: entry.name):
             if (own is not None and entry.name == own.name) or not self._is_ours(entry.name):
                 continue
             try:
                 with AbandonedFile.taken(entry.path) as file:
-                    if file is not None and not self._send_from(file, file.end, inner, deadline):
-                        return False
+                    if file is not None:
+                        receipt += self._send_from(file, file.end, inner, deadline)
+                        if receipt.has_retained:
+                            return receipt
             except OSError as error:
                 self._leave_alone(entry.name, error)
         if own is None:
-            return True
+            return receipt
         end = until.position if until is not None and until.file is own else own.end
         try:
-            return self._send_from(own, end, inner, deadline)
+            return receipt + self._send_from(own, end, inner, deadline)
         except OSError as error:
             self._leave_alone(own.name, error)
-            return True
+            return receipt
 
     def _is_ours(self, name: str) -> bool:
         if name in self._unusable:
@@ -304,17 +318,21 @@ class SpoolTransport(BaseTransport):
             return True
         return project_in(name) in ("", self._project, self._project[:KEY_CHARACTERS])
 
-    def _send_from(self, file: SpoolFile, until: int, inner: BaseTransport, deadline: Deadline) -> bool:
+    def _send_from(self, file: SpoolFile, until: int, inner: BaseTransport, deadline: Deadline) -> Receipt:
+        receipt = Receipt()
         for batch, positions in file.batches(until):
-            if deadline.expired:
-                return False
-            left = self._send_inner(inner, batch, deadline).retained_events() if batch else []
+            if deadline.expired and batch:
+                error = TransportError("no time was left to send", reason="deadline")
+                return receipt + Receipt.retaining(batch, error.reason, error)
+            part = self._send_inner(inner, batch, deadline) if batch else Receipt()
+            receipt += part
+            left = part.retained_events()
             self._done(file, batch, positions, left)
             if batch:
                 logger.info("%d of %d event(s) were sent from the spool", len(batch) - len(left), len(batch))
             if left:
-                return False
-        return True
+                break
+        return receipt
 
     def _done(
         self,
@@ -395,6 +413,25 @@ def make_private(directory: str) -> None:
             f"spool_directory {directory} must be a directory that only this user can access (mode 0700); "
             "a directory that does not exist yet is created"
         )
+
+
+class Stored(NamedTuple):
+    """A file of the spool: its name, its size in bytes, and whether a process of one project may send it."""
+
+    name: str
+    bytes: int
+    is_ours: bool
+
+
+def stored(directory: str, project: str) -> list[Stored]:
+    """Return the files in a directory that have events, for a process of a project."""
+    ours = ("", project, project[:KEY_CHARACTERS])
+    found = []
+    for entry in sorted(_entries(directory), key=lambda entry: entry.name):
+        with contextlib.suppress(FileNotFoundError):
+            size = entry.stat(follow_symlinks=False).st_size
+            found.append(Stored(entry.name, size, project_in(entry.name) in ours))
+    return found
 
 
 def _entries(directory: str) -> list[os.DirEntry[str]]:

@@ -25,6 +25,7 @@ from .receipt import Receipt
 
 if TYPE_CHECKING:
     from ..settings import Settings
+    from ._aws.sigv4 import Credentials
     from ._http.connection import Response
 
 logger = logging.getLogger("leanbase")
@@ -40,6 +41,7 @@ HEADERS = {
     "X-Amz-Target": "AmazonSQS.SendMessageBatch",
 }
 TOO_LONG = "BatchRequestTooLong"
+EMPTY_BATCH = "EmptyBatchRequest"
 REFUSED = "refused"
 FAULTS_OF_A_MESSAGE = frozenset({"InvalidMessageContents", "InvalidParameterValue"})
 THROTTLED = frozenset({"RequestThrottled", "Throttling", "KmsThrottled", "TooManyRequests"})
@@ -80,6 +82,7 @@ class SqsTransport(BaseTransport):
             go to the host of the URL, or to `AWS_ENDPOINT_URL_SQS` or `AWS_ENDPOINT_URL` if one is set.
         timeout: The maximum number of seconds for one attempt, including the time to connect.
         max_retries: The maximum number of attempts after the first, for one request.
+        historical_migration: Whether to mark the events as a historical import.
 
     Raises:
         ConfigError: The URL is not the URL of a queue, or there is no region.
@@ -96,9 +99,22 @@ class SqsTransport(BaseTransport):
     @classmethod
     def from_settings(cls, settings: Settings) -> SqsTransport:
         """Create a transport with the client's queue and limits."""
-        return cls(settings.queue_url or "", timeout=settings.timeout, max_retries=settings.max_retries)
+        return cls(
+            settings.queue_url or "",
+            timeout=settings.timeout,
+            max_retries=settings.max_retries,
+            historical_migration=settings.historical_migration,
+        )
 
-    def __init__(self, queue_url: str, *, timeout: float = 10.0, max_retries: int = 3) -> None:
+    def __init__(
+        self,
+        queue_url: str,
+        *,
+        timeout: float = 10.0,
+        max_retries: int = 3,
+        historical_migration: bool = False,
+    ) -> None:
+        self._more = handoff.HISTORICAL if historical_migration else b""
         self._queue_url = queue_url.strip()
         self._endpoint, self._name, self._region = _parsed(self._queue_url)
         self._is_fifo = self._name.endswith(".fifo")
@@ -142,6 +158,26 @@ class SqsTransport(BaseTransport):
             logger.debug("loading credentials ahead of the first send failed: %s", error)
         self._sender.warm_up(self._endpoint, deadline=deadline)
 
+    def credentials(self, deadline: Deadline) -> str:
+        """Find the credentials, and return in words where they are.
+
+        Raises:
+            TransportError: There are none.
+        """
+        self._credentials.current(deadline)
+        return self._credentials.place
+
+    def check(self, deadline: Deadline) -> None:
+        """Ask the queue to accept no messages, which it refuses in its own words if it may be sent to.
+
+        Raises:
+            TransportError: There is no such queue, it may not be sent to, or it does not answer.
+        """
+        credentials = self._credentials.current(deadline)
+        response = self._posted(_request(self._queue_url, ()), credentials, deadline)
+        if response.status != 200 and _failure(response.body)[0] != EMPTY_BATCH:
+            self._read_failure(response, ())
+
     def close(self, *, deadline: Deadline) -> Receipt:
         """End the waits between retries and close idle connections. Does not block."""
         self._sender.close(deadline)
@@ -158,13 +194,15 @@ class SqsTransport(BaseTransport):
         if not batch:
             return
         credentials = self._credentials.current(limit)
-        body = _request(self._queue_url, batch)
+        response = self._posted(_request(self._queue_url, batch), credentials, limit)
+        logger.debug("%d message(s) to the queue %s: %d", len(batch), self._name, response.status)
+        self._read(response, batch, work)
+
+    def _posted(self, body: bytes, credentials: Credentials, deadline: Deadline) -> Response:
         headers = signed(
             self._endpoint, body, HEADERS, credentials=credentials, region=self._region, service="sqs"
         )
-        response = self._sender.post(self._endpoint, body, headers, deadline=limit)
-        logger.debug("%d message(s) to the queue %s: %d", len(batch), self._name, response.status)
-        self._read(response, batch, work)
+        return self._sender.post(self._endpoint, body, headers, deadline=deadline)
 
     def _batch(self, work: _Work) -> list[_Message]:
         """Return the messages that fit into one request. Drop events that can never fit."""
@@ -186,16 +224,16 @@ class SqsTransport(BaseTransport):
 
     def _messages(self, work: _Work) -> Iterator[_Message]:
         for group, events in list(work.groups.items()):
-            for run in handoff.split_by_size(events, self._max_message_bytes):
+            for run in handoff.split_by_size(events, self._max_message_bytes - len(self._more)):
                 yield from self._fitting(run, group)
 
     def _fitting(self, events: Sequence[EncodedEvent], group: str) -> Iterator[_Message]:
         """Yield one message, or several if one would be too large. A single event may still be too large."""
-        body = handoff.encode(events)
+        body = handoff.encode(events, self._more)
         for character, escaped in _NONCHARACTERS:
             body = body.replace(character, escaped)
         if len(body) >= COMPRESS_FROM_BYTES:
-            body = min(body, handoff.encode_gzip(events), key=len)
+            body = min(body, handoff.encode_gzip(events, self._more), key=len)
         if len(body) > self._max_message_bytes and len(events) > 1:
             middle = len(events) // 2
             yield from self._fitting(events[:middle], group)

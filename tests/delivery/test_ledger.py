@@ -38,7 +38,7 @@ def test_a_failed_event_outside_a_scope_is_reported_while_a_scope_has_retained_e
         for _ in range(100):
             client.capture("in the scope", distinct_id="u")
         gate = GatedTransport()
-        client._current().outbox._transport._inner = gate
+        client._current().outbox._transport.inner = gate
         flushing = start_thread(client.flush)
         assert gate.begun.acquire(timeout=5)
         gate.outcomes = ["retained"]

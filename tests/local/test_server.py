@@ -1,7 +1,7 @@
 """The local ingestion server: it rejects invalid batches, listens on loopback only, and shows events in a table.
 
 Most tests send raw requests to a `LocalServer` in this process, over a real socket, because a client of the SDK sends
-no invalid batch. The tests of the command run `python -m leanbase.local`.
+no invalid batch. The tests of the command run `leanbase local`.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def test_events_in_a_database_file_outlive_the_server_and_are_private(tmp_path: 
 
 def test_the_command_prints_its_url_and_the_events_it_receives() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "leanbase.local", "--port", "0"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "leanbase", "local", "--port", "0"], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     with process, process.stdout as output:
@@ -232,7 +232,7 @@ def test_the_command_rejects_other_addresses_and_ports_in_use(local: LocalServer
         ("--port 99999", "port"),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "leanbase.local", *arguments.split()],
+            [sys.executable, "-m", "leanbase", "local", *arguments.split()],
             capture_output=True,
             text=True,
             timeout=30,

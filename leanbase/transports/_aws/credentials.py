@@ -33,6 +33,11 @@ class CredentialsSource:
             wanted = f"{user} without {ACCESS_KEY} and {SECRET_KEY} in the environment"
             raise MissingDependencyError(wanted, package="botocore", extra="aws")
 
+    @property
+    def place(self) -> str:
+        """Where the credentials are, in words."""
+        return "in the environment" if _of_environment() is not None else "through botocore"
+
     def current(self, deadline: Deadline) -> Credentials:
         """Return the current credentials.
 

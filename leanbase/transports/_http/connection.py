@@ -359,20 +359,32 @@ class _TLSPool(_Pool, HTTPSConnectionPool):
 
 def _manager_for(url: str) -> urllib3.PoolManager:
     options: dict[str, Any] = {"maxsize": POOLED_CONNECTIONS}
-    target = urlsplit(url)
-    if target.scheme == "https":
+    if urlsplit(url).scheme == "https":
         options["ssl_context"] = tls_context()
-    proxies = getproxies()
-    proxy = proxies.get(target.scheme) or proxies.get("all")
+    proxy = proxy_of(url)
     manager: urllib3.PoolManager
-    if proxy and not _is_past_proxy(target, proxies.get("no", "")):
-        address, credentials = _proxy(proxy)
+    if proxy is not None:
+        address, credentials = proxy
         headers = make_headers(proxy_basic_auth=credentials) if credentials else None
         manager = urllib3.ProxyManager(address, proxy_headers=headers, **options)
     else:
         manager = urllib3.PoolManager(**options)
     manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
     return manager
+
+
+def proxy_of(url: str) -> tuple[str, str | None] | None:
+    """Return the proxy of the environment for a URL: its URL, and its credentials as `user:password`.
+
+    Raises:
+        TransportError: The environment names one that is not a valid URL.
+    """
+    target = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(target.scheme) or proxies.get("all")
+    if not proxy or _is_past_proxy(target, proxies.get("no", "")):
+        return None
+    return _proxy(proxy)
 
 
 def _proxy(given: str) -> tuple[str, str | None]:

@@ -15,4 +15,4 @@ if __name__ == "__main__":
     for number in range(10):
         client.capture("e", distinct_id=number)
     print(client.stats()["handed_off"], "botocore" in sys.modules, "boto3" in sys.modules)
-    print(repr(client), repr(client._current().outbox._transport._inner))
+    print(repr(client), repr(client._current().outbox._transport.inner))

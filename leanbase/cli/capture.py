@@ -1,0 +1,61 @@
+"""`leanbase capture`: one event from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import Any
+
+from .. import errors
+from ..client import Leanbase
+from .parsing import command, pairs, value_of
+
+
+def add(commands: Any) -> None:
+    """Add the command and its arguments."""
+    parser = command(
+        commands,
+        "capture",
+        "Capture one event, and print its uuid once it is delivered.",
+        _run,
+        "leanbase capture 'deploy finished' --distinct-id ci -p version=1.4.2 -p seconds=42",
+    )
+    parser.add_argument("event", metavar="EVENT", help="the event's name")
+    parser.add_argument("--distinct-id", metavar="ID", help="the person (default: none)")
+    parser.add_argument(
+        "-p",
+        "--property",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a property; JSON where it parses, else a string",
+    )
+    parser.add_argument("--group", action="append", default=[], metavar="TYPE=KEY", help="a group")
+    parser.add_argument("--timestamp", metavar="TIME", help="when it happened (default: now)")
+    parser.add_argument("--uuid", metavar="UUID", help="the event's id (default: a new one)")
+
+
+def _run(options: argparse.Namespace) -> int:
+    properties = {name: value_of(value) for name, value in pairs(options.property, "-p").items()}
+    logging.getLogger("leanbase").setLevel(logging.ERROR)  # what fails is said at the end
+    failures: list[Exception] = []
+    client = Leanbase(on_error=lambda error, _: failures.append(error))
+    if client.disabled:
+        raise errors.ConfigError("the client is disabled; leanbase doctor says why")
+    uuid = client.capture(
+        options.event,
+        distinct_id=options.distinct_id,
+        properties=properties,
+        groups=pairs(options.group, "--group"),
+        timestamp=options.timestamp,
+        uuid=options.uuid,
+    )
+    receipt = client.shutdown()
+    stats = client.stats()
+    if uuid is None or not receipt or stats["dropped"]:
+        why = failures[0] if failures else "it is not valid, or a setting stops it"
+        print(f"leanbase: the event did not arrive: {why}; leanbase doctor checks each step", file=sys.stderr)
+        return 1
+    print(uuid)
+    return 0

@@ -1,0 +1,153 @@
+"""`leanbase import`: events of the past, from files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..historical import ImportReport, ImportStoppedError
+from ..historical.files import REJECTS_SUFFIX, STANDARD_INPUT, inputs, opened
+from ..historical.formats import EXPORTS
+from ..historical.formats.columns import Columns
+from ..historical.importer import Format, Importer, Progress, Source
+from ..settings import Settings, as_hooks
+from .parsing import command
+from .terminal import ProgressBar
+
+CONTAINERS = ("csv", "jsonl", "parquet")
+CHECKPOINT_SUFFIX = ".checkpoint"
+
+
+def add(commands: Any) -> None:
+    """Add the command and its arguments."""
+    parser = command(
+        commands,
+        "import",
+        "Import events of the past. Each event gets an id that is derived from its row, so that running it "
+        "twice counts once. An import that was ended continues where it was. Key and host come from the "
+        "settings.",
+        _run,
+        "leanbase import events.csv --event-column name --distinct-id-column user --timestamp-column at",
+        "leanbase import --format amplitude export.zip --dry-run",
+        "gunzip -c events.gz | leanbase import --format jsonl - --checkpoint events.checkpoint",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="files, folders, zip archives; - is stdin")
+    parser.add_argument("--format", choices=(*CONTAINERS, *EXPORTS), help="default: by the suffix")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--event-column", metavar="COLUMN", help="the event's name (default: event)")
+    which.add_argument("--event", metavar="NAME", help="one name for all events")
+    parser.add_argument("--distinct-id-column", metavar="COLUMN", help="the person (default: distinct_id)")
+    parser.add_argument("--timestamp-column", metavar="COLUMN", help="the time (default: timestamp)")
+    parser.add_argument("--uuid-column", metavar="COLUMN", help="the event's own id (default: none)")
+    parser.add_argument("--properties", metavar="COLUMNS", help="a,b: the properties (default: the others)")
+    parser.add_argument("--personless", action="store_true", help="import rows without a person, too")
+    parser.add_argument("--transport", metavar="NAME", help="http, or sqs (default: the setting)")
+    parser.add_argument("--rejects", metavar="FILE", help=f"rows that make no event (FILE{REJECTS_SUFFIX})")
+    parser.add_argument("--allow-rejects", action="store_true", help="exit 0 even if there are some")
+    parser.add_argument("--checkpoint", metavar="FILE", help=f"how far it is (FILE{CHECKPOINT_SUFFIX})")
+    parser.add_argument("--dry-run", action="store_true", help="read and map the rows; send nothing")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = Settings.resolve({"transport": options.transport})
+    if not settings.debug:
+        # The bar and the report say all of it; the transport would say it again for each request.
+        logging.getLogger("leanbase").setLevel(logging.CRITICAL)
+    bar = ProgressBar()
+    latest: list[Progress] = []
+
+    def on_progress(progress: Progress) -> None:
+        latest[:] = [progress]
+        if not options.quiet:
+            bar.show(progress)
+
+    beside = options.files[0].rstrip("/") if options.files[0] != STANDARD_INPUT else None
+    checkpoint = options.checkpoint or (beside and beside + CHECKPOINT_SUFFIX)
+    importer = Importer(
+        settings,
+        as_hooks(settings.before_send),
+        _sources(options),
+        options=_columns_of(options),
+        checkpoint=Path(checkpoint) if checkpoint else None,
+        rejects=Path(options.rejects or (beside or "import") + REJECTS_SUFFIX),
+        personless=options.personless,
+        dry_run=options.dry_run,
+        on_progress=on_progress,
+    )
+    try:
+        report = importer.run()
+    except ImportStoppedError as error:
+        bar.close()
+        _show(error.report, options)
+        print(f"leanbase: the import stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        bar.close()
+        _show(importer.report, options)
+        print("leanbase: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    finally:
+        bar.close()
+    _show(report, options, latest[-1].skipped if latest else 0)
+    return 0 if report or options.allow_rejects else 1
+
+
+def _columns_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments on which the events of a row depend."""
+    names = ("format", "event_column", "event", "distinct_id_column", "timestamp_column", "uuid_column")
+    return {name: getattr(options, name) for name in (*names, "properties")}
+
+
+def _sources(options: argparse.Namespace) -> list[Source]:
+    given = _columns_of(options)
+    export = EXPORTS.get(options.format)
+    if export is not None and any(value for name, value in given.items() if name != "format"):
+        raise ConfigError(f"--format {options.format} knows its columns: leave the options for columns out")
+    container = options.format if options.format in CONTAINERS else None
+    found = inputs(options.files, container, default="jsonl" if export is not None else None)
+    sources = []
+    for each in found:
+        columns = None
+        mapped: Format
+        if export is not None:
+            mapped = export
+        else:
+            columns = Columns(
+                event=options.event_column or "event",
+                name=options.event,
+                distinct_id=options.distinct_id_column or "distinct_id",
+                timestamp=options.timestamp_column or "timestamp",
+                uuid=options.uuid_column,
+                properties=options.properties.split(",") if options.properties else None,
+                is_text=each.container == "csv",
+            )
+            mapped = columns.event_of
+        sources.append(Source(partial(opened, each, columns), mapped, each.size))
+    return sources
+
+
+def _show(report: ImportReport, options: argparse.Namespace, skipped: int = 0) -> None:
+    if options.json:
+        print(json.dumps({**asdict(report), "dry_run": options.dry_run}))
+        return
+    passed_on = f"{report.delivered:,} delivered"
+    if report.handed_off:
+        passed_on = f"{report.handed_off:,} handed off" + (f", {passed_on}" if report.delivered else "")
+    if options.dry_run:
+        passed_on = f"{report.delivered:,} would be sent"
+    print(
+        f"{report.read:,} rows read: {passed_on}, {report.refused:,} refused, {report.rejected:,} rejected"
+        + (f"; {skipped:,} of them by earlier runs" if skipped else "")
+    )
+    if "rejects" in report.files:
+        print(f"rows that were not imported: {report.files['rejects']}")
+    if "checkpoint" in report.files:
+        print(f"checkpoint: {report.files['checkpoint']}")

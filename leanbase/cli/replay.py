@@ -1,0 +1,89 @@
+"""`leanbase replay`: sends what a spool holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from typing import Any
+
+from ..errors import ConfigError
+from ..settings import Settings
+from ..transports.deadline import Deadline
+from ..transports.http import HttpTransport
+from ..transports.receipt import Receipt
+from ..transports.spool import SpoolTransport, default_directory, project_of, stored
+from .parsing import command
+
+
+def add(commands: Any) -> None:
+    """Add the command and its arguments."""
+    parser = command(
+        commands,
+        "replay",
+        "Send the events that a spool holds, and report what became of them. Files of running processes are "
+        "left to these. Exits 1 if some events could not be sent.",
+        _run,
+        "leanbase replay",
+        "leanbase replay --directory /var/spool/leanbase --json",
+    )
+    parser.add_argument("--directory", metavar="DIRECTORY", help="the spool (default: the setting)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = Settings.resolve({"spool_directory": options.directory})
+    missing = [f"LEANBASE_{name.upper()}" for name in HttpTransport.requires if not getattr(settings, name)]
+    if missing:
+        raise ConfigError(f"set {' and '.join(missing)}")
+    if not settings.debug:
+        logging.getLogger("leanbase").setLevel(logging.CRITICAL)  # the report says it
+    directory = settings.spool_directory or default_directory()
+    project = project_of(settings.api_key, settings.host)
+    inner = HttpTransport.from_settings(settings)
+    spool = SpoolTransport(directory, inner, project=project, max_bytes=settings.spool_max_bytes)
+    receipt = _replayed(spool, settings.send_deadline)
+    spool.close(deadline=Deadline.after(0.0))
+    left = stored(directory, project)
+    failures = {str(group.error) for group in receipt.groups}
+    refused = sum(len(group.events) for group in receipt.groups if group.outcome == "dropped")
+    report = {
+        "directory": directory,
+        "delivered": receipt.delivered,
+        "refused": refused,
+        "left_files": sum(each.is_ours for each in left),
+        "left_bytes": sum(each.bytes for each in left if each.is_ours),
+        "files_of_other_projects": sum(not each.is_ours for each in left),
+        "reasons": sorted(failures),
+    }
+    if options.json:
+        print(json.dumps(report))
+    else:
+        _show(report, is_away=receipt.has_retained)
+    for reason in sorted(failures):
+        print(f"leanbase: {reason}", file=sys.stderr)
+    return 1 if receipt.has_retained or refused else 0
+
+
+def _replayed(spool: SpoolTransport, seconds: float) -> Receipt:
+    """Send until nothing is left, or nothing gets through."""
+    receipt = Receipt()
+    while True:
+        part = spool.replay(deadline=Deadline.after(seconds, "full"))
+        receipt += part.without(part.retained_events())
+        if not part.has_retained:
+            return receipt
+        if not part.delivered:
+            return receipt + part.without(
+                each.event for each in part.undelivered if each.outcome == "dropped"
+            )
+
+
+def _show(report: dict[str, Any], *, is_away: bool) -> None:
+    print(f"{report['delivered']:,} events sent, {report['refused']:,} refused")
+    if report["left_files"]:
+        why = "still stored" if is_away else "in use by running processes"
+        print(f"{report['left_files']} file(s) with {report['left_bytes']:,} bytes are {why}")
+    if report["files_of_other_projects"]:
+        print(f"{report['files_of_other_projects']} file(s) belong to another key or host")

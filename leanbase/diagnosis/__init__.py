@@ -1,0 +1,73 @@
+"""Says why events do not arrive: `leanbase.doctor()` and `leanbase doctor`.
+
+`configuration` checks what needs no network, `network` the way to the server, and `stores` the queue, the spool
+and flag definitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..delivery import factory
+from ..errors import ConfigError
+from ..events.event import Draft
+from ..pipeline import Pipeline
+from ..settings import Settings
+from ..transports.deadline import Deadline
+from ..transports.memory import MemoryTransport
+from . import configuration, network, stores
+from .report import Diagnosis, Status, Step, timed
+
+__all__ = ["Diagnosis", "Status", "Step", "diagnose"]
+
+SECONDS = 12.0
+"""The time for all steps together."""
+
+SEND_SECONDS = 5.0
+EVENT = "leanbase doctor"
+
+
+def diagnose(*, send: bool = False) -> Diagnosis:
+    """Check each step on the way of an event. See `leanbase.doctor`."""
+    return Diagnosis(tuple(_steps(send, Deadline.after(SECONDS))))
+
+
+def _steps(send: bool, deadline: Deadline) -> Iterator[Step]:
+    settings, step = configuration.resolved()
+    yield step
+    if settings is None:
+        return
+    named = {each for each in (settings.transport, settings.fallback) if isinstance(each, str)}
+    ways = {"http" if each == "buffered" else each for each in named}
+    if ways & {"http", "spool"}:
+        yield from configuration.address(settings)
+        if settings.host and settings.api_key:
+            yield from network.steps(settings.host, settings.api_key, deadline)
+    if "sqs" in ways:
+        yield from stores.queue(settings, deadline)
+    if "spool" in ways:
+        yield stores.spool(settings)
+    yield from stores.flags(settings, deadline)
+    if send:
+        yield _send(settings, deadline.at_most(SEND_SECONDS))
+
+
+@timed("send")
+def _send(settings: Settings, deadline: Deadline) -> Step:
+    """Send one event without a person, and report its outcome."""
+    try:
+        transport = factory.create_bare(replace(settings, max_retries=0))
+    except ConfigError as error:
+        return Step("send", "failed", str(error))
+    pipeline = Pipeline(replace(settings, transport=MemoryTransport(), fallback=None))
+    draft = Draft(EVENT, {"$process_person_profile": False}, EVENT, None, None, None, with_runtime=True)
+    event = pipeline.encoded(draft)
+    if event is None:
+        return Step("send", "failed", "before_send dropped the event", "let the hook return the event")
+    receipt = transport.send([event], deadline=deadline)
+    transport.close(deadline=deadline)
+    if receipt.groups:
+        return Step("send", "failed", str(receipt.groups[0].error), "the steps above say more")
+    how = "delivered" if receipt.delivered else "handed off" if receipt.handed_off else "stored"
+    return Step("send", "ok", f"the event {EVENT!r} was {how}")

@@ -1,0 +1,93 @@
+"""Checks that need no network: the settings, the key and the host."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..delivery import factory
+from ..errors import ConfigError
+from ..settings import LOOPBACK_HOSTS, Settings, forget_warnings
+from .report import Step
+
+SECRET_PREFIXES = ("phs_", "phx_")
+"""How the keys begin that may read a project. The key for events begins with `phc_`."""
+
+
+class _Warnings(logging.Handler):
+    """Collects what the settings warn about."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def resolved() -> tuple[Settings | None, Step]:
+    """Return the settings as the process has them, or `None` if they are unusable, and the step."""
+    logger = logging.getLogger("leanbase")
+    handler = _Warnings()
+    propagates, logger.propagate = logger.propagate, False
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        forget_warnings()
+        settings = Settings.resolve({})
+        missing = factory.missing_settings(settings)
+    except ConfigError as error:
+        return None, Step("settings", "failed", str(error))
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
+        logger.setLevel(level)
+    return settings, _step(settings, missing, handler.texts)
+
+
+def _step(settings: Settings, missing: list[str], warnings: list[str]) -> Step:
+    off = {"disabled": settings.disabled, "opted_out": settings.opted_out, "send=False": not settings.send}
+    stopped = [name for name, is_off in off.items() if is_off]
+    if stopped:
+        found = f"the client sends nothing: {', '.join(stopped)}"
+        return Step("settings", "failed", found, "remove this setting")
+    if missing:
+        variables = " and ".join(f"LEANBASE_{name.upper()}" for name in missing)
+        found = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
+        return Step("settings", "failed", found, f"set {variables}, or leanbase.{missing[0]} in code")
+    if settings.timeout > settings.send_deadline:
+        warnings.append(
+            f"timeout ({settings.timeout:g} s) never applies: send_deadline ends a send after "
+            f"{settings.send_deadline:g} s"
+        )
+    way = _described(settings.transport)
+    if settings.fallback is not None:
+        way += f", fallback {_described(settings.fallback)}"
+    if not settings.sync_mode:
+        way += ", sync_mode off"
+    if warnings:
+        return Step("settings", "warning", f"transport {way}", "; ".join(warnings))
+    return Step("settings", "ok", f"transport {way}")
+
+
+def _described(transport: Any) -> str:
+    return transport if isinstance(transport, str) else type(transport).__name__
+
+
+def address(settings: Settings) -> Iterator[Step]:
+    """Check the key and the host, as far as they can be checked without a request."""
+    key, host = settings.api_key or "", settings.host
+    if key.startswith(SECRET_PREFIXES):
+        advice = "use the project API key; the secret key belongs in secret_key, where flags need it"
+        yield Step("key", "failed", "api_key is set to a secret key", advice)
+    elif key:
+        yield Step("key", "ok", "set")
+    if host:
+        parts = urlsplit(host)
+        if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+            yield Step("host", "warning", host, "use https://: the key and the events are sent unencrypted")
+        else:
+            yield Step("host", "ok", host)

@@ -1,0 +1,501 @@
+"""The way of a row: read, mapped, encoded, sent in a batch, and noted in the checkpoint in order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextvars import Context
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any
+
+from ..delivery import factory
+from ..errors import ConfigError, EventTooLargeError, InvalidEventError, LeanbaseError
+from ..events.encoding import EncodedEvent
+from ..events.event import Draft
+from ..pipeline import Pipeline
+from ..settings import BeforeSend, Settings
+from ..transports.memory import MemoryTransport
+from ..transports.receipt import Receipt
+from ..transports.spool import project_of
+from .checkpoint import Checkpoint
+from .lanes import LANES, Lanes, StoppedError
+from .rows import (
+    HistoricalEvent,
+    Rows,
+    UnusableRowError,
+    content_of,
+    derived_uuid,
+    digest_of,
+    own_uuid,
+    uuid_of,
+)
+
+logger = logging.getLogger("leanbase")
+
+MAX_BATCH_ROWS = 1000
+MAX_BATCH_BYTES = 1024 * 1024
+PROGRESS_SECONDS = 0.2
+COUNTED = ("read", "delivered", "handed_off", "refused", "rejected")
+
+Format = Callable[[Mapping[str, Any]], HistoricalEvent]
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What became of the rows of an import. True if every row was passed on.
+
+    Attributes:
+        read: The rows that were read, also by earlier runs with the same checkpoint. It is the sum of the
+            next four.
+        delivered: The rows whose events the server accepted.
+        handed_off: The rows whose events a queue accepted.
+        refused: The rows whose events the server refused for good.
+        rejected: The rows that make no event.
+        files: The files that the import wrote, by what they are: `"checkpoint"` and `"rejects"`.
+    """
+
+    read: int = 0
+    delivered: int = 0
+    handed_off: int = 0
+    refused: int = 0
+    rejected: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return not (self.refused or self.rejected)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an import is.
+
+    Attributes:
+        report: What became of the rows so far.
+        skipped: The rows that an earlier run had passed on.
+        fraction: The share of the files that is read, from 0 to 1; `None` if nobody knows their size.
+        waiting_for: What the import waits for, in words, or `None` if it does not wait.
+    """
+
+    report: ImportReport
+    skipped: int
+    fraction: float | None
+    waiting_for: str | None
+
+
+class ImportStoppedError(LeanbaseError):
+    """An import ended early. What was passed on is in the checkpoint, from which another run continues.
+
+    Attributes:
+        report: What became of the rows so far.
+    """
+
+    def __init__(self, reason: str, report: ImportReport) -> None:
+        super().__init__(reason)
+        self.report = report
+
+
+class Source:
+    """Rows that are read in order, with the format that maps them.
+
+    Args:
+        open: Opens the rows.
+        format: Maps the fields of a row to an event.
+        size: The size in bytes, or 0 if nobody knows.
+    """
+
+    def __init__(self, open: Callable[[], Rows], format: Format, size: int = 0) -> None:
+        self.open = open
+        self.format = format
+        self.size = size
+
+
+class _Batch:
+    """Rows that are sent together, and noted together.
+
+    Attributes:
+        events: The events of the rows.
+        owners: The index in `lines` of the row of each event.
+        lines: The number, the source's name and the content of each row.
+        problems: Why rows make no event, by their index in `lines`.
+        keys: What the checkpoint counts for these rows.
+        place: The file, the rows of it up to the end of this batch, and their digest.
+        future: The receipt, once the batch is being sent.
+    """
+
+    __slots__ = ("bytes", "events", "future", "keys", "lines", "owners", "place", "problems")
+
+    def __init__(self) -> None:
+        self.events: list[EncodedEvent] = []
+        self.owners: list[int] = []
+        self.lines: list[tuple[int, str, bytes]] = []
+        self.problems: dict[int, str] = {}
+        self.keys: list[int] = []
+        self.place: tuple[int, str, int, bytes] = (0, "", 0, b"")
+        self.bytes = 0
+        self.future: Future[Receipt] | None = None
+
+    def is_full(self, most: int) -> bool:
+        return len(self.events) >= most or len(self.lines) >= MAX_BATCH_ROWS or self.bytes >= MAX_BATCH_BYTES
+
+
+class Importer:
+    """One import, from its sources to its report.
+
+    Args:
+        settings: The settings of the client. `transport`, `fallback` and `max_retries` are the import's own.
+        hooks: The client's `before_send` hooks.
+        sources: The sources of the rows, in order.
+        options: What else the events depend on, such as the columns. A checkpoint is for one set of these.
+        checkpoint: The file of the checkpoint, or `None`.
+        rejects: The file for rows that make no event or are refused; `None` logs them.
+        personless: Whether rows without a person make events.
+        dry_run: Whether rows are only read and mapped, and nothing is sent or written.
+        on_progress: Called with the progress, several times a second.
+
+    Raises:
+        ConfigError: A setting is missing, or the checkpoint cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        hooks: Sequence[BeforeSend],
+        sources: Sequence[Source],
+        *,
+        options: Mapping[str, Any] | None = None,
+        checkpoint: Path | None = None,
+        rejects: Path | None = None,
+        personless: bool = False,
+        dry_run: bool = False,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> None:
+        if settings.disabled or settings.opted_out or not settings.send:
+            raise ConfigError("the client is disabled, opted out, or has send=False: nothing can be imported")
+        self._sources = sources
+        self._personless = personless
+        self._on_progress = on_progress
+        self._last_progress = 0.0
+        self._transport = (
+            MemoryTransport()
+            if dry_run
+            else factory.create_bare(
+                # The lanes try again, so one send is one attempt.
+                replace(settings, historical_migration=True, max_retries=0)
+            )
+        )
+        self._lanes = Lanes(self._transport, settings.send_deadline)
+        self._most_events = settings.flush_at
+        # This pipeline only builds and encodes: its transport never gets an event.
+        self._pipeline = Pipeline(
+            replace(
+                settings,
+                transport=MemoryTransport(),
+                fallback=None,
+                historical_migration=True,
+                is_server=False,
+                before_send=list(hooks) or None,
+            )
+        )
+        self._checkpoint = Checkpoint(
+            None if dry_run else checkpoint,
+            _fingerprint(settings, {"personless": personless, **(options or {})}),
+        )
+        self._done = self._checkpoint.files()
+        self._totals = {name: self._checkpoint.totals().get(name, 0) for name in COUNTED}
+        self._skipped = 0
+        self._rejects = _Rejects(
+            None if dry_run else rejects, self._checkpoint.totals().get("rejects_bytes", 0)
+        )
+        self._is_dry_run = dry_run
+        self._in_flight: deque[_Batch] = deque()
+        self._finished_bytes = 0
+        self._reading: Rows | None = None
+
+    @property
+    def report(self) -> ImportReport:
+        """What became of the rows so far, also of those of earlier runs with the same checkpoint."""
+        files = {"checkpoint": self._checkpoint.path, "rejects": self._rejects.written}
+        return ImportReport(
+            **self._totals, files={name: str(path) for name, path in files.items() if path is not None}
+        )
+
+    def run(self) -> ImportReport:
+        """Import everything. Blocks until each row has an outcome.
+
+        Raises:
+            ConfigError: A file cannot be imported, or is not the one that the checkpoint is of.
+            ImportStoppedError: The server refuses every event, or a file cannot be read to its end.
+        """
+        try:
+            # In a context of its own: tags, session and id of the caller are not those of the past.
+            return Context().run(self._run)
+        finally:
+            self._lanes.close()
+            self._checkpoint.close()
+            self._rejects.close()
+
+    def _run(self) -> ImportReport:
+        try:
+            for batch in self._batches():
+                if batch.events and not self._is_dry_run:
+                    batch.future = self._lanes.send(batch.events)
+                self._in_flight.append(batch)
+                self._settle(leave=LANES)
+            self._settle(leave=0)
+        except (StoppedError, KeyboardInterrupt) as error:
+            self._lanes.stop()
+            self._settle_finished()
+            if isinstance(error, StoppedError):
+                raise ImportStoppedError(str(error), self.report) from None
+            raise
+        self._tell(at_once=True)
+        return self.report
+
+    # --- reading ------------------------------------------------------------------------------------
+
+    def _batches(self) -> Iterator[_Batch]:
+        for number, source in enumerate(self._sources):
+            rows = self._reading = source.open()
+            try:
+                yield from self._of_source(number, source, rows)
+            except (OSError, EOFError, ValueError) as error:
+                what = getattr(error, "strerror", None) or error
+                raise StoppedError(f"{rows.name} cannot be read to its end: {what}") from error
+            finally:
+                getattr(rows, "close", lambda: None)()
+            self._finished_bytes += source.size
+        if len(self._done) > len(self._sources):
+            raise ConfigError("the checkpoint is of more files than these")
+
+    def _of_source(self, number: int, source: Source, rows: Rows) -> Iterator[_Batch]:
+        iterator = iter(rows)
+        running, count = self._skip(number, rows, iterator)
+        batch = _Batch()
+        contents: list[tuple[Any, bytes, bytes]] = []
+        for row in iterator:
+            content = rows.content(row)
+            digest = digest_of(content)
+            running.update(digest)
+            contents.append((row, content, digest))
+            count += 1
+            batch.bytes += len(content)
+            if len(contents) + len(batch.lines) >= self._most_events or batch.bytes >= MAX_BATCH_BYTES:
+                self._fill(batch, number, count, source, rows, contents)
+                contents = []
+                if batch.is_full(self._most_events):
+                    batch.place = number, rows.name, count, running.digest()
+                    yield batch
+                    batch = _Batch()
+        self._fill(batch, number, count, source, rows, contents)
+        batch.place = number, rows.name, count, running.digest()
+        yield batch
+
+    def _skip(self, number: int, rows: Rows, iterator: Iterator[Any]) -> tuple[Any, int]:
+        """Read the rows that an earlier run has passed on, and check that they are the same."""
+        done, expected = self._done[number] if number < len(self._done) else (0, b"")
+        running = sha256()
+        for count in range(done):
+            row = next(iterator, None)
+            if row is None:
+                raise ConfigError(self._other_file(rows, f"it has {count} rows, and {done} were passed on"))
+            running.update(digest_of(rows.content(row)))
+            self._skipped += 1
+            if not count % MAX_BATCH_ROWS:
+                self._tell()
+        if done and running.digest() != expected:
+            raise ConfigError(
+                self._other_file(rows, f"its first {done} rows are not those that were passed on")
+            )
+        return running, done
+
+    def _other_file(self, rows: Rows, why: str) -> str:
+        return f"the checkpoint {self._checkpoint.path} is of another file than {rows.name}: {why}"
+
+    def _fill(
+        self,
+        batch: _Batch,
+        number: int,
+        count: int,
+        source: Source,
+        rows: Rows,
+        contents: Sequence[tuple[Any, bytes, bytes]],
+    ) -> None:
+        """Map and encode rows, and add them to a batch."""
+        keys = [_key(number, digest) for _, _, digest in contents]
+        times = self._checkpoint.occurrences(keys)
+        batch.keys += keys
+        first = count - len(contents) + 1
+        for position, ((row, content, digest), before) in enumerate(zip(contents, times, strict=True)):
+            index = len(batch.lines)
+            batch.lines.append((first + position, rows.name, content))
+            try:
+                for event in self._events(source.format(rows.fields(row)), digest, before, batch):
+                    batch.events.append(event)
+                    batch.owners.append(index)
+            except (UnusableRowError, InvalidEventError) as error:
+                batch.problems[index] = str(error)
+            except EventTooLargeError as error:
+                batch.problems[index] = f"the event is too large: {error}"
+
+    def _events(
+        self, event: HistoricalEvent, digest: bytes, before: int, batch: _Batch
+    ) -> list[EncodedEvent]:
+        event.check(personless=self._personless)
+        uuid = own_uuid(event) or uuid_of(digest_of(digest + b"%d" % before) if before else digest)
+        if event.distinct_id is None:
+            event.distinct_id = derived_uuid("personless", uuid)
+            event.properties["$process_person_profile"] = False
+        made = [self._encoded(event.name, event.distinct_id, event.timestamp, event.properties, uuid)]
+        previous = event.previous_id
+        if previous is not None and previous != "" and previous != event.distinct_id:
+            made[:0] = self._link(str(event.distinct_id), str(previous), event.timestamp, batch)
+        return made
+
+    def _link(self, distinct_id: str, previous: str, timestamp: object, batch: _Batch) -> list[EncodedEvent]:
+        """Return the event that links two ids of one person, the first time that they appear together."""
+        content = content_of(["link", distinct_id, previous])
+        key = _key(-1, digest_of(content))
+        (before,) = self._checkpoint.occurrences([key])
+        batch.keys.append(key)
+        if before:
+            return []
+        properties = {"$anon_distinct_id": previous}
+        return [self._encoded("$identify", distinct_id, timestamp, properties, uuid_of(digest_of(content)))]
+
+    def _encoded(
+        self, name: object, distinct_id: object, timestamp: object, properties: dict[str, Any], uuid: str
+    ) -> EncodedEvent:
+        draft = Draft(str(name), properties, str(distinct_id), timestamp, uuid, None, with_tags=False)
+        event = self._pipeline.encoded(draft)
+        if event is None:
+            raise UnusableRowError("the client dropped the event: it is too large, or before_send dropped it")
+        return event
+
+    # --- outcomes -----------------------------------------------------------------------------------
+
+    def _settle(self, leave: int) -> None:
+        """Wait for the oldest batches, until this many are left, and note each."""
+        while len(self._in_flight) > leave:
+            future = self._in_flight[0].future
+            while future is not None and not future.done():
+                self._tell()
+                try:
+                    future.result(timeout=PROGRESS_SECONDS)
+                except FutureTimeoutError:
+                    continue
+            self._note(self._in_flight[0])
+            self._in_flight.popleft()
+            self._tell()
+
+    def _settle_finished(self) -> None:
+        """Note the batches that were passed on, up to the first that was not."""
+        self._lanes.close()
+        while self._in_flight:
+            future = self._in_flight[0].future
+            if future is not None and (future.cancelled() or future.exception() is not None):
+                return
+            self._note(self._in_flight[0])
+            self._in_flight.popleft()
+
+    def _note(self, batch: _Batch) -> None:
+        receipt = batch.future.result() if batch.future is not None else Receipt()
+        owners = {id(event): owner for event, owner in zip(batch.events, batch.owners, strict=True)}
+        refused = {
+            owners[id(event)]: str(group.error)
+            for group in receipt.groups
+            if group.outcome == "dropped"
+            for event in group.events
+        }
+        passed_on = len(batch.lines) - len(batch.problems) - len(refused)
+        totals = self._totals
+        totals["read"] += len(batch.lines)
+        totals["handed_off" if receipt.handed_off or receipt.spooled else "delivered"] += passed_on
+        totals["refused"] += len(refused)
+        totals["rejected"] += len(batch.problems)
+        for index, reason in sorted({**batch.problems, **refused}.items()):
+            number, name, content = batch.lines[index]
+            self._rejects.write(number, name, reason, content)
+        self._rejects.flush()
+        self._checkpoint.commit(batch.keys, batch.place, {**totals, "rejects_bytes": self._rejects.size})
+
+    def _tell(self, *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if self._on_progress is None or (not at_once and now - self._last_progress < PROGRESS_SECONDS):
+            return
+        self._last_progress = now
+        size = sum(source.size for source in self._sources)
+        position = self._reading.position() if self._reading is not None else 0
+        fraction = 1.0 if at_once else min(1.0, (self._finished_bytes + position) / size) if size else None
+        try:
+            self._on_progress(Progress(self.report, self._skipped, fraction, self._lanes.waiting_for))
+        except Exception as error:
+            logger.warning("on_progress raised %s; the import goes on", type(error).__name__)
+
+
+class _Rejects:
+    """The file of the rows that were not passed on, each with its number and the reason.
+
+    Only this user can read it. What a run wrote after its last checkpoint is cut off, and written again.
+    """
+
+    def __init__(self, path: Path | None, size: int) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self.size = size
+        self._said = 0
+
+    @property
+    def written(self) -> Path | None:
+        return self._path if self.size else None
+
+    def write(self, number: int, name: str, reason: str, content: bytes) -> None:
+        if self._path is None:
+            self._said += 1
+            if self._said == 1:
+                logger.warning(
+                    "row %d of %s is not imported: %s; others are only counted", number, name, reason
+                )
+            return
+        if self._file is None:
+            try:
+                descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+                os.ftruncate(descriptor, self.size)
+            except OSError as error:
+                raise ConfigError(f"{self._path} cannot be written: {error.strerror}") from error
+            self._file = os.fdopen(descriptor, "ab")
+        row = content.decode("utf-8", "backslashreplace")
+        try:
+            shown: Any = json.loads(row)
+        except (ValueError, RecursionError):
+            shown = row
+        line = json.dumps(
+            {"row": number, "file": name, "reason": reason, "content": shown}, ensure_ascii=True
+        )
+        self._file.write(line.encode() + b"\n")
+        self.size += len(line) + 1
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _key(number: int, digest: bytes) -> int:
+    """Return the number under which the checkpoint counts a row of a file; -1 is for links of ids."""
+    return int.from_bytes(digest[:8], "big", signed=True) ^ number
+
+
+def _fingerprint(settings: Settings, options: Mapping[str, Any]) -> str:
+    project = project_of(settings.api_key, settings.host)
+    return sha256(json.dumps([project, options], sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,151 @@
+"""Sends batches side by side, and waits out an outage of the server."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ..errors import RejectedError, TransportError
+from ..events.encoding import EncodedEvent
+from ..transports.base import BaseTransport
+from ..transports.deadline import Deadline
+from ..transports.receipt import OutcomeGroup, Receipt
+
+LANES = 8
+"""The number of requests in flight. More do not help: encoding takes the time of one core."""
+
+FIRST_WAIT_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 30.0
+CLOSE_SECONDS = 5.0
+OF_AN_EVENT = frozenset({400, 413, 422})
+"""Refusals that may be about one event of a batch. Every other one would meet all events."""
+
+
+class StoppedError(Exception):
+    """The import must end: its user has to change something first, or has interrupted it."""
+
+
+class Lanes:
+    """Several threads that each send one batch at a time, over kept-alive connections.
+
+    While the server is away, one lane tries again, and the others wait for it.
+
+    Args:
+        transport: Where events go. It must not retain events.
+        seconds: The maximum seconds for one send.
+    """
+
+    def __init__(self, transport: BaseTransport, seconds: float) -> None:
+        self._transport = transport
+        self._seconds = seconds
+        self._pool = ThreadPoolExecutor(LANES, thread_name_prefix="leanbase-import")
+        self._changed = threading.Condition()
+        self._failures = 0
+        self._is_trying = False
+        self._next_try = 0.0
+        self._problem = ""
+        self._is_stopped = False
+        self._has_passed_on = False
+
+    def send(self, events: Sequence[EncodedEvent]) -> Future[Receipt]:
+        """Begin to send a batch. The future has the receipt, or raises `StoppedError`.
+
+        The events that the receipt has as dropped are those that the server refuses for good.
+        """
+        return self._pool.submit(self._delivered, events)
+
+    @property
+    def waiting_for(self) -> str | None:
+        """What the import waits for, in words, or `None` if it does not wait."""
+        with self._changed:
+            if not self._failures:
+                return None
+            seconds = self._next_try - time.monotonic()
+            when = f"next try in {seconds:.0f} s" if seconds >= 1 else "trying again"
+            return f"{self._problem}; {when}"
+
+    def stop(self) -> None:
+        """Let no request begin any more."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wait for the requests in flight, and close the connections."""
+        self.stop()
+        self._pool.shutdown(cancel_futures=True)
+        self._transport.close(deadline=Deadline.after(CLOSE_SECONDS))
+
+    def _delivered(self, events: Sequence[EncodedEvent]) -> Receipt:
+        receipt = Receipt()
+        while events:
+            part = self._attempt(events)
+            refused = [group for group in part.groups if group.outcome == "dropped"]
+            events = part.retained_events()
+            receipt += Receipt(part.delivered, part.handed_off, part.spooled)
+            for group in refused:
+                receipt += self._refused(group)
+        return receipt
+
+    def _refused(self, group: OutcomeGroup) -> Receipt:
+        """Find the events that the server refuses, in halves: one of them makes it refuse a whole request."""
+        error = group.error
+        if isinstance(error, RejectedError) and error.status not in OF_AN_EVENT:
+            raise self._stopped(str(error))
+        if len(group.events) == 1 or not isinstance(error, RejectedError):
+            return Receipt.dropping(group.events, group.reason, error)
+        middle = len(group.events) // 2
+        found = self._delivered(group.events[:middle]) + self._delivered(group.events[middle:])
+        if len(found.undelivered) == len(group.events) and not self._has_passed_on:
+            raise self._stopped(f"the server refuses every event of the first batch: {error}")
+        return found
+
+    def _stopped(self, reason: str) -> StoppedError:
+        self.stop()
+        return StoppedError(reason)
+
+    def _attempt(self, events: Sequence[EncodedEvent]) -> Receipt:
+        """Send once, in turn with the other lanes while the server is away."""
+        is_trial = self._turn()
+        receipt = Receipt()
+        try:
+            # `last_chance`: the waits here take the place of those of the circuit breaker.
+            receipt = self._transport.send(events, deadline=Deadline.after(self._seconds, "full"))
+        finally:
+            with self._changed:
+                self._is_trying = self._is_trying and not is_trial
+                if receipt.delivered or receipt.handed_off or receipt.spooled:
+                    self._has_passed_on = True
+                if receipt.has_retained:
+                    self._note_failure([group for group in receipt.groups if group.outcome == "retained"][-1])
+                else:
+                    self._failures = 0
+                self._changed.notify_all()
+        return receipt
+
+    def _turn(self) -> bool:
+        """Wait until this lane may send. Return whether it is the one that tries again."""
+        with self._changed:
+            while not self._is_stopped:
+                if not self._failures:
+                    return False
+                seconds = self._next_try - time.monotonic()
+                if seconds <= 0 and not self._is_trying:
+                    self._is_trying = True
+                    return True
+                self._changed.wait(max(seconds, 0.0) or None)
+            raise StoppedError("the import was stopped")
+
+    def _note_failure(self, group: OutcomeGroup) -> None:
+        error = group.error
+        self._problem = str(error)
+        if isinstance(error, TransportError) and (error.reason == "refused" or not error.mends_soon):
+            self._is_stopped = True
+            raise StoppedError(self._problem)
+        self._failures += 1
+        backoff = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(self._failures, 10))
+        wait = backoff * (1 - random.random() / 2)  # noqa: S311 - jitter
+        self._next_try = time.monotonic() + max(wait, getattr(error, "retry_after", None) or 0.0)
