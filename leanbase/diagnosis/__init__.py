@@ -1,7 +1,7 @@
 """Says why events do not arrive: `leanbase.doctor()` and `leanbase doctor`.
 
-`configuration` checks what needs no network, `network` the way to the server, and `stores` the queue, the spool
-and flag definitions.
+`configuration` checks what needs no network, `network` the way to the server, and `stores` the queue, the
+spool and flag definitions.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def _steps(send: bool, deadline: Deadline) -> Iterator[Step]:
     named = {each for each in (settings.transport, settings.fallback) if isinstance(each, str)}
     ways = {"http" if each == "buffered" else each for each in named}
     if ways & {"http", "spool"}:
-        yield from configuration.address(settings)
-        if settings.host and settings.api_key:
+        steps = list(configuration.address(settings))
+        yield from steps
+        if settings.host and settings.api_key and all(step.status != "failed" for step in steps):
             yield from network.steps(settings.host, settings.api_key, deadline)
     if "sqs" in ways:
         yield from stores.queue(settings, deadline)

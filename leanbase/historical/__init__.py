@@ -37,16 +37,16 @@ def import_events(
     same events, which the server counts once. The events are marked as an import of the past. They have no
     properties of this machine, and those of no context.
 
-    Blocks until every row has an outcome. While the server is away, or asks to wait, the import waits, without
-    a limit. Several requests are in flight. Call it in a thread, not on an event loop.
+    Blocks until every row has an outcome. While the server is away, or asks to wait, the import waits,
+    without a limit. Several requests are in flight. Call it in a thread, not on an event loop.
 
     Args:
         rows: The rows, in an order that is the same in each run. They may come from a generator: only a few
             hundred are in memory.
         client: The client whose settings and hooks are used. Default: the settings of the module and the
             environment. Its transport may be `"http"` or `"sqs"`, or any other that does not retain events.
-        checkpoint: A file that remembers how far the import is. With it, another call continues after the last
-            row that was passed on, and does not send earlier rows again. It belongs to these rows.
+        checkpoint: A file that remembers how far the import is. With it, another call continues after the
+            last row that was passed on, and does not send earlier rows again. It belongs to these rows.
         rejects: A file to which rows are written that make no event, or that the server refuses, with the
             reason. Without it they are counted, and the first is logged.
         personless: Whether a row without a `distinct_id` makes an event without a person. Default: it is

@@ -56,7 +56,11 @@ class Checkpoint:
             self._database = sqlite3.connect(
                 str(path or ""), isolation_level=None, check_same_thread=False, timeout=0.0
             )
-            self._begin(fingerprint)
+            try:
+                self._begin(fingerprint)
+            except BaseException:
+                self._database.close()  # it holds the lock
+                raise
         except (OSError, sqlite3.Error) as error:
             if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
                 raise ConfigError(f"another import uses the checkpoint {path}") from error

@@ -157,12 +157,15 @@ class CsvRows:
         self._reader = csv.reader(text)
         self._text = text
         try:
-            self._names = next(self._reader, None)
-        except csv.Error as error:
+            self._names = next(self._reader, [])
+            if not self._names:
+                raise ConfigError(f"{self.name} has no header")
+            check(self._names)
+        except (csv.Error, ConfigError) as error:
+            self.close()
+            if isinstance(error, ConfigError):
+                raise
             raise ConfigError(f"the header of {self.name} cannot be read: {error}") from error
-        if not self._names:
-            raise ConfigError(f"{self.name} has no header")
-        check(self._names)
 
     def __iter__(self) -> Iterator[Any]:
         reader = self._reader
@@ -181,7 +184,7 @@ class CsvRows:
     def fields(self, row: Any) -> Mapping[str, Any]:
         if isinstance(row, UnusableRowError):
             raise row
-        names = self._names or ()
+        names = self._names
         if len(row) != len(names):
             raise UnusableRowError(f"the row has {len(row)} cells, and the header {len(names)}")
         if not all(map(str.isascii, row)) and not _is_utf8(row):
@@ -255,11 +258,14 @@ class ParquetRows:
         self._raw = source.open()
         try:
             self._file = ParquetFile(self._raw)
-        except ArrowException as error:
+            check(self._file.schema_arrow.names)
+        except (ArrowException, ConfigError) as error:
+            self._raw.close()
+            if isinstance(error, ConfigError):
+                raise
             raise ConfigError(f"{self.name} cannot be read as Parquet: {error}") from error
         self._size = source.size
         self._rows = 0
-        check(self._file.schema_arrow.names)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._file.iter_batches(batch_size=ROWS_OF_PARQUET):

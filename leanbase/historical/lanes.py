@@ -47,7 +47,7 @@ class Lanes:
         self._is_trying = False
         self._next_try = 0.0
         self._problem = ""
-        self._is_stopped = False
+        self._reason = ""
         self._has_passed_on = False
 
     def send(self, events: Sequence[EncodedEvent]) -> Future[Receipt]:
@@ -67,11 +67,12 @@ class Lanes:
             when = f"next try in {seconds:.0f} s" if seconds >= 1 else "trying again"
             return f"{self._problem}; {when}"
 
-    def stop(self) -> None:
-        """Let no request begin any more."""
+    def stop(self, reason: str = "the import was interrupted") -> StoppedError:
+        """Let no request begin any more. Return the error to raise, with the reason of the first call."""
         with self._changed:
-            self._is_stopped = True
+            self._reason = self._reason or reason
             self._changed.notify_all()
+            return StoppedError(self._reason)
 
     def close(self) -> None:
         """Wait for the requests in flight, and close the connections."""
@@ -94,42 +95,39 @@ class Lanes:
         """Find the events that the server refuses, in halves: one of them makes it refuse a whole request."""
         error = group.error
         if isinstance(error, RejectedError) and error.status not in OF_AN_EVENT:
-            raise self._stopped(str(error))
+            raise self.stop(str(error))
         if len(group.events) == 1 or not isinstance(error, RejectedError):
             return Receipt.dropping(group.events, group.reason, error)
         middle = len(group.events) // 2
         found = self._delivered(group.events[:middle]) + self._delivered(group.events[middle:])
         if len(found.undelivered) == len(group.events) and not self._has_passed_on:
-            raise self._stopped(f"the server refuses every event of the first batch: {error}")
+            raise self.stop(f"the server refuses every event of the first batch: {error}")
         return found
-
-    def _stopped(self, reason: str) -> StoppedError:
-        self.stop()
-        return StoppedError(reason)
 
     def _attempt(self, events: Sequence[EncodedEvent]) -> Receipt:
         """Send once, in turn with the other lanes while the server is away."""
         is_trial = self._turn()
-        receipt = Receipt()
         try:
             # `last_chance`: the waits here take the place of those of the circuit breaker.
             receipt = self._transport.send(events, deadline=Deadline.after(self._seconds, "full"))
-        finally:
-            with self._changed:
-                self._is_trying = self._is_trying and not is_trial
-                if receipt.delivered or receipt.handed_off or receipt.spooled:
-                    self._has_passed_on = True
-                if receipt.has_retained:
-                    self._note_failure([group for group in receipt.groups if group.outcome == "retained"][-1])
-                else:
-                    self._failures = 0
-                self._changed.notify_all()
+        except Exception as error:  # a transport should not raise
+            receipt = Receipt.retaining(events, "failed", error)
+        with self._changed:
+            self._is_trying = self._is_trying and not is_trial
+            self._changed.notify_all()
+            if receipt.delivered or receipt.handed_off or receipt.spooled:
+                self._has_passed_on = True
+            if receipt.has_retained:
+                group = [each for each in receipt.groups if each.outcome == "retained"][-1]
+                self._note_failure(group, is_trial)
+            elif is_trial:  # others that succeed began before the server was known to be away
+                self._failures = 0
         return receipt
 
     def _turn(self) -> bool:
         """Wait until this lane may send. Return whether it is the one that tries again."""
         with self._changed:
-            while not self._is_stopped:
+            while not self._reason:
                 if not self._failures:
                     return False
                 seconds = self._next_try - time.monotonic()
@@ -137,15 +135,16 @@ class Lanes:
                     self._is_trying = True
                     return True
                 self._changed.wait(max(seconds, 0.0) or None)
-            raise StoppedError("the import was stopped")
+            raise StoppedError(self._reason)
 
-    def _note_failure(self, group: OutcomeGroup) -> None:
+    def _note_failure(self, group: OutcomeGroup, is_trial: bool) -> None:
         error = group.error
         self._problem = str(error)
         if isinstance(error, TransportError) and (error.reason == "refused" or not error.mends_soon):
-            self._is_stopped = True
-            raise StoppedError(self._problem)
+            raise self.stop(self._problem)
+        if self._failures and not is_trial:
+            return  # it began before the server was known to be away
         self._failures += 1
-        backoff = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(self._failures, 10))
+        backoff = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(self._failures - 1, 10))
         wait = backoff * (1 - random.random() / 2)  # noqa: S311 - jitter
         self._next_try = time.monotonic() + max(wait, getattr(error, "retry_after", None) or 0.0)

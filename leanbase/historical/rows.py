@@ -7,14 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from hashlib import sha1
+from itertools import islice
 from typing import Any, Protocol
 from uuid import NAMESPACE_URL, UUID
 
-from ..errors import InvalidEventError
+from ..errors import EventTooLargeError, InvalidEventError
 from ..events.contexts import coerce_id
 from ..events.encoding import json_writer, sanitize
 from ..events.event import checked_name
 
+MAX_CHARACTERS_SHOWN = 1000
 FIELDS = ("event", "distinct_id", "timestamp", "properties", "uuid", "groups")
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -149,12 +151,22 @@ def with_groups(properties: Mapping[str, Any], groups: Any) -> dict[str, Any]:
 
 def content_of(value: Any) -> bytes:
     """Return any value as bytes that are the same for equal values."""
-    return to_json(_ordered(sanitize(value)))
+    try:
+        return to_json(_ordered(sanitize(value)))
+    except EventTooLargeError:
+        return to_json(_shortened(value))
 
 
 def to_json(value: Any) -> bytes:
     """Return plain values as JSON. Halves of surrogate pairs are escaped."""
     return _write(value).encode("utf-8", "backslashreplace")
+
+
+def _shortened(value: Any) -> Any:
+    """Return what of a row that is too large for an event tells it from others."""
+    if isinstance(value, Mapping):
+        value = {str(name): str(each)[:MAX_CHARACTERS_SHOWN] for name, each in islice(value.items(), 100)}
+    return _ordered(sanitize(value)) if isinstance(value, dict) else type(value).__name__
 
 
 def _ordered(value: Any) -> Any:

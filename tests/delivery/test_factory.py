@@ -75,10 +75,10 @@ def test_options_choose_a_transport(options: Any, kind: type[BaseTransport]) -> 
 def test_a_spool_wraps_the_transport_that_it_is_the_fallback_of(tmp_path: Path) -> None:
     transport = create_transport(fallback="spool", spool_directory=tmp_path / "spool")
     assert type(transport) is SpoolTransport
-    assert type(transport.inner) is HttpTransport
+    assert type(transport._inner) is HttpTransport
     assert not transport._write_first
     alone = create_transport(transport="spool", spool_directory=tmp_path / "spool")
-    assert type(alone.inner) is HttpTransport
+    assert type(alone._inner) is HttpTransport
     assert alone._write_first
 
 

@@ -155,11 +155,11 @@ class FaultServer:
             connection.close()
 
     def _serve_one(self, connection: socket.socket, reader: Any, number: int) -> bool:
-        line = reader.readline().decode().strip()
+        line = reader.readline().decode(errors="replace").strip()
         if not line:
             return False
         headers: dict[str, str] = {}
-        while (header := reader.readline().decode()).strip():
+        while (header := reader.readline().decode(errors="replace")).strip():
             name, _, value = header.partition(":")
             headers[name.strip().lower()] = value.strip()
         length = int(headers.get("content-length", 0))

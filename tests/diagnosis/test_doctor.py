@@ -1,0 +1,319 @@
+"""`leanbase doctor` against planted faults, each a real one: sockets, certificates, queues, directories."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+import leanbase
+from leanbase.cli import main
+from leanbase.local.server import LocalServer
+from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.moto_server import CREDENTIALS, MotoServer
+from tests.support.unreachable import unreachable_url
+
+KEY = "phc_do_not_show_this"
+FLAGS = {"/flags/": Behaviour(body=b'{"flags": {}}')}
+
+Set = Callable[..., None]
+
+
+@pytest.fixture
+def set(monkeypatch: pytest.MonkeyPatch) -> Set:
+    """Set options in the environment; a URL and a key first."""
+    monkeypatch.setenv("LEANBASE_API_KEY", KEY)
+
+    def set(**options: object) -> None:
+        for name, value in options.items():
+            variable = name if name.isupper() else f"LEANBASE_{name.upper()}"
+            if value is None:
+                monkeypatch.delenv(variable, raising=False)
+            else:
+                monkeypatch.setenv(variable, str(value))
+
+    return set
+
+
+@pytest.fixture
+def doctor(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, Any]]]:
+    """Run the command; give its exit code and the steps by name. Check what holds for every diagnosis."""
+
+    def run(*arguments: str) -> tuple[int, dict[str, Any]]:
+        started = time.monotonic()
+        code = main(["doctor", "--json", *arguments])
+        assert time.monotonic() - started < 15
+        output = capfd.readouterr()
+        assert KEY not in output.out + output.err
+        assert "phs_" not in output.out + output.err
+        assert output.err == ""
+        found = json.loads(output.out)
+        assert found["ok"] is (code == 0)
+        assert not any("the check itself failed" in step["found"] for step in found["steps"])
+        return code, {step["name"]: step for step in found["steps"]}
+
+    return run
+
+
+def failed(steps: dict[str, Any]) -> list[str]:
+    return [name for name, step in steps.items() if step["status"] == "failed"]
+
+
+def test_all_is_well(set: Set, doctor: Any) -> None:
+    with LocalServer() as server:
+        set(host=server.url)
+        code, steps = doctor("--send")
+        assert code == 0
+        assert {step["status"] for step in steps.values()} == {"ok"}
+        assert list(steps) == ["settings", "host", "proxy", "dns", "tcp", "endpoint", "key", "clock", "send"]
+        (event,) = server.store.events()
+        assert event["event"] == "leanbase doctor"
+        assert event["properties"]["$process_person_profile"] is False
+        assert doctor()[0] == 0
+        assert len(server.store.events()) == 1, "without --send nothing is stored"
+
+
+def test_1_no_key(set: Set, doctor: Any) -> None:
+    set(api_key=None, host="http://127.0.0.1:1")
+    code, steps = doctor()
+    assert code == 1
+    assert steps["settings"]["found"] == "api_key is not set"
+    assert "LEANBASE_API_KEY" in steps["settings"]["advice"]
+
+
+def test_2_a_host_that_is_no_url(set: Set, doctor: Any) -> None:
+    set(host="leanbase.example.com")
+    assert "host must be an http(s) URL" in doctor()[1]["settings"]["found"]
+
+
+def test_3_a_secret_key_in_the_wrong_place(set: Set, doctor: Any, server: FaultServer) -> None:
+    server.routes.update(FLAGS)
+    set(host=server.url, api_key="phs_secret")
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["key"])
+    assert steps["key"]["found"] == "api_key is set to a secret key"
+    assert not server.requests, "it is not sent to find out"
+
+
+def test_4_a_client_that_is_disabled(set: Set, doctor: Any) -> None:
+    set(host="http://127.0.0.1:1", disabled="true")
+    assert doctor()[1]["settings"]["found"] == "the client sends nothing: disabled"
+
+
+def test_5_a_host_name_that_does_not_exist(set: Set, doctor: Any) -> None:
+    set(host="https://leanbase.invalid")
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["dns"])
+    assert "leanbase.invalid is not resolved" in steps["dns"]["found"]
+
+
+def test_6_a_port_where_nobody_listens(set: Set, doctor: Any) -> None:
+    set(host="http://127.0.0.1:9")
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["tcp"])
+    assert "Connection refused" in steps["tcp"]["found"]
+
+
+@pytest.mark.slow
+def test_7_a_host_without_a_route(set: Set, doctor: Any) -> None:
+    with unreachable_url() as url:
+        set(host=url)
+        code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["tcp"])
+    assert "does not answer in 3 s" in steps["tcp"]["found"]
+    assert "security group" in steps["tcp"]["advice"]
+
+
+@pytest.fixture
+def tls_server() -> Iterator[FaultServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    running = FaultServer(tls=context)
+    yield running
+    running.stop()
+
+
+def test_8_a_certificate_that_is_not_trusted(set: Set, doctor: Any, tls_server: FaultServer) -> None:
+    set(host=tls_server.url)
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["tls"])
+    assert "certificate verify failed" in steps["tls"]["found"]
+    assert "SSL_CERT_FILE" in steps["tls"]["advice"]
+
+
+def test_9_https_to_a_port_without_tls(set: Set, doctor: Any, server: FaultServer) -> None:
+    set(host=server.url.replace("http:", "https:"))
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["tls"])
+    assert "is the port one of an https:// server?" in steps["tls"]["advice"]
+
+
+def test_10_a_proxy_that_does_not_answer(set: Set, doctor: Any, server: FaultServer) -> None:
+    set(host="http://leanbase.example.com", HTTP_PROXY="http://user:secret@127.0.0.1:9")
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["tcp"])
+    assert steps["proxy"]["found"] == "through http://127.0.0.1:9, from the environment"
+    assert "port 9 of the proxy cannot be reached" in steps["tcp"]["found"]
+
+
+def test_11_a_proxy_that_is_no_url(set: Set, doctor: Any) -> None:
+    set(host="http://leanbase.example.com", HTTP_PROXY="socks5://127.0.0.1:9")
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["proxy"])
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "found"),
+    [
+        (Behaviour(status=404), "responds with 404"),
+        (
+            Behaviour(status=301, headers={"Location": "https://www.example.com/"}),
+            "a redirect to www.example.com",
+        ),
+        (Behaviour(status=503), "responds with 503"),
+        (Behaviour(body=b"<html>", headers={"Content-Type": "text/html"}), "and a page"),
+        (Behaviour(instead="reset"), "ConnectionResetError"),
+    ],
+    ids=["404", "redirect", "503", "page", "reset"],
+)
+def test_12_an_endpoint_that_is_another(
+    behaviour: Behaviour, found: str, set: Set, doctor: Any, server: FaultServer
+) -> None:
+    server.always(behaviour)
+    set(host=server.url)
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["endpoint"])
+    assert found in steps["endpoint"]["found"]
+    assert steps["endpoint"]["advice"]
+
+
+@pytest.mark.slow
+def test_13_a_server_that_accepts_and_does_not_answer(set: Set, doctor: Any, server: FaultServer) -> None:
+    server.always(Behaviour(instead="silence"))
+    set(host=server.url)
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["endpoint"])
+    assert "no response in time" in steps["endpoint"]["found"]
+
+
+@pytest.mark.parametrize("path", ["/batch/", "/flags/"])
+def test_14_a_wrong_key(path: str, set: Set, doctor: Any, server: FaultServer) -> None:
+    server.routes[path] = Behaviour(status=401)
+    set(host=server.url)
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["key"])
+    assert steps["key"]["found"] == "the server rejects the key"
+
+
+def test_15_a_clock_that_is_wrong(set: Set, doctor: Any, server: FaultServer) -> None:
+    server.routes.update(FLAGS)
+    server.always(Behaviour(headers={"Date": "Mon, 01 Jan 2024 00:00:00 GMT"}))
+    set(host=server.url)
+    code, steps = doctor()
+    assert code == 0, "a warning"
+    assert steps["clock"]["status"] == "warning"
+    assert "s ahead of the server's" in steps["clock"]["found"]
+
+
+@pytest.mark.slow
+def test_16_the_queue_and_its_credentials(set: Set, doctor: Any, moto: MotoServer) -> None:
+    set(transport="sqs", api_key=None, queue_url=moto.queue(), **CREDENTIALS)
+    code, steps = doctor("--send")
+    assert (code, [step["status"] for step in steps.values()]) == (0, ["ok"] * 4)
+    assert steps["send"]["found"] == "the event 'leanbase doctor' was handed off"
+    set(queue_url=f"{moto.url}/123456789012/missing")
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["queue"])
+    assert "there is no such queue" in steps["queue"]["found"]
+    set(queue_url="arn:aws:sqs:eu-west-1:123456789012:events")
+    assert "that is an ARN" in doctor()[1]["queue"]["found"]
+    set(queue_url=None)
+    assert doctor()[1]["settings"]["found"] == "queue_url is not set"
+
+
+@pytest.mark.slow
+def test_17_no_credentials(set: Set, doctor: Any, tmp_path: Path) -> None:
+    set(transport="sqs", queue_url="https://sqs.eu-west-1.amazonaws.com/123456789012/events")
+    set(
+        AWS_EC2_METADATA_DISABLED="true",
+        AWS_CONFIG_FILE=tmp_path / "no",
+        AWS_SHARED_CREDENTIALS_FILE=tmp_path / "no",
+    )
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["credentials"])
+    assert "AWS_ACCESS_KEY_ID" in steps["credentials"]["advice"]
+
+
+def test_18_a_spool_that_others_can_read(set: Set, doctor: Any, server: FaultServer, tmp_path: Path) -> None:
+    server.routes.update(FLAGS)
+    directory = tmp_path / "spool"
+    directory.mkdir(mode=0o755)
+    set(host=server.url, fallback="spool", spool_directory=directory)
+    code, steps = doctor()
+    assert (code, failed(steps)) == (1, ["spool"])
+    assert "mode 0700" in steps["spool"]["found"]
+    directory.chmod(0o700)
+    assert doctor()[0] == 0
+
+
+def test_19_flag_definitions_that_cannot_be_loaded(
+    set: Set, doctor: Any, server: FaultServer, tmp_path: Path
+) -> None:
+    server.routes.update(FLAGS)
+    set(host=server.url, flag_definitions=f"file:{tmp_path}/missing.json")
+    code, steps = doctor()
+    assert (code, steps["flags"]["status"]) == (0, "warning")
+    (tmp_path / "missing.json").write_text('{"flags": []}')
+    assert doctor()[1]["flags"]["status"] == "ok"
+
+
+def test_20_settings_that_are_not_what_they_look_like(set: Set, doctor: Any, server: FaultServer) -> None:
+    server.routes.update(FLAGS)
+    set(host=server.url, timeout=60, flush_att=7)
+    code, steps = doctor()
+    assert (code, steps["settings"]["status"]) == (0, "warning")
+    assert "timeout (60 s) never applies: send_deadline ends a send after 10 s" in steps["settings"]["advice"]
+    assert "did you mean LEANBASE_FLUSH_AT?" in steps["settings"]["advice"]
+    set(transport="carrier pigeon")
+    assert "transport 'carrier pigeon' is unknown" in doctor()[1]["settings"]["found"]
+
+
+def test_21_plain_http(set: Set, doctor: Any) -> None:
+    with socket.create_server(("", 0)) as listener:
+        set(host=f"http://{socket.gethostname()}:{listener.getsockname()[1]}")
+        _, steps = doctor()
+    assert steps["host"]["status"] == "warning"
+    assert "unencrypted" in steps["host"]["advice"]
+
+
+def test_for_people(set: Set, server: FaultServer, capsys: pytest.CaptureFixture[str]) -> None:
+    set(host="http://127.0.0.1:9")
+    assert main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["ok", "settings", "transport", "http"]
+    assert lines[-2].startswith("failed   tcp")
+    assert lines[-1].strip() == "→ is it the right port?"
+    assert main(["--quiet", "doctor"]) == 1
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["failed", "→"]
+
+
+def test_as_data_from_a_handler(set: Set, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+    server.routes.update(FLAGS)
+    leanbase.host, leanbase.api_key = server.url, KEY
+    set(api_key=None)
+    diagnosis = leanbase.doctor()
+    assert diagnosis
+    assert [step.status for step in diagnosis.steps] == ["ok"] * len(diagnosis.steps)
+    assert KEY not in repr(diagnosis) + str(diagnosis) + caplog.text
+    assert str(diagnosis).startswith("ok ")
+    server.always(Behaviour(status=401))
+    failing = leanbase.doctor(send=True)
+    assert not failing
+    assert {step.name: step.status for step in failing.steps}["send"] == "failed"
