@@ -28,11 +28,14 @@ from typing import Any
 import urllib3
 
 HERE = Path(__file__).parent
+CSV_ROWS = 300_000
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import flags
 import instructions
 from bulk_import import SDKS
+from csv_import import SDKS as CSV_SDKS
+from csv_import import write as write_csv
 from server import running
 from workload import KEY, NAME, PROPERTIES, WHO, body, failing_call
 
@@ -373,6 +376,37 @@ def bulk_import() -> str:
     return "\n".join(rows)
 
 
+def csv_import() -> str:
+    """Whole processes that import a CSV file, until all is delivered, to a server on loopback."""
+    rows = [
+        "| | events a second | ÷ posthog | memory before, MiB | at its peak |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    measured: dict[str, list[tuple[float, float, float]]] = {}
+    with running() as url, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "events.csv"
+        write_csv(path, CSV_ROWS)
+
+        def run(sdk: str) -> float:
+            path.with_name(path.name + ".checkpoint").unlink(missing_ok=True)
+            command = [sys.executable, str(HERE / "csv_import.py"), sdk, url, str(path)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            seconds, before, peak = map(float, done.stdout.splitlines()[-1].split())
+            measured.setdefault(sdk, []).append((CSV_ROWS / seconds, before, peak))
+            return seconds
+
+        in_turns({sdk: functools.partial(run, sdk) for sdk in CSV_SDKS}, rounds=2, warm=0)
+    middle = {
+        sdk: [statistics.median(each) for each in zip(*values, strict=True)]
+        for sdk, values in measured.items()
+    }
+    for sdk, (speed, before, peak) in middle.items():
+        rows.append(
+            f"| {sdk} | {speed:,.0f} | {speed / middle['posthog'][0]:.2f} | {before:.1f} | {peak:.1f} |"
+        )
+    return "\n".join(rows)
+
+
 def growth() -> str:
     """CPU of one capture where so many events are collected in one scope, or wait in one buffer."""
     from leanbase import Leanbase
@@ -497,6 +531,7 @@ QUESTIONS: dict[str, Callable[[], str]] = {
     ),
     "What does a cold start cost? (in AWS's emulator, server on loopback)": cold_start,
     "How fast is an import of the past? (buffered, server on loopback)": bulk_import,
+    "How fast is an import of a CSV file? (300,000 rows, `leanbase import`, server on loopback)": csv_import,
     "Does an event cost more where there are many? (until all have left)": growth,
     "What does a context cost? (entered and left)": contexts,
     "What does an evaluation of feature flags cost in CPU? (by definitions in the process)": flag_evaluation,

@@ -403,8 +403,10 @@ def effective(name: str) -> Any:
             given = _from_environment(option)
             return _default(option) if given is None else given
     if name in (
+        "diagnosis",
         "errors",
         "feature_flags",
+        "historical",
         "integrations",
         "local",
         "relay",

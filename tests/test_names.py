@@ -29,7 +29,7 @@ PUBLIC = {
     "leanbase": {
         *FLAGS,
         *("Client", "Leanbase", "Receipt", "__version__", "alias", "capture", "capture_exception"),
-        *("delivery_scope", "flush", "get_context_device_id", "get_context_distinct_id"),
+        *("delivery_scope", "doctor", "flush", "get_context_device_id", "get_context_distinct_id"),
         *("get_context_session_id", "get_distinct_id", "get_tags", "group_identify", "identify"),
         *("identify_context", "install_sigterm_handler", "is_opted_out", "job", "lambda_handler"),
         *("new_context", "opt_in", "opt_out", "record_context", "scoped", "set"),

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from .._version import __version__
 from ..errors import LeanbaseError
 from . import capture, doctor, flags, historical, local, replay
-
-PROGRAM = __name__.partition(".")[0]
+from .parsing import PROGRAM
 
 COMMANDS = (local, doctor, capture, historical, replay, flags)
 

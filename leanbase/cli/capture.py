@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import errors
 from ..client import Leanbase
-from .parsing import command, pairs, value_of
+from .parsing import PROGRAM, command, pairs, value_of
 
 
 def add(commands: Any) -> None:
@@ -55,7 +55,9 @@ def _run(options: argparse.Namespace) -> int:
     stats = client.stats()
     if uuid is None or not receipt or stats["dropped"]:
         why = failures[0] if failures else "it is not valid, or a setting stops it"
-        print(f"leanbase: the event did not arrive: {why}; leanbase doctor checks each step", file=sys.stderr)
+        print(
+            f"{PROGRAM}: the event did not arrive: {why}; leanbase doctor checks each step", file=sys.stderr
+        )
         return 1
     print(uuid)
     return 0

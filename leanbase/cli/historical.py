@@ -18,7 +18,7 @@ from ..historical.formats import EXPORTS
 from ..historical.formats.columns import Columns
 from ..historical.importer import Format, Importer, Progress, Source
 from ..settings import Settings, as_hooks
-from .parsing import command
+from .parsing import PROGRAM, command
 from .terminal import ProgressBar
 
 CONTAINERS = ("csv", "jsonl", "parquet")
@@ -87,12 +87,12 @@ def _run(options: argparse.Namespace) -> int:
     except ImportStoppedError as error:
         bar.close()
         _show(error.report, options)
-        print(f"leanbase: the import stopped: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: the import stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         bar.close()
         _show(importer.report, options)
-        print("leanbase: interrupted; the same command continues", file=sys.stderr)
+        print(f"{PROGRAM}: interrupted; the same command continues", file=sys.stderr)
         return 130
     finally:
         bar.close()

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import ConfigError
 
+PROGRAM = __name__.partition(".")[0]
+
 
 def command(
     commands: Any, name: str, summary: str, run: Callable[[argparse.Namespace], int], *examples: str

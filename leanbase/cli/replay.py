@@ -14,7 +14,7 @@ from ..transports.deadline import Deadline
 from ..transports.http import HttpTransport
 from ..transports.receipt import Receipt
 from ..transports.spool import SpoolTransport, default_directory, project_of, stored
-from .parsing import command
+from .parsing import PROGRAM, command
 
 
 def add(commands: Any) -> None:
@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         _show(report, is_away=receipt.has_retained)
     for reason in sorted(failures):
-        print(f"leanbase: {reason}", file=sys.stderr)
+        print(f"{PROGRAM}: {reason}", file=sys.stderr)
     return 1 if receipt.has_retained or refused else 0
 
 

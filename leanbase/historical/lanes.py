@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -64,7 +65,7 @@ class Lanes:
             if not self._failures:
                 return None
             seconds = self._next_try - time.monotonic()
-            when = f"next try in {seconds:.0f} s" if seconds >= 1 else "trying again"
+            when = f"next try in {math.ceil(seconds)} s" if seconds > 0 else "trying again"
             return f"{self._problem}; {when}"
 
     def stop(self, reason: str = "the import was interrupted") -> StoppedError:

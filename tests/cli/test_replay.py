@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,9 +51,8 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture
-def away(server: FaultServer) -> Iterator[None]:
+def away(server: FaultServer) -> None:
     server.always(Behaviour(status=503))
-    yield
 
 
 @pytest.mark.slow

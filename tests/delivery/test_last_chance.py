@@ -165,7 +165,7 @@ def test_flushes_of_a_silent_endpoint_make_one_attempt_of_one_second_every_ten_s
 
 def breaker_of(client: Leanbase) -> breaker.CircuitBreaker:
     transport: Any = client._pipeline.outbox._transport
-    found: breaker.CircuitBreaker = transport._inner._sender._breaker
+    found: breaker.CircuitBreaker = transport.inner._sender._breaker
     return found
 
 

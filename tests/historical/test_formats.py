@@ -6,7 +6,7 @@ import gzip
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -49,7 +49,7 @@ def own(event: dict[str, Any]) -> dict[str, Any]:
 
 
 class TestSegment:
-    CALL: dict[str, Any] = {
+    CALL: ClassVar[dict[str, Any]] = {
         "messageId": "ajs-next-1709208000-abc",
         "anonymousId": "anon_1",
         "userId": "user_1",
@@ -182,7 +182,7 @@ class TestSegment:
 
 
 class TestMixpanel:
-    EVENT: dict[str, Any] = {
+    EVENT: ClassVar[dict[str, Any]] = {
         "event": "Signed up",
         "properties": {
             "time": 1709208000,
@@ -284,7 +284,7 @@ class TestMixpanel:
 
 
 class TestAmplitude:
-    EVENT: dict[str, Any] = {
+    EVENT: ClassVar[dict[str, Any]] = {
         "event_type": "Order",
         "event_time": "2024-02-29 12:00:00.000000",
         "client_event_time": "2024-02-29 11:59:59.000000",
@@ -389,7 +389,7 @@ class TestAmplitude:
 
 
 class TestPostHog:
-    EVENT: dict[str, Any] = {
+    EVENT: ClassVar[dict[str, Any]] = {
         "uuid": "0198c0de-0000-7000-8000-000000000abc",
         "event": "$pageview",
         "distinct_id": "user_1",

@@ -20,7 +20,7 @@ def while_locks_are_held(url: str) -> None:
     leanbase.api_key, leanbase.host = "k", url
     leanbase.capture("parent", distinct_id="u")
     retaining: Any = default_client._current().outbox._transport
-    http = retaining._inner
+    http = retaining.inner
     locks: list[Any] = [
         default_client._lock,
         retaining.ledger.lock,

@@ -66,7 +66,7 @@ def interrupt_with_a_full_queue(url: str) -> None:
     client = Leanbase("k", url, max_retries=0, max_queue_size=2)
     client.capture("first", distinct_id="u")
     client.capture("second", distinct_id="u")
-    sender: Any = client._current().outbox._transport._inner._sender  # type: ignore[attr-defined]
+    sender: Any = client._current().outbox._transport.inner._sender  # type: ignore[attr-defined]
     sender._max_retries = 5
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 0.1)
