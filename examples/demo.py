@@ -54,7 +54,16 @@ def main() -> int:
         done = subprocess.run(job, cwd=HERE / "render", env=environment, check=True, stdout=subprocess.PIPE)
         print("".join(f"  {line}\n" for line in done.stdout.decode().splitlines()), end="")
         print(f"  exit code 0 after {(time.perf_counter() - started) * 1000:.0f} ms\n")
-        return show(url)
+        code = show(url)
+        if sys.stdout.isatty() and sys.stdin.isatty():
+            print(f"\nLook at them in a browser:  {url}    (Enter ends the demo)", end="", flush=True)
+            input()
+        else:
+            print(f"A page shows them at {url} while the demo runs in a terminal.")
+        return code
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return 0
     finally:
         server.terminate()
         server.wait()

@@ -25,6 +25,7 @@ OTHERS = (
     "lambda_handler",
     "lambda_idempotent",
     "lambda_timeout_warning",
+    "local_token",
 )
 """Variables that are not options of a client, in lower case and without the prefix `LEANBASE_`."""
 

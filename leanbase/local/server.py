@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hmac
 import json
+import re
+import secrets
+import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -15,25 +20,56 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ..errors import ConfigError
-from .store import Store
+from .faults import Faults, Stage
+from .store import PAGE_SIZE, Arrival, Filter, Store
 from .table import printable, properties_of_interest
 from .validation import MAX_BODY_BYTES, RefusedError, decompress, parse
 
 IDLE_SECONDS = 120.0
+STREAM_SECONDS = 15.0
+"""The longest silence of `/events/stream`, so that proxies keep it open."""
+
+STREAM_LIMIT = 500
+TOKEN_BYTES = 16
+_TOKEN = re.compile(r"[A-Za-z0-9_.-]{8,200}")
+
+_PAGE = Path(__file__).parent / "page"
+_STATIC = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/detail.js": ("detail.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+"""The files of the page, by their path."""
+
+SAFE = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Headers of every response: received events are shown, and must not run anything."""
+
+_SECRET_HEADERS = ("authorization", "cookie", "proxy-authorization", "x-api-key")
 
 
 class LocalServer:
-    """An ingestion server on a loopback address. It runs inside a `with` block, or during `serve()`.
+    """An ingestion server for development. It runs inside a `with` block, or during `serve()`.
 
     Args:
-        host: `127.0.0.1`, `::1` or `localhost`.
+        host: The address to listen on. Beyond `127.0.0.1`, `::1` and `localhost` a token guards the server.
         port: The port; `0` selects a free one.
         store: Where events are stored. Default: in memory.
         show: Whether received events are printed to stdout.
         flags: A file with flag definitions, from which `/flags/` and `/flags/definitions` answer.
+        token: The first segment of every path, at least 8 letters, digits and `_.-`. Default: none on a
+            loopback address, else a new one.
+        faults: What the server plays.
 
     Raises:
-        ConfigError: The host is not a loopback address.
+        ConfigError: The token is not valid, or a fault cannot be played.
         OSError: The port is in use.
 
     Example:
@@ -50,20 +86,29 @@ class LocalServer:
         store: Store | None = None,
         show: bool = False,
         flags: Path | None = None,
+        token: str | None = None,
+        faults: Faults = Faults(),  # noqa: B008 - it is immutable
     ) -> None:
-        if not is_loopback(host):
-            raise ConfigError(f"the local server only listens on loopback addresses, not on {host!r}")
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise ConfigError("token must have at least 8 letters, digits, or characters of _.-")
+        if token is None and not is_loopback(host):
+            token = secrets.token_urlsafe(TOKEN_BYTES)
         self.store = store or Store()
-        self._http = _HTTPServer((host, port), self.store, show, flags)
+        self._token = token
+        self._http = _HTTPServer((host, port), self.store, show, flags, token, Stage(faults))
         # Check this often whether to stop: tests that start one server each should not wait at the end.
         serve = partial(self._http.serve_forever, poll_interval=0.02)
         self._thread = threading.Thread(target=serve, name="leanbase-local", daemon=True)
 
     @property
     def url(self) -> str:
-        """The URL to set as `host`."""
-        name = self._http.server_address[0]
-        return f"http://{f'[{name!s}]' if ':' in str(name) else name!s}:{self._http.server_port}"
+        """The URL to set as `host`, which is also the page's. It has the token, if there is one."""
+        name = str(self._http.server_address[0])
+        if name in ("0.0.0.0", "::"):  # noqa: S104 - every address; show one that others can use
+            name = socket.gethostname()
+        shown = f"[{name}]" if ":" in name else name
+        token = f"/{self._token}" if self._token else ""
+        return f"http://{shown}:{self._http.server_port}{token}"
 
     def serve(self) -> None:
         """Serve in this thread. Blocks until it is interrupted."""
@@ -79,6 +124,7 @@ class LocalServer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._http.stopping.set()
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
@@ -98,15 +144,32 @@ def is_loopback(host: str) -> bool:
 class _HTTPServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], store: Store, show: bool, flags: Path | None) -> None:
-        import socket
-
+    def __init__(
+        self,
+        address: tuple[str, int],
+        store: Store,
+        show: bool,
+        flags: Path | None,
+        token: str | None,
+        stage: Stage,
+    ) -> None:
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
         self.store = store
         self.show = show
         self.flags = flags
+        self.token = token
+        self.stage = stage
+        self.stopping = threading.Event()
+
+    def server_bind(self) -> None:
+        """Bind without the look-up of the host's own name, which `HTTPServer` never uses here."""
+        if self.allow_reuse_address:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore errors of a connection, such as a client that disconnected."""
@@ -120,28 +183,80 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1  # sends head and body of a response in one packet
     server: _HTTPServer
-    _etag: str | None = None
+    _more: Mapping[str, str] = {}
 
     def do_POST(self) -> None:
-        is_about_flags = urlsplit(self.path).path == "/flags/"
-        self._answer_with(self._evaluate if is_about_flags else self._ingest)
+        self._answer_with({"/batch/": self._ingest, "/flags/": self._evaluate})
 
     def do_GET(self) -> None:
-        is_about_flags = urlsplit(self.path).path == "/flags/definitions"
-        self._answer_with(self._define if is_about_flags else self._list)
+        path = self._path() or ""
+        if self.server.token is not None and hmac.compare_digest(
+            self.path.encode(), f"/{self.server.token}".encode()
+        ):
+            return self._send(308, b"", "text/plain", {"Location": f"/{self.server.token}/"})
+        if path in _STATIC:
+            return self._send_static(*_STATIC[path])
+        if path == "/events/stream" and self._is_allowed():
+            return self._stream()
+        self._answer_with(
+            {
+                "/events": self._list,
+                "/events/page": self._page,
+                "/events/one": self._one,
+                "/events/export": self._export,
+                "/events/counts": lambda: self.server.store.counts(self._filter()),
+                "/requests": self._requests,
+                "/faults": lambda: self.server.stage.faults.shown(),
+                "/flags/definitions": self._define,
+            }
+        )
+
+    def do_PUT(self) -> None:
+        self._answer_with({"/faults": self._play})
 
     def do_DELETE(self) -> None:
-        self._answer_with(self._clear)
+        self._answer_with({"/events": self._clear})
 
-    def _answer_with(self, route: Any) -> None:
+    # --- what every request goes through -------------------------------------------------------------
+
+    def _path(self) -> str | None:
+        """Return the path after the token, or `None` if the token is missing or wrong."""
+        path, token = urlsplit(self.path).path, self.server.token
+        if token is None:
+            return path
+        first, slash, rest = path.removeprefix("/").partition("/")
+        is_right = hmac.compare_digest(first.encode("utf-8", "replace"), token.encode())
+        return f"/{rest}" if is_right and slash else None
+
+    def _is_allowed(self) -> bool:
+        """Return True if a page of another site cannot have made this request.
+
+        Such a page can let its host name resolve to 127.0.0.1. A token, which it does not know, is better.
+        """
+        if self.server.token is not None:
+            return self._path() is not None
+        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        return is_loopback(host)
+
+    def _query(self, name: str, default: str = "") -> str:
+        return parse_qs(urlsplit(self.path).query).get(name, [default])[0]
+
+    def _filter(self) -> Filter:
+        return Filter(self._query("event"), self._query("distinct_id"), self._query("text"))
+
+    def _answer_with(self, routes: Mapping[str, Callable[[], Any]]) -> None:
+        path, self._more = self._path(), {}
         try:
-            # A page in a browser can make its host name resolve to 127.0.0.1, then send requests here.
-            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-            if not is_loopback(host):
+            if not self._is_allowed() and path is not None:
                 raise RefusedError("the Host header must name a loopback address", 403)
+            route = None if path is None else routes.get(path)
+            if route is None:
+                raise RefusedError(_NOTHING_THERE, 404)
             content = route()
             status = 304 if content is None else 200
-        except (RefusedError, ValueError) as error:
+            if isinstance(content, _Played):
+                status, self._more, content = content.status, content.headers, content.body
+        except (RefusedError, ConfigError, ValueError) as error:
             status = error.status if isinstance(error, RefusedError) else 400
             content = {"status": 0, "error": str(error)}
             self.close_connection = True  # the body may not have been read
@@ -150,43 +265,63 @@ class _Handler(BaseHTTPRequestHandler):
             status, content = 500, {"status": 0, "error": f"the local server failed: {type(error).__name__}"}
             self.close_connection = True
             self._print(f"failed with {printable(repr(error))}")
-        body = b"" if content is None else json.dumps(content).encode()
+        if isinstance(content, bytes):
+            return self._send(status, content, "application/x-ndjson", self._more)
+        body = b"" if status in (204, 304) else json.dumps(content).encode()
+        self._send(status, body, "application/json", self._more)
+
+    def _send(self, status: int, body: bytes, kind: str, more: Mapping[str, str] = {}) -> None:
         self.send_response(status)
-        if self._etag is not None:
-            self.send_header("ETag", self._etag)
-        self.send_header("Content-Type", "application/json")
+        for name, value in {**SAFE, **more}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
-    def _evaluate(self) -> dict[str, Any]:
-        from .flags import FlagsFile
+    def _send_static(self, name: str, kind: str) -> None:
+        if not self._is_allowed():
+            return self._answer_with({})
+        self._send(200, (_PAGE / name).read_bytes(), kind, {"Cache-Control": "no-cache"})
 
-        body = self._body()
-        answer = FlagsFile(self.server.flags).evaluate(json.loads(body))
-        self._print(f"flags of {printable(str(json.loads(body)['distinct_id']))}: {len(answer['flags'])}")
-        return answer
+    # --- ingestion -----------------------------------------------------------------------------------
 
-    def _define(self) -> dict[str, Any] | None:
-        from .flags import FlagsFile
-
-        flags = FlagsFile(self.server.flags)
-        headers = self.headers
-        self._etag, found = flags.definitions(headers.get("Authorization"), headers.get("If-None-Match"))
-        self._print("flag definitions" if found is not None else "flag definitions, as known")
-        return found
-
-    def _ingest(self) -> dict[str, Any]:
-        if self.path != "/batch/":
-            raise RefusedError(f"there is nothing at {self.path}; events go to /batch/", 404)
-        envelope = parse(self._body())
-        for event, is_new in zip(envelope["batch"], self.server.store.add(envelope), strict=True):
-            name, who = printable(event["event"]), printable(event["distinct_id"])
-            again = "" if is_new else "  (again: the same event, counted once)"
-            self._print(f"{name}  {who}  {properties_of_interest(event['properties'])}{again}")
-        return {"status": 1}
+    def _ingest(self) -> Any:
+        shown = {
+            name: "…" if name.lower() in _SECRET_HEADERS else printable(value)
+            for name, value in self.headers.items()
+        }
+        arrival = Arrival(shown, int(self.headers.get("Content-Length") or 0))
+        faults = self.server.stage.faults
+        try:
+            body = self._body()
+            arrival.body_bytes = len(body)
+            envelope = parse(body)
+        except (RefusedError, ValueError) as error:
+            arrival.status = error.status if isinstance(error, RefusedError) else 400
+            arrival.error = str(error)
+            self.server.store.add(None, arrival)
+            raise
+        played = faults.answer(envelope["api_key"])
+        if played is not None:
+            status, headers, content = played
+            arrival.status = status
+            arrival.error = f"played: {content.get('error') or 'nothing is stored'}"
+            self.server.store.add(None, arrival)
+            self._print(f"{len(envelope['batch'])} event(s) answered with {status}, as played")
+        else:
+            status, headers, content = 200, {}, {"status": 1}
+            for event, is_new in zip(
+                envelope["batch"], self.server.store.add(envelope, arrival), strict=True
+            ):
+                name, who = printable(event["event"]), printable(event["distinct_id"])
+                again = "" if is_new else "  (again: the same event, counted once)"
+                self._print(f"{name}  {who}  {properties_of_interest(event['properties'])}{again}")
+        if faults.delay:
+            self.server.stopping.wait(faults.delay)
+        return _Played(status, headers, content)
 
     def _body(self) -> bytes:
         kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -199,18 +334,112 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError("the body is too large", 413)
         return decompress(self.rfile.read(length), self.headers.get("Content-Encoding", "").lower())
 
+    # --- flags ---------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> dict[str, Any]:
+        from .flags import FlagsFile
+
+        body = json.loads(self._body())
+        if isinstance(body, dict):
+            played = self.server.stage.faults.answer(body.get("api_key"))
+            if played is not None and played[0] == 401:
+                raise RefusedError(played[2]["error"], 401)
+        answer = FlagsFile(self.server.flags).evaluate(body)
+        self._print(f"flags of {printable(str(body['distinct_id']))}: {len(answer['flags'])}")
+        return answer
+
+    def _define(self) -> dict[str, Any] | None:
+        from .flags import FlagsFile
+
+        flags = FlagsFile(self.server.flags)
+        headers = self.headers
+        etag, found = flags.definitions(headers.get("Authorization"), headers.get("If-None-Match"))
+        self._more = {"ETag": etag}
+        self._print("flag definitions" if found is not None else "flag definitions, as known")
+        return found
+
+    # --- what the page reads -------------------------------------------------------------------------
+
     def _list(self) -> dict[str, Any]:
-        address = urlsplit(self.path)
-        if address.path != "/events":
-            raise RefusedError(f"there is nothing at {self.path}; received events are at /events", 404)
-        after = parse_qs(address.query).get("after", ["0"])[0]
-        return {"events": self.server.store.events(int(after))}
+        return {"events": self.server.store.events(int(self._query("after", "0")))}
+
+    def _page(self) -> dict[str, Any]:
+        before = self._query("before")
+        events = self.server.store.page(
+            self._filter(),
+            before=int(before) if before else None,
+            limit=int(self._query("limit", str(PAGE_SIZE))),
+        )
+        return {"events": events}
+
+    def _one(self) -> dict[str, Any]:
+        found = self.server.store.event(int(self._query("id", "0")))
+        if found is None:
+            raise RefusedError("there is no such event; it may have been cleared", 404)
+        return found
+
+    def _export(self) -> bytes:
+        name = time.strftime("events-%Y%m%d-%H%M%S.jsonl")
+        self._more = {"Content-Disposition": f'attachment; filename="{name}"'}
+        events = self.server.store.events(0, self._filter())
+        return b"".join(json.dumps(event, ensure_ascii=False).encode() + b"\n" for event in events)
+
+    def _requests(self) -> dict[str, Any]:
+        before = self._query("before")
+        return {"requests": self.server.store.requests(before=int(before) if before else None)}
+
+    def _play(self) -> dict[str, Any]:
+        return self.server.stage.change(self._body()).shown()
 
     def _clear(self) -> dict[str, Any]:
-        if self.path != "/events":
-            raise RefusedError(f"there is nothing at {self.path} to delete", 404)
         self.server.store.clear()
         return {"status": 1}
+
+    def _stream(self) -> None:
+        """Send arrivals as server-sent events: each event, and as `request` each request.
+
+        With `brief` in the query an event comes without its properties. `clear` says that all were deleted.
+        """
+        store, is_brief = self.server.store, bool(self._query("brief"))
+        known = store.newest()
+        if resumed := self.headers.get("Last-Event-ID") or self._query("after"):
+            known = (int(resumed) if resumed.isdecimal() else known[0], known[1], known[2])
+        self.close_connection = True
+        self.send_response(200)
+        for name, value in SAFE.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self._write("retry: 1000\n\n")
+        while not self.server.stopping.is_set():
+            newest = store.wait_beyond(known, STREAM_SECONDS)
+            if newest == known:
+                self._write(": still here\n\n")
+                continue
+            if newest[2] != known[2]:
+                known = (0, 0, newest[2])
+                self._write("event: clear\ndata: {}\n\n")
+            known = self._send_arrivals(store, known, newest, is_brief)
+
+    def _send_arrivals(
+        self, store: Store, known: tuple[int, int, int], newest: tuple[int, int, int], is_brief: bool
+    ) -> tuple[int, int, int]:
+        if is_brief:
+            events = store.page(Filter(), after=known[0], limit=STREAM_LIMIT)
+        else:
+            events = store.events(known[0])
+        requests = store.requests(after=known[1])
+        messages = [f"id: {event['id']}\ndata: {json.dumps(event)}\n\n" for event in events]
+        messages += [f"event: request\ndata: {json.dumps(each)}\n\n" for each in reversed(requests)]
+        if messages:
+            self._write("".join(messages))
+        return events[-1]["id"] if events else known[0], newest[1], newest[2]
+
+    def _write(self, text: str) -> None:
+        self.wfile.write(text.encode())
+        self.wfile.flush()
 
     def _print(self, text: str) -> None:
         if self.server.show:
@@ -219,3 +448,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing: `_print` reports received events already."""
+
+
+class _Played:
+    """A response with a status and headers of its own."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: Any) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+_NOTHING_THERE = (
+    "there is nothing here; events go to POST /batch/, the page is at /, received events at /events"
+)

@@ -1,4 +1,4 @@
-"""Store received events in SQLite, in a file or in memory."""
+"""Store received events and requests in SQLite, in a file or in memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .table import properties_of_interest
+
+PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
+MAX_SHOWN_CHARACTERS = 300
+KEPT_REQUESTS = 20_000
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -23,7 +32,64 @@ CREATE TABLE IF NOT EXISTS events (
     properties TEXT NOT NULL,
     historical_migration INTEGER NOT NULL,
     UNIQUE (timestamp, distinct_id, event, uuid)
-)"""
+);
+CREATE INDEX IF NOT EXISTS events_by_name ON events (event, id);
+CREATE INDEX IF NOT EXISTS events_by_person ON events (distinct_id, id);
+CREATE TABLE IF NOT EXISTS requests (
+    number INTEGER PRIMARY KEY,
+    received_at REAL NOT NULL,
+    status INTEGER NOT NULL,
+    error TEXT NOT NULL,
+    headers TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    body_bytes INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    again TEXT NOT NULL
+);
+"""
+
+
+@dataclass
+class Arrival:
+    """What is known of one request to `/batch/`.
+
+    Attributes:
+        headers: Its headers, without credentials.
+        bytes: The size of its body as it was sent.
+        body_bytes: The size of its body, decompressed.
+        status: The status of the response.
+        error: Why it was refused, or `""`.
+    """
+
+    headers: Mapping[str, str]
+    bytes: int = 0
+    body_bytes: int = 0
+    status: int = 200
+    error: str = ""
+
+
+@dataclass
+class Filter:
+    """Which events are wanted: those with this name, this person, and this text in them. `""` is any."""
+
+    event: str = ""
+    distinct_id: str = ""
+    text: str = ""
+
+    def condition(self) -> tuple[str, list[Any]]:
+        """Return the condition in SQL, and its values."""
+        parts, values = ["1"], []
+        for column in ("event", "distinct_id"):
+            if value := getattr(self, column):
+                parts.append(f"{column} = ?")
+                values.append(value)
+        if self.text:
+            parts.append(
+                "instr(folded(event || ' ' || distinct_id || ' ' || uuid || ' ' || properties), ?) > 0"
+            )
+            # Properties are stored as JSON: look for the text as JSON has it.
+            values.append(json.dumps(self.text.casefold(), ensure_ascii=False)[1:-1])
+        return " AND ".join(parts), values
 
 
 class Store:
@@ -36,23 +102,58 @@ class Store:
     def __init__(self, path: Path | None = None) -> None:
         if path is not None:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._database = sqlite3.connect(path or ":memory:", check_same_thread=False)
         self._database.row_factory = sqlite3.Row
+        self._database.create_function(
+            "folded", 1, str.casefold, deterministic=True
+        )  # lower() knows only ASCII
+        self.clears = 0
         with self._database:
-            self._database.execute(_SCHEMA)
+            self._database.executescript(_SCHEMA)
 
-    def add(self, envelope: dict[str, Any]) -> list[bool]:
-        """Store the events of one accepted request, all or none. Return for each event whether it is new."""
-        with self._lock, self._database:
-            newest = self._database.execute("SELECT coalesce(max(request), 0) FROM events").fetchone()[0]
-            return [
-                self._add(event, newest + 1, envelope["historical_migration"]) for event in envelope["batch"]
-            ]
+    def add(self, envelope: Mapping[str, Any] | None, arrival: Arrival) -> list[bool]:
+        """Store a request, and its events if it is accepted, all or none.
+
+        Args:
+            envelope: The accepted request; `None` for one that is refused.
+            arrival: What else is known of the request.
+
+        Returns:
+            For each event whether it is new.
+        """
+        batch: Sequence[dict[str, Any]] = envelope["batch"] if envelope is not None else ()
+        historical = bool(envelope and envelope["historical_migration"])
+        with self._changed, self._database:
+            number = self._last("requests", "number") + 1
+            number = max(number, self._last("events", "request") + 1)
+            is_new = [self._add(event, number, historical) for event in batch]
+            again = [event["uuid"] for event, new in zip(batch, is_new, strict=True) if not new]
+            self._database.execute(
+                "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    number,
+                    time.time(),
+                    arrival.status,
+                    arrival.error,
+                    json.dumps(dict(arrival.headers)),
+                    arrival.bytes,
+                    arrival.body_bytes,
+                    len(batch),
+                    json.dumps(again),
+                ),
+            )
+            self._database.execute("DELETE FROM requests WHERE number <= ?", (number - KEPT_REQUESTS,))
+            self._changed.notify_all()
+        return is_new
+
+    def _last(self, table: str, column: str) -> int:
+        found: int = self._database.execute(f"SELECT coalesce(max({column}), 0) FROM {table}").fetchone()[0]  # noqa: S608
+        return found
 
     def _add(self, event: dict[str, Any], request: int, historical_migration: bool) -> bool:
         identity = (event["timestamp"], event["distinct_id"], event["event"], event["uuid"])
-        properties = json.dumps(event["properties"])
+        properties = json.dumps(event["properties"], ensure_ascii=False)
         inserted = self._database.execute(
             "INSERT INTO events (timestamp, distinct_id, event, uuid, request, received_at, properties,"
             " historical_migration) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -67,26 +168,104 @@ class Store:
         )
         return False
 
-    def events(self, after: int = 0) -> list[dict[str, Any]]:
-        """Return all events with an id above `after`, each with the number of the request that sent it."""
-        with self._lock:
-            rows = self._database.execute(
-                "SELECT * FROM events WHERE id > ? ORDER BY id", (after,)
-            ).fetchall()
-        return [
-            {
-                **dict(row),
-                "properties": json.loads(row["properties"]),
-                "historical_migration": bool(row["historical_migration"]),
-            }
-            for row in rows
-        ]
+    def events(self, after: int = 0, wanted: Filter | None = None) -> list[dict[str, Any]]:
+        """Return all events with an id above `after`, oldest first, each with the number of its request."""
+        condition, values = (wanted or Filter()).condition()
+        rows = self._rows(f"SELECT * FROM events WHERE id > ? AND {condition} ORDER BY id", after, *values)  # noqa: S608
+        return [_event(row) for row in rows]
+
+    def event(self, id: int) -> dict[str, Any] | None:
+        """Return one event, or `None`."""
+        rows = self._rows("SELECT * FROM events WHERE id = ?", id)
+        return _event(rows[0]) if rows else None
+
+    def page(
+        self, wanted: Filter, *, before: int | None = None, after: int | None = None, limit: int = PAGE_SIZE
+    ) -> list[dict[str, Any]]:
+        """Return events in short, newest first; with `after`, oldest first."""
+        condition, values = wanted.condition()
+        if after is not None:
+            condition, order = f"{condition} AND id > ?", "id"
+            values.append(after)
+        else:
+            order = "id DESC"
+            if before is not None:
+                condition = f"{condition} AND id < ?"
+                values.append(before)
+        most = max(1, min(limit, MAX_PAGE_SIZE))
+        query = f"SELECT * FROM events WHERE {condition} ORDER BY {order} LIMIT ?"  # noqa: S608
+        return [_in_short(row) for row in self._rows(query, *values, most)]
+
+    def counts(self, wanted: Filter) -> dict[str, Any]:
+        """Return how many events there are, how many a filter wants, and the names and persons that occur."""
+        condition, values = wanted.condition()
+        (total,) = self._rows("SELECT count(*) AS n FROM events")
+        matching = total
+        if values:
+            (matching,) = self._rows(f"SELECT count(*) AS n FROM events WHERE {condition}", *values)  # noqa: S608
+        names = self._rows(
+            "SELECT event AS name, count(*) AS n FROM events GROUP BY event ORDER BY n DESC LIMIT 200"
+        )
+        refused = self._rows("SELECT count(*) AS n FROM requests WHERE status >= 300")[0]["n"]
+        return {
+            "events": total["n"],
+            "matching": matching["n"],
+            "requests": self._rows("SELECT count(*) AS n FROM requests")[0]["n"],
+            "refused": refused,
+            "names": {row["name"]: row["n"] for row in names},
+        }
+
+    def requests(
+        self, *, before: int | None = None, after: int = 0, limit: int = PAGE_SIZE
+    ) -> list[dict[str, Any]]:
+        """Return requests, newest first."""
+        most = max(1, min(limit, MAX_PAGE_SIZE))
+        upper = before if before is not None else 2**62
+        query = "SELECT * FROM requests WHERE number < ? AND number > ? ORDER BY number DESC LIMIT ?"
+        return [_request(row) for row in self._rows(query, upper, after, most)]
+
+    def newest(self) -> tuple[int, int, int]:
+        """Return the newest event's id, the newest request's number, and how often all were deleted."""
+        with self._changed:
+            return self._last("events", "id"), self._last("requests", "number"), self.clears
+
+    def wait_beyond(self, known: tuple[int, int, int], seconds: float) -> tuple[int, int, int]:
+        """Wait until `newest` returns something else, at most `seconds`, and return it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.newest() != known, seconds)
+            return self.newest()
+
+    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._changed:
+            return self._database.execute(query, values).fetchall()
 
     def clear(self) -> None:
-        """Delete all events."""
-        with self._lock, self._database:
+        """Delete all events and requests."""
+        with self._changed, self._database:
             self._database.execute("DELETE FROM events")
+            self._database.execute("DELETE FROM requests")
+            self.clears += 1
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+
+def _event(row: sqlite3.Row) -> dict[str, Any]:
+    return {
+        **dict(row),
+        "properties": json.loads(row["properties"]),
+        "historical_migration": bool(row["historical_migration"]),
+    }
+
+
+def _in_short(row: sqlite3.Row) -> dict[str, Any]:
+    event = _event(row)
+    properties = event.pop("properties")
+    shown = properties_of_interest(properties)
+    return {**event, "shown": shown[:MAX_SHOWN_CHARACTERS], "is_exception": "$exception_list" in properties}
+
+
+def _request(row: sqlite3.Row) -> dict[str, Any]:
+    return {**dict(row), "headers": json.loads(row["headers"]), "again": json.loads(row["again"])}

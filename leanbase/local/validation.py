@@ -83,7 +83,7 @@ def _check_envelope(envelope: dict[str, Any]) -> None:
         raise RefusedError("batch must be a non-empty array")
     sent_at = envelope.get("sent_at")
     if not isinstance(sent_at, str) or not _UTC.fullmatch(sent_at):
-        raise RefusedError("sent_at must be RFC 3339 text in UTC")
+        raise RefusedError("sent_at must be an RFC 3339 string in UTC")
     if not isinstance(envelope.get("historical_migration"), bool):
         raise RefusedError("historical_migration must be a boolean")
 
@@ -97,7 +97,7 @@ def _check_event(event: Any, where: str) -> None:
     if not isinstance(event.get("uuid"), str) or not _UUID.fullmatch(event["uuid"]):
         raise RefusedError(f"{where}.uuid must be a UUID in 8-4-4-4-12 form")
     if not isinstance(event.get("timestamp"), str) or not _UTC.fullmatch(event["timestamp"]):
-        raise RefusedError(f"{where}.timestamp must be RFC 3339 text in UTC")
+        raise RefusedError(f"{where}.timestamp must be an RFC 3339 string in UTC")
     if not isinstance(event.get("properties"), dict):
         raise RefusedError(f"{where}.properties must be an object")
 

@@ -17,6 +17,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -25,8 +26,10 @@ from typing import Any
 
 import pytest
 
+import leanbase.local
 from leanbase import Leanbase
 from leanbase.errors import ConfigError
+from leanbase.local.faults import Faults
 from leanbase.local.server import LocalServer, is_loopback
 from leanbase.local.store import Store
 from leanbase.local.table import render
@@ -135,7 +138,11 @@ def test_a_batch_that_the_ingestion_endpoint_rejects_is_rejected_with_the_reason
 def test_other_invalid_requests_are_rejected(local: LocalServer) -> None:
     assert post(local, {**ENVELOPE, "api_key": ""})[0] == 401
     assert send(local, "POST", "/batch", b"{}")[0] == 404
-    assert send(local, "GET", "/")[0] == 404
+    assert send(local, "GET", "/nothing")[0] == 404
+    assert send(local, "PUT", "/faults", b"[]")[0] == 400
+    assert send(local, "PUT", "/faults", b'{"reject_key": "k"}')[0] == 400
+    assert send(local, "PUT", "/faults", b'{"status": true}')[0] == 400
+    assert send(local, "PUT", "/faults", b'{"status": 99}')[0] == 400
     assert send(local, "DELETE", "/batch/")[0] == 404
     assert send(local, "GET", "/events?after=x")[0] == 400
     assert post(local, b"{}", Content_Type="text/plain")[0] == 415
@@ -170,10 +177,50 @@ def test_a_request_for_another_host_is_rejected(host: str, local: LocalServer) -
     assert "events" not in body
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "example.com", "", "::"])
-def test_the_server_listens_on_loopback_only(host: str) -> None:
-    with pytest.raises(ConfigError, match="loopback"):
-        LocalServer(host)
+@pytest.mark.parametrize("host", ["0.0.0.0", ""])
+def test_beyond_loopback_a_token_guards_the_server(host: str) -> None:
+    with LocalServer(host) as server:
+        token = server.url.rpartition("/")[2]
+        assert len(token) >= 20
+        port = int(server.url.split(":")[2].partition("/")[0])
+        client = Leanbase("k", f"http://127.0.0.1:{port}/{token}")
+        client.capture("e", distinct_id="u")
+        assert client.stats()["delivered"] == 1
+
+        def status(path: str, method: str = "GET") -> int:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request(method, path, headers={"Host": "any.example"})
+            response = connection.getresponse()
+            response.read()
+            connection.close()
+            return response.status
+
+        for path in (
+            "/",
+            "/events",
+            "/events/stream",
+            "/page.js",
+            f"/{token[:-1]}/",
+            f"/{token}x/events",
+            "//",
+            "",
+        ):
+            assert status(path) == 404, path
+        assert status("/batch/", "POST") == 404
+        assert status("/events", "DELETE") == 404
+        assert status("/faults", "PUT") == 404
+        assert status(f"/{token}") == 308
+        for path in ("/", "/events", "/page.js", "/faults"):
+            assert status(f"/{token}{path}") == 200
+        assert len(server.store.events()) == 1
+
+
+def test_a_token_may_be_given(tmp_path: Path) -> None:
+    with LocalServer(token="a-long-token") as server:
+        assert server.url.endswith("/a-long-token")
+    for bad in ("short", "has space in it", "slash/slash/slash"):
+        with pytest.raises(ConfigError, match="token must have at least 8"):
+            LocalServer(token=bad)
 
 
 def test_all_forms_of_loopback_hosts_are_recognised() -> None:
@@ -232,7 +279,10 @@ def test_the_command_prints_its_url_and_the_events_it_receives() -> None:
 def test_the_command_rejects_other_addresses_and_ports_in_use(local: LocalServer) -> None:
     port = local.url.rpartition(":")[2]
     for arguments, reason in (
-        ("--host 0.0.0.0", "loopback"),
+        ("--host 203.0.113.7", "assign requested address"),
+        ("--token short", "token must have at least 8"),
+        ("--status 99", "status must be from 200 to 599"),
+        ("--delay -1", "delay must be from 0 to 600 seconds"),
         (f"--port {port}", "in use"),
         ("--port 99999", "port"),
     ):
@@ -324,3 +374,103 @@ def test_definitions_need_a_secret_and_a_file(
         urllib.request.urlopen(request)
     assert error.value.code == status
     error.value.close()
+
+
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        (Faults(status=503), (503, {"status": 0, "error": "played by --status"})),
+        (Faults(status=204), (204, None)),
+        (Faults(reject="invalid-key"), (401, {"status": 0, "error": "API key invalid"})),
+        (Faults(reject="rate-limit"), (429, {"status": 0, "error": "too many requests"})),
+        (Faults(reject="quota"), (200, {"status": 1, "quota_limited": ["events"]})),
+        (Faults(reject_key="phc_x"), (401, {"status": 0, "error": "API key invalid"})),
+        (Faults(reject_key="phc_other"), (200, {"status": 1})),
+    ],
+)
+def test_played_faults_store_nothing(faults: Faults, expected: tuple[int, Any]) -> None:
+    with LocalServer(faults=faults) as server:
+        status, body = post_raw(server, ENVELOPE)
+        assert (status, json.loads(body) if body else None) == expected
+        assert len(server.store.events()) == (1 if faults.reject_key == "phc_other" else 0)
+        (request,) = server.store.requests()
+        assert request["status"] == expected[0]
+        assert "phc_" not in json.dumps(request)
+
+
+def post_raw(server: LocalServer, envelope: Any) -> tuple[int, bytes]:
+    port = int(server.url.rpartition(":")[2])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("POST", "/batch/", json.dumps(envelope).encode(), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    return response.status, body
+
+
+def test_a_rejected_key_is_rejected_for_flags_too() -> None:
+    with LocalServer(faults=Faults(reject_key="phc_x")) as server:
+        status, _ = send(
+            server, "POST", "/flags/", json.dumps({"api_key": "phc_x", "distinct_id": "u"}).encode()
+        )
+        assert status == 401
+
+
+def test_a_delay_comes_after_the_events_are_stored() -> None:
+    with LocalServer(faults=Faults(delay=0.4)) as server:
+        started = time.monotonic()
+        post(server, ENVELOPE)
+        assert time.monotonic() - started >= 0.4
+        client = Leanbase("k", server.url, timeout=0.2, max_retries=1, send_deadline=1)
+        client.capture("e", distinct_id="u")
+        stored = [(event["event"], event["times_received"]) for event in server.store.events()]
+        assert stored == [("order created", 1), ("e", 2)], "a client that does not wait sends it again"
+
+
+def test_the_stream_sends_each_arrival_as_it_comes(local: LocalServer) -> None:
+    port = int(local.url.rpartition(":")[2])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/events/stream")
+    response = connection.getresponse()
+    assert response.getheader("Content-Type") == "text/event-stream"
+    post(local, ENVELOPE)
+    post(local, {**ENVELOPE, "api_key": ""})
+    lines: list[str] = []
+    while len([line for line in lines if line.startswith("data: ")]) < 3:
+        lines.append(response.readline().decode().rstrip())
+    first, second, third = (
+        json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")
+    )
+    assert first["event"] == "order created"
+    assert first["properties"] == EVENT["properties"]
+    assert (second["status"], second["events"]) == (200, 1)
+    assert (third["status"], third["error"]) == (401, "api_key must be a non-empty string")
+    assert "id: 1" in lines
+    connection.close()
+    again = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    post(local, changed(uuid="0198c0de-0000-7000-8000-000000000def"))
+    again.request("GET", "/events/stream", headers={"Last-Event-ID": "1"})
+    response = again.getresponse()
+    while not (line := response.readline().decode()).startswith("data: "):
+        pass
+    assert json.loads(line.removeprefix("data: "))["id"] == 2, "what came meanwhile is not missed"
+    again.close()
+
+
+def test_responses_have_the_headers_that_keep_the_page_safe(local: LocalServer) -> None:
+    for path in ("/", "/page.js", "/events", "/nothing"):
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", int(local.url.rpartition(":")[2]))
+        ) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            response.read()
+        assert (response.getheader("Content-Security-Policy") or "").startswith("default-src 'self'")
+        assert response.getheader("X-Content-Type-Options") == "nosniff"
+    files = list((Path(leanbase.local.__file__).parent / "page").iterdir())
+    assert len(files) == 5
+    for file in files:
+        text = file.read_text()
+        assert not re.search(
+            r"style=|<script>|<style|\son\w+=\"|innerHTML|eval\(|https?://(?!www.w3.org)", text
+        ), file.name
