@@ -1,4 +1,4 @@
-"""Take the pictures of the local server's page for the docs: `python -m scripts.page_picture`. Needs Chromium."""
+"""Take the pictures of the page of the local server, with Chromium: `python -m scripts.page_picture`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from scripts import layer
 ROOT = Path(__file__).parents[1]
 NAMES = ("leanbase", "leanbaseanalytics")
 IN_SDIST = ("README.md", "CHANGELOG.md", "LICENSE", "PKG-INFO", "pyproject.toml")
-EXTRAS = {"aws", "openfeature", "relay"}
+EXTRAS = {"aws", "import", "openfeature", "relay"}
 DEPENDENCIES = ["urllib3<3,>=2"]
 
 

@@ -34,7 +34,11 @@ def files(*endings: str) -> Iterator[tuple[Path, str]]:
     )
     for name in listed.stdout.splitlines():
         path = ROOT / name
-        if path.is_file() and (not endings or path.suffix in endings or path.name in endings):
+        if (
+            path.is_file()
+            and path.suffix != ".png"
+            and (not endings or path.suffix in endings or path.name in endings)
+        ):
             yield path, path.read_text()
 
 
