@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import leanbase
-from scripts.options_page import options_page
+from scripts.settings_page import settings_page
 
 ROOT = Path(__file__).parents[1]
 MODULES = [
@@ -42,9 +42,9 @@ def test_the_readmes_first_example_runs(memory: object) -> None:
     assert len(memory.events) == 1  # type: ignore[attr-defined]
 
 
-def test_the_options_page_is_what_the_settings_say() -> None:
-    """`python -m scripts.options_page` prints it."""
-    assert (ROOT / "docs" / "options.md").read_text() == options_page()
+def test_the_settings_page_is_what_the_settings_say() -> None:
+    """`python -m scripts.settings_page` prints it."""
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_page()
 
 
 def test_the_changelog_speaks_of_this_version() -> None:

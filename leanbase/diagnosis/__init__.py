@@ -70,5 +70,8 @@ def _send(settings: Settings, deadline: Deadline) -> Step:
     transport.close(deadline=deadline)
     if receipt.groups:
         return Step("send", "failed", str(receipt.groups[0].error), "the steps above say more")
+    if getattr(transport, "is_over_quota", False):
+        found = "the server accepts events and discards them: the project is over its quota"
+        return Step("send", "failed", found, "raise the quota of the project")
     how = "delivered" if receipt.delivered else "handed off" if receipt.handed_off else "stored"
     return Step("send", "ok", f"the event {EVENT!r} was {how}")

@@ -7,8 +7,9 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import ConfigError
 
@@ -23,9 +24,18 @@ CREATE TABLE import (version INTEGER NOT NULL, fingerprint TEXT NOT NULL);
 CREATE TABLE files (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL, rows INTEGER NOT NULL, digest BLOB NOT NULL
 );
-CREATE TABLE totals (number INTEGER PRIMARY KEY, json TEXT NOT NULL);
+CREATE TABLE totals (number INTEGER PRIMARY KEY, latest INTEGER NOT NULL, json TEXT NOT NULL);
 CREATE TABLE seen (key INTEGER PRIMARY KEY, times INTEGER NOT NULL);
 """
+
+
+class Noted(NamedTuple):
+    """What `Checkpoint.commit` was called with, and the number of the call."""
+
+    number: int
+    keys: Sequence[int]
+    file: tuple[int, str, int, bytes]
+    totals: Mapping[str, int]
 
 
 class Checkpoint:
@@ -45,10 +55,9 @@ class Checkpoint:
     def __init__(self, path: Path | None, fingerprint: str) -> None:
         self.path = path
         self._pending: Counter[int] = Counter()
-        self._unsaved: Counter[int] = Counter()
-        self._files: dict[int, tuple[int, str, int, bytes]] = {}
-        self._totals: dict[str, int] = {}
-        self._saved = time.monotonic()
+        self._unsaved: list[Noted] = []
+        self._saved_last: Noted | None = None
+        self._saved_at = time.monotonic()
         try:
             if path is not None:
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -88,6 +97,8 @@ class Checkpoint:
                 "another server or key; name another file with --checkpoint, or remove it to begin again"
             )
 
+        self._stored_number = self._read_number()
+
     def files(self) -> list[tuple[int, bytes]]:
         """Return the rows of each file that were passed on, and the digest of these rows, in order."""
         return self._database.execute("SELECT rows, digest FROM files ORDER BY number").fetchall()
@@ -118,8 +129,13 @@ class Checkpoint:
             self._pending[key] += 1
         return counts
 
+    @property
+    def latest(self) -> Noted | None:
+        """What `commit` was last called with in this process, or `None`."""
+        return self._unsaved[-1] if self._unsaved else self._saved_last
+
     def commit(
-        self, keys: Iterable[int], file: tuple[int, str, int, bytes], totals: Mapping[str, int]
+        self, keys: Sequence[int], file: tuple[int, str, int, bytes], totals: Mapping[str, int]
     ) -> None:
         """Note that rows were passed on. They are stored soon, and at the latest by `close`.
 
@@ -128,31 +144,61 @@ class Checkpoint:
             file: The number and the name of their file, the rows of it that were passed on, and the digest of
                 these rows.
             totals: The counts of the whole import.
+
+        Raises:
+            ConfigError: They cannot be stored.
         """
-        self._unsaved.update(keys)
-        self._files[file[0]] = file
-        self._totals = dict(totals)
-        if len(self._unsaved) >= ROWS_OF_A_TRANSACTION or time.monotonic() - self._saved >= SECONDS_UNSAVED:
+        number = self._stored_number + 1 if self.latest is None else self.latest.number + 1
+        # One step: an interrupt comes before or after it, so that it is noted as a whole or not at all.
+        self._unsaved.append(Noted(number, keys, file, totals))
+        rows = sum(len(noted.keys) for noted in self._unsaved)
+        if rows >= ROWS_OF_A_TRANSACTION or time.monotonic() - self._saved_at >= SECONDS_UNSAVED:
             self._save()
 
     def _save(self) -> None:
         """Store what was noted, all or nothing."""
         database = self._database
-        database.execute("BEGIN")
-        database.executemany(
-            "INSERT INTO seen VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET times = times + excluded.times",
-            sorted(self._unsaved.items()),
-        )
-        database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", self._files.values())
-        database.execute("INSERT OR REPLACE INTO totals VALUES (0, ?)", (json.dumps(self._totals),))
-        database.execute("COMMIT")
-        self._pending -= self._unsaved  # this also removes the keys whose count is now zero
-        self._unsaved.clear()
-        self._files.clear()
-        self._saved = time.monotonic()
+        try:
+            if database.in_transaction:  # an interrupt ended the last call
+                database.execute("ROLLBACK")
+            database.execute("BEGIN")
+            # An interrupt may have come between the end of a transaction and the line that forgets its notes.
+            stored = self._read_number()
+            unsaved = [noted for noted in self._unsaved if noted.number > stored]
+            keys = Counter(key for noted in unsaved for key in noted.keys)
+            database.executemany(
+                "INSERT INTO seen VALUES (?, ?)"
+                " ON CONFLICT (key) DO UPDATE SET times = times + excluded.times",
+                sorted(keys.items()),
+            )
+            for noted in unsaved:
+                database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", noted.file)
+            if unsaved:
+                totals = json.dumps(dict(unsaved[-1].totals))
+                database.execute(
+                    "INSERT OR REPLACE INTO totals VALUES (0, ?, ?)", (unsaved[-1].number, totals)
+                )
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise ConfigError(f"the checkpoint {self.path} cannot be written: {error}") from error
+        if unsaved:
+            self._saved_last = unsaved[-1]
+        self._unsaved = []
+        self._pending -= keys  # this also removes the keys whose count is now zero
+        self._saved_at = time.monotonic()
+
+    def _read_number(self) -> int:
+        found = self._database.execute("SELECT latest FROM totals").fetchone()
+        return int(found[0]) if found else 0
 
     def close(self) -> None:
-        """Store what was noted, and close the file."""
-        if self._files:
-            self._save()
-        self._database.close()
+        """Store what was noted, and close the file.
+
+        Raises:
+            ConfigError: It cannot be stored.
+        """
+        try:
+            if self._unsaved:
+                self._save()
+        finally:
+            self._database.close()

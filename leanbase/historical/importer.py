@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from contextvars import Context
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..delivery import factory
 from ..errors import ConfigError, EventTooLargeError, InvalidEventError, LeanbaseError
@@ -43,6 +44,7 @@ logger = logging.getLogger("leanbase")
 MAX_BATCH_ROWS = 1000
 MAX_BATCH_BYTES = 1024 * 1024
 PROGRESS_SECONDS = 0.2
+REJECTS_BYTES = "rejects_bytes"
 COUNTED = ("read", "delivered", "handed_off", "refused", "rejected")
 
 Format = Callable[[Mapping[str, Any]], HistoricalEvent]
@@ -209,11 +211,9 @@ class Importer:
             _fingerprint(settings, {"personless": personless, **(options or {})}),
         )
         self._done = self._checkpoint.files()
-        self._totals = {name: self._checkpoint.totals().get(name, 0) for name in COUNTED}
+        self._before = dict.fromkeys(COUNTED, 0) | self._checkpoint.totals()
         self._skipped = 0
-        self._rejects = _Rejects(
-            None if dry_run else rejects, self._checkpoint.totals().get("rejects_bytes", 0)
-        )
+        self._rejects = _Rejects(None if dry_run else rejects)
         self._is_dry_run = dry_run
         self._in_flight: deque[_Batch] = deque()
         self._finished_bytes = 0
@@ -222,10 +222,17 @@ class Importer:
     @property
     def report(self) -> ImportReport:
         """What became of the rows so far, also of those of earlier runs with the same checkpoint."""
-        files = {"checkpoint": self._checkpoint.path, "rejects": self._rejects.written}
+        totals = self._totals()
+        rejects = self._rejects.path if totals.get(REJECTS_BYTES) else None
+        files = {"checkpoint": self._checkpoint.path, "rejects": rejects}
         return ImportReport(
-            **self._totals, files={name: str(path) for name, path in files.items() if path is not None}
+            **{name: totals[name] for name in COUNTED},
+            files={name: str(path) for name, path in files.items() if path is not None},
         )
+
+    def _totals(self) -> dict[str, int]:
+        latest = self._checkpoint.latest
+        return dict(self._before if latest is None else latest.totals)
 
     def run(self) -> ImportReport:
         """Import everything. Blocks until each row has an outcome.
@@ -239,8 +246,8 @@ class Importer:
             return Context().run(self._run)
         finally:
             self._lanes.close()
-            self._checkpoint.close()
             self._rejects.close()
+            self._checkpoint.close()
 
     def _run(self) -> ImportReport:
         try:
@@ -250,12 +257,14 @@ class Importer:
                 self._in_flight.append(batch)
                 self._settle(leave=LANES)
             self._settle(leave=0)
-        except (StoppedError, KeyboardInterrupt) as error:
+        except KeyboardInterrupt:
             self._lanes.stop()
             self._settle_finished()
-            if isinstance(error, StoppedError):
-                raise ImportStoppedError(str(error), self.report) from None
             raise
+        except StoppedError as error:
+            with contextlib.suppress(StoppedError):
+                self._settle_finished()
+            raise ImportStoppedError(str(error), self.report) from None
         self._tell(at_once=True)
         return self.report
 
@@ -398,12 +407,13 @@ class Importer:
     def _settle_finished(self) -> None:
         """Note the batches that were passed on, up to the first that was not."""
         self._lanes.close()
-        while self._in_flight:
-            future = self._in_flight[0].future
+        latest = self._checkpoint.latest
+        for batch in self._in_flight:
+            future = batch.future
             if future is not None and (future.cancelled() or future.exception() is not None):
                 return
-            self._note(self._in_flight[0])
-            self._in_flight.popleft()
+            if latest is None or batch.place != latest.file:  # else an interrupt came after it was noted
+                self._note(batch)
 
     def _note(self, batch: _Batch) -> None:
         receipt = batch.future.result() if batch.future is not None else Receipt()
@@ -415,16 +425,16 @@ class Importer:
             for event in group.events
         }
         passed_on = len(batch.lines) - len(batch.problems) - len(refused)
-        totals = self._totals
+        totals = self._totals()
         totals["read"] += len(batch.lines)
         totals["handed_off" if receipt.handed_off or receipt.spooled else "delivered"] += passed_on
         totals["refused"] += len(refused)
         totals["rejected"] += len(batch.problems)
-        for index, reason in sorted({**batch.problems, **refused}.items()):
-            number, name, content = batch.lines[index]
-            self._rejects.write(number, name, reason, content)
-        self._rejects.flush()
-        self._checkpoint.commit(batch.keys, batch.place, {**totals, "rejects_bytes": self._rejects.size})
+        rejects = [
+            (*batch.lines[index], reason) for index, reason in sorted({**batch.problems, **refused}.items())
+        ]
+        totals[REJECTS_BYTES] = self._rejects.write(totals.get(REJECTS_BYTES, 0), rejects)
+        self._checkpoint.commit(batch.keys, batch.place, totals)
 
     def _tell(self, *, at_once: bool = False) -> None:
         now = time.monotonic()
@@ -443,52 +453,62 @@ class Importer:
 class _Rejects:
     """The file of the rows that were not passed on, each with its number and the reason.
 
-    Only this user can read it. What a run wrote after its last checkpoint is cut off, and written again.
+    Only this user can read it. Rows are written where the checkpoint says that the file ends. So a row that
+    comes again after an interrupt or a kill is in it once.
     """
 
-    def __init__(self, path: Path | None, size: int) -> None:
-        self._path = path
-        self._file: IO[bytes] | None = None
-        self.size = size
-        self._said = 0
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        self._end = 0
+        self._has_said = False
 
-    @property
-    def written(self) -> Path | None:
-        return self._path if self.size else None
+    def write(self, end: int, rows: Sequence[tuple[int, str, bytes, str]]) -> int:
+        """Write rows, each its number, file, content and reason, and return where the file ends.
 
-    def write(self, number: int, name: str, reason: str, content: bytes) -> None:
-        if self._path is None:
-            self._said += 1
-            if self._said == 1:
-                logger.warning(
-                    "row %d of %s is not imported: %s; others are only counted", number, name, reason
-                )
-            return
-        if self._file is None:
-            try:
-                descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
-                os.ftruncate(descriptor, self.size)
-            except OSError as error:
-                raise ConfigError(f"{self._path} cannot be written: {error.strerror}") from error
-            self._file = os.fdopen(descriptor, "ab")
-        row = content.decode("utf-8", "backslashreplace")
+        Args:
+            end: Where it has ended.
+            rows: The rows.
+
+        Raises:
+            StoppedError: The file cannot be written.
+        """
+        if not rows:
+            return end
+        if self.path is None:
+            if not self._has_said:
+                self._has_said = True
+                number, name, _, reason = rows[0]
+                text = "row %d of %s is not imported: %s; others are only counted"
+                logger.warning(text, number, name, reason)
+            return end
+        data = b"".join(_reject(*row) for row in rows)
         try:
-            shown: Any = json.loads(row)
-        except (ValueError, RecursionError):
-            shown = row
-        line = json.dumps(
-            {"row": number, "file": name, "reason": reason, "content": shown}, ensure_ascii=True
-        )
-        self._file.write(line.encode() + b"\n")
-        self.size += len(line) + 1
-
-    def flush(self) -> None:
-        if self._file is not None:
-            self._file.flush()
+            if self._descriptor is None:
+                self._descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
+                end = min(end, os.fstat(self._descriptor).st_size)  # somebody may have removed the file
+            os.lseek(self._descriptor, end, os.SEEK_SET)
+            os.write(self._descriptor, data)
+            self._end = end + len(data)
+        except OSError as error:
+            raise StoppedError(f"{self.path} cannot be written: {error.strerror}") from error
+        return self._end
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):  # it may be a pipe
+                os.ftruncate(self._descriptor, self._end)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _reject(number: int, name: str, content: bytes, reason: str) -> bytes:
+    row = content.decode("utf-8", "backslashreplace")
+    try:
+        shown: Any = json.loads(row)
+    except (ValueError, RecursionError):
+        shown = row
+    return json.dumps({"row": number, "file": name, "reason": reason, "content": shown}).encode() + b"\n"
 
 
 def _key(number: int, digest: bytes) -> int:

@@ -113,6 +113,8 @@ class Lanes:
             receipt = self._transport.send(events, deadline=Deadline.after(self._seconds, "full"))
         except Exception as error:  # a transport should not raise
             receipt = Receipt.retaining(events, "failed", error)
+        if getattr(self._transport, "is_over_quota", False):
+            raise self.stop("the project is over its quota: the server accepts events and discards them")
         with self._changed:
             self._is_trying = self._is_trying and not is_trial
             self._changed.notify_all()

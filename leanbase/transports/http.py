@@ -55,6 +55,9 @@ class HttpTransport(BaseTransport):
     Its only state is its connections and its circuit breaker. It stores no events: what it could not deliver
     is retained by the caller. (A client sends retained events first in its next send.)
 
+    Attributes:
+        is_over_quota: Whether the server has discarded the events of the last response that named a quota.
+
     Args:
         api_key: The project API key.
         host: The `http(s)://` URL of the ingestion server; it may have a path prefix.
@@ -103,6 +106,7 @@ class HttpTransport(BaseTransport):
         self._max_events = max(1, flush_at)
         self._max_bytes = MAX_BODY_BYTES
         self._repeated = RepeatedLog()
+        self.is_over_quota = False
         self._sender = HttpSender(self._url, timeout=timeout, max_retries=max_retries)
 
     def __repr__(self) -> str:
@@ -252,6 +256,7 @@ class HttpTransport(BaseTransport):
             limited = json.loads(body).get("quota_limited")
         except Exception:  # the events are delivered, even if the body is malformed
             return
+        self.is_over_quota = bool(limited)
         if limited:
             what = "discarded by the server: the project is over its quota"
             self._repeated.log(logging.WARNING, "quota", count, what)

@@ -184,6 +184,37 @@ def test_an_interrupt_is_130_and_the_same_command_continues(server: FaultServer,
 
 
 @pytest.mark.slow
+def test_interrupted_at_any_moment_and_resumed_the_numbers_are_right(tmp_path: Path) -> None:
+    """An interrupt is an exception between any two instructions; what was noted is noted once."""
+    rows = 30_000
+    path = tmp_path / "events.csv"
+    lines = [f"order,user_{n % 50},{1709208000 + n // 3},x" for n in range(rows - 600)]
+    lines += [f",user_{n},1709208000,x" for n in range(600)]
+    random.Random(5).shuffle(lines)
+    path.write_text("event,distinct_id,timestamp,n\n" + "\n".join(lines) + "\n")
+    dice = random.Random(11)
+    command = [sys.executable, "-m", "leanbase", "--quiet", "import", "--allow-rejects", str(path)]
+    codes = []
+    with LocalServer() as server:
+        for _ in range(15):
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(server.url)
+            )
+            time.sleep(dice.uniform(0.35, 0.6))
+            process.send_signal(signal.SIGINT)
+            codes.append(process.wait(20))
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment(server.url)
+        )
+        assert f"{rows:,} rows read: {rows - 600:,} delivered, 0 refused, 600 rejected" in done.stdout
+        events = server.store.events()
+    assert codes.count(130) >= 5
+    assert len(events) == len({each["uuid"] for each in events}) == rows - 600
+    rejects = Path(f"{path}.rejects.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["row"] for line in rejects}) == len(rejects) == 600
+
+
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_each_row_arrives_and_counts_once(tmp_path: Path) -> None:
     """Twenty kills, each at a random moment; rows repeat, so that occurrences have to be counted, too."""
     rows = 60_000

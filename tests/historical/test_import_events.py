@@ -344,6 +344,36 @@ def test_a_client_that_sends_nothing_cannot_import(options: dict[str, Any], serv
         import_events(rows(1), client=Leanbase("phc_test", server.url, **options))
 
 
+def test_a_project_over_its_quota_stops_the_import(
+    server: FaultServer, client: Leanbase, tmp_path: Path
+) -> None:
+    """The server accepts the events and discards them, so they do not count as delivered."""
+    server.script(Behaviour())
+    server.always(Behaviour(body=b'{"status": "Ok", "quota_limited": ["events"]}'))
+    with pytest.raises(ImportStoppedError, match="over its quota") as stopped:
+        import_events(rows(2000), client=client, checkpoint=tmp_path / "checkpoint")
+    assert stopped.value.report.delivered <= 100
+    server.always(Behaviour())
+    assert import_events(rows(2000), client=client, checkpoint=tmp_path / "checkpoint").delivered == 2000
+
+
+def test_rejects_that_cannot_be_written_stop_the_import(client: Leanbase, tmp_path: Path) -> None:
+    given = [*rows(5), {"event": "e"}]
+    with pytest.raises(ImportStoppedError, match="/dev/full cannot be written: No space left on device"):
+        import_events(given, client=client, rejects="/dev/full", checkpoint=tmp_path / "checkpoint")
+    report = import_events(given, client=client, rejects=tmp_path / "r", checkpoint=tmp_path / "checkpoint")
+    assert (report.read, report.rejected) == (6, 1)
+
+
+def test_a_file_of_rejects_that_was_removed_begins_again(client: Leanbase, tmp_path: Path) -> None:
+    files: dict[str, Any] = {"rejects": tmp_path / "rejects", "checkpoint": tmp_path / "checkpoint"}
+    import_events([{"event": "first"}], client=client, **files)
+    files["rejects"].unlink()
+    import_events([{"event": "first"}, {"event": "second"}], client=client, **files)
+    (line,) = map(json.loads, files["rejects"].read_text().splitlines())
+    assert line["content"] == {"event": "second"}
+
+
 def test_missing_settings_are_named() -> None:
     with pytest.raises(ConfigError, match="set LEANBASE_API_KEY and LEANBASE_HOST"):
         import_events(rows(1))
