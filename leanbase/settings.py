@@ -350,8 +350,9 @@ def _check_flag_definitions(given: object) -> None:
     for each in given if isinstance(given, (list, tuple)) else (given,):
         for name in each.split(",") if isinstance(each, str) else ():
             if name.strip() and not _FLAG_SOURCE.fullmatch(name.strip()):
+                scheme = name.strip().partition(":")[0]  # the rest of a URL may be a secret
                 raise ConfigError(
-                    f"flag_definitions {name.strip()!r} is unknown: use api, file:…, s3://bucket/key, "
+                    f"flag_definitions {scheme!r} is unknown: use api, file:…, s3://bucket/key, "
                     "dynamodb://table/key, appconfig://application/environment/profile, 'module:Class', or "
                     "an instance of leanbase.feature_flags.DefinitionsSource"
                 )

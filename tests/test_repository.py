@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import leanbase
-from scripts import messages_page
+from scripts import troubleshooting_page
 
 ROOT = Path(__file__).parents[1]
 
@@ -140,10 +140,10 @@ def test_every_rule_has_a_test() -> None:
 
 @pytest.mark.slow
 def test_every_log_message_is_explained() -> None:
-    """`python -m scripts.messages_page` brings the page in line with the code."""
-    page = messages_page.PAGE.read_text()
-    assert page == messages_page.page()
-    assert messages_page.UNEXPLAINED not in page
+    """`python -m scripts.troubleshooting_page` brings the page in line with the code."""
+    page = troubleshooting_page.PAGE.read_text()
+    assert page == troubleshooting_page.page()
+    assert troubleshooting_page.UNEXPLAINED not in page
     assert re.findall(r"(?m)^\*\*[A-Z a-z]+\.\*\*$", page) == []
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from .._version import __version__
 from ..errors import LeanbaseError
 from . import capture, doctor, flags, historical, local, replay
-from .parsing import PROGRAM
+from .parsing import PROGRAM, UsageError
 
 COMMANDS = (local, doctor, capture, historical, replay, flags)
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except LeanbaseError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
         return 1  # as of `| head`
     except KeyboardInterrupt:

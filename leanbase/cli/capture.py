@@ -6,10 +6,12 @@ import argparse
 import logging
 import sys
 from typing import Any
+from uuid import UUID
 
 from .. import errors
 from ..client import Leanbase
-from .parsing import PROGRAM, command, pairs, value_of
+from ..events.timestamps import normalized_timestamp
+from .parsing import PROGRAM, UsageError, command, pairs, value_of
 
 
 def add(commands: Any) -> None:
@@ -37,6 +39,10 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.timestamp is not None:
+        _check_timestamp(options.timestamp)
+    if options.uuid is not None:
+        _check_uuid(options.uuid)
     properties = {name: value_of(value) for name, value in pairs(options.property, "-p").items()}
     logging.getLogger("leanbase").setLevel(logging.ERROR)  # what fails is said at the end
     failures: list[Exception] = []
@@ -61,3 +67,17 @@ def _run(options: argparse.Namespace) -> int:
         return 1
     print(uuid)
     return 0
+
+
+def _check_timestamp(text: str) -> None:
+    try:
+        normalized_timestamp(text, is_history=True)
+    except errors.InvalidEventError:
+        raise UsageError("--timestamp must be like 2026-01-02T03:04:05Z") from None
+
+
+def _check_uuid(text: str) -> None:
+    try:
+        UUID(text)
+    except ValueError:
+        raise UsageError("--uuid must be a UUID, in the format 8-4-4-4-12") from None

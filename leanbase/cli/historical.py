@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
 from ..historical import ImportReport, ImportStoppedError
 from ..historical.files import REJECTS_SUFFIX, STANDARD_INPUT, inputs, opened
 from ..historical.formats import EXPORTS
 from ..historical.formats.columns import Columns
 from ..historical.importer import Format, Importer, Progress, Source
 from ..settings import Settings, as_hooks
-from .parsing import PROGRAM, command
+from .parsing import PROGRAM, UsageError, command
 from .terminal import ProgressBar
 
 CONTAINERS = ("csv", "jsonl", "parquet")
@@ -69,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
         if not options.quiet:
             bar.show(progress)
 
-    beside = options.files[0].rstrip("/") if options.files[0] != STANDARD_INPUT else None
+    beside = _beside(options.files[0])
     checkpoint = options.checkpoint or (beside and beside + CHECKPOINT_SUFFIX)
     importer = Importer(
         settings,
@@ -100,6 +99,15 @@ def _run(options: argparse.Namespace) -> int:
     return 0 if report or options.allow_rejects else 1
 
 
+def _beside(name: str) -> str | None:
+    """Return the path to which the suffixes of the checkpoint and the rejects are added, if there is one."""
+    if name == STANDARD_INPUT:
+        return None
+    path = Path(name)
+    # `.` and `..` have no name of their own.
+    return str(path if path.name not in ("", "..") else path.resolve())
+
+
 def _columns_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments on which the events of a row depend."""
     names = ("format", "event_column", "event", "distinct_id_column", "timestamp_column", "uuid_column")
@@ -110,7 +118,7 @@ def _sources(options: argparse.Namespace) -> list[Source]:
     given = _columns_of(options)
     export = EXPORTS.get(options.format)
     if export is not None and any(value for name, value in given.items() if name != "format"):
-        raise ConfigError(f"--format {options.format} knows its columns: leave the options for columns out")
+        raise UsageError(f"--format {options.format} knows its columns: leave the options for columns out")
     container = options.format if options.format in CONTAINERS else None
     found = inputs(options.files, container, default="jsonl" if export is not None else None)
     sources = []
@@ -130,7 +138,7 @@ def _sources(options: argparse.Namespace) -> list[Source]:
                 is_text=each.container == "csv",
             )
             mapped = columns.event_of
-        sources.append(Source(partial(opened, each, columns), mapped, each.size))
+        sources.append(Source(partial(opened, each, columns), mapped, each.name, each.size))
     return sources
 
 

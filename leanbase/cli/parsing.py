@@ -12,6 +12,10 @@ from ..errors import ConfigError
 PROGRAM = __name__.partition(".")[0]
 
 
+class UsageError(ConfigError):
+    """The arguments of a command do not fit. The exit code is 2."""
+
+
 def command(
     commands: Any, name: str, summary: str, run: Callable[[argparse.Namespace], int], *examples: str
 ) -> argparse.ArgumentParser:
@@ -42,7 +46,7 @@ def pairs(given: Iterable[str], option: str) -> dict[str, str]:
     """Return arguments of the form `name=value` as a dict of strings.
 
     Raises:
-        ConfigError: An argument has another form.
+        UsageError: An argument has another form.
     """
     return dict(pair(each, option) for each in given)
 
@@ -51,7 +55,7 @@ def pair(text: str, option: str) -> tuple[str, str]:
     """Return the name and the value of one argument. Raises as `pairs`."""
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise ConfigError(f"{option} needs a name and a value with = between them, not {text!r}")
+        raise UsageError(f"{option} needs a name and a value with = between them, not {text!r}")
     return name, value
 
 
@@ -59,5 +63,5 @@ def value_of(text: str) -> Any:
     """Return an argument as JSON where it parses, else as the string that it is."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

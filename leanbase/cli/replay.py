@@ -6,12 +6,16 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, RejectedError, TransportError
+from ..events.encoding import EncodedEvent
 from ..settings import Settings
+from ..transports.base import BaseTransport
 from ..transports.deadline import Deadline
-from ..transports.http import HttpTransport
+from ..transports.http import REFUSALS_OF_AN_EVENT, HttpTransport
 from ..transports.receipt import Receipt
 from ..transports.spool import SpoolTransport, default_directory, project_of, stored
 from .parsing import PROGRAM, command
@@ -41,8 +45,14 @@ def _run(options: argparse.Namespace) -> int:
         logging.getLogger("leanbase").setLevel(logging.CRITICAL)  # the report says it
     directory = settings.spool_directory or default_directory()
     project = project_of(settings.api_key, settings.host)
-    inner = HttpTransport.from_settings(settings)
-    spool = SpoolTransport(directory, inner, project=project, max_bytes=settings.spool_max_bytes)
+    if not Path(directory).is_dir():
+        raise ConfigError(f"there is no directory {directory}")
+    spool = SpoolTransport(
+        directory,
+        _Keeping(HttpTransport.from_settings(settings)),
+        project=project,
+        max_bytes=settings.spool_max_bytes,
+    )
     receipt = _replayed(spool, settings.send_deadline)
     spool.close(deadline=Deadline.after(0.0))
     left = stored(directory, project)
@@ -64,6 +74,31 @@ def _run(options: argparse.Namespace) -> int:
     for reason in sorted(failures):
         print(f"{PROGRAM}: {reason}", file=sys.stderr)
     return 1 if receipt.has_retained or refused else 0
+
+
+class _Keeping(BaseTransport):
+    """Keeps events if the server refuses all of them, for example because the key is wrong."""
+
+    def __init__(self, inner: BaseTransport) -> None:
+        self._inner = inner
+
+    def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
+        """Send events; those that are refused for no fault of their own are retained."""
+        receipt = self._inner.send(events, deadline=deadline)
+        kept = [each for each in receipt.undelivered if _is_of_all(each.error)]
+        if not kept:
+            return receipt
+        refused = [each.event for each in kept]
+        error = TransportError(str(kept[0].error), reason="refused")
+        return receipt.without(refused) + Receipt.retaining(refused, error.reason, error)
+
+    def close(self, *, deadline: Deadline) -> Receipt:
+        """Close the inner transport."""
+        return self._inner.close(deadline=deadline)
+
+
+def _is_of_all(error: Exception) -> bool:
+    return isinstance(error, RejectedError) and error.status not in REFUSALS_OF_AN_EVENT
 
 
 def _replayed(spool: SpoolTransport, seconds: float) -> Receipt:

@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..errors import TransportError
 from ..events.timestamps import utc_now
 from ..transports._http.timed_calls import call_with_timeout
 from ..transports.deadline import Deadline
-from ..transports.http import DEFAULT_PORTS, HEADERS
+from ..transports.http import DEFAULT_PORTS, HEADERS, host_in
 from .report import Step, timed
 
 if TYPE_CHECKING:
@@ -50,10 +50,14 @@ def steps(host: str, api_key: str, deadline: Deadline) -> Iterator[Step]:
     else:
         yield Step("proxy", "ok", "none")
     of_proxy = " of the proxy" if proxy is not None else ""
-    for step in (_dns(target, port, of_proxy, deadline), _tcp(target, port, of_proxy, deadline)):
+    addresses: list[Any] = []
+    step = _dns(target, port, of_proxy, deadline, addresses)
+    yield step
+    if step.status != "failed":
+        step = _tcp(port, addresses, of_proxy, deadline)
         yield step
-        if step.status == "failed":
-            return
+    if step.status == "failed":
+        return
     connections = Connections()
     try:
         if parts.scheme == "https":
@@ -67,23 +71,23 @@ def steps(host: str, api_key: str, deadline: Deadline) -> Iterator[Step]:
 
 
 @timed("dns")
-def _dns(host: str, port: int, of_proxy: str, deadline: Deadline) -> Step:
+def _dns(host: str, port: int, of_proxy: str, deadline: Deadline, found: list[Any]) -> Step:
+    """Resolve a host name, and add its addresses to `found`."""
+    spelling = "check its spelling"
     try:
-        found = call_with_timeout(
+        found += call_with_timeout(
             lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
             deadline.at_most(NAME_SECONDS).remaining(),
             name="leanbase-dns",
         )
     except TimeoutError:
-        advice = "check the DNS server of this machine, or of the function's VPC"
-        return Step(
-            "dns", "failed", f"the host name{of_proxy} was not resolved in {NAME_SECONDS:g} s", advice
-        )
+        what = f"the host name{of_proxy} was not resolved in {NAME_SECONDS:g} s"
+        return Step("dns", "failed", what, "check the DNS server of this machine, or of the function's VPC")
+    except UnicodeError:
+        return Step("dns", "failed", f"{host}{of_proxy} is not a valid host name", spelling)
     except OSError as error:
         why = error.strerror or error.args[-1]
-        return Step(
-            "dns", "failed", f"the host name {host}{of_proxy} is not resolved: {why}", "check its spelling"
-        )
+        return Step("dns", "failed", f"the host name {host}{of_proxy} is not resolved: {why}", spelling)
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     more = f" and {len(addresses) - 1} more" if len(addresses) > 1 else ""
     if addresses == [host]:
@@ -92,21 +96,24 @@ def _dns(host: str, port: int, of_proxy: str, deadline: Deadline) -> Step:
 
 
 @timed("tcp")
-def _tcp(host: str, port: int, of_proxy: str, deadline: Deadline) -> Step:
-    try:
-        seconds = max(0.1, deadline.at_most(CONNECT_SECONDS).remaining())
-        socket.create_connection((host, port), timeout=seconds).close()
-    except TimeoutError:
+def _tcp(port: int, addresses: list[Any], of_proxy: str, deadline: Deadline) -> Step:
+    deadline = deadline.at_most(CONNECT_SECONDS)
+    failure: OSError = TimeoutError()
+    for position, (family, kind, protocol, _, address) in enumerate(addresses):
+        with socket.socket(family, kind, protocol) as connection:
+            connection.settimeout(max(0.05, deadline.remaining() / (len(addresses) - position)))
+            try:
+                connection.connect(address)
+            except OSError as error:
+                failure = error
+            else:
+                return Step("tcp", "ok", f"port {port}{of_proxy} accepts connections")
+    if isinstance(failure, TimeoutError):
+        what = f"port {port}{of_proxy} does not answer in {CONNECT_SECONDS:g} s"
         advice = "a firewall or a security group drops the packets; a function in a VPC needs a way out (NAT)"
-        return Step(
-            "tcp", "failed", f"port {port}{of_proxy} does not answer in {CONNECT_SECONDS:g} s", advice
-        )
-    except OSError as error:
-        why = error.strerror or error
-        return Step(
-            "tcp", "failed", f"port {port}{of_proxy} cannot be reached: {why}", "is it the right port?"
-        )
-    return Step("tcp", "ok", f"port {port}{of_proxy} accepts connections")
+        return Step("tcp", "failed", what, advice)
+    why = failure.strerror or failure
+    return Step("tcp", "failed", f"port {port}{of_proxy} cannot be reached: {why}", "is it the right port?")
 
 
 @timed("tls")
@@ -158,7 +165,7 @@ def _posted(
         advice = "host must be the address of the ingestion server, with its path prefix if it has one"
         return Step("endpoint", "failed", found, advice), response
     if 300 <= status < 400:
-        place = urlsplit(response.headers.get("Location") or "").hostname or "another path"
+        place = host_in(response.headers.get("Location"))
         advice = "set host to the address that accepts events"
         return Step("endpoint", "failed", f"{found}, a redirect to {place}", advice), response
     if status == 407:

@@ -57,7 +57,7 @@ def lines(step: Step) -> list[str]:
     took = f"{step.seconds * 1000:,.0f} ms" if step.seconds >= 0.0005 else ""
     shown = [f"{step.status:<8} {step.name:<12} {took:>9}  {step.found}"]
     if step.advice:
-        shown.append(f"{'':<8} {'':<12} {'':>9}  → {step.advice}")
+        shown.append(f"{'':<8} {'':<12} {'':>9}  -> {step.advice}")
     return shown
 
 

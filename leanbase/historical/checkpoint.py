@@ -48,6 +48,9 @@ class Checkpoint:
         path: The file. `None` counts occurrences in a temporary file, and remembers nothing.
         fingerprint: What the import depends on besides its rows.
 
+    Attributes:
+        is_new: Whether no run before has begun this import, as far as the file tells.
+
     Raises:
         ConfigError: The file cannot be written, belongs to another import, or another process uses it.
     """
@@ -59,6 +62,7 @@ class Checkpoint:
         self._saved_last: Noted | None = None
         self._saved_at = time.monotonic()
         try:
+            self.is_new = path is None or not path.exists()
             if path is not None:
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             # With "" SQLite makes a temporary file, and removes it at the end.
@@ -202,3 +206,5 @@ class Checkpoint:
                 self._save()
         finally:
             self._database.close()
+            if self.path is not None and self.is_new and self.latest is None:
+                self.path.unlink(missing_ok=True)  # the import never began

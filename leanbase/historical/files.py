@@ -7,10 +7,11 @@ import gzip
 import io
 import sys
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from ..errors import ConfigError, MissingDependencyError
 from .formats.columns import Columns, object_of
@@ -19,7 +20,9 @@ from .rows import UnusableRowError, content_of, to_json
 MAX_ROW_BYTES = 8 * 1024 * 1024
 """The longest line that is read as one. An event may have 900 KiB."""
 
-MAX_CELL_CHARACTERS = 1024 * 1024
+MAX_ROW_CHARACTERS = 1024 * 1024
+"""The longest row of a CSV file, with all its lines."""
+
 ROWS_OF_PARQUET = 1000
 CONTAINERS = {
     ".csv": "csv",
@@ -109,7 +112,8 @@ def _of_archive(path: Path, container: str | None) -> list[Input]:
     found: list[Input] = []
     for each in sorted(archive.infolist(), key=lambda info: info.filename):
         kind = container or _container(each.filename)
-        if each.is_dir() or kind is None:
+        hidden = any(part.startswith((".", "__MACOSX")) for part in Path(each.filename).parts)
+        if each.is_dir() or kind is None or hidden:
             continue
         found.append(
             Input(f"{path}:{each.filename}", kind, each.file_size, lambda info=each: archive.open(info))  # type: ignore[misc]
@@ -128,7 +132,13 @@ class _Opened:
         if self.raw is not sys.stdin.buffer:
             self._stack.callback(self.raw.close)
         buffered: Any = self.raw if hasattr(self.raw, "peek") else io.BufferedReader(self.raw)
-        self.is_gzip = buffered.peek(2)[:2] == b"\x1f\x8b"
+        start = buffered.peek(2)[:2]
+        if start in (b"\xff\xfe", b"\xfe\xff"):
+            self.close()
+            raise ConfigError(
+                f"{source.name} is UTF-16; convert it, for example with iconv -f UTF-16 -t UTF-8"
+            )
+        self.is_gzip = start == b"\x1f\x8b"
         self.stream: Any = gzip.GzipFile(fileobj=buffered) if self.is_gzip else buffered
 
     def position(self) -> int:
@@ -141,6 +151,13 @@ class _Opened:
         self._stack.close()
 
 
+class _BadLine(NamedTuple):
+    """A line of a CSV file that makes no row, and why."""
+
+    text: str
+    problem: str
+
+
 class CsvRows:
     """The rows of a CSV file in UTF-8 with a header.
 
@@ -149,41 +166,68 @@ class CsvRows:
     """
 
     def __init__(self, source: Input, check: Callable[[Sequence[str]], None]) -> None:
-        csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARACTERS))
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARACTERS))
         self.name = source.name
         self._file = _Opened(source)
         # Bytes that are not UTF-8 become surrogates, for which `fields` refuses their row alone.
-        text = io.TextIOWrapper(self._file.stream, "utf-8-sig", "surrogateescape", newline="")
-        self._reader = csv.reader(text)
-        self._text = text
+        self._text = io.TextIOWrapper(self._file.stream, "utf-8-sig", "surrogateescape", newline="")
+        self._again: deque[str] = deque()
+        self._taken: list[str] = []
         try:
-            self._names = next(self._reader, [])
-            if not self._names:
-                raise ConfigError(f"{self.name} has no header")
-            check(self._names)
-        except (csv.Error, ConfigError) as error:
+            self._rows = self._read()
+            header = next(self._rows, None)
+            if not isinstance(header, list):
+                raise ConfigError(f"{self.name} has no header that can be read")
+            self._names = header
+            check(header)
+        except BaseException:
             self.close()
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"the header of {self.name} cannot be read: {error}") from error
+            raise
+        self.namespace = to_json(header)
 
     def __iter__(self) -> Iterator[Any]:
-        reader = self._reader
+        return self._rows
+
+    def _read(self) -> Iterator[Any]:
+        """Yield each row as a list of cells, or a line that makes no row.
+
+        A quote that is never closed takes all lines up to the next quote, the end of the file, or a limit.
+        Then the first of these lines is no row, and the others are read again.
+        """
         while True:
+            # `strict` also finds a quote that is open at the end of the file.
+            reader = csv.reader(self._lines(), strict=True)
             try:
                 for row in reader:
                     if row:
                         yield row
+                    self._taken.clear()
                 return
             except csv.Error as error:
-                yield UnusableRowError(f"line {reader.line_num} cannot be read: {error}")
+                first, *others = self._taken
+                self._taken.clear()
+                self._again.extendleft(reversed(others))
+                yield _BadLine(first, str(error))
+
+    def _lines(self) -> Iterator[str]:
+        again, taken, readline = self._again, self._taken, self._text.readline
+        size = 0
+        while line := again.popleft() if again else readline(MAX_ROW_CHARACTERS):
+            size = size + len(line) if taken else len(line)
+            taken.append(line)
+            if len(line) == MAX_ROW_CHARACTERS and line[-1] not in "\r\n":
+                while (rest := readline(MAX_ROW_CHARACTERS)) and rest[-1] not in "\r\n":
+                    pass
+            if size >= MAX_ROW_CHARACTERS:
+                raise csv.Error("the row is too long, or a quote in it is never closed")
+            yield line
 
     def content(self, row: Any) -> bytes:
-        return str(row).encode() if isinstance(row, UnusableRowError) else to_json(row)
+        return to_json(row.text) if isinstance(row, _BadLine) else to_json(row)
 
     def fields(self, row: Any) -> Mapping[str, Any]:
-        if isinstance(row, UnusableRowError):
-            raise row
+        if isinstance(row, _BadLine):
+            raise UnusableRowError(f"the line is not valid CSV: {row.problem}")
         names = self._names
         if len(row) != len(names):
             raise UnusableRowError(f"the row has {len(row)} cells, and the header {len(names)}")
@@ -210,18 +254,26 @@ def _is_utf8(row: Sequence[str]) -> bool:
 class JsonRows:
     """The rows of a file with one JSON object a line. Blank lines are no rows."""
 
+    namespace = b""
+
     def __init__(self, source: Input) -> None:
         self.name = source.name
         self._file = _Opened(source)
 
     def __iter__(self) -> Iterator[Any]:
         read = self._file.stream.readline
+        is_first = True
         while line := read(MAX_ROW_BYTES):
             if len(line) == MAX_ROW_BYTES and not line.endswith(b"\n"):
                 yield line[:1000]
                 while (rest := read(MAX_ROW_BYTES)) and not rest.endswith(b"\n"):
                     pass
             elif line := line.strip():
+                if is_first and line.startswith(b"["):
+                    raise ConfigError(
+                        f"{self.name} is one JSON array; write one object a line, as with `jq -c '.[]'`"
+                    )
+                is_first = False
                 yield line
 
     def content(self, row: Any) -> bytes:
@@ -247,6 +299,8 @@ class ParquetRows:
         MissingDependencyError: pyarrow is not installed.
         ConfigError: The file is not a Parquet file, or lacks a column that the import needs.
     """
+
+    namespace = b""
 
     def __init__(self, source: Input, check: Callable[[Sequence[str]], None]) -> None:
         try:

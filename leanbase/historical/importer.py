@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,12 +111,14 @@ class Source:
     Args:
         open: Opens the rows.
         format: Maps the fields of a row to an event.
+        name: The name of a file, or `""` for rows from code.
         size: The size in bytes, or 0 if nobody knows.
     """
 
-    def __init__(self, open: Callable[[], Rows], format: Format, size: int = 0) -> None:
+    def __init__(self, open: Callable[[], Rows], format: Format, name: str = "", size: int = 0) -> None:
         self.open = open
         self.format = format
+        self.name = name
         self.size = size
 
 
@@ -193,7 +196,6 @@ class Importer:
                 replace(settings, historical_migration=True, max_retries=0)
             )
         )
-        self._lanes = Lanes(self._transport, settings.send_deadline)
         self._most_events = settings.flush_at
         # This pipeline only builds and encodes: its transport never gets an event.
         self._pipeline = Pipeline(
@@ -211,9 +213,18 @@ class Importer:
             _fingerprint(settings, {"personless": personless, **(options or {})}),
         )
         self._done = self._checkpoint.files()
+        self._lanes = Lanes(
+            self._transport,
+            settings.send_deadline,
+            has_passed_on=bool(self._checkpoint.totals().get("delivered")),
+        )
         self._before = dict.fromkeys(COUNTED, 0) | self._checkpoint.totals()
         self._skipped = 0
-        self._rejects = _Rejects(None if dry_run else rejects)
+        try:
+            self._rejects = _Rejects(None if dry_run else rejects, is_new=self._checkpoint.is_new)
+        except ConfigError:
+            self._checkpoint.close()
+            raise
         self._is_dry_run = dry_run
         self._in_flight: deque[_Batch] = deque()
         self._finished_bytes = 0
@@ -259,12 +270,17 @@ class Importer:
             self._settle(leave=0)
         except KeyboardInterrupt:
             self._lanes.stop()
+            self._tell(at_once=True, waiting_for="the requests in flight; interrupt again to end now")
             self._settle_finished()
             raise
         except StoppedError as error:
             with contextlib.suppress(StoppedError):
                 self._settle_finished()
             raise ImportStoppedError(str(error), self.report) from None
+        except Exception:
+            with contextlib.suppress(StoppedError):
+                self._settle_finished()
+            raise
         self._tell(at_once=True)
         return self.report
 
@@ -272,12 +288,21 @@ class Importer:
 
     def _batches(self) -> Iterator[_Batch]:
         for number, source in enumerate(self._sources):
-            rows = self._reading = source.open()
+            rows: Rows | None = None
             try:
+                rows = self._reading = source.open()
                 yield from self._of_source(number, source, rows)
-            except (OSError, EOFError, ValueError) as error:
-                what = getattr(error, "strerror", None) or error
-                raise StoppedError(f"{rows.name} cannot be read to its end: {what}") from error
+            except ConfigError as error:
+                if number == 0:
+                    raise
+                raise StoppedError(str(error)) from error  # with what the files before it have made
+            except StoppedError:
+                raise
+            except Exception as error:
+                if not source.name:  # the caller's own rows: its exception is for the caller
+                    raise
+                what = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                raise StoppedError(f"{source.name} cannot be read to its end: {what}") from error
             finally:
                 getattr(rows, "close", lambda: None)()
             self._finished_bytes += source.size
@@ -285,13 +310,13 @@ class Importer:
             raise ConfigError("the checkpoint is of more files than these")
 
     def _of_source(self, number: int, source: Source, rows: Rows) -> Iterator[_Batch]:
-        iterator = iter(rows)
+        iterator, namespace = iter(rows), rows.namespace
         running, count = self._skip(number, rows, iterator)
         batch = _Batch()
         contents: list[tuple[Any, bytes, bytes]] = []
         for row in iterator:
             content = rows.content(row)
-            digest = digest_of(content)
+            digest = digest_of(namespace + content)
             running.update(digest)
             contents.append((row, content, digest))
             count += 1
@@ -315,7 +340,7 @@ class Importer:
             row = next(iterator, None)
             if row is None:
                 raise ConfigError(self._other_file(rows, f"it has {count} rows, and {done} were passed on"))
-            running.update(digest_of(rows.content(row)))
+            running.update(digest_of(rows.namespace + rows.content(row)))
             self._skipped += 1
             if not count % MAX_BATCH_ROWS:
                 self._tell()
@@ -353,6 +378,8 @@ class Importer:
                 batch.problems[index] = str(error)
             except EventTooLargeError as error:
                 batch.problems[index] = f"the event is too large: {error}"
+            except Exception as error:  # a row may have any form
+                batch.problems[index] = f"the row has an unexpected form ({type(error).__name__})"
 
     def _events(
         self, event: HistoricalEvent, digest: bytes, before: int, batch: _Batch
@@ -362,7 +389,11 @@ class Importer:
         if event.distinct_id is None:
             event.distinct_id = derived_uuid("personless", uuid)
             event.properties["$process_person_profile"] = False
-        made = [self._encoded(event.name, event.distinct_id, event.timestamp, event.properties, uuid)]
+        draft = _draft(event.name, event.distinct_id, event.timestamp, event.properties, uuid)
+        encoded = self._pipeline.encoded(draft)
+        if encoded is None:
+            raise UnusableRowError("the client dropped the event: it is too large, or before_send dropped it")
+        made = [encoded]
         previous = event.previous_id
         if previous is not None and previous != "" and previous != event.distinct_id:
             made[:0] = self._link(str(event.distinct_id), str(previous), event.timestamp, batch)
@@ -377,16 +408,9 @@ class Importer:
         if before:
             return []
         properties = {"$anon_distinct_id": previous}
-        return [self._encoded("$identify", distinct_id, timestamp, properties, uuid_of(digest_of(content)))]
-
-    def _encoded(
-        self, name: object, distinct_id: object, timestamp: object, properties: dict[str, Any], uuid: str
-    ) -> EncodedEvent:
-        draft = Draft(str(name), properties, str(distinct_id), timestamp, uuid, None, with_tags=False)
-        event = self._pipeline.encoded(draft)
-        if event is None:
-            raise UnusableRowError("the client dropped the event: it is too large, or before_send dropped it")
-        return event
+        uuid = uuid_of(digest_of(content))
+        event = self._pipeline.encoded(_draft("$identify", distinct_id, timestamp, properties, uuid))
+        return [event] if event is not None else []  # a hook may drop it
 
     # --- outcomes -----------------------------------------------------------------------------------
 
@@ -436,16 +460,18 @@ class Importer:
         totals[REJECTS_BYTES] = self._rejects.write(totals.get(REJECTS_BYTES, 0), rejects)
         self._checkpoint.commit(batch.keys, batch.place, totals)
 
-    def _tell(self, *, at_once: bool = False) -> None:
+    def _tell(self, *, at_once: bool = False, waiting_for: str | None = None) -> None:
         now = time.monotonic()
         if self._on_progress is None or (not at_once and now - self._last_progress < PROGRESS_SECONDS):
             return
         self._last_progress = now
         size = sum(source.size for source in self._sources)
         position = self._reading.position() if self._reading is not None else 0
-        fraction = 1.0 if at_once else min(1.0, (self._finished_bytes + position) / size) if size else None
+        fraction = min(1.0, (self._finished_bytes + position) / size) if size else None
         try:
-            self._on_progress(Progress(self.report, self._skipped, fraction, self._lanes.waiting_for))
+            self._on_progress(
+                Progress(self.report, self._skipped, fraction, waiting_for or self._lanes.waiting_for)
+            )
         except Exception as error:
             logger.warning("on_progress raised %s; the import goes on", type(error).__name__)
 
@@ -457,7 +483,9 @@ class _Rejects:
     comes again after an interrupt or a kill is in it once.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, is_new: bool) -> None:
+        if path is not None and is_new and path.is_file() and path.stat().st_size:
+            raise ConfigError(f"{path} exists: move it away, or name another file for the rejects")
         self.path = path
         self._descriptor: int | None = None
         self._end = 0
@@ -486,6 +514,8 @@ class _Rejects:
         try:
             if self._descriptor is None:
                 self._descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
+                if stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+                    self.path.chmod(0o600)  # it may have been there, empty
                 end = min(end, os.fstat(self._descriptor).st_size)  # somebody may have removed the file
             os.lseek(self._descriptor, end, os.SEEK_SET)
             os.write(self._descriptor, data)
@@ -502,13 +532,23 @@ class _Rejects:
             self._descriptor = None
 
 
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
 def _reject(number: int, name: str, content: bytes, reason: str) -> bytes:
     row = content.decode("utf-8", "backslashreplace")
     try:
-        shown: Any = json.loads(row)
+        shown: Any = json.loads(row, parse_constant=_refuse)
     except (ValueError, RecursionError):
         shown = row
     return json.dumps({"row": number, "file": name, "reason": reason, "content": shown}).encode() + b"\n"
+
+
+def _draft(
+    name: object, distinct_id: object, timestamp: object, properties: dict[str, Any], uuid: str
+) -> Draft:
+    return Draft(str(name), properties, str(distinct_id), timestamp, uuid, None, with_tags=False)
 
 
 def _key(number: int, digest: bytes) -> int:

@@ -13,6 +13,7 @@ from ..errors import RejectedError, TransportError
 from ..events.encoding import EncodedEvent
 from ..transports.base import BaseTransport
 from ..transports.deadline import Deadline
+from ..transports.http import REFUSALS_OF_AN_EVENT
 from ..transports.receipt import OutcomeGroup, Receipt
 
 LANES = 8
@@ -21,8 +22,6 @@ LANES = 8
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
-OF_AN_EVENT = frozenset({400, 413, 422})
-"""Refusals that may be about one event of a batch. Every other one would meet all events."""
 
 
 class StoppedError(Exception):
@@ -37,9 +36,10 @@ class Lanes:
     Args:
         transport: Where events go. It must not retain events.
         seconds: The maximum seconds for one send.
+        has_passed_on: Whether the server has accepted events of this import before.
     """
 
-    def __init__(self, transport: BaseTransport, seconds: float) -> None:
+    def __init__(self, transport: BaseTransport, seconds: float, *, has_passed_on: bool) -> None:
         self._transport = transport
         self._seconds = seconds
         self._pool = ThreadPoolExecutor(LANES, thread_name_prefix="leanbase-import")
@@ -49,14 +49,14 @@ class Lanes:
         self._next_try = 0.0
         self._problem = ""
         self._reason = ""
-        self._has_passed_on = False
+        self._has_passed_on = has_passed_on
 
     def send(self, events: Sequence[EncodedEvent]) -> Future[Receipt]:
         """Begin to send a batch. The future has the receipt, or raises `StoppedError`.
 
         The events that the receipt has as dropped are those that the server refuses for good.
         """
-        return self._pool.submit(self._delivered, events)
+        return self._pool.submit(self._batch, events)
 
     @property
     def waiting_for(self) -> str | None:
@@ -81,6 +81,13 @@ class Lanes:
         self._pool.shutdown(cancel_futures=True)
         self._transport.close(deadline=Deadline.after(CLOSE_SECONDS))
 
+    def _batch(self, events: Sequence[EncodedEvent]) -> Receipt:
+        receipt = self._delivered(events)
+        refused = [each for each in receipt.undelivered if isinstance(each.error, RejectedError)]
+        if len(refused) == len(events) > 1 and not self._has_passed_on:
+            raise self.stop(f"the server refuses every event of the first batch: {refused[0].error}")
+        return receipt
+
     def _delivered(self, events: Sequence[EncodedEvent]) -> Receipt:
         receipt = Receipt()
         while events:
@@ -95,15 +102,12 @@ class Lanes:
     def _refused(self, group: OutcomeGroup) -> Receipt:
         """Find the events that the server refuses, in halves: one of them makes it refuse a whole request."""
         error = group.error
-        if isinstance(error, RejectedError) and error.status not in OF_AN_EVENT:
+        if isinstance(error, RejectedError) and error.status not in REFUSALS_OF_AN_EVENT:
             raise self.stop(str(error))
         if len(group.events) == 1 or not isinstance(error, RejectedError):
             return Receipt.dropping(group.events, group.reason, error)
         middle = len(group.events) // 2
-        found = self._delivered(group.events[:middle]) + self._delivered(group.events[middle:])
-        if len(found.undelivered) == len(group.events) and not self._has_passed_on:
-            raise self.stop(f"the server refuses every event of the first batch: {error}")
-        return found
+        return self._delivered(group.events[:middle]) + self._delivered(group.events[middle:])
 
     def _attempt(self, events: Sequence[EncodedEvent]) -> Receipt:
         """Send once, in turn with the other lanes while the server is away."""

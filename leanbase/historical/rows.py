@@ -34,10 +34,12 @@ class Rows(Protocol):
     """Rows in an order that is the same each time, from a file or from code.
 
     `content` is what the ids of a row are derived from, so a resumed import only has to compute `content` for
-    the rows that it skips. `fields` reads a row.
+    the rows that it skips. `namespace` is what the ids of all rows are derived from besides. `fields` reads a
+    row.
     """
 
     name: str
+    namespace: bytes
 
     def __iter__(self) -> Iterator[Any]: ...
     def content(self, row: Any) -> bytes: ...
@@ -102,6 +104,7 @@ class CodeRows:
     """The rows that `import_events` gets from code."""
 
     name = "rows"
+    namespace = b""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         self._rows = rows
@@ -203,4 +206,7 @@ def own_uuid(event: HistoricalEvent) -> str | None:
     if isinstance(own, UUID):
         return str(own)
     text = str(own)
-    return text if _UUID.fullmatch(text) else derived_uuid("id", event.name, text)
+    if _UUID.fullmatch(text):
+        return text
+    # An id such as Mixpanel's `$insert_id` is one only together with the rest of what identifies an event.
+    return derived_uuid("id", event.name, str(event.distinct_id), str(event.timestamp), text)

@@ -297,7 +297,7 @@ class _Sandbox:
     def _messages(self, seconds: float) -> list[dict[str, Any]]:
         """Return the messages that arrive within `seconds`, if any. Store captured events in `events`."""
         # In short steps: children of the process may hold the pipe open after it has ended.
-        if not select.select([self._read], [], [], min(seconds, LOOK_SECONDS))[0]:
+        if not _is_readable(self._read, min(seconds, LOOK_SECONDS)):
             self._look_for_end(os.WNOHANG)
             return []
         data = os.read(self._read, 1024 * 1024)
@@ -346,10 +346,17 @@ class _Sandbox:
         self._forgotten.detach()
         self.signal_all(signal.SIGKILL)
         self._look_for_end(0)
-        while select.select([self._read], [], [], 0)[0] and (data := os.read(self._read, 1024 * 1024)):
+        while _is_readable(self._read, 0.0) and (data := os.read(self._read, 1024 * 1024)):
             self._take(data)
         os.close(self._read)
         os.close(self._write)
+
+
+def _is_readable(descriptor: int, seconds: float) -> bool:
+    """Wait until there is something to read. Unlike `select()`, `poll()` takes descriptors above 1023."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _kill(pid: int) -> None:

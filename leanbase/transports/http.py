@@ -34,6 +34,8 @@ GZIP_HEADERS = {**HEADERS, "Content-Encoding": "gzip"}
 PROXY_AUTHENTICATION_REQUIRED = 407
 RETRIED_4XX = (PROXY_AUTHENTICATION_REQUIRED, 408, 429)
 PAYLOAD_TOO_LARGE = 413
+REFUSALS_OF_AN_EVENT = frozenset({400, PAYLOAD_TOO_LARGE, 422})
+"""Refusals that may be about one event of a batch. Every other one would meet all events."""
 MAX_QUOTED_CHARACTERS = 200
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_RETRY_AFTER_SECONDS = 300.0
@@ -235,7 +237,7 @@ class HttpTransport(BaseTransport):
         if 300 <= status < 400:
             raise RejectedError(
                 f"the server responded with {status}, a redirect to "
-                f"{_host_in(response.headers.get('Location'))}, "
+                f"{host_in(response.headers.get('Location'))}, "
                 "which is not followed; set host to the URL that accepts events",
                 status=status,
             )
@@ -262,7 +264,7 @@ class HttpTransport(BaseTransport):
             self._repeated.log(logging.WARNING, "quota", count, what)
 
 
-def _host_in(location: str | None) -> str:
+def host_in(location: str | None) -> str:
     from urllib.parse import urlsplit
 
     try:

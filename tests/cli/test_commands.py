@@ -67,7 +67,6 @@ def test_capture_without_a_person(configured: FaultServer) -> None:
         (["e"], Behaviour(status=401), "the API key was rejected"),
         (["e"], Behaviour(status=503), "the server responded with 503"),
         ([" "], Behaviour(), "it is not valid"),
-        (["e", "-p", "oops"], Behaviour(), "-p needs a name and a value with = between them"),
     ],
 )
 def test_capture_exits_1_if_the_event_did_not_arrive(
@@ -82,6 +81,26 @@ def test_capture_exits_1_if_the_event_did_not_arrive(
     output = capsys.readouterr()
     assert output.out == ""
     assert message in output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "oops"], "-p needs a name and a value with = between them"),
+        (["--timestamp", "yesterday"], "--timestamp must be like 2026-01-02T03:04:05Z"),
+        (["--uuid", "nope"], "--uuid must be a UUID"),
+    ],
+)
+def test_wrong_usage_of_capture_is_2(
+    arguments: list[str], message: str, configured: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["capture", "e", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert configured.events == []
+
+
+def test_a_value_that_is_nested_without_end_is_a_string(configured: FaultServer) -> None:
+    assert main(["capture", "e", "-p", "x=" + "[" * 100_000]) == 0
 
 
 def test_capture_without_a_key_points_to_the_doctor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,7 +107,7 @@ def test_eval_says_what_is_missing(bundle: str, capsys: pytest.CaptureFixture[st
     assert main(["flags", "eval", "gone", "--definitions", bundle, "--distinct-id", "u"]) == 1
     assert "there is no flag 'gone'; there are beta, checkout" in capsys.readouterr().err
     wrong = ["--distinct-id", "u", "--person-property", "plan"]
-    assert main(["flags", "eval", "beta", "--definitions", bundle, *wrong]) == 1
+    assert main(["flags", "eval", "beta", "--definitions", bundle, *wrong]) == 2
     assert "--person-property needs a name and a value with = between them" in capsys.readouterr().err
 
 

@@ -107,6 +107,21 @@ def test_refused_events_are_1(
 
 
 @pytest.mark.slow
+def test_a_rejected_key_keeps_the_events(
+    away: None, server: FaultServer, spool: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end(writer(server, spool, 4))
+    server.always(Behaviour(status=401))
+    assert main(["replay", "--directory", str(spool)]) == 1
+    output = capsys.readouterr()
+    assert "0 events sent, 0 refused" in output.out
+    assert "the API key was rejected" in output.err
+    server.always(Behaviour())
+    assert main(["replay", "--directory", str(spool)]) == 0
+    assert "4 events sent" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_files_of_another_project_are_left_to_it(
     away: None,
     server: FaultServer,
@@ -124,6 +139,8 @@ def test_files_of_another_project_are_left_to_it(
 def test_what_replay_needs(
     spool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["replay", "--directory", str(spool)]) == 1
+    assert f"there is no directory {spool}" in capsys.readouterr().err
     monkeypatch.delenv("LEANBASE_HOST")
     assert main(["replay", "--directory", str(spool)]) == 1
     assert capsys.readouterr().err == "leanbase: set LEANBASE_HOST\n"

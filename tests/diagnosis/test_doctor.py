@@ -299,9 +299,9 @@ def test_for_people(set: Set, server: FaultServer, capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["ok", "settings", "transport", "http"]
     assert lines[-2].startswith("failed   tcp")
-    assert lines[-1].strip() == "→ is it the right port?"
+    assert lines[-1].strip() == "-> is it the right port?"
     assert main(["--quiet", "doctor"]) == 1
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["failed", "→"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["failed", "->"]
 
 
 def test_as_data_from_a_handler(set: Set, server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -168,6 +168,7 @@ class TestSegment:
             {**track, "properties": [1]},
             {**track, "type": "group"},
             {**track, "type": "alias", "anonymousId": None},
+            {**track, "type": "group", "groupId": "g", "traits": {"group_type": ["x"]}},
             "[]\n",
             "{broken\n",
             '"text"\n',
@@ -175,10 +176,10 @@ class TestSegment:
             {**track, "userId": 17, "context": None, "properties": None},
         )
         assert [event["distinct_id"] for event in events] == ["17", "17"]
-        assert len(reasons) == 11
-        assert "write one object a line" in reasons[8]
-        assert reasons[9].startswith("the line is not valid JSON")
-        assert reasons[10] == "the line must be a JSON object, not str"
+        assert len(reasons) == 12
+        assert "write one object a line" in reasons[9]
+        assert reasons[10].startswith("the line is not valid JSON")
+        assert reasons[11] == "the line must be a JSON object, not str"
 
 
 class TestMixpanel:
@@ -277,10 +278,21 @@ class TestMixpanel:
             {"event": "$merge", "properties": {"time": 1709208000, "$distinct_ids": ["a"]}},
             {"event": "$create_alias", "properties": {"time": 1709208000, "distinct_id": "a"}},
             {"error": "Invalid API request"},
+            {"event": ["x"], "properties": {"distinct_id": "a", "time": 1709208000}},
             self.changed(**{"$insert_id": None}),
         )
         assert len(events) == 1
-        assert len(reasons) == 8
+        assert len(reasons) == 9
+
+    def test_an_insert_id_is_one_of_a_person_and_a_time(self, imported: Any) -> None:
+        events, _ = imported(
+            "mixpanel",
+            self.changed(**{"$insert_id": "1"}),
+            self.changed(**{"$insert_id": "1"}),
+            self.changed(**{"$insert_id": "1", "distinct_id": "other"}),
+        )
+        first, again, other = [event["uuid"] for event in events]
+        assert first == again != other
 
 
 class TestAmplitude:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from ...errors import ConfigError
 from ..rows import HistoricalEvent, UnusableRowError
 
 MAX_DIGITS_OF_INT = 19
+_LIKE_A_NAME = re.compile(r"[A-Za-z_$][\w $./()-]{0,60}")
 _FIRST_OF_JSON = frozenset("-0123456789tf{[")
 
 
@@ -60,10 +62,10 @@ class Columns:
         missing = {option: name for option, name in options.items() if name and name not in names}
         if missing:
             option, name = next(iter(missing.items()))
-            raise ConfigError(
-                f"there is no column {name!r}; name another with {option}. "
-                f"The columns are {', '.join(map(repr, names))}"
-            )
+            are = f"The columns are {', '.join(map(repr, names))}"
+            if not all(_LIKE_A_NAME.fullmatch(each) for each in names):  # values, which are not shown
+                are = f"The first line has {len(names)} cells, and does not look like a header"
+            raise ConfigError(f"there is no column {name!r}; name another with {option}. {are}")
         unknown = [name for name in self.properties or () if name not in names]
         if unknown:
             raise ConfigError(f"--properties names {unknown[0]!r}, which is not a column")

@@ -1,4 +1,4 @@
-"""Bring docs/messages.md in line with the log calls of the package: `python -m scripts.messages_page`.
+"""Bring docs/troubleshooting.md in line with the log calls: `python -m scripts.troubleshooting_page`.
 
 The messages and their levels come from the code. What they mean is written in the page, below the heading of
 each message, and kept. A new message is added at the end of the page, where its meaning has to be written.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "messages.md"
+PAGE = ROOT / "docs" / "troubleshooting.md"
 PACKAGE = ROOT / "leanbase"
 LEVELS = ("ERROR", "WARNING", "INFO", "DEBUG")
+WIDTH = 118
+MOST_OF_A_HEADING = 100
 UNEXPLAINED = "## Messages without an explanation"
 
 
@@ -84,6 +87,8 @@ def page() -> str:
     """Return the page with the messages that there are, and the explanations that it has."""
     head, _, _ = PAGE.read_text().partition("\n## ")
     known = messages()
+    by_heading = {_shortened(message): message for message in known}
+    assert len(by_heading) == len(known), "two messages begin with the same words"
     parts = [head]
     explained = set()
     for section in re.split(r"(?m)^## ", PAGE.read_text())[1:]:
@@ -92,14 +97,14 @@ def page() -> str:
         introduction, *items = re.split(r"(?m)^### ", body)
         for item in items:
             heading, _, text = item.partition("\n")
-            message = _unquoted(heading)
+            message = by_heading.get(_shortened(_unquoted(heading)), "")
             if message in known:
                 explained.add(message)
                 entries.append(_entry(message, known[message], text))
         if entries and f"## {title}" != UNEXPLAINED:
             parts.append("\n\n".join(filter(None, [f"## {title}", introduction.strip(), *entries])))
         elif entries:
-            explained -= {_unquoted(item.partition("\n")[0]) for item in items}
+            explained -= {by_heading.get(_unquoted(item.partition("\n")[0]), "") for item in items}
     rest = [_entry(message, known[message], "") for message in sorted(set(known) - explained)]
     if rest:
         parts.append("\n\n".join([UNEXPLAINED, *rest]))
@@ -112,9 +117,23 @@ def _unquoted(heading: str) -> str:
 
 def _entry(message: str, levels: set[str], text: str) -> str:
     named = " or ".join(level for level in LEVELS if level in levels)
-    explanation = re.sub(r"^\*\*[A-Z a-z]+\.\*\*", "", text.strip()).strip()
-    quoted = f"`` {message} ``" if "`" in message else f"`{message}`"
-    return f"### {quoted}\n\n**{named}.** {explanation}".rstrip()
+    text = re.sub(r"(?s)^```text\n.*?```\n", "", text.strip()).strip()
+    explanation = " ".join(re.sub(r"^\*\*[A-Z a-z]+\.\*\*", "", text).split())
+    shown = _shortened(message)
+    quoted = f"`` {shown} ``" if "`" in shown else f"`{shown}`"
+    whole = f"```text\n{_wrapped(message)}\n```\n\n" if shown != message else ""
+    return f"### {quoted}\n\n{whole}{_wrapped(f'**{named}.** {explanation}'.rstrip())}"
+
+
+def _shortened(message: str) -> str:
+    """Return a message as its heading has it."""
+    if len(message) <= MOST_OF_A_HEADING:
+        return message
+    return message[:MOST_OF_A_HEADING].rpartition(" ")[0] + " …"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 if __name__ == "__main__":
