@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ENVS := .venvs
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo quick test check lint format dist layer release-check pins bench clean
+.PHONY: help setup demo quick test check lint format dist layer docs docs-serve release-check pins bench clean
 
 help:
 	@echo "make demo     run the examples against the local ingestion server"
@@ -17,6 +17,7 @@ help:
 	@echo "make format   format the code"
 	@echo "make dist     build wheel and sdist of leanbase and of leanbaseanalytics into dist/"
 	@echo "make layer    build dist/leanbase-layer.zip, a Lambda layer with the package and urllib3"
+	@echo "make docs     build the docs site into site/; make docs-serve shows it while pages are edited"
 	@echo "make release-check TAG=v3.0.0   check that what is in dist/ may be released"
 	@echo "make pins     resolve the tools of requirements/ again"
 	@echo "make bench    measure side by side with other SDKs; writes benchmarks/results.md"
@@ -49,6 +50,12 @@ $(ENVS)/bench/ready: requirements/bench.txt
 	$(PYTHON) -m venv $(ENVS)/bench
 	$(ENVS)/bench/bin/python -m pip $(PINNED) requirements/pip.txt
 	$(ENVS)/bench/bin/python -m pip $(PINNED) requirements/bench.txt
+	@touch $@
+
+$(ENVS)/site/ready: requirements/docs.txt
+	$(PYTHON) -m venv $(ENVS)/site
+	$(ENVS)/site/bin/python -m pip $(PINNED) requirements/pip.txt
+	$(ENVS)/site/bin/python -m pip $(PINNED) requirements/docs.txt
 	@touch $@
 
 setup: $(VENV)/ready $(ENVS)/sam/ready
@@ -98,6 +105,14 @@ dist: $(VENV)/ready
 layer: $(VENV)/ready
 	@$(BIN)/python -m scripts.layer
 
+docs: $(ENVS)/site/ready
+	@$(ENVS)/site/bin/python -m scripts.copied_pages
+	@$(ENVS)/site/bin/zensical build --strict --clean
+
+docs-serve: $(ENVS)/site/ready
+	@$(ENVS)/site/bin/python -m scripts.copied_pages
+	@$(ENVS)/site/bin/zensical serve
+
 release-check: $(VENV)/ready
 	@$(BIN)/python -m scripts.release_check "$(TAG)"
 
@@ -111,8 +126,9 @@ pins:
 	$(COMPILE) --upgrade pyproject.toml --group core-tests --constraint requirements/dev.txt --output-file requirements/core-tests.txt
 	$(COMPILE) --upgrade pyproject.toml --group bench --output-file requirements/bench.txt
 	$(COMPILE) --upgrade --group sam --output-file requirements/sam.txt
+	$(subst 3.10,3.11,$(COMPILE)) --upgrade --group docs --output-file requirements/docs.txt
 	$(COMPILE) --upgrade --group layer --output-file requirements/layer.txt
 	$(COMPILE) --upgrade --group pip --output-file requirements/pip.txt
 
 clean:
-	rm -rf $(VENV) $(ENVS) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(ENVS) dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

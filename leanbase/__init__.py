@@ -149,7 +149,7 @@ def doctor(*, send: bool = False) -> Diagnosis:
     Returns:
         The diagnosis. It is true if events arrive, as far as the steps can tell; `print` shows it as a table.
 
-    Example:
+    Examples:
         >>> import leanbase
         >>> diagnosis = leanbase.doctor()
         >>> diagnosis.steps[0].name

@@ -125,7 +125,7 @@ class Leanbase(FlagCalls):
             not raise: the client is disabled and logs an error once.
         TypeError: A keyword is not an option.
 
-    Example:
+    Examples:
         >>> from leanbase.transports import MemoryTransport
         >>> client = Leanbase("phc_key", transport=MemoryTransport())
         >>> uuid = client.capture("order created", distinct_id="user_1", properties={"total": 42})
@@ -315,7 +315,7 @@ class Leanbase(FlagCalls):
         returns at once, unless it sends because the scope is full (see `delivery_scope`). Raises only a
         TypeError, if the arguments do not fit the signature.
 
-        Example:
+        Examples:
             >>> import leanbase
             >>> leanbase.capture("order created", distinct_id="user_1", properties={"total": 42})
         """
@@ -546,7 +546,7 @@ class Leanbase(FlagCalls):
             The event's uuid. `None` if the event was not admitted, or if this client has already captured
             this exception object in the same outermost context. Blocks like `capture`.
 
-        Example:
+        Examples:
             >>> import leanbase
             >>> try:
             ...     1 / 0
@@ -657,7 +657,7 @@ class Leanbase(FlagCalls):
             A context manager for a plain `with`, also in `async def` code. Never raises. Leaving it blocks
             like `capture` if an exception is captured, and otherwise not at all.
 
-        Example:
+        Examples:
             >>> import leanbase
             >>> with leanbase.new_context():
             ...     leanbase.tag("plan", "pro")
@@ -692,7 +692,7 @@ class Leanbase(FlagCalls):
             capture_exceptions: As for `new_context`.
             client: As for `new_context`.
 
-        Example:
+        Examples:
             >>> import leanbase
             >>> @leanbase.scoped()
             ... def handle(order):
@@ -793,7 +793,7 @@ class Leanbase(FlagCalls):
         Raises:
             ValueError: `flush` is neither `"end"` nor `"each"`.
 
-        Example:
+        Examples:
             >>> import leanbase
             >>> with leanbase.delivery_scope():
             ...     for order in range(3):

@@ -129,7 +129,7 @@ class FlagCalls:
         `flags_timeout` for each attempt. Without definitions it also waits for them, at most 1 s, and once in
         30 s. Raises only a TypeError, if the arguments do not fit the signature.
 
-        Example:
+        Examples:
             >>> import leanbase
             >>> flags = leanbase.evaluate_flags("user_1", person_properties={"plan": "pro"})
             >>> flags.is_enabled("checkout")

@@ -39,7 +39,7 @@ class Metadata:
         source: `<technology>.<hook>` in lower case, such as `"celery.task_failure"`. It must not contain a
             version, a path, a class name or data of a user.
 
-    Example:
+    Examples:
         >>> metadata = Metadata("error", {"type": "task", "handled": False}, "celery.task_failure")
     """
 

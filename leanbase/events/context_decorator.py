@@ -29,7 +29,7 @@ def scoped(function: Callable[P, R], fresh: bool, on_exception: OnException | No
         fresh: As for `new_context`.
         on_exception: As for `new_context`.
 
-    Example:
+    Examples:
         >>> from leanbase.events.contexts import get_tags, tag
         >>> def handle(order):
         ...     tag("order", order)

@@ -238,7 +238,7 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
 
     Does not block and never raises. Works in `async def` code with a plain `with`.
 
-    Example:
+    Examples:
         >>> with new_context():
         ...     tag("plan", "pro")
         ...     get_tags()

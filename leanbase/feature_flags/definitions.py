@@ -180,7 +180,7 @@ class Definitions:
         is_minimal: Whether `$feature_flag_called` has few properties for flags without an experiment.
         matching_version: How filters compare booleans.
 
-    Example:
+    Examples:
         >>> flags = {"flags": [{"key": "beta", "active": True, "filters": {"groups": [{}]}}]}
         >>> definitions = Definitions.from_json(flags)
         >>> list(definitions), "beta" in definitions

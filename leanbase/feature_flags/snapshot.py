@@ -203,7 +203,7 @@ class FeatureFlagEvaluations:
         error: `None`, or what went wrong, in the words of the property `$feature_flag_error`.
         unresolved_flags: Why each flag without a value could not be evaluated here.
 
-    Example:
+    Examples:
         >>> import leanbase
         >>> flags = leanbase.evaluate_flags("user_1", flag_keys=["checkout"])
         >>> flags.is_enabled("checkout", default_value=True)

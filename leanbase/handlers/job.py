@@ -60,7 +60,7 @@ def job(
 
     Sending blocks until the events have an outcome, at most `send_deadline` seconds.
 
-    Example:
+    Examples:
         >>> import leanbase
         >>> @leanbase.job
         ... def main():

@@ -32,7 +32,7 @@ def install_sigterm_handler(client: Leanbase | None = None) -> bool:
         True if the handler is installed. False outside the main thread, or if the current handler was not
         installed from Python. Does not block. Never raises.
 
-    Example:
+    Examples:
         >>> import leanbase
         >>> leanbase.install_sigterm_handler()
         True

@@ -61,7 +61,7 @@ def import_events(
         ImportStoppedError: The server refuses all events, for example because the key is wrong. What was
             passed on is in the checkpoint.
 
-    Example:
+    Examples:
         >>> from leanbase import Leanbase
         >>> from leanbase.transports import MemoryTransport
         >>> rows = [{"event": "signed up", "distinct_id": "user_1", "timestamp": "2024-02-29T12:00:00Z"}]

@@ -71,7 +71,7 @@ class LeanbaseMiddleware:
         ConfigError: `flush` is not one of these values.
         TypeError: `client` is not a client.
 
-    Example:
+    Examples:
         >>> async def app(scope, receive, send): ...
         >>> app = LeanbaseMiddleware(app, flush="after_response")
     """

@@ -67,7 +67,7 @@ def install(app: Celery | None = None, *, client: Leanbase | None = None, propag
     Raises:
         TypeError: `client` is not a client.
 
-    Example:
+    Examples:
         >>> from celery import Celery
         >>> app = Celery("shop", broker="memory://")
         >>> install(app)

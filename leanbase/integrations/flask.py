@@ -44,7 +44,7 @@ class LeanbaseFlask:
         ConfigError: `flush` is not one of these values.
         TypeError: `client` is not a client.
 
-    Example:
+    Examples:
         >>> LeanbaseFlask(flush="after_response")  # doctest: +ELLIPSIS
         <leanbase.integrations.flask.LeanbaseFlask object at ...>
     """

@@ -44,7 +44,7 @@ class LeanbaseHandler(logging.Handler):
     Raises:
         TypeError: `client` is not a client.
 
-    Example:
+    Examples:
         >>> log = logging.getLogger("shop")
         >>> log.addHandler(LeanbaseHandler())
         >>> log.error("no stock left of %s", "tea")

@@ -47,7 +47,7 @@ class LeanbaseProvider(AbstractProvider):
     Args:
         client: The client. Default: the default client.
 
-    Example:
+    Examples:
         ```python
         from openfeature import api
         from leanbase.integrations.openfeature import LeanbaseProvider

@@ -54,7 +54,7 @@ class LeanbaseMiddleware:
         ConfigError: `flush` is not one of these values.
         TypeError: `client` is not a client.
 
-    Example:
+    Examples:
         >>> def app(environ, start_response):
         ...     start_response("200 OK", [("Content-Type", "text/plain")])
         ...     return [b"thanks"]

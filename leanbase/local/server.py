@@ -72,7 +72,7 @@ class LocalServer:
         ConfigError: The token is not valid, or a fault cannot be played.
         OSError: The port is in use.
 
-    Example:
+    Examples:
         >>> with LocalServer() as server:
         ...     server.url.startswith("http://127.0.0.1:")
         True

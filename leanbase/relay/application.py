@@ -41,7 +41,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any] | N
         NotDeliveredError: An event of a log was not delivered. Lambda then invokes the relay again.
         SourceError: Definitions were not published. The schedule then invokes the relay again.
 
-    Example:
+    Examples:
         ```yaml
         Handler: leanbase.relay.handler
         ```

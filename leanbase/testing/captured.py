@@ -25,7 +25,7 @@ class CapturedEvents(list[dict[str, Any]]):
 
     The keys are `event`, `distinct_id`, `uuid`, `timestamp` and `properties`.
 
-    Example:
+    Examples:
         >>> events = CapturedEvents([{"event": "paid", "distinct_id": "u1", "properties": {"total": 42}}])
         >>> events.assert_captured("paid", distinct_id="u1", properties={"total": 42})["properties"]
         {'total': 42}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class FlagsAtHand:
     """Values of flags. Nothing is asked, and flags that are not set are missing.
 
-    Example:
+    Examples:
         >>> flags = FlagsAtHand()
         >>> flags.set("checkout", "blue", payload={"copy": "new"})
         >>> flags.values()

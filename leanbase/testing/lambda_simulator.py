@@ -51,7 +51,7 @@ class LambdaContext:
         memory_limit_in_mb: The function's memory in MB.
         aws_request_id: The invocation's request id. Default: a new one.
 
-    Example:
+    Examples:
         >>> context = LambdaContext(timeout=3.0)
         >>> 2900 < context.get_remaining_time_in_millis() <= 3000
         True
@@ -117,7 +117,7 @@ class LambdaSimulator:
     Attributes:
         events: The events that have left the sandboxes so far, as `CapturedEvents`.
 
-    Example:
+    Examples:
         >>> import leanbase
         >>> @leanbase.lambda_handler
         ... def handler(event, context):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class SourceContract:
     """Tests of a `DefinitionsSource`. Inherit them, and override `make_source`.
 
-    Example:
+    Examples:
         ```python
         class TestMySource(SourceContract):
             def make_source(self):

@@ -22,7 +22,7 @@ class TransportContract:
     The fixture decides whether the transport delivers or fails: the tests must pass in both cases. The
     transport receives a few hundred small events, named `"e0"`, `"e1"` and so on.
 
-    Example:
+    Examples:
         ```python
         import pytest
         from leanbase.testing import TransportContract

@@ -28,7 +28,7 @@ class BaseTransport(ABC):
         requires: The options without which the transport cannot deliver. A client that lacks one of them is
             disabled and logs it.
 
-    Example:
+    Examples:
         >>> class PrintTransport(BaseTransport):
         ...     def send(self, events, *, deadline):
         ...         for event in events:

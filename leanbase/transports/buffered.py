@@ -52,7 +52,7 @@ class BufferedTransport(RetainingTransport):
             event loops, and waits for room, at most for the time of a send, if the buffer is full. Events in
             flight count as well.
 
-    Example:
+    Examples:
         >>> from leanbase.transports import HttpTransport
         >>> transport = BufferedTransport(HttpTransport("phc_key", "https://leanbase.example.com"))
     """

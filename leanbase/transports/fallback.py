@@ -34,7 +34,7 @@ class FallbackTransport(BaseTransport):
     Raises:
         ConfigError: One of them is a `BufferedTransport`, which cannot be inside another transport.
 
-    Example:
+    Examples:
         >>> from leanbase.transports import HttpTransport, LogTransport
         >>> first = HttpTransport("phc_key", "https://leanbase.example.com")
         >>> transport = FallbackTransport(first, LogTransport())

@@ -69,7 +69,7 @@ class HttpTransport(BaseTransport):
         flush_at: The maximum number of events in one request.
         historical_migration: Whether to mark the events as a historical import.
 
-    Example:
+    Examples:
         >>> transport = HttpTransport("phc_key", "https://leanbase.example.com", timeout=3.0)
     """
 

@@ -46,7 +46,7 @@ class LogTransport(BaseTransport):
         descriptor: The file descriptor to write to. Default: stdout.
         historical_migration: Whether to mark the events as a historical import.
 
-    Example:
+    Examples:
         >>> transport = LogTransport()
     """
 

@@ -17,7 +17,7 @@ class MemoryTransport(BaseTransport):
     Attributes:
         events: All events in the order of their captures. Clear the list with `events.clear()`.
 
-    Example:
+    Examples:
         >>> from leanbase import Leanbase
         >>> transport = MemoryTransport()
         >>> _ = Leanbase("phc_test", transport=transport).capture("signed up", distinct_id="u1")

@@ -69,7 +69,7 @@ class SpoolTransport(BaseTransport):
         ConfigError: The directory cannot be used or belongs to another user, or `inner` is a
             `BufferedTransport`, which cannot be inside another transport.
 
-    Example:
+    Examples:
         >>> from leanbase.transports import HttpTransport
         >>> inner = HttpTransport("phc_key", "https://leanbase.example.com")
         >>> transport = SpoolTransport("/tmp/leanbase-doctest", inner)

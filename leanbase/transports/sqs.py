@@ -88,7 +88,7 @@ class SqsTransport(BaseTransport):
         ConfigError: The URL is not the URL of a queue, or there is no region.
         MissingDependencyError: The environment has no credentials, and botocore is not installed.
 
-    Example:
+    Examples:
         >>> import os
         >>> os.environ |= {"AWS_ACCESS_KEY_ID": "an id", "AWS_SECRET_ACCESS_KEY": "a secret"}
         >>> transport = SqsTransport("https://sqs.eu-west-1.amazonaws.com/123456789012/events")

@@ -33,7 +33,7 @@ class DefinitionsSource:
         is_local: Whether `load` reads a file of this machine, so that it is fast.
         is_dated: Whether what `load` says may be older than the call; `fetched_at` then tells its age.
 
-    Example:
+    Examples:
         >>> from leanbase.feature_flags import Definitions, DefinitionsSource
         >>> class Constant(DefinitionsSource):
         ...     def load(self, known, *, deadline):

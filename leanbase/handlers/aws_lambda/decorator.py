@@ -113,7 +113,7 @@ def lambda_handler(
     Sending blocks until the events have an outcome, at most `send_deadline` seconds. It always leaves 0.5 s
     of the function's remaining time, or a tenth of it if that is less, for the handler's response.
 
-    Example:
+    Examples:
         >>> import leanbase
         >>> @leanbase.lambda_handler
         ... def handler(event, context):

@@ -36,7 +36,7 @@ class record_context:  # noqa: N801 - used like a function
 
     Never raises. Leaving it blocks like `capture` if an exception is captured, and otherwise not at all.
 
-    Example:
+    Examples:
         >>> import leanbase
         >>> def handle(record):
         ...     with leanbase.record_context(record):
