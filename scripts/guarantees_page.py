@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.delivery.exit_faults import EXIT_FAULTS
 from tests.lambda_runtime.faults import FAULTS, FLUSHES, LOST, NEVER, SENT, WAYS, Fault
 
 PAGE = Path(__file__).parents[1] / "docs" / "guarantees.md"
+WIDTH = 118
 
 HEAD = """# Guarantees
 
@@ -71,7 +73,8 @@ def guarantees_page() -> str:
         outcomes = map(each.outcome, columns)
         parts.append(_line(each.name, *(_marked(outcome, each.why, reasons) for outcome in outcomes)))
     parts.append("\n## Why\n\n")
-    parts += [f"{number}. {reason}\n" for number, reason in enumerate(reasons, 1)]
+    for number, reason in enumerate(reasons, 1):
+        parts.append(textwrap.fill(f"{number}. {reason}", WIDTH, subsequent_indent="   ") + "\n")
     return "".join(parts)
 
 
@@ -95,11 +98,11 @@ def _named(ways: Collection[str]) -> str:
 
 
 def _marked(outcome: str, why: str, reasons: list[str]) -> str:
-    return f"**lost** ({reasons.index(why) + 1})" if outcome == LOST else "" if outcome == NEVER else outcome
+    return f"lost ({reasons.index(why) + 1})" if outcome == LOST else "" if outcome == NEVER else outcome
 
 
 def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |\n"
+    return f"|{'|'.join(cells)}|\n"  # without spaces: a line has at most 120 characters
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ leanbase.host = "https://leanbase.example.com"
 leanbase.timeout = 3
 ```
 
-Every setting is a keyword of `Leanbase(...)`, an attribute of the module `leanbase`, and an environment variable such as
-`LEANBASE_TIMEOUT=3`. The keyword wins over the attribute, and the attribute over the variable. A variable with a list
-has commas. Times are in seconds. The default client reads the attributes when it is first used, and reads `disabled`,
-`debug` and `before_send` at every call.
+Every setting is a keyword of `Leanbase(...)`, an attribute of the module `leanbase`, and an environment variable such
+as `LEANBASE_TIMEOUT=3`. The keyword wins over the attribute, and the attribute over the variable. A variable with a
+list has commas. Times are in seconds. The default client reads the attributes when it is first used, and reads
+`disabled`, `debug` and `before_send` at every call.
 """
 
 GROUPS: dict[str, tuple[str, ...]] = {

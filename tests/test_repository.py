@@ -63,6 +63,16 @@ def test_links_in_documents_lead_somewhere() -> None:
     assert broken == []
 
 
+def test_no_line_of_a_document_is_longer_than_a_screen() -> None:
+    long = [
+        f"{said(path, text, match.start())} {match[0][:60]}"
+        for path, text in files(".md")
+        if path != ROOT / "benchmarks" / "results.md"
+        for match in re.finditer(r"(?m)^.{121,}$", text)
+    ]
+    assert long == []
+
+
 def anchors(text: str) -> set[str]:
     headings = re.findall(r"(?m)^#+ (.*)$", text)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -99,7 +109,7 @@ def test_paths_and_modules_that_documents_name_exist() -> None:
 
 
 def rules() -> set[str]:
-    return set(re.findall(r"(?m)^\| ([A-Z]-\d{1,2}) \|", BEHAVIOUR.read_text()))
+    return set(re.findall(r"(?m)^- \*\*([A-Z]-\d{1,2})\*\*", BEHAVIOUR.read_text()))
 
 
 def proven() -> set[str]:

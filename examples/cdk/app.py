@@ -1,4 +1,4 @@
-"""AWS CDK: a function that hands its events to a queue, and the relay that delivers them. Run `cdk deploy`."""
+"""AWS CDK: a function that hands its events to a queue, and the relay that delivers them: `cdk deploy`."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class LeanbaseStack(Stack):
         arn = CfnParameter(
             self,
             "PowertoolsLayer",
-            description="The ARN of AWS's layer AWSLambdaPowertoolsPythonV3 (Python 3.13, arm64, this region)",
+            description="The ARN of AWS's layer AWSLambdaPowertoolsPythonV3 (Python 3.13, arm64)",
         )
         return aws_lambda.LayerVersion.from_layer_version_arn(self, "Powertools", arn.value_as_string)
 

@@ -124,9 +124,7 @@ def _tls(connections: Connections, host: str, deadline: Deadline) -> Step:
         text = str(error)
         advice = "is the port one of an https:// server?"
         if "CERTIFICATE_VERIFY_FAILED" in text or "certificate" in text:
-            advice = (
-                "if the server's CA is a private one, set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to its file"
-            )
+            advice = "if the server's CA is a private one, set SSL_CERT_FILE to its file"
         elif "proxy" in text:
             advice = "the proxy must allow CONNECT to this host; it may need a user and a password in its URL"
         return Step("tls", "failed", text, advice)
