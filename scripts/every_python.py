@@ -29,6 +29,7 @@ LEFT_OUT = [
     ),
     *(f"tests/integrations/test_{name}.py" for name in ("servers", "wsgi")),
     "tests/integrations/test_openfeature.py",
+    "tests/diagnosis/test_queue.py",
     "tests/examples",
     "tests/feature_flags/test_aws_sources.py",
     "tests/lambda_runtime",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +14,11 @@ import trustme
 import leanbase
 from leanbase.cli import main
 from leanbase.local.server import LocalServer
+from tests.diagnosis.conftest import KEY, Set, failed
 from tests.support.fault_server import Behaviour, FaultServer
-from tests.support.moto_server import CREDENTIALS, MotoServer
 from tests.support.unreachable import unreachable_url
 
-KEY = "phc_do_not_show_this"
 FLAGS = {"/flags/": Behaviour(body=b'{"flags": {}}')}
-
-Set = Callable[..., None]
-
-
-@pytest.fixture
-def set(monkeypatch: pytest.MonkeyPatch) -> Set:
-    """Set options in the environment; a URL and a key first."""
-    monkeypatch.setenv("LEANBASE_API_KEY", KEY)
-
-    def set(**options: object) -> None:
-        for name, value in options.items():
-            variable = name if name.isupper() else f"LEANBASE_{name.upper()}"
-            if value is None:
-                monkeypatch.delenv(variable, raising=False)
-            else:
-                monkeypatch.setenv(variable, str(value))
-
-    return set
-
-
-@pytest.fixture
-def doctor(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, Any]]]:
-    """Run the command; give its exit code and the steps by name. Check what holds for every diagnosis."""
-
-    def run(*arguments: str) -> tuple[int, dict[str, Any]]:
-        started = time.monotonic()
-        code = main(["doctor", "--json", *arguments])
-        assert time.monotonic() - started < 15
-        output = capfd.readouterr()
-        assert KEY not in output.out + output.err
-        assert "phs_" not in output.out + output.err
-        assert output.err == ""
-        found = json.loads(output.out)
-        assert found["ok"] is (code == 0)
-        assert not any("the check itself failed" in step["found"] for step in found["steps"])
-        return code, {step["name"]: step for step in found["steps"]}
-
-    return run
-
-
-def failed(steps: dict[str, Any]) -> list[str]:
-    return [name for name, step in steps.items() if step["status"] == "failed"]
 
 
 def test_all_is_well(set: Set, doctor: Any) -> None:
@@ -220,35 +175,6 @@ def test_15_a_clock_that_is_wrong(set: Set, doctor: Any, server: FaultServer) ->
     assert code == 0, "a warning"
     assert steps["clock"]["status"] == "warning"
     assert "s ahead of the server's" in steps["clock"]["found"]
-
-
-@pytest.mark.slow
-def test_16_the_queue_and_its_credentials(set: Set, doctor: Any, moto: MotoServer) -> None:
-    set(transport="sqs", api_key=None, queue_url=moto.queue(), **CREDENTIALS)
-    code, steps = doctor("--send")
-    assert (code, [step["status"] for step in steps.values()]) == (0, ["ok"] * 4)
-    assert steps["send"]["found"] == "the event 'leanbase doctor' was handed off"
-    set(queue_url=f"{moto.url}/123456789012/missing")
-    code, steps = doctor()
-    assert (code, failed(steps)) == (1, ["queue"])
-    assert "there is no such queue" in steps["queue"]["found"]
-    set(queue_url="arn:aws:sqs:eu-west-1:123456789012:events")
-    assert "that is an ARN" in doctor()[1]["queue"]["found"]
-    set(queue_url=None)
-    assert doctor()[1]["settings"]["found"] == "queue_url is not set"
-
-
-@pytest.mark.slow
-def test_17_no_credentials(set: Set, doctor: Any, tmp_path: Path) -> None:
-    set(transport="sqs", queue_url="https://sqs.eu-west-1.amazonaws.com/123456789012/events")
-    set(
-        AWS_EC2_METADATA_DISABLED="true",
-        AWS_CONFIG_FILE=tmp_path / "no",
-        AWS_SHARED_CREDENTIALS_FILE=tmp_path / "no",
-    )
-    code, steps = doctor()
-    assert (code, failed(steps)) == (1, ["credentials"])
-    assert "AWS_ACCESS_KEY_ID" in steps["credentials"]["advice"]
 
 
 def test_18_a_spool_that_others_can_read(set: Set, doctor: Any, server: FaultServer, tmp_path: Path) -> None:
