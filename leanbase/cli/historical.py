@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..historical import ImportReport, ImportStoppedError
+from ..historical import ImportStoppedError
 from ..historical.files import REJECTS_SUFFIX, STANDARD_INPUT, inputs, opened
 from ..historical.formats import EXPORTS
 from ..historical.formats.columns import Columns
@@ -21,6 +21,7 @@ from .parsing import PROGRAM, UsageError, command
 from .terminal import ProgressBar
 
 CONTAINERS = ("csv", "jsonl", "parquet")
+MOST_REASONS = 5
 CHECKPOINT_SUFFIX = ".checkpoint"
 
 
@@ -85,17 +86,17 @@ def _run(options: argparse.Namespace) -> int:
         report = importer.run()
     except ImportStoppedError as error:
         bar.close()
-        _show(error.report, options)
+        _show(importer, options)
         print(f"{PROGRAM}: the import stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         bar.close()
-        _show(importer.report, options)
+        _show(importer, options)
         print(f"{PROGRAM}: interrupted; the same command continues", file=sys.stderr)
         return 130
     finally:
         bar.close()
-    _show(report, options, latest[-1].skipped if latest else 0)
+    _show(importer, options, latest[-1].skipped if latest else 0)
     return 0 if report or options.allow_rejects else 1
 
 
@@ -142,7 +143,8 @@ def _sources(options: argparse.Namespace) -> list[Source]:
     return sources
 
 
-def _show(report: ImportReport, options: argparse.Namespace, skipped: int = 0) -> None:
+def _show(importer: Importer, options: argparse.Namespace, skipped: int = 0) -> None:
+    report = importer.report
     if options.json:
         print(json.dumps({**asdict(report), "dry_run": options.dry_run}))
         return
@@ -155,6 +157,8 @@ def _show(report: ImportReport, options: argparse.Namespace, skipped: int = 0) -
         f"{report.read:,} rows read: {passed_on}, {report.refused:,} refused, {report.rejected:,} rejected"
         + (f"; {skipped:,} of them by earlier runs" if skipped else "")
     )
+    for reason, count in importer.reasons.most_common(MOST_REASONS):
+        print(f"  {count:,} row(s): {reason}")
     if "rejects" in report.files:
         print(f"rows that were not imported: {report.files['rejects']}")
     if "checkpoint" in report.files:

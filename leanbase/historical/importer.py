@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -165,6 +165,9 @@ class Importer:
         dry_run: Whether rows are only read and mapped, and nothing is sent or written.
         on_progress: Called with the progress, several times a second.
 
+    Attributes:
+        reasons: Why rows of this run were rejected or refused, with their number.
+
     Raises:
         ConfigError: A setting is missing, or the checkpoint cannot be used.
     """
@@ -227,6 +230,7 @@ class Importer:
             raise
         self._is_dry_run = dry_run
         self._in_flight: deque[_Batch] = deque()
+        self.reasons: Counter[str] = Counter()
         self._finished_bytes = 0
         self._reading: Rows | None = None
 
@@ -449,6 +453,7 @@ class Importer:
             for event in group.events
         }
         passed_on = len(batch.lines) - len(batch.problems) - len(refused)
+        self.reasons.update({**batch.problems, **refused}.values())
         totals = self._totals()
         totals["read"] += len(batch.lines)
         totals["handed_off" if receipt.handed_off or receipt.spooled else "delivered"] += passed_on

@@ -56,6 +56,8 @@ def test_the_last_lines_say_what_became_of_the_rows(server: FaultServer, csv_fil
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         "302 rows read: 300 delivered, 0 refused, 2 rejected",
+        "  1 row(s): the event name must be a non-empty string, not a blank string",
+        "  1 row(s): the row has no person: its distinct_id is missing or blank",
         f"rows that were not imported: {csv_file}.rejects.jsonl",
         f"checkpoint: {csv_file}.checkpoint",
     ]
