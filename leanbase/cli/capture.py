@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.uuid is not None:
         _check_uuid(options.uuid)
     properties = {name: value_of(value) for name, value in pairs(options.property, "-p").items()}
-    logging.getLogger("leanbase").setLevel(logging.ERROR)  # what fails is said at the end
+    logging.getLogger("leanbase").setLevel(logging.CRITICAL)  # what fails is said at the end
     failures: list[Exception] = []
     client = Leanbase(on_error=lambda error, _: failures.append(error))
     if client.disabled:
