@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,22 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     faults = Faults(options.status, options.delay, options.reject, options.reject_key).check()
     try:
+        store = Store(options.database)
+    except (OSError, sqlite3.Error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"the database {options.database} cannot be used: {why}") from error
+    try:
+        return _serve(options, store, faults)
+    finally:
+        store.close()
+
+
+def _serve(options: argparse.Namespace, store: Store, faults: Faults) -> int:
+    try:
         server = LocalServer(
             options.host,
             options.port,
-            store=Store(options.database),
+            store=store,
             show=not options.quiet,
             flags=options.flags,
             token=options.token or None,

@@ -95,7 +95,12 @@ class LocalServer:
             token = secrets.token_urlsafe(TOKEN_BYTES)
         self.store = store or Store()
         self._token = token
-        self._http = _HTTPServer((host, port), self.store, show, flags, token, Stage(faults))
+        try:
+            self._http = _HTTPServer((host, port), self.store, show, flags, token, Stage(faults))
+        except BaseException:
+            if store is None:
+                self.store.close()
+            raise
         # Check this often whether to stop: tests that start one server each should not wait at the end.
         serve = partial(self._http.serve_forever, poll_interval=0.02)
         self._thread = threading.Thread(target=serve, name="leanbase-local", daemon=True)

@@ -109,8 +109,12 @@ class Store:
             "folded", 1, str.casefold, deterministic=True
         )  # lower() knows only ASCII
         self.clears = 0
-        with self._database:
-            self._database.executescript(_SCHEMA)
+        try:
+            with self._database:
+                self._database.executescript(_SCHEMA)
+        except BaseException:
+            self._database.close()
+            raise
 
     def add(self, envelope: Mapping[str, Any] | None, arrival: Arrival) -> list[bool]:
         """Store a request, and its events if it is accepted, all or none.

@@ -131,7 +131,12 @@ def test_local(tmp_path: Path) -> None:
     assert (tmp_path / "events.db").stat().st_mode & 0o777 == 0o600
 
 
-def test_local_says_why_it_cannot_start(server: FaultServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_local_says_why_it_cannot_start(
+    server: FaultServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "no.db").write_text("not a database, but a text that is long enough to be read as one" * 20)
+    assert main(["local", "--database", str(tmp_path / "no.db")]) == 1
+    assert "no.db cannot be used: file is not a database" in capsys.readouterr().err
     assert main(["local", "--port", str(server.port)]) == 1
     assert "Address already in use; --port 0 takes a free one" in capsys.readouterr().err
 
