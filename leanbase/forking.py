@@ -66,4 +66,5 @@ def _in_child() -> None:
     generation += 1
     importing = threading.RLock()
     for thing in list(_told):
-        thing._reset_after_fork()
+        with contextlib.suppress(Exception):  # the others must be reset all the same
+            thing._reset_after_fork()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import leanbase
-from leanbase import Leanbase, Receipt
+from leanbase import Leanbase, Receipt, forking
 from leanbase.default import default_client
 from leanbase.delivery.scope import DeliveryScope, activate
 from leanbase.errors import ConfigError
@@ -28,6 +28,7 @@ from leanbase.transports._http.breaker import CircuitBreaker
 from leanbase.transports.deadline import Deadline
 from tests.conftest import balanced
 from tests.support.fault_server import Behaviour, FaultServer
+from tests.support.forking import run_in_forked_child
 from tests.support.programs import program_command, run_program
 from tests.support.threads import start_thread
 from tests.support.waiting import wait_until
@@ -483,3 +484,25 @@ def test_sigterm_in_a_job_also_sends_retained_events(
     assert process.returncode == -signal.SIGTERM
     assert [event["event"] for event in server.requests[-1].events] == ["retained"]
     assert len(server.requests) == failed_sends + 1
+
+
+@needs_fork
+def test_an_object_that_cannot_be_reset_in_a_child_does_not_keep_others_from_it() -> None:
+    class Broken:
+        def _reset_after_fork(self) -> None:
+            raise OSError("a descriptor was closed")
+
+    class Sound:
+        is_reset = False
+
+        def _reset_after_fork(self) -> None:
+            self.is_reset = True
+
+    objects: list[Broken | Sound] = [Broken(), Sound(), Broken(), Sound()]
+    for each in objects:
+        forking.reset_in_child(each)
+
+    def child() -> None:
+        assert [each.is_reset for each in objects if isinstance(each, Sound)] == [True, True]
+
+    run_in_forked_child(child)

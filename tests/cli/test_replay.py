@@ -156,8 +156,8 @@ def test_many_events_are_sent_in_several_requests(
     with client.delivery_scope():
         for _ in range(1200):
             client.capture("e", distinct_id="u")
+    client.shutdown(timeout=0.5)
     server.always(Behaviour())
-    client._pipeline.outbox._transport.inner._file.close()  # type: ignore[attr-defined]
     assert main(["replay", "--directory", str(spool)]) == 0
     assert "1,200 events sent" in capsys.readouterr().out
     assert os.listdir(spool) == []
