@@ -498,11 +498,11 @@ def test_an_object_that_cannot_be_reset_in_a_child_does_not_keep_others_from_it(
         def _reset_after_fork(self) -> None:
             self.is_reset = True
 
-    objects: list[Broken | Sound] = [Broken(), Sound(), Broken(), Sound()]
+    objects: list[Broken | Sound] = [*(Broken() for _ in range(9)), *(Sound() for _ in range(9))]
     for each in objects:
         forking.reset_in_child(each)
 
     def child() -> None:
-        assert [each.is_reset for each in objects if isinstance(each, Sound)] == [True, True]
+        assert [each.is_reset for each in objects if isinstance(each, Sound)] == [True] * 9
 
     run_in_forked_child(child)
