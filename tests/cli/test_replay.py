@@ -12,6 +12,7 @@ import pytest
 
 from leanbase import Leanbase
 from leanbase.cli import main
+from leanbase.cli.parsing import PROGRAM
 from tests.support.fault_server import Behaviour, FaultServer
 
 WRITER = """
@@ -143,7 +144,7 @@ def test_what_replay_needs(
     assert f"there is no directory {spool}" in capsys.readouterr().err
     monkeypatch.delenv("LEANBASE_HOST")
     assert main(["replay", "--directory", str(spool)]) == 1
-    assert capsys.readouterr().err == "leanbase: set LEANBASE_HOST\n"
+    assert capsys.readouterr().err == f"{PROGRAM}: set LEANBASE_HOST\n"
     assert not spool.exists()
 
 

@@ -28,6 +28,7 @@ import pytest
 
 import leanbase.local
 from leanbase import Leanbase
+from leanbase.cli.parsing import PROGRAM
 from leanbase.errors import ConfigError
 from leanbase.local.faults import Faults
 from leanbase.local.server import LocalServer, is_loopback
@@ -252,7 +253,7 @@ def test_events_in_a_database_file_outlive_the_server_and_are_private(tmp_path: 
 
 def test_the_command_prints_its_url_and_the_events_it_receives() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "leanbase", "local", "--port", "0"],
+        [sys.executable, "-m", PROGRAM, "local", "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -287,7 +288,7 @@ def test_the_command_rejects_other_addresses_and_ports_in_use(local: LocalServer
         ("--port 99999", "port"),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "leanbase", "local", *arguments.split()],
+            [sys.executable, "-m", PROGRAM, "local", *arguments.split()],
             capture_output=True,
             text=True,
             timeout=30,
