@@ -5,14 +5,12 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from ..errors import ConfigError, TransportError
 from ..feature_flags.sources import DefinitionsSource, SourceError, sources_of
 from ..settings import Settings
-from ..transports._spool_file import SUFFIX
 from ..transports.deadline import Deadline
-from ..transports.spool import default_directory, make_private
+from ..transports.spool import default_directory, make_private, project_of, stored
 from ..transports.sqs import SqsTransport
 from .report import Step, timed
 
@@ -65,8 +63,8 @@ def spool(settings: Settings) -> Step:
         make_private(directory)
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".doctor-"):
             pass
-        files = [each for each in Path(directory).iterdir() if each.name.endswith(SUFFIX)]
-        size = sum(each.stat().st_size for each in files)
+        files = stored(directory, project_of(settings.api_key, settings.host))
+        size = sum(each.bytes for each in files)
     except ConfigError as error:
         return Step("spool", "failed", str(error))
     except OSError as error:
@@ -75,7 +73,7 @@ def spool(settings: Settings) -> Step:
     found = f"{directory} can be written"
     if not files:
         return Step("spool", "ok", found)
-    advice = "leanbase replay sends what they hold" if size else ""
+    advice = "leanbase replay sends what they hold" if any(each.is_ours for each in files) else ""
     if size >= settings.spool_max_bytes:
         return Step(
             "spool", "warning", f"{directory} is full ({size:,} bytes)", advice or "raise spool_max_bytes"

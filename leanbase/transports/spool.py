@@ -312,11 +312,7 @@ class SpoolTransport(BaseTransport):
             return receipt
 
     def _is_ours(self, name: str) -> bool:
-        if name in self._unusable:
-            return False
-        if self._project is None:
-            return True
-        return project_in(name) in ("", self._project, self._project[:KEY_CHARACTERS])
+        return name not in self._unusable and (self._project is None or _is_of(self._project, name))
 
     def _send_from(self, file: SpoolFile, until: int, inner: BaseTransport, deadline: Deadline) -> Receipt:
         receipt = Receipt()
@@ -425,13 +421,16 @@ class Stored(NamedTuple):
 
 def stored(directory: str, project: str) -> list[Stored]:
     """Return the files in a directory that have events, for a process of a project."""
-    ours = ("", project, project[:KEY_CHARACTERS])
     found = []
     for entry in sorted(_entries(directory), key=lambda entry: entry.name):
         with contextlib.suppress(FileNotFoundError):
             size = entry.stat(follow_symlinks=False).st_size
-            found.append(Stored(entry.name, size, project_in(entry.name) in ours))
+            found.append(Stored(entry.name, size, _is_of(project, entry.name)))
     return found
+
+
+def _is_of(project: str, name: str) -> bool:
+    return project_in(name) in ("", project, project[:KEY_CHARACTERS])
 
 
 def _entries(directory: str) -> list[os.DirEntry[str]]:

@@ -14,6 +14,7 @@ import trustme
 import leanbase
 from leanbase.cli import main
 from leanbase.local.server import LocalServer
+from leanbase.transports._spool_file import SUFFIX
 from tests.diagnosis.conftest import KEY, Set, failed
 from tests.support.fault_server import Behaviour, FaultServer
 from tests.support.unreachable import unreachable_url
@@ -187,6 +188,18 @@ def test_18_a_spool_that_others_can_read(set: Set, doctor: Any, server: FaultSer
     assert "mode 0700" in steps["spool"]["found"]
     directory.chmod(0o700)
     assert doctor()[0] == 0
+
+
+def test_events_in_the_spool(set: Set, doctor: Any, server: FaultServer, tmp_path: Path) -> None:
+    server.routes.update(FLAGS)
+    set(host=server.url, fallback="spool", spool_directory=tmp_path)
+    tmp_path.chmod(0o700)
+    for project, advice in (("f" * 24, ""), ("", "leanbase replay sends what they hold")):
+        name = "-".join(filter(None, ("0" * 20, "1", "aaaaaaaa", project))) + SUFFIX
+        (tmp_path / name).write_bytes(b"x" * 10)
+        spool = doctor()[1]["spool"]
+        assert (spool["status"], spool["advice"]) == ("ok", advice), "replay leaves those of other projects"
+    assert "2 file(s), 20 bytes" in spool["found"]
 
 
 def test_19_flag_definitions_that_cannot_be_loaded(
