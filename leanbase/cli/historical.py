@@ -15,7 +15,7 @@ from ..historical import ImportStoppedError
 from ..historical.files import REJECTS_SUFFIX, STANDARD_INPUT, inputs, opened
 from ..historical.formats import EXPORTS
 from ..historical.formats.columns import Columns
-from ..historical.importer import Format, Importer, Progress, Source
+from ..historical.importer import Format, Importer, Source
 from ..settings import Settings, as_hooks
 from .parsing import PROGRAM, UsageError, command
 from .terminal import ProgressBar
@@ -62,13 +62,6 @@ def _run(options: argparse.Namespace) -> int:
         # The bar and the report say all of it; the transport would say it again for each request.
         logging.getLogger("leanbase").setLevel(logging.CRITICAL)
     bar = ProgressBar()
-    latest: list[Progress] = []
-
-    def on_progress(progress: Progress) -> None:
-        latest[:] = [progress]
-        if not options.quiet:
-            bar.show(progress)
-
     beside = _beside(options.files[0])
     checkpoint = options.checkpoint or (beside and beside + CHECKPOINT_SUFFIX)
     importer = Importer(
@@ -80,7 +73,7 @@ def _run(options: argparse.Namespace) -> int:
         rejects=Path(options.rejects or (beside or "import") + REJECTS_SUFFIX),
         personless=options.personless,
         dry_run=options.dry_run,
-        on_progress=on_progress,
+        on_progress=None if options.quiet else bar.show,
     )
     try:
         report = importer.run()
@@ -96,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
         return 130
     finally:
         bar.close()
-    _show(importer, options, latest[-1].skipped if latest else 0)
+    _show(importer, options)
     return 0 if report or options.allow_rejects else 1
 
 
@@ -143,8 +136,8 @@ def _sources(options: argparse.Namespace) -> list[Source]:
     return sources
 
 
-def _show(importer: Importer, options: argparse.Namespace, skipped: int = 0) -> None:
-    report = importer.report
+def _show(importer: Importer, options: argparse.Namespace) -> None:
+    report, skipped = importer.report, importer.skipped
     if options.json:
         print(json.dumps({**asdict(report), "dry_run": options.dry_run}))
         return

@@ -34,6 +34,7 @@ from .rows import (
     Rows,
     UnusableRowError,
     content_of,
+    decode_json,
     derived_uuid,
     digest_of,
     own_uuid,
@@ -167,6 +168,7 @@ class Importer:
 
     Attributes:
         reasons: Why rows of this run were rejected or refused, with their number.
+        skipped: The rows that an earlier run had passed on.
 
     Raises:
         ConfigError: A setting is missing, or the checkpoint cannot be used.
@@ -222,7 +224,7 @@ class Importer:
             has_passed_on=bool(self._checkpoint.totals().get("delivered")),
         )
         self._before = dict.fromkeys(COUNTED, 0) | self._checkpoint.totals()
-        self._skipped = 0
+        self.skipped = 0
         try:
             self._rejects = _Rejects(None if dry_run else rejects, is_new=self._checkpoint.is_new)
         except ConfigError:
@@ -345,7 +347,7 @@ class Importer:
             if row is None:
                 raise ConfigError(self._other_file(rows, f"it has {count} rows, and {done} were passed on"))
             running.update(digest_of(rows.namespace + rows.content(row)))
-            self._skipped += 1
+            self.skipped += 1
             if not count % MAX_BATCH_ROWS:
                 self._tell()
         if done and running.digest() != expected:
@@ -475,7 +477,7 @@ class Importer:
         fraction = min(1.0, (self._finished_bytes + position) / size) if size else None
         try:
             self._on_progress(
-                Progress(self.report, self._skipped, fraction, waiting_for or self._lanes.waiting_for)
+                Progress(self.report, self.skipped, fraction, waiting_for or self._lanes.waiting_for)
             )
         except Exception as error:
             logger.warning("on_progress raised %s; the import goes on", type(error).__name__)
@@ -523,7 +525,9 @@ class _Rejects:
                     self.path.chmod(0o600)  # it may have been there, empty
                 end = min(end, os.fstat(self._descriptor).st_size)  # somebody may have removed the file
             os.lseek(self._descriptor, end, os.SEEK_SET)
-            os.write(self._descriptor, data)
+            rest = data
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
             self._end = end + len(data)
         except OSError as error:
             raise StoppedError(f"{self.path} cannot be written: {error.strerror}") from error
@@ -537,14 +541,10 @@ class _Rejects:
             self._descriptor = None
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)
-
-
 def _reject(number: int, name: str, content: bytes, reason: str) -> bytes:
     row = content.decode("utf-8", "backslashreplace")
     try:
-        shown: Any = json.loads(row, parse_constant=_refuse)
+        shown: Any = decode_json(row)
     except (ValueError, RecursionError):
         shown = row
     return json.dumps({"row": number, "file": name, "reason": reason, "content": shown}).encode() + b"\n"

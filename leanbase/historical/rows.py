@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -163,6 +164,14 @@ def content_of(value: Any) -> bytes:
 def to_json(value: Any) -> bytes:
     """Return plain values as JSON. Halves of surrogate pairs are escaped."""
     return _write(value).encode("utf-8", "backslashreplace")
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+decode_json = json.JSONDecoder(parse_constant=_refuse).decode
+"""Reads JSON, without `NaN` and `Infinity`. Made once: `json.loads` with options makes one for each call."""
 
 
 def _shortened(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import stat
 import threading
@@ -23,6 +24,7 @@ from leanbase.historical import ImportStoppedError, Progress, import_events, lan
 from leanbase.local.server import LocalServer
 from tests.historical.conftest import WHEN, row, rows
 from tests.support.fault_server import Behaviour, FaultServer, Request
+from tests.support.forking import run_in_forked_child
 
 
 def uuids(server: FaultServer) -> list[str]:
@@ -73,6 +75,25 @@ def test_hooks_and_super_properties_of_the_client_apply(server: FaultServer, tmp
     (event,) = server.events
     assert "n" not in event["properties"]
     assert event["properties"]["source"] == "old"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_file_of_rejects_that_has_no_room_stops_the_import(
+    server: FaultServer, client: Leanbase, tmp_path: Path
+) -> None:
+    path = tmp_path / "rejects"
+
+    def child() -> None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # the write that reaches it is a short one
+        bad = {"event": "e", "distinct_id": "u", "timestamp": "never", "properties": {"x": "y" * 300}}
+        with pytest.raises(ImportStoppedError, match="rejects cannot be written: File too large"):
+            import_events([bad] * 5, client=client, rejects=path)
+
+    run_in_forked_child(child)
+    assert path.read_bytes() == b"", "a row that was cut off is removed"
 
 
 def test_ids_come_from_the_content_and_the_occurrence(server: FaultServer, client: Leanbase) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ConfigError
-from ..rows import HistoricalEvent, UnusableRowError
+from ..rows import HistoricalEvent, UnusableRowError, decode_json
 
 MAX_DIGITS_OF_INT = 19
 _LIKE_A_NAME = re.compile(r"[A-Za-z_$][\w $./()-]{0,60}")
@@ -105,17 +105,9 @@ def value_of(text: str) -> Any:
     if text.isdecimal() and text.isascii() and text[0] != "0" and len(text) < MAX_DIGITS_OF_INT:
         return int(text)  # much faster than the decoder
     try:
-        return _decode(text)
+        return decode_json(text)
     except (ValueError, RecursionError):
         return text
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(constant)
-
-
-# Made once: `json.loads` with options makes one for each call.
-_decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def object_of(line: bytes) -> Mapping[str, Any]:
