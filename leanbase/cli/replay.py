@@ -7,15 +7,17 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..delivery import factory
 from ..errors import ConfigError, RejectedError, TransportError
 from ..events.encoding import EncodedEvent
 from ..settings import Settings
 from ..transports.base import BaseTransport
 from ..transports.deadline import Deadline
-from ..transports.http import REFUSALS_OF_AN_EVENT, HttpTransport
+from ..transports.http import REFUSALS_OF_AN_EVENT
 from ..transports.receipt import Receipt
 from ..transports.spool import SpoolTransport, default_directory, project_of, stored
 from .parsing import PROGRAM, command
@@ -37,10 +39,8 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = Settings.resolve({"spool_directory": options.directory})
-    missing = [f"LEANBASE_{name.upper()}" for name in HttpTransport.requires if not getattr(settings, name)]
-    if missing:
-        raise ConfigError(f"set {' and '.join(missing)}")
+    settings = Settings.resolve({"spool_directory": options.directory, "transport": "http"})
+    transport = factory.create_bare(replace(settings, fallback=None))
     if not settings.debug:
         logging.getLogger("leanbase").setLevel(logging.CRITICAL)  # the report says it
     directory = settings.spool_directory or default_directory()
@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError(f"there is no directory {directory}")
     spool = SpoolTransport(
         directory,
-        _Keeping(HttpTransport.from_settings(settings)),
+        _Keeping(transport),
         project=project,
         max_bytes=settings.spool_max_bytes,
     )
@@ -106,13 +106,9 @@ def _replayed(spool: SpoolTransport, seconds: float) -> Receipt:
     receipt = Receipt()
     while True:
         part = spool.replay(deadline=Deadline.after(seconds, "full"))
+        if not (part.has_retained and part.delivered):
+            return receipt + part
         receipt += part.without(part.retained_events())
-        if not part.has_retained:
-            return receipt
-        if not part.delivered:
-            return receipt + part.without(
-                each.event for each in part.undelivered if each.outcome == "dropped"
-            )
 
 
 def _show(report: dict[str, Any], *, is_away: bool) -> None:

@@ -54,7 +54,7 @@ class Faults:
 
     def shown(self) -> dict[str, Any]:
         """Return the faults as the page shows them."""
-        return {**{name: value for name, value in asdict(self).items() if name != "reject_key"}}
+        return {name: value for name, value in asdict(self).items() if name != "reject_key"}
 
     def changed(self, given: object) -> Faults:
         """Return faults with the changes that the page asks for.
