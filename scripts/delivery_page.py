@@ -1,4 +1,4 @@
-"""Write the lists of docs/delivery.md from the lists in receipt.py: `python -m scripts.delivery_page`."""
+"""Writes the lists of docs/delivery.md from the lists in receipt.py: `python -m scripts.delivery_page`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from leanbase.transports.receipt import DROPPED_REASONS, OUTCOMES, RETAINED_REAS
 
 PAGE = Path(__file__).parents[1] / "docs" / "delivery.md"
 LISTS = {
-    "What can become of an event": OUTCOMES,
+    "Outcomes of an event": OUTCOMES,
     "Why an event was dropped": DROPPED_REASONS,
     "Why an event is retained": RETAINED_REASONS,
 }
@@ -24,7 +24,7 @@ def entries(title: str) -> str:
 
 
 def page() -> str:
-    """The page as it is, with the lists as they are to be."""
+    """Return the current page with its lists replaced."""
     text = PAGE.read_text()
     for title in LISTS:
         pattern = rf"^\*\*{title}:\*\*\n\n(?:- [^\n]*\n(?:  [^\n]*\n)*)+"
