@@ -1,6 +1,6 @@
-"""One import of the past, in a process of its own: `python bulk_import.py SDK URL EVENTS`.
+"""Runs one import of past events: `python bulk_import.py SDK URL EVENTS`.
 
-Prints the seconds that it took until all events were delivered, and the peak memory of the process in MiB.
+Prints the seconds until all events were delivered, and the peak memory of the process in MiB.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 
 
 def rows(events: int) -> Iterator[datetime]:
-    """When each event happened, one a second."""
+    """Yield the timestamp of each event, one a second."""
     for number in range(events):
         yield START + timedelta(seconds=number)
 
@@ -43,7 +43,7 @@ def posthog(url: str, events: int) -> None:
     client = Posthog(KEY, host=url, historical_migration=True, max_queue_size=10_000)
     for moment in rows(events):
         while client.capture(NAME, distinct_id=WHO, properties=PROPERTIES, timestamp=moment) is None:
-            time.sleep(0.001)  # its queue is full; it would drop the event
+            time.sleep(0.001)  # the queue is full, and the event was dropped: try again
     client.shutdown()
 
 
@@ -59,7 +59,7 @@ def segment(url: str, events: int) -> None:
 
 
 def by_hand(url: str, events: int) -> None:
-    """A loop over batches of 100 with urllib3 and json, as a script for one import has it."""
+    """Send batches of 100 with urllib3 and json, as a script for one import would."""
     import uuid
 
     import urllib3
@@ -96,7 +96,7 @@ def main() -> None:
     started = time.perf_counter()
     SDKS[name](url, int(events))
     seconds = time.perf_counter() - started
-    # Not `getrusage`: it remembers the peak of the process that this one was forked from.
+    # Not `getrusage`: it includes the peak of the process that this one was forked from.
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     print(seconds, int(peak[1]) / 1024 if peak else 0.0)
 

@@ -1,7 +1,7 @@
-"""One import of a CSV file, in a process of its own: `python csv_import.py SDK URL FILE`.
+"""Runs one import of a CSV file: `python csv_import.py SDK URL FILE`.
 
-Prints the seconds until all events were delivered, the memory of the process before it began and at its peak,
-in MiB.
+Prints the seconds until all events were delivered, and the memory of the process before the import and at its
+peak, in MiB.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COLUMNS = ("event", "distinct_id", "timestamp", "plan", "total", "country", "url
 
 
 def write(path: Path, rows: int) -> None:
-    """Write a file of so many rows."""
+    """Write a CSV file with this number of rows."""
     start = datetime(2024, 1, 1, tzinfo=timezone.utc)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -54,7 +54,7 @@ def posthog(url: str, path: str) -> None:
             properties = {**row, "total": int(row["total"])}
             when = datetime.fromisoformat(moment)
             while client.capture(name, distinct_id=who, properties=properties, timestamp=when) is None:
-                time.sleep(0.001)  # its queue is full; it would drop the event
+                time.sleep(0.001)  # the queue is full, and the event was dropped: try again
     client.shutdown()
 
 

@@ -1,4 +1,4 @@
-"""Feature flags: what an evaluation costs, what a dead endpoint costs, and how often the server is asked."""
+"""Feature flags: the cost of an evaluation, the cost of a dead endpoint, and the number of requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _condition(percentage: int, key: str, operator: str, value: Any) -> dict[str
 
 
 def definitions(flags: int) -> dict[str, Any]:
-    """Flags with two conditions each, of which the first does not match."""
+    """Return flags with two conditions each. The first condition does not match."""
     return {
         "flags": [
             {
@@ -48,7 +48,7 @@ def definitions(flags: int) -> dict[str, Any]:
 
 
 class Provider:
-    """Gives definitions to posthog without a server."""
+    """Provides definitions to posthog without a server."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
@@ -65,7 +65,7 @@ class Provider:
 
 
 def evaluations() -> dict[str, Callable[[], float]]:
-    """CPU of one evaluation in seconds, by what is evaluated and by whom."""
+    """Return functions that measure the CPU seconds of one evaluation, by its kind and SDK."""
     from posthog import Posthog
 
     from leanbase import Leanbase
@@ -106,13 +106,13 @@ def evaluations() -> dict[str, Callable[[], float]]:
 
 @contextmanager
 def silent_server() -> Iterator[str]:
-    """A server that accepts connections and never responds."""
+    """Start a server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def outage() -> str:
-    """Seconds of reads while the endpoint of the definitions does not respond. Only local evaluation."""
+    """Measure reads, in seconds, while the definitions endpoint does not respond. Only local evaluation."""
     from posthog import Posthog
 
     from leanbase import Leanbase
@@ -142,7 +142,7 @@ def outage() -> str:
 
 
 def memory() -> str:
-    """What a full memory of reported reads takes."""
+    """Measure the memory of a full record of reported reads."""
     from leanbase.feature_flags.exposures import MAX_REPORTED, Reported
 
     tracemalloc.start()
@@ -162,13 +162,13 @@ TRAFFIC = {
     "1 in 86 s": 1 / 86,
     "1 in 10 min": 1 / 600,
 }
-"""Invocations a second, of which there are a thousand."""
+"""Invocations a second. Each simulation has `INVOCATIONS` of them."""
 
 INVOCATIONS, SECONDS_OF_ONE, SECONDS_TO_LIVE = 1000, 0.3, 360.0
 
 
 def requests() -> str:
-    """How often a thousand invocations ask: real stores, one for each sandbox, on a simulated clock."""
+    """Count the requests of 1000 invocations, with a real store for each sandbox, on a simulated clock."""
     rows = ["| traffic | sandboxes | `api` | `api`, with a bundle: whole answers |", "|---|---:|---:|---:|"]
     for name, rate in TRAFFIC.items():
         sandboxes, asked, _ = _simulated(rate, bundled=False)
@@ -178,7 +178,7 @@ def requests() -> str:
 
 
 def _simulated(rate: float, *, bundled: bool) -> tuple[int, int, int]:
-    """Return the number of sandboxes, of requests, and of requests whose answer is not "as known"."""
+    """Return the numbers of sandboxes, of requests, and of responses with definitions."""
     from leanbase.feature_flags import Definitions, DefinitionsSource
     from leanbase.feature_flags.store import DefinitionsStore
 
@@ -202,7 +202,7 @@ def _simulated(rate: float, *, bundled: bool) -> tuple[int, int, int]:
 
     clock = [1e9]
     shuffled = random.Random(1)
-    idle: list[tuple[float, DefinitionsStore]] = []  # until when each works, the latest at the end
+    idle: list[tuple[float, DefinitionsStore]] = []  # sorted by the time until which each works
     sandboxes = 0
 
     def now_simulated() -> float:

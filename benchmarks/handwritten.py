@@ -1,18 +1,17 @@
-"""The least that an event costs in Python: its bytes written by hand, in one function.
+"""The minimum cost of an event in Python: its bytes are written by hand, in one function.
 
-`instructions.py` measures it beside Leanbase. It makes the same bytes as `capture()` in a delivery scope, and
-keeps these guarantees:
+`instructions.py` compares it with Leanbase. It makes the same bytes as `capture()` in a delivery scope, with
+these guarantees:
 
-* the event has the values of the call, down to the last one, also while other threads change them;
+* the event has all values as they were at the call, even if other threads change them;
 * the JSON is strict: no NaN, no lone surrogates, no integer beyond 64 bits; other values become strings;
-* a structure that contains itself, is nested too deeply, or refers to one list a thousand times, ends;
+* a structure that contains itself, is nested too deeply, or refers to one list a thousand times, is cut off;
 * the uuid is a new UUIDv7, the timestamp is in UTC with microseconds;
 * context tags are merged under the given properties, and listed by name;
 * threads collect into one list under a lock, and every captured event is counted, with its bytes.
 
-It does what makes this fast: what events share is written as JSON once, plain properties are looked at and
-not copied, and the encoder is made once. It has no hooks, no options, no sources of identity, and nobody to
-send what it collects.
+It is fast because the JSON that events share is written once, plain properties are checked but not copied,
+and the encoder is made once. It has no hooks, no options and no identity from contexts, and sends nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ MAX_EVENT_BYTES = 900 * 1024
 
 
 class Handwritten:
-    """Collects events; `runtime` are the properties that every event has."""
+    """Collects events. Every event has the properties `runtime`."""
 
     def __init__(self, runtime: dict[str, Any], tags: dict[str, Any] | None = None) -> None:
         self._tags = {**tags, "$context_tags": sorted(tags)} if tags else {}
@@ -85,7 +84,7 @@ class Handwritten:
 
 
 def nodes_left(container: Any, left: int, levels: int) -> int:
-    """`left` without the values inside, or -1 if the encoder cannot have them as they are."""
+    """Return `left` minus the number of values inside, or -1 if the encoder needs a copy of them."""
     left -= len(container)
     if left < 0 or not levels:
         return -1
@@ -116,7 +115,7 @@ def nodes_left(container: Any, left: int, levels: int) -> int:
 
 
 def copied(value: Any, opened: set[int]) -> Any:
-    """A copy of a value that the encoder can have."""
+    """Return a copy of a value that the encoder can write."""
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return value

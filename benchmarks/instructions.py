@@ -1,8 +1,8 @@
-"""What calls cost in instructions, counted by valgrind's callgrind: the same on a machine that is busy.
+"""Counts the instructions of calls with valgrind's callgrind. The result is the same on a busy machine.
 
-`python instructions.py` prints a table; `python instructions.py ROW` is one process of it. Each row
-runs twice, with few and with many repetitions, and the difference is divided by theirs: imports and set-up
-drop out. The hash seed is fixed, bytecode is compiled before, the garbage collector rests.
+`python instructions.py` prints a table; `python instructions.py ROW REPETITIONS` runs one row. Each row runs
+with few and with many repetitions. The difference, divided by the difference of repetitions, has no imports
+and no set-up. The hash seed is fixed, bytecode is compiled before, and the garbage collector is off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 WARM, FEW, MANY = 20, 10, 70
-"""Fewer than the 100 events together at which a scope sends."""
+"""Together fewer than 100 repetitions, because a scope sends after 100 events."""
 
 
 sys.path.insert(0, str(HERE))
@@ -66,7 +66,7 @@ class LambdaContext:
 
 
 def nowhere() -> Any:
-    """A transport of Leanbase that takes events and forgets them."""
+    """Return a transport of Leanbase that discards all events."""
     from leanbase import Receipt
     from leanbase.transports import BaseTransport
 
@@ -85,7 +85,7 @@ def client(**options: Any) -> Any:
 
 @contextlib.contextmanager
 def in_scope(**tags: Any) -> Iterator[Any]:
-    """A client inside an open delivery scope, as in a handler."""
+    """Return a client inside an open delivery scope, as in a handler."""
     ours = client()
     with ours.delivery_scope():
         if tags:
@@ -206,9 +206,9 @@ def posthog_synchronous() -> Iterator[Callable[[], Any]]:
 
 @contextlib.contextmanager
 def exceptions(make: Callable[..., Any], **options: Any) -> Iterator[Callable[[], Any]]:
-    """Exceptions of 30 frames, captured by the client that `make` makes."""
+    """Return a function that captures an exception of 30 frames with the client that `make` makes."""
     with tempfile.TemporaryDirectory() as directory:
-        # The files come first: those that change later are compiled, to see whether they are what runs.
+        # Write the files before the client exists: the client compiles files that change later, to compare.
         fail = failing_call(Path(directory), 30)
         ours = make(project_root=directory, **options)
         yield lambda: ours.capture_exception(fail(), distinct_id=WHO)
@@ -221,7 +221,7 @@ def posthog(**options: Any) -> Any:
 
 
 def web_row(name: str) -> Callable[[], contextlib.AbstractContextManager[Callable[[], Any]]]:
-    """What a middleware adds to a request, of which the application's own part is subtracted below."""
+    """Return the row of a middleware. The application's own part is subtracted below."""
 
     @contextlib.contextmanager
     def row() -> Iterator[Callable[[], Any]]:
@@ -270,7 +270,7 @@ MIDDLEWARES = {
     "an empty request, Django": web_row("our_django"),
     "posthog, Django": web_row("posthog_django"),
 }
-"""What a middleware adds to a request."""
+"""The cost that a middleware adds to a request."""
 
 IMPORTS = {
     "a process that imports leanbase": "import leanbase",
@@ -282,7 +282,7 @@ ALL = {**ROWS, **BARE, **MIDDLEWARES}
 
 
 def run(row: str, repetitions: int) -> None:
-    """What callgrind looks at: one row, so many times."""
+    """Run one row, under callgrind."""
     gc.disable()
     with ALL[row]() as call:
         for _ in range(WARM + repetitions):
@@ -296,7 +296,7 @@ def environment() -> dict[str, str]:
 
 
 def counted(command: list[str]) -> int:
-    """The instructions of a process and its threads."""
+    """Return the number of instructions of a process and its threads."""
     with tempfile.TemporaryDirectory() as directory:
         valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={directory}/out"]
         environment = {**os.environ, "PYTHONHASHSEED": "0"}
@@ -315,19 +315,19 @@ def counted(command: list[str]) -> int:
 
 
 def of_row(row: str) -> float:
-    """Instructions of one call."""
+    """Return the number of instructions of one call."""
     subprocess.run([sys.executable, __file__, row, "1"], env=environment(), check=True)  # compiles
     counts = [counted([__file__, row, str(repetitions)]) for repetitions in (FEW, MANY)]
     return (counts[1] - counts[0]) / (MANY - FEW)
 
 
 def available() -> bool:
-    """Whether callgrind is on this machine."""
+    """Return True if valgrind is installed."""
     return shutil.which("valgrind") is not None
 
 
 def figures(words: list[str]) -> dict[str, float]:
-    """Instructions by row, for the rows in whose names one of the words is; of all without words."""
+    """Return the instructions of each row with one of the words in its name; without words, of all rows."""
 
     def wanted(row: str) -> bool:
         return not words or any(word in row for word in words)
@@ -349,7 +349,7 @@ def figures(words: list[str]) -> dict[str, float]:
 
 
 def table(words: list[str]) -> str:
-    """A Markdown table of thousands of instructions."""
+    """Return a Markdown table, in thousands of instructions."""
     rows = [f"| {row} | {count / 1000:,.1f} |" for row, count in figures(words).items()]
     return "\n".join(["| | thousand instructions |", "|---|---:|", *rows])
 

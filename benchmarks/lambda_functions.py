@@ -1,4 +1,4 @@
-"""The functions that the emulator runs: a number of events an invocation, by Leanbase and by others."""
+"""The functions that the emulator runs. They capture events with Leanbase and with other SDKs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""`make bench`: Leanbase side by side with other SDKs and with bare urllib3, in one run.
+"""`make bench`: compares Leanbase with other SDKs and with bare urllib3, in one run.
 
-Everything that is compared is measured in turns, round by round, so that a machine that slows down slows
-all of them down. Tables show the median and the middle half of the rounds; read the ratios, not the
-milliseconds. Writes results.md beside this file.
+All subjects of a table are measured in turns, round by round, so a machine that slows down affects all of
+them. Tables show the median and the middle half of the rounds; read the ratios, not the milliseconds. Writes
+results.md beside this file.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ Samples = dict[str, list[float]]
 
 
 def in_turns(subjects: Mapping[str, Callable[[], float]], rounds: int, warm: int = 1) -> Samples:
-    """Measure each subject once a round, in a new order each time; the first rounds do not count."""
+    """Measure each subject once a round, in a new order. The first `warm` rounds do not count."""
     samples: Samples = {name: [] for name in subjects}
     order = list(subjects)
     shuffle = random.Random(1).shuffle
     for number in range(rounds + warm):
-        shuffle(order)  # whatever ran before leaves the caches to the next
+        shuffle(order)  # a subject finds the CPU caches as the previous subject left them
         for name in order:
             value = subjects[name]()
             if number >= warm:
@@ -68,7 +68,7 @@ def wall(work: Callable[[], Any]) -> Callable[[], float]:
 
 
 def table(samples: Samples, base: str, unit: str, scale: float) -> str:
-    """A Markdown table: median, middle half, and the ratio of the medians to `base`'s."""
+    """Return a Markdown table: median, middle half, and the ratio of the median to the median of `base`."""
     reference = statistics.median(samples[base])
     rows = [f"| | median, {unit} | middle half | ÷ {base} |", "|---|---:|---:|---:|"]
     for name, values in samples.items():
@@ -79,8 +79,8 @@ def table(samples: Samples, base: str, unit: str, scale: float) -> str:
 
 
 def imports() -> str:
-    """Whole processes that do nothing but import."""
-    # With bytecode files, as an installed package has them.
+    """Measure whole processes that only import."""
+    # With bytecode files, like an installed package.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def process(code: str) -> Callable[[], float]:
@@ -104,7 +104,7 @@ def imports() -> str:
 
 
 def one_capture() -> str:
-    """One event, sent and answered, on a warm connection."""
+    """Measure one event, until its response, on a warm connection."""
     from posthog import Posthog
     from segment.analytics.client import Client as Segment
 
@@ -134,7 +134,7 @@ def one_capture() -> str:
 
 
 def cpu_per_event() -> str:
-    """CPU of the whole process, all threads, until everything is delivered."""
+    """Measure the CPU time of the process with all threads, until all events are delivered."""
     from posthog import Posthog
     from segment.analytics.client import Client as Segment
 
@@ -196,7 +196,7 @@ assert not {"boto3", "botocore"} & set(sys.modules)
 
 
 def first_send() -> str:
-    """CPU of the first send of a process: imports, connection, ten events."""
+    """Measure the CPU time of the first send of a process: imports, connection, ten events."""
     credentials = {
         "AWS_ACCESS_KEY_ID": "an id",
         "AWS_SECRET_ACCESS_KEY": "a secret",
@@ -209,7 +209,7 @@ def first_send() -> str:
 
         def measure(transport: str) -> Callable[[], float]:
             command = [sys.executable, "-c", FIRST_SEND, url, transport]
-            # The line of the log transport comes before the figure.
+            # The log transport prints its line before the figure.
             return lambda: float(
                 subprocess.check_output(command, env=environment, text=True).splitlines()[-1]
             )
@@ -219,7 +219,7 @@ def first_send() -> str:
 
 
 def hand_off() -> str:
-    """CPU of the whole process for events that are handed off, in scopes of ten as in an invocation."""
+    """Measure the CPU time of the process for a hand-off of events, in scopes of ten as in an invocation."""
     from leanbase import Leanbase
     from leanbase.transports import LogTransport, SpoolTransport
 
@@ -263,7 +263,7 @@ FUNCTIONS = (
 
 @functools.cache
 def bundle_of_flags() -> Path:
-    """A bundle of 100 flags."""
+    """Return the path of a bundle of 100 flags."""
     path = Path(tempfile.mkdtemp()) / "flags.json"
     path.write_text(json.dumps(flags.definitions(100)))
     return path
@@ -281,7 +281,7 @@ def emulator_of(function: str, url: str, events: int = 10) -> Emulator:
 
 
 def invoked(emulator: Emulator, count: int) -> float:
-    """Invoke a function for the `count`th time; return the seconds until its caller had the response."""
+    """Invoke a function for the `count`th time, and return the seconds until its response."""
     answer = emulator.invoke({})
     assert answer.body == "done", answer
     while len(durations := emulator.durations()) < count:
@@ -292,7 +292,7 @@ def invoked(emulator: Emulator, count: int) -> float:
 def invocation(
     delay_ms: int, events: int = 10, rounds: int = 100, functions: Sequence[str] = FUNCTIONS
 ) -> str:
-    """Events in one warm invocation, in AWS's emulator, until the caller has the response."""
+    """Measure warm invocations with events, in AWS's emulator, until the response."""
     with running(delay_ms) as url, contextlib.ExitStack() as stack:
         emulators: dict[str, Emulator] = {}
         counts: Counter[Emulator] = Counter()
@@ -309,7 +309,7 @@ def invocation(
 
 
 def cold_start() -> str:
-    """New sandboxes in AWS's emulator: the initialisation, the first invocation, and the memory after it."""
+    """Measure new sandboxes in AWS's emulator: initialization, first invocation, and memory after it."""
     functions = [name for name in FUNCTIONS if name != "posthog sync_mode"]
     functions.insert(3, "leanbase with 100 flags")
     initialisation: Samples = {name: [] for name in functions}
@@ -340,14 +340,14 @@ def cold_start() -> str:
 
 
 def peak_mib(process: int) -> float:
-    """The peak memory of a process in MiB, as Linux says."""
+    """Return the peak memory of a process in MiB, from Linux."""
     status = Path(f"/proc/{process}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     return int(found[1]) / 1024 if found else 0.0
 
 
 def bulk_import() -> str:
-    """Whole processes that import rows of the past, until all are delivered, to a server on loopback."""
+    """Measure whole processes that import past events, until all are delivered to a server on loopback."""
     rows = [
         "| | events a second, 50,000 | 200,000 | ÷ posthog | peak memory, MiB, 50,000 | 200,000 |",
         "|---|---:|---:|---:|---:|---:|",
@@ -377,7 +377,7 @@ def bulk_import() -> str:
 
 
 def csv_import() -> str:
-    """Whole processes that import a CSV file, until all is delivered, to a server on loopback."""
+    """Measure whole processes that import a CSV file, until all is delivered to a server on loopback."""
     rows = [
         "| | events a second | ÷ posthog | memory before, MiB | at its peak |",
         "|---|---:|---:|---:|---:|",
@@ -408,7 +408,7 @@ def csv_import() -> str:
 
 
 def growth() -> str:
-    """CPU of one capture where so many events are collected in one scope, or wait in one buffer."""
+    """Measure the CPU time of one capture by the number of events in one scope or one buffer."""
     from leanbase import Leanbase
     from leanbase.transports import BufferedTransport
 
@@ -434,7 +434,7 @@ def growth() -> str:
 
 
 def contexts() -> str:
-    """CPU of entering and leaving one more context, by the number of contexts that are open around it."""
+    """Measure the CPU time to enter and exit a context, by the number of contexts that are already open."""
     client = instructions.client()
     repetitions = 1000
 
@@ -456,7 +456,7 @@ def contexts() -> str:
 
 
 def one_exception() -> str:
-    """CPU of one call in its thread: frames with source, and variables; nothing is sent."""
+    """Measure the CPU time of one exception: frames with source, and variables. Nothing is sent."""
     from posthog import Posthog
 
     from leanbase import Leanbase, Receipt
@@ -468,7 +468,7 @@ def one_exception() -> str:
 
     def cpu(client: Any, error: Callable[[], Exception]) -> Callable[[], float]:
         def measure() -> float:
-            exception = error()  # a new one each time: one is captured but once
+            exception = error()  # a new exception each time: a client captures an exception only once
             started = time.thread_time()
             uuid = client.capture_exception(exception, distinct_id=WHO)
             spent = time.thread_time() - started
@@ -496,7 +496,7 @@ def one_exception() -> str:
 
 
 def flag_evaluation() -> str:
-    """CPU of evaluations inside the process: two conditions a flag, of which the first does not match."""
+    """Measure the CPU time of local evaluations: two conditions a flag, the first does not match."""
     samples = in_turns(flags.evaluations(), rounds=50, warm=5)
     median = {name: statistics.median(values) for name, values in samples.items()}
     ratios = ", ".join(
@@ -510,7 +510,7 @@ def flag_evaluation() -> str:
 
 
 def counted_instructions() -> str:
-    """The same whatever else the machine is doing; see instructions.py for what each row is."""
+    """Count instructions, which do not depend on the load of the machine. See instructions.py."""
     return instructions.table([]) if instructions.available() else "valgrind is not installed: not counted."
 
 

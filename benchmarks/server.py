@@ -1,7 +1,7 @@
-"""An ingestion server as fast as Python allows, in a process of its own: `python server.py DELAY_MS`.
+"""An ingestion server that is as fast as Python allows: `python server.py DELAY_MS`.
 
-Prints its port; answers every POST after the delay, as the ingestion endpoint does and, in the same words, as
-a queue does that took one message. What it received is not looked at.
+Prints its port. Responds to every POST after the delay, without reading the events. The response is valid for
+the ingestion server, and for a queue that accepted one message.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def serve(connection: socket.socket, delay: float) -> None:
 
 @contextlib.contextmanager
 def running(delay_ms: int = 0) -> Iterator[str]:
-    """Such a server; gives its URL."""
+    """Start such a server in a process, and return its URL."""
     command = [sys.executable, __file__, str(delay_ms)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

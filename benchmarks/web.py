@@ -1,6 +1,7 @@
-"""An empty request through each middleware, without a server: what it adds to a request.
+"""The cost that each middleware adds to an empty request, without a server.
 
-Each function gives a call that answers one request. A browser's headers are on it; nothing is captured.
+Each function returns a function that handles one request. The request has the headers of a browser, and
+captures nothing.
 """
 
 from __future__ import annotations

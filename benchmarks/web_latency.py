@@ -1,7 +1,7 @@
-"""Measure how a silent ingestion server delays web requests: `python -m benchmarks.web_latency`.
+"""Measures how a silent ingestion server delays web requests: `python -m benchmarks.web_latency`.
 
-The ingestion server accepts each request and never responds, so that a send takes as long as it may. Each web
-server handles the same requests without Leanbase first.
+The ingestion server accepts each request and never responds, so each send takes its maximum time. Each web
+server first handles the same requests without Leanbase.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def milliseconds(server: WebServer, path: str) -> list[float]:
-    """What each request took, sorted."""
+    """Return the duration of each request in milliseconds, sorted."""
     pool = urllib3.PoolManager(maxsize=AT_A_TIME)
 
     def ask(_: int) -> float:
@@ -46,7 +46,7 @@ def milliseconds(server: WebServer, path: str) -> list[float]:
         return (time.perf_counter() - before) * 1000
 
     with ThreadPoolExecutor(AT_A_TIME) as threads:
-        list(threads.map(ask, range(50)))  # the first ones import
+        list(threads.map(ask, range(50)))  # the first requests import modules
         return sorted(threads.map(ask, range(REQUESTS)))
 
 

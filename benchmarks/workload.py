@@ -1,4 +1,4 @@
-"""What is captured in every benchmark: an event with typical properties."""
+"""The workload of all benchmarks: an event with typical properties."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROPERTIES: dict[str, Any] = {
 
 
 def body(events: int) -> bytes:
-    """The request that `events` captures of Leanbase make, uncompressed."""
+    """Return the uncompressed request body of Leanbase for this number of events."""
     from leanbase import Leanbase
     from leanbase.transports import MemoryTransport
 
@@ -69,7 +69,7 @@ def step_{this}(customer, total):
 
 
 def failing_call(directory: Path, frames: int) -> Callable[[], Exception]:
-    """Functions of ten modules that call one another; gives one that returns what the last of them raises."""
+    """Write ten modules whose functions call one another. Return a function that returns their error."""
     modules: dict[int, list[str]] = {}
     for this in range(frames - 1):
         following = this + 1
@@ -93,6 +93,6 @@ def failing_call(directory: Path, frames: int) -> Callable[[], Exception]:
         raise AssertionError("it did not fail")
 
     sys.path.insert(0, str(directory))
-    fail()  # imports the rest
+    fail()  # imports the other modules
     sys.path.pop(0)
     return fail

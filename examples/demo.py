@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def show(url: str) -> int:
-    """Print what the server received; 1 when something is missing."""
+    """Print the received events. Return 1 if an event is missing, else 0."""
     with urllib.request.urlopen(f"{url}/events", timeout=10) as response:
         events: list[dict[str, Any]] = json.load(response)["events"]
     print(render(events, max(100, shutil.get_terminal_size((140, 24)).columns)))

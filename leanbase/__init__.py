@@ -135,11 +135,12 @@ is_opted_out = _default.is_opted_out
 
 
 def doctor(*, send: bool = False) -> Diagnosis:
-    """Check each step on the way of an event, and say what to do about those that fail.
+    """Check each step of the delivery of an event, and explain how to mend the steps that fail.
 
     It reads the settings as the default client would: attributes of this module, then the environment. It
-    checks the key, the host, host name resolution, the connection, TLS, the proxy, the endpoint, the clock,
-    the queue and its credentials, the spool directory and flag definitions, as far as the settings use them.
+    checks the key, the host, host name resolution, the connection, TLS, the proxy, the endpoint and the
+    clock. If the settings use them, it also checks the queue and its credentials, the spool directory and
+    flag definitions.
 
     Blocks for 12 s at most. Never raises, and never shows a key. `leanbase doctor` prints the same.
 

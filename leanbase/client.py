@@ -1,7 +1,7 @@
 """The client: its public methods, and the path that every captured event takes.
 
 Each event method describes its event in a `Draft` and passes it to `_emit`. The outbox decides when the
-event leaves, and records its outcome.
+event is sent, and records its outcome.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ def _takes(
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
     """Show type checkers and editors the parameters of `Settings` for `__init__`.
 
-    So only `Settings` names the options. `options` is a function because the settings are imported only
-    when a client is created.
+    `options` is a function because the settings are imported only when a client is created.
     """
     return lambda init: init
 
@@ -80,10 +79,7 @@ class _Signature:
 
 
 class _Option:
-    """An option of a client, as a read-only attribute.
-
-    The class has no `__getattr__` for this: it would slow down every attribute access.
-    """
+    """A read-only attribute that returns an option. `__getattr__` would slow down every attribute access."""
 
     __slots__ = ("_name",)
 
@@ -230,10 +226,7 @@ class Leanbase(FlagCalls):
         return self._pipeline
 
     def _admits(self) -> bool:
-        """Return True if the client takes events. Every event method calls this first.
-
-        An event for a client that was shut down is logged and counted as dropped.
-        """
+        """Return True if the client accepts events. After a shutdown, drop the event and log it."""
         outbox = self._current().outbox
         if outbox.disabled or self._opted_out:
             return False
@@ -296,20 +289,20 @@ class Leanbase(FlagCalls):
             properties: The event's properties. Values may have any type: a value without a JSON equivalent
                 becomes a readable string. The properties are copied before this method returns.
             timestamp: When the event happened: a `datetime`, an ISO 8601 string, or seconds or milliseconds
-                since the epoch. Default: now. A timestamp without an offset is read as UTC, unless it lies
-                in the last five seconds of local time, as the result of `datetime.now()` does.
+                since the epoch. Default: now. A timestamp without an offset is read as UTC. If it lies in
+                the last five seconds of local time, as from `datetime.now()`, it is read as local time.
             uuid: The event's id: a `UUID` or its string. Default: a new UUIDv7, or a derived UUIDv5 in an
                 idempotent handler.
             groups: The groups that the event belongs to, such as `{"company": "acme"}`.
             disable_geoip: `True` tells the server not to look up the location of the sender's address.
                 Default: the client's option.
             flags: The result of `evaluate_flags`. Its values become properties of the event.
-            send_feature_flags: The same in similar SDKs: flags are evaluated once more. Use `flags`.
+            send_feature_flags: Evaluates the flags again for this event, as in similar SDKs. Prefer `flags`.
 
         Returns:
-            The event's uuid, exactly as sent. `None` if the event was not admitted: the client is disabled,
-            opted out or shut down, the arguments do not make a valid event, a hook dropped the event, it is
-            too large, or a full buffer has no room. For later outcomes see `stats()` and `on_error`.
+            The event's uuid, exactly as sent. `None` if the client is disabled, opted out or shut down. Also
+            `None` if the event is invalid or too large, a hook dropped it, or a full buffer has no room. For
+            later outcomes see `stats()` and `on_error`.
 
         Blocks until the event has an outcome, at most `send_deadline` seconds. Inside a delivery scope it
         returns at once, unless it sends because the scope is full (see `delivery_scope`). Raises only a
@@ -593,8 +586,8 @@ class Leanbase(FlagCalls):
             uuid: As for `capture`.
 
         Returns:
-            As for `capture_exception`. Also `None` for a default client that was not used yet and lacks
-            settings: this method does not set it up. Blocks like `capture`. Never raises.
+            As for `capture_exception`. Also `None` if the default client lacks settings. Blocks like
+            `capture`. Never raises.
         """
         if not self._is_configured():
             return None
@@ -655,7 +648,7 @@ class Leanbase(FlagCalls):
 
         Returns:
             A context manager for a plain `with`, also in `async def` code. Never raises. Leaving it blocks
-            like `capture` if an exception is captured, and otherwise not at all.
+            like `capture` if an exception is captured; otherwise it does not block.
 
         Examples:
             >>> import leanbase
@@ -720,12 +713,9 @@ class Leanbase(FlagCalls):
     def _capture_escaping(
         self, error: BaseException | None, boundary: str, properties: Mapping[str, Any] | None = None
     ) -> None:
-        """Capture an `Exception` that leaves a boundary. Others, such as `SystemExit`, are not captured.
+        """Capture an `Exception` that leaves a boundary, named as in `leanbase.error_tracking.metadata`.
 
-        Args:
-            error: The exception, or `None`.
-            boundary: The boundary's name in `leanbase.error_tracking.metadata`.
-            properties: Additional properties of the event.
+        Other exceptions, such as `SystemExit`, are not captured.
         """
         if issubclass(type(error), Exception):
             from .error_tracking import metadata
@@ -774,20 +764,20 @@ class Leanbase(FlagCalls):
     def delivery_scope(self, client: Leanbase | None = None, flush: FlushPolicy = "end") -> _ClientScope:
         """Collect the events captured inside the `with` block and send them together when it ends.
 
-        The scope collects the events of every client, in every thread and task that carries the context. A
-        client's events leave earlier if `flush_at` of them or 1 MiB have gathered, or with the first capture
-        after the oldest has waited `flush_interval` seconds. In `async def` code use `async with`: a thread
-        sends while the event loop continues.
+        The scope collects the events of every client, in every thread and task that carries the context.
+        The capture that brings a client to `flush_at` events or 1 MiB sends that client's events at once. So
+        does the first capture after the oldest event has waited `flush_interval` seconds. In `async def` code
+        use `async with`: a thread sends while the event loop continues.
 
         Args:
             client: The client whose retained events are sent as well. Default: this client.
             flush: `"end"` collects. `"each"` makes every capture send its own event.
 
         Returns:
-            A context manager for `with` and `async with`. It yields a `DeliveryScope`, whose `receipt` shows
-            after the block what became of the events.
+            A context manager for `with` and `async with`. It yields a `DeliveryScope`, whose `receipt` has
+            the outcomes of the events after the block.
 
-        Leaving the block sends the events, also if the body raised. Plain `with` blocks for the send, at
+        Leaving the block sends the events, even if the body raised. Plain `with` blocks for the send, at
         most `send_deadline` seconds for each client.
 
         Raises:
@@ -829,7 +819,7 @@ class Leanbase(FlagCalls):
             scope.abandon()
 
     async def _close_scope_in_thread(self, scope: DeliveryScope) -> None:
-        """Do the same as `_close_scope` while the event loop continues. Never raises."""
+        """Close a delivery scope while a thread sends and the event loop continues. Never raises."""
         try:
             await scope.close_in_thread(*self._outboxes())
         except Exception as error:
@@ -837,9 +827,9 @@ class Leanbase(FlagCalls):
             scope.abandon()
 
     def _send_scope(self, scope: DeliveryScope, deadline: Deadline) -> Receipt:
-        """Send all events of a delivery scope and of this client: the process is about to be killed.
+        """Send all events of a delivery scope and of this client, because the process is about to be killed.
 
-        Events that other threads have in flight for the scope are sent again.
+        Resends events that other threads have in flight for the scope.
         """
         try:
             return scope.send(*self._outboxes(), deadline=deadline, take_over=True)
@@ -851,7 +841,8 @@ class Leanbase(FlagCalls):
         """Send all pending events: collected in the open delivery scope, buffered, or retained.
 
         Args:
-            timeout: The maximum number of seconds. `None` sets no limit: the call ends with the last retry.
+            timeout: The maximum number of seconds. `None` sets no limit: the call returns after the last
+                retry.
 
         Returns:
             A receipt, which is true if every event was passed on. Blocks until the send has finished. Never
@@ -901,7 +892,7 @@ class Leanbase(FlagCalls):
 
         Args:
             timeout: The maximum number of seconds. `0` only imports. Failures are not reported: the first
-                send meets them again.
+                send reports them.
         """
         try:
             pipeline = self._current()
@@ -942,7 +933,7 @@ class Leanbase(FlagCalls):
 
     @property
     def disabled(self) -> bool:
-        """Whether the client is switched off: it captures and sends nothing. Writable.
+        """Whether the client is disabled: it captures and sends nothing. Writable.
 
         Always true while a required setting is missing, such as the API key or the host.
         """
@@ -954,10 +945,7 @@ class Leanbase(FlagCalls):
 
     @property
     def before_send(self) -> object:
-        """The hook or hooks that are called with each event before it is sent. Writable.
-
-        See the option of the same name.
-        """
+        """The hooks called with each event before it is sent, as in the option of this name. Writable."""
         return self._current().hooks
 
     @before_send.setter

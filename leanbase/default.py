@@ -30,12 +30,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("leanbase")
 
-# Attributes of the module that take effect at the next call. All others wait for the next configuration.
 _LIVE = ("disabled", "debug", "before_send")
-
+"""Options that the next call reads from the module. The others are read when the client is configured."""
 
 END_SECONDS = 2.0
-"""Seconds that a capture waits for another thread's shutdown, if both need the same transport instance."""
+"""Maximum seconds that a capture waits for another thread's shutdown of the same transport instance."""
 
 
 class DefaultClient(Leanbase):
@@ -65,7 +64,7 @@ class DefaultClient(Leanbase):
         self._ended = None
 
     def note_set(self, name: str) -> None:
-        """Warn once if an option was set on the module too late to take effect before a shutdown."""
+        """Warn once if an option was set on the module too late: it takes effect after a shutdown."""
         latest = self._latest
         # A client that lacks required settings reads them at its next call, so that is not too late.
         if latest is not None and not latest.missing and name not in _LIVE and not name.startswith("_"):
@@ -75,7 +74,7 @@ class DefaultClient(Leanbase):
                 _warn_of_late_option(name)
 
     def setup(self) -> Leanbase:
-        """Configure the default client now, and return it. It is always the same object. Never raises."""
+        """Configure the default client now, and return it: always the same object. Never raises."""
         self._current()
         return self
 
@@ -131,7 +130,6 @@ class DefaultClient(Leanbase):
         return None if self._latest is None else super()._sigterm_grace()
 
     def _outboxes(self) -> list[Outbox]:
-        """Return the outbox in a list, which is empty if the client was not used."""
         return [] if self._latest is None else super()._outboxes()
 
     def _current(self) -> Pipeline:

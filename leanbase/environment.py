@@ -17,7 +17,7 @@ WORDS = {
     "no": False,
     "off": False,
 }
-"""The texts, in lower case, that a flag may have."""
+"""The strings that a flag may have, in lower case, and their meanings."""
 
 OTHERS = (
     "lambda_capture_exceptions",
@@ -36,7 +36,7 @@ def log_ignored(name: str, used: object, problem: str) -> None:
 
 
 def flag(name: str, default: bool) -> bool:
-    """Return the value of a variable that is true or false. An invalid one is ignored, with a warning."""
+    """Return the value of a variable that is true or false. Warn about an invalid value and ignore it."""
     text = os.environ.get(name, "").strip()
     if not text:
         return default

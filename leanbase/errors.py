@@ -53,7 +53,7 @@ class EventTooLargeError(LeanbaseError):
     """A value does not fit into one event.
 
     Attributes:
-        size: Its size in bytes, or the bytes that were counted when it exceeded the limit.
+        size: The size in bytes, or the number of bytes counted when the value exceeded the limit.
     """
 
     def __init__(self, size: int, limit: int) -> None:
@@ -78,7 +78,7 @@ class UnusableError(ConfigError):
 
 
 class NotDeliveredError(LeanbaseError):
-    """The relay could not deliver events. Their source delivers them to the relay again."""
+    """The relay could not deliver events. Their source invokes the relay with them again."""
 
 
 class DroppedError(LeanbaseError):

@@ -30,11 +30,9 @@ def warn_of_blocking() -> None:
 
 
 async def all_called(calls: Sequence[Callable[[Callable[[], object]], object]], *, timeout: float) -> None:
-    """Start calls that take a callback, and wait until all callbacks were called or the timeout has passed.
+    """Start calls, each with a callback to call when it is finished, and wait for all callbacks.
 
-    Args:
-        calls: Each receives a callback, and calls it in any thread when it is finished.
-        timeout: The maximum seconds to wait.
+    A callback may come from any thread. The wait ends after `timeout` seconds.
     """
     import asyncio
 

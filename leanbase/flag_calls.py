@@ -1,4 +1,4 @@
-"""The calls of a client about feature flags. The package `feature_flags` loads with the first of them."""
+"""The feature flag methods of a client. The first call imports the package `feature_flags`."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _override: Any = None
 
 
 def override_flags(flags: Any) -> None:
-    """Make every client evaluate flags by this object; `None` restores their own. For tests."""
+    """Make every client evaluate flags with this object. `None` restores their own. For tests."""
     global _override
     _override = flags
 
 
 PROPERTIES = "properties_for_flags"
-"""What the nearest context has for all evaluations: properties of the person, and of groups by type."""
+"""Key of the properties that a context has for all evaluations: of the person, and of groups by type."""
 
 _NO_PROPERTIES: tuple[dict[str, Any], dict[str, dict[str, Any]]] = ({}, {})
 
@@ -47,7 +47,7 @@ _NO_PROPERTIES: tuple[dict[str, Any], dict[str, dict[str, Any]]] = ({}, {})
 def _flag_call(
     default: Callable[[], Any],
 ) -> Callable[[Callable[Concatenate[T, P], R]], Callable[Concatenate[T, P], R]]:
-    """Turn every failure of a call about flags into a log record and a default (G-1)."""
+    """Turn every failure of a flag call into a log record and a default (G-1)."""
 
     def decorate(method: Callable[Concatenate[T, P], R]) -> Callable[Concatenate[T, P], R]:
         @wraps(method)
@@ -86,7 +86,7 @@ def _nothing() -> FeatureFlagEvaluations:
 
 
 class FlagCalls:
-    """The methods of `Leanbase` about feature flags."""
+    """The feature flag methods of `Leanbase`."""
 
     def _current(self) -> Pipeline:
         raise NotImplementedError
@@ -109,25 +109,29 @@ class FlagCalls:
     ) -> FeatureFlagEvaluations:
         """Evaluate flags once, and return their values for one person.
 
-        Flags are evaluated here where the definitions are loaded and say enough; the server is asked at most
-        once, for the others. All evaluations inside one handler, job or request use the same definitions.
+        The client evaluates a flag itself if its definition is loaded and decides the value. It asks the
+        server about all other flags, in at most one request. All evaluations inside one handler, job or
+        request use the same definitions.
 
         Args:
-            distinct_id: The person. Default: the id of the context. Without either, the result is empty.
+            distinct_id: The person's id. Default: the id of the context. Without either, the result is empty.
             groups: The groups of the person, such as `{"company": "acme"}`.
-            person_properties: Properties that conditions ask for. They win over those of the server.
+            person_properties: Properties of the person for the flags' conditions. They win over the
+                properties that the server has.
             group_properties: The same for groups, by type: `{"company": {"plan": "pro"}}`.
             only_evaluate_locally: `True` never asks the server.
             disable_geoip: As for `capture`.
             flag_keys: The flags to evaluate. Default: all.
-            device_id: The device, for flags that distribute devices. Default: the device of the context.
+            device_id: The device id, for flags that are rolled out by device. Default: the device id of the
+                context.
 
         Returns:
-            The values. What could not be evaluated has none, and reads as its default.
+            The values. A flag that could not be evaluated has no value, and reads as its default.
 
-        Blocks for the request, if there is one: at most until the deadline of the handler, at most
-        `flags_timeout` for each attempt. Without definitions it also waits for them, at most 1 s, and once in
-        30 s. Raises only a TypeError, if the arguments do not fit the signature.
+        Blocks for the request, if there is one: at most `flags_timeout` seconds for each attempt, and not
+        beyond the deadline of the handler. It also waits, at most 1 s, for definitions that are missing or
+        older than `flags_max_age`. After a failure it does not wait for them again for 30 s. Raises only a
+        TypeError, if the arguments do not fit the signature.
 
         Examples:
             >>> import leanbase
@@ -162,9 +166,9 @@ class FlagCalls:
     ) -> FeatureFlagResult | None:
         """Evaluate one flag, and return its value and payload; `None` if it has no value.
 
-        Two calls may see different answers of the server; `evaluate_flags` gives one consistent answer.
-        The other arguments, the waits and the errors are those of `evaluate_flags`. The read is reported as
-        `$feature_flag_called`, unless `send_feature_flag_events` is `False`.
+        The server may give two calls different values; `evaluate_flags` gives consistent values. Captures
+        the event `$feature_flag_called`, unless `send_feature_flag_events` is `False`. The other arguments
+        are those of `evaluate_flags`. This method blocks and raises as `evaluate_flags` does.
         """
         flags = self._one(
             key, distinct_id, groups, person_properties, group_properties, disable_geoip, device_id,
@@ -273,9 +277,9 @@ class FlagCalls:
         flag_keys_to_evaluate: Sequence[str] | None = None,
         device_id: object = None,
     ) -> dict[str, FlagValue]:
-        """Evaluate flags, and return their values by key. Nothing is reported.
+        """Evaluate flags, and return their values by key. Captures no event.
 
-        Arguments, waits and errors are those of `evaluate_flags`.
+        See `evaluate_flags`, also for the arguments.
         """
         return self._answer(
             distinct_id, groups, person_properties, group_properties, disable_geoip, device_id,
@@ -297,7 +301,7 @@ class FlagCalls:
     ) -> dict[str, dict[str, Any]]:
         """Evaluate flags, and return `featureFlags` and `featureFlagPayloads`, each by key.
 
-        Payloads are JSON. Nothing is reported. Arguments, waits and errors are those of `evaluate_flags`.
+        Payloads are JSON strings. Captures no event. See `evaluate_flags`, also for the arguments.
         """
         answer = self._answer(
             distinct_id, groups, person_properties, group_properties, disable_geoip, device_id,
@@ -321,7 +325,7 @@ class FlagCalls:
 
     @_flag_call(lambda: False)
     def load_feature_flags(self) -> bool:
-        """Load the flag definitions now, also while requests are paused.
+        """Load the flag definitions now, even while requests for them are paused after failures.
 
         Returns:
             Whether definitions are loaded. Blocks at most 10 s. Never raises.
@@ -334,7 +338,7 @@ class FlagCalls:
 
     @_flag_call(lambda: None)
     def feature_flag_definitions(self) -> list[Mapping[str, Any]] | None:
-        """Return the flag definitions that are loaded, as the server has them, or `None`. Does not block."""
+        """Return the loaded flag definitions, in the format of the server, or `None`. Does not block."""
         store = None if self._is_off() else self._flags().store
         return None if store is None or store.current is None else store.current.raw_flags()
 
@@ -344,8 +348,8 @@ class FlagCalls:
     def set_person_properties_for_flags(self, properties: Mapping[str, Any]) -> None:
         """Add properties of the person to every later evaluation in this context.
 
-        Outside a context they are added to every evaluation of this client. Properties of a call win over
-        them. Never blocks, never raises.
+        Outside a context, adds them to every evaluation of this client. Properties that are passed to a call
+        win. Never blocks, never raises.
         """
         person, groups = self._stored_properties()
         self._store_properties({**person, **_mapping(properties, "properties")}, groups)
@@ -358,7 +362,7 @@ class FlagCalls:
 
         Args:
             group_type: The type of the group.
-            group_key: The key of the group; the properties themselves if there is no third argument.
+            group_key: The key of the group, or the properties if there is no third argument.
             properties: The properties.
 
         See `set_person_properties_for_flags`.
@@ -398,7 +402,7 @@ class FlagCalls:
         return self._current().flags if _override is None else _override
 
     def _has_fresh_flags(self) -> bool:
-        """Return whether flags can be evaluated here without waiting for definitions."""
+        """Return True if flags can be evaluated locally without waiting for definitions."""
         store = self._flags().store
         return _override is not None or (store is not None and store.is_fresh())
 
@@ -464,7 +468,7 @@ class FlagCalls:
     def _flags_of_event(
         self, flags: object, send_feature_flags: object, draft: Draft
     ) -> dict[str, Any] | None:
-        """Return the properties that an event has of flags, or `None`."""
+        """Return the flag properties of an event, or `None`."""
         from .feature_flags import FeatureFlagEvaluations
 
         if flags is not None:
@@ -495,7 +499,7 @@ class FlagCalls:
         return answer.snapshot().event_properties()
 
     def _report(self, answer: Answer, key: str, record: Record | None) -> None:
-        """Capture the events about a read, unless they were captured before. Never raises."""
+        """Report a read of a flag, unless it was reported before. Never raises."""
         if answer.distinct_id is None:
             return
         try:
@@ -509,7 +513,7 @@ class FlagCalls:
             log_internal_error("the report of a feature flag", error)
 
     def _captured(self, answer: Answer, exposure: Exposure) -> bool:
-        """Capture one event; return whether it counts as reported. What `before_send` has dropped does."""
+        """Capture one event, and return True if it counts as reported: sent, or dropped by `before_send`."""
         built = False
 
         def finalize(properties: dict[str, Any]) -> None:
@@ -553,7 +557,7 @@ def _mapping(given: object, argument: str) -> Mapping[str, Any]:
 def _of_groups(
     stored: Mapping[str, Any], given: Mapping[str, Any], groups: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """Return the properties of groups by type. Those that were stored for another group do not count."""
+    """Return the properties of groups by type, without properties that were stored for another group."""
     if not stored and not given:
         return {}
     fitting = {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 generation = 0
-"""The number of forks since the first call of `watch`. Cheaper to read than the process id."""
+"""The number of forks between the first `watch` and this process. Cheaper to read than the process id."""
 
 importing = threading.RLock()
 """Held during imports in threads of the SDK. A fork in another thread waits for it.
@@ -30,7 +30,7 @@ Otherwise the child could inherit the lock of a half-imported module, which noth
 """
 
 LONGEST_IMPORT_SECONDS = 5.0
-"""Seconds that a fork waits at most. The import may itself wait for an import of the forking thread."""
+"""Maximum seconds that a fork waits: the import may itself wait for the forking thread."""
 
 _told: WeakSet[ForkAware] = WeakSet()
 _installed = False

@@ -47,7 +47,7 @@ def event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Conc
         try:
             if self._admits():
                 return method(self, *args, **kwargs)
-            # Check the call even if nothing is sent, as in tests: wrong arguments must not stay unnoticed.
+            # Check the call even if nothing is sent, so that tests find wrong arguments.
             _check_call(method, self, args, kwargs)
             return None
         except InvalidEventError as error:
@@ -58,7 +58,7 @@ def event_call(method: Callable[Concatenate[T, P], str | None]) -> Callable[Conc
         except Exception as error:
             raise_interrupt(error)
             if sys.is_finalizing():
-                return None  # at its end the interpreter removes modules that the call needs
+                return None  # the ending interpreter has removed modules that the call needs
             if issubclass(type(error), TypeError):
                 _check_call(method, self, args, kwargs)
             reason = "internal"

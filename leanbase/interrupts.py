@@ -29,11 +29,11 @@ def raise_interrupt(error: BaseException) -> None:
 
 
 def acquired(lock: Any, seconds: float) -> bool:
-    """Acquire a reentrant lock, waiting at most `seconds`; return whether it is held.
+    """Acquire a reentrant lock, waiting at most `seconds`, and return True if it is held.
 
-    An interrupt does not leave the lock held. With `lock.acquire(timeout=...)` it would, if it came before
-    the following `try`, and all other threads would wait for ever. A `with` must make the last release, as
-    below: no interrupt can come between the return of `acquired` and the `with`.
+    An interrupt never leaves the lock held. After `lock.acquire(timeout=...)`, an interrupt before the next
+    `try` would, and all other threads would wait for ever. A `with` must make the last release, as below:
+    no interrupt can come between the return of `acquired` and the `with`.
 
         if acquired(lock, 1.0):
             with lock:
@@ -51,7 +51,7 @@ def acquired(lock: Any, seconds: float) -> bool:
 
 
 def is_in_signal_handler() -> bool:
-    """Return True if a signal handler of the application is running, and called this code."""
+    """Return True if a signal handler of the application called this code."""
     if threading.current_thread() is not threading.main_thread():
         return False
     codes = _codes_of_handlers()
@@ -64,7 +64,7 @@ def is_in_signal_handler() -> bool:
 
 
 def of_signal_handler(error: BaseException) -> BaseException | None:
-    """Return the exception in the chain of `error` that a signal handler has raised, or `None`."""
+    """Return the exception in the chain of `error` that a signal handler raised, or `None`."""
     if threading.current_thread() is not threading.main_thread():
         return None  # Python runs signal handlers only in the main thread
     codes = _codes_of_handlers()

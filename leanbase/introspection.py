@@ -29,7 +29,6 @@ _module: Callable[[type], object] = vars(type)["__module__"].__get__
 
 
 def is_exception(value: object) -> bool:
-    """Return True if the type of a value is an exception class."""
     return issubclass(type(value), BaseException)
 
 
@@ -49,7 +48,6 @@ def is_exactly(value: object, classes: Iterable[type]) -> bool:
 
 
 def class_name(cls: type) -> str:
-    """Return the qualified name of a class."""
     return _qualname(cls) or "Error"
 
 
@@ -81,7 +79,6 @@ def definer(cls: type, method: str) -> type:
 
 
 def is_enum(cls: type) -> bool:
-    """Return True if a class is an enumeration."""
     return any(class_module(base) == "enum" and class_name(base) == "Enum" for base in mro(cls))
 
 

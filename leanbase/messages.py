@@ -10,13 +10,10 @@ logger = logging.getLogger("leanbase")
 
 
 def log_internal_error(where: str, error: Exception) -> None:
-    """Log a defect of this package, with its traceback at DEBUG. Reraise what a signal handler raised.
+    """Log a defect of this package, with its traceback at DEBUG. Reraise a signal handler's exception.
 
-    Only the type of the exception is logged at ERROR, because its text may quote a property value.
-
-    Args:
-        where: The call or part of the package that failed, for example `"capture()"`.
-        error: What it raised.
+    Only the type of the exception is logged at ERROR, because its text may quote a property value. `where`
+    names the call or part of the package that failed, for example `"capture()"`.
     """
     raise_interrupt(error)
     logger.error("internal error in %s: %s; please report it", where, type(error).__name__)
@@ -24,5 +21,4 @@ def log_internal_error(where: str, error: Exception) -> None:
 
 
 def log_lost_at_exit(count: int) -> None:
-    """Log how many events a process that is ending could not deliver."""
     logger.error("%d event(s) could not be delivered and will be lost at exit", count)

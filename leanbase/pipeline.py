@@ -71,7 +71,7 @@ class Pipeline:
         self._has_warned_of_top_level = False
         self._describer: ExceptionDescriber | None = None
         self._flags: FeatureFlags | None = None
-        runtime_properties()  # read now, so that the first capture does not have to
+        runtime_properties()  # cached here, so that the first capture does not read them
         self.missing = factory.missing_settings(settings)
         self.set_hooks(settings.before_send)
         try:
@@ -106,7 +106,7 @@ class Pipeline:
 
     @property
     def describer(self) -> ExceptionDescriber:
-        """Return the describer of exceptions, which is created for the first exception."""
+        """Return the describer of exceptions. The first call creates it."""
         if self._describer is None:
             from .error_tracking.describer import ExceptionDescriber
 
@@ -115,7 +115,7 @@ class Pipeline:
 
     @property
     def flags(self) -> FeatureFlags:
-        """Return what evaluates feature flags, which is created for the first call about them."""
+        """Return the evaluator of feature flags. The first call creates it."""
         if self._flags is None:
             with forking.importing:  # two objects would report each flag twice
                 from .feature_flags.flags import FeatureFlags
@@ -125,12 +125,12 @@ class Pipeline:
         return self._flags
 
     def disconnect_flags(self) -> None:
-        """Close the connections for feature flags. Later calls about them open new ones."""
+        """Close the connections for feature flags. Later flag calls open new ones."""
         if self._flags is not None:
             self._flags.disconnect()
 
     def warm_up_flags(self, timeout: float) -> None:
-        """Load flag definitions ahead of the first flag call, if `flag_definitions` is set."""
+        """Load flag definitions before the first flag call, if `flag_definitions` is set."""
         if self.settings.flag_definitions is not None and not self.outbox.disabled:
             store = self.flags.store
             if store is not None:
@@ -147,9 +147,9 @@ class Pipeline:
             The event's uuid, or `None` if a hook, its size or a full buffer dropped the event.
 
         Raises:
-            InvalidEventError: The draft, or the result of the hooks, does not make a valid event; or a hook
-                has made this call.
-            ClosedError: The outbox is closed. The error has the event.
+            InvalidEventError: The draft or the result of the hooks is not a valid event, or a hook called
+                this.
+            ClosedError: The outbox is closed. The error holds the event.
         """
         event = self.encoded(draft)
         if self.shows_events and event is not None:
@@ -220,7 +220,7 @@ class Pipeline:
         return final
 
     def _count_in_vain(self) -> None:
-        """Warn if a hook has let none of the first events pass: it may have forgotten to return them."""
+        """Warn if a hook has dropped all of the first events: it may have forgotten to return them."""
         if self._hooked_in_vain is not None:
             self._hooked_in_vain += 1
             if self._hooked_in_vain == SUSPICIOUS_DROPS:

@@ -50,7 +50,7 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 def _option(
     default: Any, doc: str, *, least: float | None = None, most: float | None = None, secret: bool = False
 ) -> Any:
-    """Return a field with its documentation. A number out of bounds becomes the bound, with a warning."""
+    """Return a field with its documentation. A number out of bounds becomes the nearest bound."""
     return field(default=default, repr=not secret, metadata={"doc": doc, "least": least, "most": most})
 
 
@@ -332,11 +332,11 @@ ALIASES = {
     "feature_flags_request_timeout_seconds": "flags_timeout",
     "feature_flags_request_max_retries": "flags_max_retries",
 }
-"""Names of options in similar SDKs, which work here as well: as keywords, on the module and as variables."""
+"""Names of options in similar SDKs that are accepted too: as keywords, on the module and as variables."""
 
 
 def _without_aliases(place: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what one place sets, with our names of the options."""
+    """Return the options that one place sets, with each alias replaced by the option's name."""
     found = {name: place[alias] for alias, name in ALIASES.items() if place.get(alias) is not None}
     given = {name: value for name, value in place.items() if name not in ALIASES and value is not None}
     return {**found, **given} if found else place
@@ -359,7 +359,7 @@ def _check_flag_definitions(given: object) -> None:
 
 
 def _default(option: Field[Any]) -> Any:
-    """Return the default of an option. For `max_queue_bytes` it depends on the memory of the function."""
+    """Return the default of an option, which for `max_queue_bytes` depends on the function's memory."""
     if option.name == "max_queue_bytes":
         memory = os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
         if memory.isdecimal():
@@ -495,7 +495,7 @@ def _warn_of_misspelt(known: Iterable[str], module: Mapping[str, Any]) -> None:
 
 
 def forget_warnings() -> None:
-    """Warn again about what was warned about once."""
+    """Forget which warnings were logged, so that each is logged again."""
     _warn_once.cache_clear()
 
 

@@ -1,7 +1,7 @@
 """Applies `str()` to values whose string may be huge.
 
 The string of a tuple, a set or a dataclass repeats a part that occurs in two places. So thirty objects can
-produce a string of gigabytes, and Python offers no way to check the size before it writes the string.
+produce a string of gigabytes, and Python cannot tell the size before it writes the string.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class _Parts:
 
 
 def _parts(value: Any, kind: type) -> Sequence[Any]:
-    """Return the parts of the string of a value, as far as they are known without running its code."""
+    """Return the parts of a value's string that are known without running its code."""
     if issubclass(kind, BaseException):
         own, arguments = introspection.definer(kind, "__str__"), introspection.exception_args(value)
         is_a_text = len(arguments) == 1 and type(arguments[0]) is str

@@ -1,8 +1,8 @@
 """Wakes the main thread for a signal.
 
 Python runs handlers between two instructions of the main thread. If a signal comes immediately before that
-thread blocks, in a lock or in a read, the handler waits until that ends. So a helper thread receives the
-signal as well, through a pipe. It interrupts the main thread with another signal, which does nothing.
+thread blocks, in a lock or in a read, the handler waits until the block ends. So a helper thread receives
+the signal as well, through a pipe. It interrupts the main thread with a second signal, which does nothing.
 """
 
 from __future__ import annotations
@@ -16,18 +16,14 @@ from collections.abc import Callable
 from . import forking
 
 PAUSES_SECONDS = (0.02, 0.1, 0.5)
-"""Seconds before each attempt to wake the main thread. One is enough if the thread is blocked already."""
+"""Seconds before each attempt to wake the main thread. The first is enough if it is already blocked."""
 
 
 class Waker:
     """Listens for one signal, only in this process. Create and start it in the main thread.
 
-    It does nothing if other code uses SIGURG, which wakes the main thread, or listens to signals through a
-    pipe, as an asyncio event loop does.
-
-    Args:
-        signum: The signal.
-        heard: Called in the helper thread, before the main thread is woken.
+    It does nothing if other code uses SIGURG, which wakes the main thread, or the wakeup pipe of signals, as
+    an asyncio event loop does. The helper thread calls `heard` before it wakes the main thread.
     """
 
     def __init__(self, signum: int, heard: Callable[[], object] = lambda: None) -> None:
@@ -37,7 +33,6 @@ class Waker:
         self._reading = self._writing = -1
 
     def start(self) -> None:
-        """Start to listen, unless other code uses SIGURG or the wakeup pipe. Does not block."""
         if not hasattr(signal, "pthread_kill"):
             return
         if signal.getsignal(signal.SIGURG) not in (signal.SIG_DFL, _do_nothing):  # a child inherits it

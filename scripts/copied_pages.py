@@ -1,4 +1,4 @@
-"""Copy the pages of the docs site that are kept elsewhere: `python -m scripts.copied_pages`."""
+"""Copies pages into docs/ that are kept elsewhere in the repository: `python -m scripts.copied_pages`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Builds both distributions, `leanbase` and `leanbaseanalytics`, as wheels and sdists: `make dist`.
 
-They are the same package under two module names. No source text is rewritten: inside the package imports are
-relative, and what carries the package's name (the pytest plugin's names, the entry-point group of transports)
-is derived from it. Only the metadata, which are in pyproject.toml, name the one or the other.
+They are the same package under two module names. No source file is rewritten: imports inside the package are
+relative, and names that contain the package's name (of the pytest plugin, and of the entry-point group of
+transports) are derived from it. Only the metadata in pyproject.toml differ.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ RENAMED = (
     'packages = ["{}"]\n',
     'include = ["{}", ',
 )
-"""The lines of pyproject.toml that name the package, as far as a build reads them."""
+"""The lines of pyproject.toml that name the package and that a build reads."""
 
 
 def metadata(name: str) -> str:
-    """The pyproject.toml of a distribution."""
+    """Return the pyproject.toml of a distribution."""
     text = (ROOT / "pyproject.toml").read_text()
     for line in RENAMED:
         ours = line.format(NAMES[0])
@@ -41,7 +41,7 @@ def metadata(name: str) -> str:
 
 
 def stage(name: str, folder: Path) -> None:
-    """Lay out the source tree of a distribution."""
+    """Copy the source tree of a distribution into a folder."""
     shutil.copytree(ROOT / NAMES[0], folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for each in FILES:
         shutil.copy(ROOT / each, folder / each)
@@ -51,7 +51,7 @@ def stage(name: str, folder: Path) -> None:
 
 
 def build(name: str, target: Path) -> None:
-    """Build the sdist of a distribution, and its wheel from that."""
+    """Build the sdist of a distribution, and its wheel from the sdist."""
     with tempfile.TemporaryDirectory() as folder:
         stage(name, Path(folder))
         command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(target), folder]

@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OLDEST = (3, 10)
 NEWEST = (3, 20)
-# Tests that need more than the core's own test tools (frameworks, servers, Powertools, awslambdaric,
-# botocore), and tests of the repository itself.
+# Tests that need more than the core test tools (frameworks, servers, Powertools, awslambdaric, botocore), and
+# tests of the repository itself.
 LEFT_OUT = [
     "tests/integrations/apps",
     *(
@@ -42,7 +42,7 @@ LEFT_OUT = [
     "tests/transports/test_buffered_servers.py",
     "tests/transports/test_sigv4.py",
 ]
-# What runs on Windows: tests without fork, POSIX signals and a POSIX file system.
+# Tests that run on Windows: without fork, POSIX signals or a POSIX file system.
 PORTABLE = [
     "tests/events",
     "tests/error_tracking/test_exception_events.py",
@@ -54,9 +54,10 @@ PORTABLE = [
     "tests/test_settings.py",
     "tests/test_texts.py",
 ]
-# It takes long, and tests the operating system rather than the interpreter.
+# Deselected: this test is slow, and tests the operating system rather than the interpreter.
 ONCE = ["tests/transports/test_spool.py::test_processes_killed_at_random_moments_lose_no_event"]
-# Tests of what an import loads, since the alias below loads everything; and of strings that name the module.
+# Deselected with the alias below: tests of what an import loads, because the alias imports all modules, and
+# tests of strings with the module's name.
 NOT_BY_ALIAS = (
     "not (import or not_load or plugin or fresh or module or docstring or declared or readme "
     "or entry_point or metadata)"
@@ -78,14 +79,14 @@ ASK = "import sys; print(sys.implementation.name, *sys.version_info[:2])"
 
 
 def interpreters() -> dict[tuple[int, int], str]:
-    """One interpreter of each minor version but the one that runs this."""
+    """Return one interpreter of each minor version, except the version that runs this script."""
     candidates = [shutil.which(f"python3.{minor}") for minor in range(OLDEST[1], NEWEST[1])]
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     candidates += [str(path) for path in sorted(pyenv.glob("versions/*/bin/python"))]
     found: dict[tuple[int, int], str] = {}
     for candidate in filter(None, candidates):
         asked = subprocess.run([candidate, "-c", ASK], capture_output=True, text=True, check=False)
-        # A shim of pyenv exists for versions that are not active, and fails.
+        # pyenv also has shims for versions that are not active. They fail.
         if asked.returncode == 0 and asked.stdout.startswith("cpython "):
             major, minor = map(int, asked.stdout.split()[1:])
             found.setdefault((major, minor), candidate)
@@ -94,7 +95,7 @@ def interpreters() -> dict[tuple[int, int], str]:
 
 
 def prepare(version: tuple[int, int], interpreter: str, wheels: list[str]) -> str:
-    """Create the environment of an interpreter, with these wheels, and return its python."""
+    """Create an interpreter's environment with the wheels, and return the path of its python."""
     home = ROOT / ".venvs" / f"wheels{version[0]}.{version[1]}"
     python = str(home / ("Scripts" if os.name == "nt" else "bin") / "python")
     install = [python, "-m", "pip", "install", "--quiet"]
@@ -111,7 +112,7 @@ def prepare(version: tuple[int, int], interpreter: str, wheels: list[str]) -> st
 
 
 def lay_out(folder: Path, name: str) -> None:
-    """Copy what the tests read, without the package."""
+    """Copy the files that the tests read, without the package."""
     for each in ("tests", "docs", "examples", "benchmarks", "scripts"):
         shutil.copytree(ROOT / each, folder / each, ignore=shutil.ignore_patterns("__pycache__"))
     for each in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
@@ -125,13 +126,13 @@ def lay_out(folder: Path, name: str) -> None:
 
 
 def run(python: str, name: str, *, slow: bool, coverage: bool = False) -> bool:
-    """Run the tests with one of the two distributions. Return whether they passed.
+    """Run the tests with one of the two distributions. Return True if they passed.
 
     Args:
         python: The interpreter.
         name: The distribution.
         slow: Whether to run the slow tests, too.
-        coverage: Whether to leave a `.coverage.*` file in the root of the repository.
+        coverage: Whether to write a `.coverage.*` file to the root of the repository.
     """
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

@@ -1,4 +1,4 @@
-"""Print docs/guarantees.md from the fault matrices: `python -m scripts.guarantees_page`."""
+"""Prints docs/guarantees.md from the fault matrices of the tests: `python -m scripts.guarantees_page`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def guarantees_page() -> str:
 
 
 def _rows(fault: Fault) -> dict[tuple[str, ...], list[str]]:
-    """The transports that a fault can happen to, by what comes of it with each flush policy."""
+    """Return the transports of a fault, by their outcomes with each flush policy."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for way in fault.ways:
         rows.setdefault(tuple(fault.outcome(way, flush) for flush in FLUSHES), []).append(way)

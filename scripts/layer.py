@@ -1,7 +1,7 @@
 """Builds dist/leanbase-layer.zip, a Lambda layer with the package and urllib3: `make layer`.
 
-Python would compile the modules of a layer at each cold start, because it cannot store the result there. So
-the layer also holds compiled modules, for every CPython from 3.10 that this machine has.
+Python cannot store compiled modules in a layer, and would compile them at each cold start. So the layer also
+holds compiled modules, for every CPython from 3.10 that this machine has.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from scripts.dist import NAMES, ROOT, build
 from scripts.every_python import interpreters
 
 NAME = "leanbase-layer.zip"
-FOLDER = "python"  # Lambda puts it on the path, whatever the runtime's version
-WHEN = (1980, 1, 1, 0, 0, 0)  # the first that the format knows, as in reproducible builds
+FOLDER = "python"  # Lambda adds it to `sys.path`, for every version of the runtime
+WHEN = (1980, 1, 1, 0, 0, 0)  # a fixed timestamp, for a reproducible build; the earliest that zip supports
 
 
 def install(folder: Path) -> None:
-    """Install the package and its pinned dependency. Both are Python alone, and fit every architecture."""
+    """Install the package and its pinned dependency. Both are pure Python, and run on every architecture."""
     with tempfile.TemporaryDirectory() as built:
         build(NAMES[0], Path(built))
         wheel = next(Path(built).glob("*.whl"))
@@ -36,13 +36,13 @@ def install(folder: Path) -> None:
 
 
 def compile_for(python: str, folder: Path) -> None:
-    """Compile the modules. They are never compared with their sources, which do not change in a layer."""
+    """Compile the modules. Python will not compare them with their sources, which never change in a layer."""
     options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), "-p", f"/opt/{FOLDER}"]
     subprocess.run([python, "-m", "compileall", *options, str(folder)], check=True)
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Write the layer, with the files in order and readable by everybody, as Lambda needs them."""
+    """Write the layer, with the files sorted and readable by all users, which Lambda requires."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         files = sorted(each for each in folder.rglob("*") if each.is_file())
         for path in (each for each in files if each.relative_to(folder).parts[0] != "bin"):  # the command

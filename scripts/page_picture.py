@@ -1,4 +1,4 @@
-"""Take the pictures of the page of the local server, with Chromium: `python -m scripts.page_picture`."""
+"""Takes screenshots of the local server's page with Chromium: `python -m scripts.page_picture`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws the pictures of the docs as SVG, readable in light and dark: `python -m scripts.pictures`."""
+"""Draws the pictures of the docs as SVG, for light and dark mode: `python -m scripts.pictures`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ARROW += '<path class="head" d="M0 0 8 4 0 8z"/></marker>'
 
 
 class Picture:
-    """A picture of boxes, arrows and lines of text, in a coordinate system of pixels."""
+    """A picture of boxes, arrows and lines of text. Coordinates are in pixels."""
 
     def __init__(self, width: int, height: int, title: str) -> None:
         self._size = width, height

@@ -1,8 +1,9 @@
-"""Check that what is in dist/ may be released under a tag: `make release-check TAG=v3.0.0`.
+"""Checks that dist/ may be released under a tag: `make release-check TAG=v3.0.0`.
 
-The tag, the version and the newest entry of the changelog are the same, and the entry has a date. There are a
-wheel and an sdist of both distributions. The wheels hold the package and nothing else, with the same content
-in both. The metadata names Python, the licence and the dependencies as pyproject.toml does.
+- The tag, the version and the newest entry of the changelog are the same, and the entry has a date.
+- Both distributions have a wheel and an sdist.
+- Both wheels hold the package with the same content, and nothing else.
+- The metadata states the expected Python version, licence and dependencies.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def version() -> str:
 
 
 def problems(dist: Path, tag: str) -> Iterator[str]:
-    """Yield a sentence for each reason why the release must not go out.
+    """Yield a sentence for each reason against the release.
 
     Args:
         dist: The folder with the distributions.

@@ -1,6 +1,6 @@
-"""What has to work after an installation with nothing but urllib3: `python smoke.py MODULE`.
+"""Tests an installed distribution whose only dependency is urllib3: `python smoke.py MODULE`.
 
-It is run by itself, against an installed distribution, in an environment without the tools of the tests.
+The environment has no test tools.
 """
 
 import importlib

@@ -1,17 +1,18 @@
-"""A soak: everything that can go wrong, at once, for minutes; then each event must be accounted for.
+"""A soak test: all faults at once, for minutes. Afterwards each event must be accounted for.
 
     python -m scripts.soak --minutes 10
 
-Three processes work on one server that flaps between all its faults:
+It has three processes:
 
-* one with threads that capture alone, in scopes and into a buffer, whose main thread gets a signal every few
-  milliseconds (the handler captures, flushes or raises), and which forks children that capture and end;
-* one with a pool of workers that are recycled, each with a buffer;
-* the server, which writes down the id of each event for which it has responded with 2xx.
+* one whose threads capture without a scope, in scopes and into a buffer. Its main thread gets a signal every
+  3 ms, whose handler captures, flushes or raises. Each second it forks a child that captures and ends;
+* one with a pool of recycled workers, each with a buffer;
+* the server, which switches between faults at random. It records the id of each event for which it begins a
+  2xx response.
 
-At the end every event whose `capture()` returned an id must be at the server, or `on_error` must have been
-called with it; none may be there under two ids. Memory, threads and descriptors of the first process are
-printed every so often; they must not grow.
+At the end every event whose `capture()` returned an id must have arrived, or `on_error` must have been called
+with it. No event may have arrived under two ids. The memory, threads and descriptors of the first process are
+printed every 10 s, and must not grow.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from leanbase.events.ids import uuid7
 from leanbase.transports._http import breaker
 from tests.support.fault_server import Behaviour, FaultServer, Request
 
-breaker.FIRST_PAUSE_SECONDS = 0.3  # or most of the time nothing would happen
+breaker.FIRST_PAUSE_SECONDS = 0.3  # with longer pauses, the test would mostly wait
 breaker.LONGEST_PAUSE_SECONDS = 1.0
 breaker.BRIEF_EVERY_SECONDS = 1.0
 
@@ -73,7 +74,7 @@ OPTIONS: dict[str, Any] = {
 
 
 class Lines:
-    """A file to which all processes append lines."""
+    """A file to which several processes append lines."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
@@ -84,7 +85,7 @@ class Lines:
 
 
 class Home:
-    """Where the processes of one run write what they know."""
+    """The files of one run: events captured, reported to `on_error` (`told`), and arrived."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -100,7 +101,7 @@ class Home:
             self.told.add(*(event["uuid"] for event in events))
 
     def capture(self, client: Leanbase, source: str) -> None:
-        """Capture an event under an id that is known before; it counts when the call has returned it."""
+        """Capture an event with a new id, and record the id if the call returns it."""
         uuid = uuid7()
         if client.capture("e", distinct_id="u", properties={"key": f"{source} {uuid}"}, uuid=uuid):
             self.captured.add(f"{uuid} {source}")
@@ -110,7 +111,7 @@ class Home:
 
 
 class Arrivals(list[Request]):
-    """Takes the place of a list that would grow."""
+    """Replaces a server's list of requests, which would grow. Writes the events to a file instead."""
 
     def __init__(self, lines: Lines | None) -> None:
         super().__init__()
@@ -127,7 +128,7 @@ def serve(home: Home) -> None:
     print(server.url, flush=True)
     flapping = threading.Event()
     threading.Thread(target=_flap, args=(server, flapping), daemon=True).start()
-    sys.stdin.readline()  # the work is over: be well again
+    sys.stdin.readline()  # the workers have finished: end the faults
     flapping.set()
     time.sleep(0.5)
     server.always(Behaviour())
@@ -147,7 +148,7 @@ def _flap(server: FaultServer, over: threading.Event) -> None:
 
 
 class TimeLimit(Exception):
-    """What the signal handler raises."""
+    """Raised by the signal handler."""
 
 
 def work(home: Home, url: str, seconds: float, threads: int) -> None:
@@ -163,7 +164,7 @@ def work(home: Home, url: str, seconds: float, threads: int) -> None:
     for thread in running:
         thread.join()
     print(json.dumps({"over": True}), flush=True)
-    sys.stdin.readline()  # the server is well again
+    sys.stdin.readline()  # the server has no faults any more
     ended = time.monotonic() + 30
     while any(client.stats()["retained"] for client in clients) and time.monotonic() < ended:
         for client in clients:
@@ -197,7 +198,7 @@ def _be_interrupted(home: Home, clients: list[Leanbase], until: float) -> None:
         elif chance < 0.2:
             home.capture(random.choice(clients), "handler")
         elif chance < 0.5 and may_raise:
-            may_raise = False  # a time limit passes once
+            may_raise = False  # raise once for each block of captures
             raise TimeLimit
 
     signal.signal(signal.SIGALRM, strike)
@@ -330,7 +331,7 @@ def _run(home: str, options: argparse.Namespace) -> int:
             pools.wait()
             server.stdin.write("\n")
             server.stdin.flush()
-            time.sleep(3)  # what is still in a server's hands
+            time.sleep(3)  # the server is still handling requests
             worker.stdin.write("\n")
             worker.stdin.flush()
         elif "stats" in told:
@@ -397,7 +398,7 @@ def _sum(stats: Any) -> int:
 
 
 def _grown(measured: list[dict[str, int]]) -> Iterator[str]:
-    """What is more in the last third of the time than in the second; the first is for warming up."""
+    """Yield the measures that grew from the second third of the time to the last. The first is a warm-up."""
     third = len(measured) // 3
     if not third:
         return

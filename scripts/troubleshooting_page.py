@@ -1,7 +1,7 @@
-"""Bring docs/troubleshooting.md in line with the log calls: `python -m scripts.troubleshooting_page`.
+"""Updates docs/troubleshooting.md from the log calls: `python -m scripts.troubleshooting_page`.
 
-The messages and their levels come from the code. What they mean is written in the page, below the heading of
-each message, and kept. A new message is added at the end of the page, where its meaning has to be written.
+Messages and levels come from the code. Explanations come from the page, below the heading of each message. A
+new message is added at the end of the page, without an explanation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNEXPLAINED = "## Messages without an explanation"
 
 
 def messages() -> dict[str, set[str]]:
-    """Return each message of the package, with `…` for its values, and the levels that it is logged at."""
+    """Return each log message of the package, with `…` for its values, and its levels."""
     found: dict[str, set[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for text, levels in _logged(ast.parse(path.read_text())):
@@ -55,7 +55,7 @@ def _logged(tree: ast.Module) -> Iterator[tuple[str, set[str]]]:
 
 
 def _names(function: ast.AST) -> dict[str, list[ast.expr]]:
-    """Return what each local name of a function is assigned."""
+    """Return the values that are assigned to each local name of a function."""
     found: dict[str, list[ast.expr]] = {}
     for node in ast.walk(function):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -73,7 +73,7 @@ def _texts(node: ast.expr, names: dict[str, list[ast.expr]]) -> list[str]:
     else:
         texts = []
     plain = [re.sub(r"%(\.\d+)?[srdf]", "…", text) for text in texts]
-    return [text for text in plain if text.strip("…: ") not in ("", "event(s)")]  # listed by what is inserted
+    return [text for text in plain if text.strip("…: ") not in ("", "event(s)")]  # its insertion is listed
 
 
 def _levels(node: ast.expr, names: dict[str, list[ast.expr]]) -> set[str]:
@@ -84,7 +84,7 @@ def _levels(node: ast.expr, names: dict[str, list[ast.expr]]) -> set[str]:
 
 
 def page() -> str:
-    """Return the page with the messages that there are, and the explanations that it has."""
+    """Return the page with the current messages and the existing explanations."""
     head, _, _ = PAGE.read_text().partition("\n## ")
     known = messages()
     by_heading = {_shortened(message): message for message in known}
@@ -126,7 +126,7 @@ def _entry(message: str, levels: set[str], text: str) -> str:
 
 
 def _shortened(message: str) -> str:
-    """Return a message as its heading has it."""
+    """Return a message as shortened for its heading."""
     if len(message) <= MOST_OF_A_HEADING:
         return message
     return message[:MOST_OF_A_HEADING].rpartition(" ")[0] + " …"

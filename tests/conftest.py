@@ -1,4 +1,4 @@
-"""Every test starts with a fresh default client, no settings, no proxies, and the breaker's clock real."""
+"""Fixtures and options. Every test starts with a new default client, without settings and proxies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ for name, examples in {"quick": 25, "default": 150, "thorough": 2000}.items():
 hypothesis.settings.load_profile("default")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As in the background of a shell; the processes that tests interrupt would inherit it.
+    # A shell ignores SIGINT for background jobs. Processes that tests interrupt would inherit this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -61,7 +61,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Count the tests that were skipped because of each missing tool, for the last line of `make test`."""
+    """Count the tests that each missing tool skipped, for the last line of `make test`."""
     reasons = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])]
     tools = Counter(reason.removeprefix("Skipped: needs ") for reason in reasons if ": needs " in reason)
     missing = ", ".join(f"{tool} ({count})" for tool, count in sorted(tools.items()))
@@ -90,7 +90,7 @@ def clean_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for option in fields(Settings):
         vars(leanbase).pop(option.name, None)
     for transport in list(_at_exit._watched):
-        transport.ledger.closed = True  # what a test leaves behind is not to be told of in another one
+        transport.ledger.closed = True  # another test must not report the events that this test left
     _at_exit._watched.clear()
     breaker._left.clear()
     settings._warn_once.cache_clear()
@@ -107,7 +107,7 @@ def clean_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def server() -> Iterator[FaultServer]:
-    """A server that misbehaves on demand."""
+    """A server with scripted faults."""
     running = FaultServer()
     yield running
     running.stop()
@@ -115,7 +115,7 @@ def server() -> Iterator[FaultServer]:
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[MotoServer]:
-    """SQS."""
+    """AWS services, simulated by moto."""
     running = MotoServer()
     yield running
     running.stop()
@@ -135,13 +135,13 @@ def memory() -> MemoryTransport:
 
 @pytest.fixture
 def client(memory: MemoryTransport) -> Leanbase:
-    """A client whose events end up in `memory`."""
+    """A client with the transport `memory`."""
     return Leanbase("phc_test", transport=memory)
 
 
 @pytest.fixture
 def make() -> Iterator[Callable[..., Leanbase]]:
-    """Makes clients for a server and shuts them down after the test."""
+    """A function that makes clients for a server. They are shut down after the test."""
     made: list[Leanbase] = []
 
     def make(server: FaultServer | LocalServer, **options: Any) -> Leanbase:
@@ -154,7 +154,7 @@ def make() -> Iterator[Callable[..., Leanbase]]:
 
 
 def balanced(client: Leanbase) -> bool:
-    """The accounting identity: every captured event has exactly one outcome."""
+    """Return True if every captured event has exactly one outcome."""
     stats = client.stats()
     outcomes = stats["delivered"] + stats["handed_off"] + stats["spooled"] + stats["retained"]
     return stats["retained"] >= 0 and stats["captured"] == outcomes + sum(stats["dropped"].values())

@@ -46,7 +46,7 @@ class LeanbaseStack(Stack):
             visibility_timeout=Duration.seconds(180),
             retention_period=Duration.days(14),
             enforce_ssl=True,
-            # 100 times 180 s: an outage of five hours moves nothing to the dead-letter queue.
+            # 100 times 180 s: an outage of five hours moves no message to the dead-letter queue.
             dead_letter_queue=aws_sqs.DeadLetterQueue(queue=dead, max_receive_count=100),
         )
         leanbase = aws_lambda.LayerVersion(
@@ -125,7 +125,7 @@ class LeanbaseStack(Stack):
         topic = aws_sns.Topic(self, "Alarms")
         alarms = {
             "DeadEventsAlarm": (dead.metric_approximate_number_of_messages_visible(statistic="Maximum"), 0),
-            # Long before anything gets to the dead-letter queue.
+            # The alarm comes long before a message gets to the dead-letter queue.
             "OldEventsAlarm": (events.metric_approximate_age_of_oldest_message(statistic="Maximum"), 1800),
         }
         for id, (metric, threshold) in alarms.items():

@@ -1,7 +1,7 @@
-"""Two Cloud Functions: one takes orders over HTTP, one hears of new files in a bucket.
+"""Two Cloud Functions: one takes orders over HTTP, one is called for new files in a bucket.
 
-Set LEANBASE_API_KEY and LEANBASE_HOST in their environment. The events of a request leave with it: after the
-response a function has no CPU.
+Set LEANBASE_API_KEY and LEANBASE_HOST in their environment. The events of a request are sent before it ends,
+because a function has no CPU after its response.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def take_order(request: flask.Request) -> tuple[dict[str, Any], int]:
 
 @functions_framework.cloud_event
 def see_file(event: CloudEvent) -> None:
-    """See a file that was stored. A failure makes the trigger send the CloudEvent again."""
+    """Capture that a file was stored. After a failure the trigger sends the CloudEvent again."""
     with leanbase.new_context():
         leanbase.tag("cloudevents.event_id", event["id"])
         file = event.data
-        # The same uuid and timestamp when the same CloudEvent comes again: the server counts it once.
+        # A retried CloudEvent gives the same uuid and timestamp, so the server counts it once.
         leanbase.capture(
             "file stored",
             distinct_id=file["metadata"]["owner"],

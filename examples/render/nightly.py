@@ -1,7 +1,7 @@
 """A cron job that bills the day's usage of each company.
 
-Set LEANBASE_API_KEY and LEANBASE_HOST in its environment. Events leave a hundred at a time, and when the job
-ends: also when it fails, exits, or gets SIGTERM.
+Set LEANBASE_API_KEY and LEANBASE_HOST in its environment. Events are sent a hundred at a time, and when the
+job ends. The job may also end by an exception, an exit, or SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ USAGE = Path(os.environ.get("USAGE_FILE", Path(__file__).with_name("usage.csv"))
 
 @leanbase.job
 def main() -> None:
-    """Bill every company that used something."""
+    """Bill every company with usage."""
     started = dt.datetime.now(dt.timezone.utc)
     with USAGE.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def bill(company: str, amount: Decimal, day: dt.date) -> None:
-    """Send one invoice. Here it is a line of the log."""
+    """Send one invoice. Here it is a log line."""
     leanbase.capture(
         "invoice sent",
         distinct_id=f"billing@{company}.example",

@@ -1,7 +1,8 @@
 """A web service that takes orders.
 
-Set LEANBASE_API_KEY and LEANBASE_HOST in its environment. The events of a request leave after its response,
-so that nobody waits for them. When gunicorn ends its workers, what is still pending leaves before they exit.
+Set LEANBASE_API_KEY and LEANBASE_HOST in its environment. The events of a request are sent after its
+response, so the caller does not wait for them. When gunicorn ends a worker, the worker sends pending events
+before it exits.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ LeanbaseFlask(app, request_filter=lambda request: request.path != "/health")
 
 @app.get("/health")
 def health() -> str:
-    """Say that the service is up."""
+    """Report that the service is up."""
     return "ok"
 
 

@@ -1,7 +1,7 @@
-"""A background worker that checks every minute whether some sites respond.
+"""A background worker that checks every minute whether sites respond.
 
-Set LEANBASE_API_KEY and LEANBASE_HOST in its environment, SITES to URLs with commas between them, INTERVAL to
-other seconds than 60. On SIGTERM it finishes the round that it is in, and exits with 0.
+Set LEANBASE_API_KEY and LEANBASE_HOST in its environment. SITES is a list of URLs with commas. INTERVAL is a
+number of seconds, by default 60. On SIGTERM the worker finishes its current round, and exits with 0.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ signal.signal(signal.SIGTERM, lambda *_: stopping.set())
 
 @leanbase.job
 def main() -> None:
-    """Check all sites, again and again."""
+    """Check all sites in rounds, until SIGTERM."""
     while not stopping.is_set():
-        with leanbase.delivery_scope():  # what one round captures leaves when the round ends
+        with leanbase.delivery_scope():  # the events of a round are sent when the round ends
             for site in SITES:
                 check(site)
         stopping.wait(INTERVAL)
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def check(site: str) -> None:
-    """Ask for one site, and capture how it responds."""
+    """Request one site, and capture its response."""
     with leanbase.new_context():
         leanbase.tag("site", site)
         started = time.monotonic()

@@ -1,7 +1,7 @@
 """The command line: `leanbase`, or `python -m leanbase`.
 
-Each command is a module with `add`, which adds its arguments, and functions that return the exit code: 0 if
-the command did what it says, 1 if not, 2 for wrong usage.
+Each command is a module with `add`, which adds its parser. Exit codes: 0 for success, 1 for a failure, 2 for
+wrong usage.
 """
 
 from __future__ import annotations
@@ -20,11 +20,7 @@ COMMANDS = (local, doctor, capture, historical, replay, flags)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code.
-
-    Args:
-        arguments: The arguments, without the name of the program. Default: those of the process.
-    """
+    """Run one command and return its exit code. `arguments` defaults to those of the process."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Leanbase on the command line.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     parser.add_argument("--quiet", action="store_true", help="print results and errors only")
@@ -39,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
-        return 1  # as of `| head`
+        return 1  # for example with `| head`
     except KeyboardInterrupt:
         return 130
     return code

@@ -1,4 +1,4 @@
-"""`leanbase capture`: one event from a shell."""
+"""`leanbase capture`: captures one event from a shell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from .parsing import PROGRAM, UsageError, command, pairs, value_of
 
 
 def add(commands: Any) -> None:
-    """Add the command and its arguments."""
     parser = command(
         commands,
         "capture",
@@ -31,7 +30,7 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a property; JSON where it parses, else a string",
+        help="a property; valid JSON is read as JSON, else as a string",
     )
     parser.add_argument("--group", action="append", default=[], metavar="TYPE=KEY", help="a group")
     parser.add_argument("--timestamp", metavar="TIME", help="when it happened (default: now)")
@@ -44,7 +43,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.uuid is not None:
         _check_uuid(options.uuid)
     properties = {name: value_of(value) for name, value in pairs(options.property, "-p").items()}
-    logging.getLogger("leanbase").setLevel(logging.CRITICAL)  # what fails is said at the end
+    logging.getLogger("leanbase").setLevel(logging.CRITICAL)  # the last line reports the failure
     failures: list[Exception] = []
     client = Leanbase(on_error=lambda error, _: failures.append(error))
     if client.disabled:

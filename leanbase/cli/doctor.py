@@ -1,4 +1,4 @@
-"""`leanbase doctor`: why events do not arrive."""
+"""`leanbase doctor`: says why events do not arrive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
 def add(commands: Any) -> None:
-    """Add the command and its arguments."""
     parser = command(
         commands,
         "doctor",
@@ -32,7 +31,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    logging.getLogger("leanbase").setLevel(logging.CRITICAL)  # each step says what it found
+    logging.getLogger("leanbase").setLevel(logging.CRITICAL)  # the steps report everything
     diagnosis = diagnose(send=options.send)
     if options.json:
         print(json.dumps(diagnosis.as_dict()))

@@ -27,7 +27,6 @@ LOAD_SECONDS = 10.0
 
 
 def add(commands: Any) -> None:
-    """Add the command and its arguments."""
     flags = commands.add_parser("flags", help="flag definitions: pull, check, eval", description=__doc__)
     actions = flags.add_subparsers(title="actions", metavar="ACTION", required=True)
     pull = command(
@@ -41,7 +40,7 @@ def add(commands: Any) -> None:
     check = command(
         actions,
         "check",
-        "List the flags that only the server can decide. Exits 1 if there are some.",
+        "List the flags that only the server can decide. Exits 1 if there is such a flag.",
         _check,
         "leanbase flags check --definitions file:flags.json",
     )
@@ -60,7 +59,7 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a property of the person; JSON where it parses, else a string",
+        help="a property of the person; valid JSON is read as JSON, else as a string",
     )
     evaluate.add_argument(
         "--group", action="append", default=[], metavar="TYPE=KEY", help="a group of the person"
@@ -103,11 +102,11 @@ def _pull(options: argparse.Namespace) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file as a whole, so that nobody reads half of it."""
+    """Write a file atomically, so that no reader sees half of it."""
     try:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
             file.write(text)
-        # Readable like other artefacts: a deployed function runs as another user.
+        # A temporary file is readable by its owner only, but a deployed function runs as another user.
         mask = os.umask(0)
         os.umask(mask)
         Path(file.name).chmod(0o666 & ~mask)

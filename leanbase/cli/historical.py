@@ -1,4 +1,4 @@
-"""`leanbase import`: events of the past, from files."""
+"""`leanbase import`: imports past events from files."""
 
 from __future__ import annotations
 
@@ -26,32 +26,35 @@ CHECKPOINT_SUFFIX = ".checkpoint"
 
 
 def add(commands: Any) -> None:
-    """Add the command and its arguments."""
     parser = command(
         commands,
         "import",
-        "Import events of the past. Each event gets an id that is derived from its row, so that running it "
-        "twice counts once. An import that was ended continues where it was. Key and host come from the "
-        "settings.",
+        "Import events of the past. The id of each event is derived from its row, so the server counts a "
+        "repeated import once. An interrupted import continues from its checkpoint. The key and the host "
+        "come from the settings.",
         _run,
         "leanbase import events.csv --event-column name --distinct-id-column user --timestamp-column at",
         "leanbase import --format amplitude export.zip --dry-run",
         "gunzip -c events.gz | leanbase import --format jsonl - --checkpoint events.checkpoint",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="files, folders, zip archives; - is stdin")
-    parser.add_argument("--format", choices=(*CONTAINERS, *EXPORTS), help="default: by the suffix")
+    parser.add_argument(
+        "--format", choices=(*CONTAINERS, *EXPORTS), help="file format (default: from the suffix)"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--event-column", metavar="COLUMN", help="the event's name (default: event)")
     which.add_argument("--event", metavar="NAME", help="one name for all events")
     parser.add_argument("--distinct-id-column", metavar="COLUMN", help="the person (default: distinct_id)")
     parser.add_argument("--timestamp-column", metavar="COLUMN", help="the time (default: timestamp)")
     parser.add_argument("--uuid-column", metavar="COLUMN", help="the event's own id (default: none)")
-    parser.add_argument("--properties", metavar="COLUMNS", help="a,b: the properties (default: the others)")
-    parser.add_argument("--personless", action="store_true", help="import rows without a person, too")
+    parser.add_argument("--properties", metavar="COLUMNS", help="a,b: the properties (default: all others)")
+    parser.add_argument("--personless", action="store_true", help="import rows without a person as well")
     parser.add_argument("--transport", metavar="NAME", help="http, or sqs (default: the setting)")
-    parser.add_argument("--rejects", metavar="FILE", help=f"rows that make no event (FILE{REJECTS_SUFFIX})")
-    parser.add_argument("--allow-rejects", action="store_true", help="exit 0 even if there are some")
-    parser.add_argument("--checkpoint", metavar="FILE", help=f"how far it is (FILE{CHECKPOINT_SUFFIX})")
+    parser.add_argument(
+        "--rejects", metavar="FILE", help=f"for rows that are not imported (FILE{REJECTS_SUFFIX})"
+    )
+    parser.add_argument("--allow-rejects", action="store_true", help="exit 0 even if rows were not imported")
+    parser.add_argument("--checkpoint", metavar="FILE", help=f"for the progress (FILE{CHECKPOINT_SUFFIX})")
     parser.add_argument("--dry-run", action="store_true", help="read and map the rows; send nothing")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -59,7 +62,7 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     settings = Settings.resolve({"transport": options.transport})
     if not settings.debug:
-        # The bar and the report say all of it; the transport would say it again for each request.
+        # The progress bar and the report say everything. The transport would log it for each request.
         logging.getLogger("leanbase").setLevel(logging.CRITICAL)
     bar = ProgressBar()
     beside = _beside(options.files[0])
@@ -94,11 +97,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _beside(name: str) -> str | None:
-    """Return the path to which the suffixes of the checkpoint and the rejects are added, if there is one."""
+    """Return the path for the suffixes of the checkpoint and the rejects; `None` for standard input."""
     if name == STANDARD_INPUT:
         return None
     path = Path(name)
-    # `.` and `..` have no name of their own.
+    # A suffix cannot be added to `.` and `..`.
     return str(path if path.name not in ("", "..") else path.resolve())
 
 

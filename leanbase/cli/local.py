@@ -1,4 +1,4 @@
-"""`leanbase local`: the ingestion server for development, with its page."""
+"""`leanbase local`: runs the ingestion server for development, with its page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ TOKEN_VARIABLE = "LEANBASE_LOCAL_TOKEN"  # noqa: S105 - the name of a variable
 
 
 def add(commands: Any) -> None:
-    """Add the command and its arguments."""
     parser = command(
         commands,
         "local",
@@ -37,11 +36,15 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--token",
         default=os.environ.get(TOKEN_VARIABLE),
-        help=f"first segment of every path; made for a --host beyond loopback (default: {TOKEN_VARIABLE})",
+        help=f"first segment of every path (default: {TOKEN_VARIABLE}; beyond loopback, a new one)",
     )
-    parser.add_argument("--status", type=int, default=0, help="answer every batch with this status")
-    parser.add_argument("--delay", type=float, default=0.0, metavar="SECONDS", help="answer batches later")
-    parser.add_argument("--reject", choices=list(REFUSALS), default="", help="refuse every batch like this")
+    parser.add_argument("--status", type=int, default=0, help="respond to every batch with this status")
+    parser.add_argument(
+        "--delay", type=float, default=0.0, metavar="SECONDS", help="delay the response to every batch"
+    )
+    parser.add_argument(
+        "--reject", choices=list(REFUSALS), default="", help="refuse every batch for this reason"
+    )
     parser.add_argument("--reject-key", default="", metavar="KEY", help="refuse this API key")
 
 

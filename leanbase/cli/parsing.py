@@ -1,4 +1,4 @@
-"""What commands share: parsers with an example, and arguments of the form `name=value`."""
+"""Shared by the commands: parsers with examples, and arguments of the form `name=value`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROGRAM = __name__.partition(".")[0]
 
 
 class UsageError(ConfigError):
-    """The arguments of a command do not fit. The exit code is 2."""
+    """The arguments of a command are wrong. The exit code is 2."""
 
 
 def command(
@@ -23,9 +23,9 @@ def command(
 
     Args:
         commands: The object that `add_subparsers` returned.
-        name: What the user types.
-        summary: What it does, in sentences.
-        run: Runs it, and returns the exit code.
+        name: The name of the command.
+        summary: Sentences for `--help`. The first sentence is also shown in the list of commands.
+        run: Runs the command, and returns the exit code.
         examples: Command lines for `--help`.
     """
     shown = "\n".join(f"  {each}" for each in examples)
@@ -36,14 +36,14 @@ def command(
         epilog=f"example{'s' if len(examples) > 1 else ''}:\n{shown}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # Also after the command; without a default, or it would undo the one before the command.
+    # `--quiet` may also follow the command. With a default it would override a `--quiet` before the command.
     parser.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
     return parser
 
 
 def pairs(given: Iterable[str], option: str) -> dict[str, str]:
-    """Return arguments of the form `name=value` as a dict of strings.
+    """Return arguments of the form `name=value` as a dict.
 
     Raises:
         UsageError: An argument has another form.
@@ -52,7 +52,7 @@ def pairs(given: Iterable[str], option: str) -> dict[str, str]:
 
 
 def pair(text: str, option: str) -> tuple[str, str]:
-    """Return the name and the value of one argument. Raises as `pairs`."""
+    """Return the name and the value of one argument. Raises `UsageError` as `pairs` does."""
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise UsageError(f"{option} needs a name and a value with = between them, not {text!r}")
@@ -60,7 +60,7 @@ def pair(text: str, option: str) -> tuple[str, str]:
 
 
 def value_of(text: str) -> Any:
-    """Return an argument as JSON where it parses, else as the string that it is."""
+    """Return an argument decoded from JSON, or unchanged if it is not valid JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""`leanbase replay`: sends what a spool holds."""
+"""`leanbase replay`: sends the events of a spool."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from .parsing import PROGRAM, command
 
 
 def add(commands: Any) -> None:
-    """Add the command and its arguments."""
     parser = command(
         commands,
         "replay",
@@ -42,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
     settings = Settings.resolve({"spool_directory": options.directory, "transport": "http"})
     transport = factory.create_bare(replace(settings, fallback=None))
     if not settings.debug:
-        logging.getLogger("leanbase").setLevel(logging.CRITICAL)  # the report says it
+        logging.getLogger("leanbase").setLevel(logging.CRITICAL)  # the report says everything
     directory = settings.spool_directory or default_directory()
     project = project_of(settings.api_key, settings.host)
     if not Path(directory).is_dir():
@@ -77,13 +76,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 class _Keeping(BaseTransport):
-    """Keeps events if the server refuses all of them, for example because the key is wrong."""
+    """Retains events if the server refuses all events, for example because the key is wrong."""
 
     def __init__(self, inner: BaseTransport) -> None:
         self._inner = inner
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Send events; those that are refused for no fault of their own are retained."""
+        """Send events. Retain events that are refused for a reason that is not in the event."""
         receipt = self._inner.send(events, deadline=deadline)
         kept = [each for each in receipt.undelivered if _is_of_all(each.error)]
         if not kept:
@@ -93,7 +92,6 @@ class _Keeping(BaseTransport):
         return receipt.without(refused) + Receipt.retaining(refused, error.reason, error)
 
     def close(self, *, deadline: Deadline) -> Receipt:
-        """Close the inner transport."""
         return self._inner.close(deadline=deadline)
 
 
@@ -102,7 +100,7 @@ def _is_of_all(error: Exception) -> bool:
 
 
 def _replayed(spool: SpoolTransport, seconds: float) -> Receipt:
-    """Send until nothing is left, or nothing gets through."""
+    """Send until no events are left, or a send delivers nothing."""
     receipt = Receipt()
     while True:
         part = spool.replay(deadline=Deadline.after(seconds, "full"))

@@ -17,12 +17,12 @@ COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2", "bold": "1"}
 
 
 def coloured(text: str, colour: str, stream: TextIO) -> str:
-    """Return text in a colour, if the stream is a terminal and `NO_COLOR` is not set."""
+    """Return text in a colour, if the stream has colours."""
     return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if has_colours(stream) else text
 
 
 def has_colours(stream: TextIO) -> bool:
-    """Whether colours may be written to a stream (https://no-color.org)."""
+    """Return True if the stream is a terminal, and `NO_COLOR` is not set (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -38,7 +38,7 @@ def duration(seconds: float) -> str:
 
 
 class ProgressBar:
-    """One line on stderr that shows an import. Where stderr is not a terminal, a line now and then."""
+    """Shows an import in one line on stderr. If stderr is not a terminal, prints a line every 30 s."""
 
     def __init__(self) -> None:
         self._stream = sys.stderr
@@ -49,7 +49,7 @@ class ProgressBar:
         self._is_drawn = False
 
     def show(self, progress: Progress) -> None:
-        """Draw the bar again."""
+        """Draw the bar again, or print a line if one is due."""
         if self._is_terminal:
             width = shutil.get_terminal_size().columns
             text = self._text(progress)
@@ -65,7 +65,6 @@ class ProgressBar:
         self._waited_for = is_waiting
 
     def close(self) -> None:
-        """Remove the bar."""
         if self._is_drawn:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

@@ -1,7 +1,7 @@
 """Sends in background threads, for callers that must not wait: event loops and threaded servers.
 
-The ledger of a client's transport already holds the events to send. One send takes all of them, so scopes
-that close while all threads are busy share the next send.
+The ledger of a client's transport holds the events to send. One send takes all of them, so scopes that close
+while all threads are busy share the next send.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Task:
 
 
 class BackgroundSender:
-    """A few daemon threads, started when there is something to send. They end when idle."""
+    """Up to MOST_THREADS daemon threads, which start when there are events to send and end when idle."""
 
     def __init__(self) -> None:
         self._reset_after_fork()
@@ -76,8 +76,8 @@ class BackgroundSender:
 
         Args:
             sender: The client's outbox.
-            done: Called, in any thread, once a send of all events pending now was tried. A caller waits for
-                it, so the send does not wait for `REST_SECONDS` after a failure.
+            done: Called, in any thread, once a send of all events pending now was tried. Because its caller
+                waits, the send does not wait `REST_SECONDS` after a failure.
         """
         with self._lock:
             task = self._tasks.setdefault(sender, _Task())

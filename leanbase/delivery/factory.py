@@ -35,20 +35,18 @@ _override: BaseTransport | None = None
 def override_transport(transport: BaseTransport | None) -> None:
     """Make every new client use this transport, except clients configured with `memory`. For tests.
 
-    Args:
-        transport: The transport, which all new clients share. `None` restores the configured transports.
+    `None` restores the configured transports.
     """
     global _override
     _override = transport
 
 
 def is_overridden() -> bool:
-    """Return True if new clients use a transport that `override_transport` has set."""
     return _override is not None
 
 
 def create(settings: Settings) -> RetainingTransport:
-    """Create the transport that the settings name, with its fallback, so that it retains undelivered events.
+    """Create the transport that the settings name, with its fallback, wrapped to retain undelivered events.
 
     Raises:
         ConfigError: The transport does not exist, or cannot be created.
@@ -58,7 +56,7 @@ def create(settings: Settings) -> RetainingTransport:
     try:
         transport = _made(settings.transport, "transport", settings)
     except UnusableError as error:
-        # The spool directory cannot be used. Send over HTTP, as the spool would have done.
+        # The spool directory cannot be used. Send over HTTP, as the spool would.
         if settings.host is None or settings.api_key is None:
             raise
         logger.error("events are sent over HTTP, without a spool: %s", error)
@@ -76,9 +74,9 @@ def create(settings: Settings) -> RetainingTransport:
 
 
 def create_bare(settings: Settings) -> BaseTransport:
-    """Create the transport that the settings name, without a fallback, for a caller that keeps its events.
+    """Create the transport that the settings name, without a fallback and without a buffer around it.
 
-    A buffer is left out: what is inside it is returned.
+    For a caller that keeps its events.
 
     Raises:
         ConfigError: The transport does not exist, cannot be created, or lacks a setting.
@@ -106,7 +104,7 @@ def retaining(transport: BaseTransport, settings: Settings) -> RetainingTranspor
 
 
 def missing_settings(settings: Settings) -> list[str]:
-    """Return the names of settings that are not set, but that a configured transport requires."""
+    """Return the names of unset settings that a configured transport requires."""
     if _override is not None:
         return []
     wanted = {"transport": settings.transport, "fallback": settings.fallback}

@@ -1,7 +1,7 @@
-"""Decides when an event leaves. An outbox stands between a client and its transport.
+"""Decides when an event is sent. An outbox stands between a client and its transport.
 
-Every event that a client admits passes `Outbox.put`. From there on, the ledger of the transport counts it. At
-any time, captured = delivered + handed off + spooled + retained + dropped.
+Every event that a client admits passes `Outbox.put`, and from then on the ledger of the transport counts it.
+At any time, captured = delivered + handed off + spooled + retained + dropped.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("leanbase")
 
-# With these reasons no send was tried, so there is nothing new to report to `on_error`.
 _UNTRIED = frozenset({PAUSED, WAITING})
+"""With these reasons no send was tried, so there is nothing new to report to `on_error`."""
 
 _telling: ContextVar[tuple[object, ...]] = ContextVar("leanbase_telling", default=())
 """The outboxes whose `on_error` is running, outermost first."""
@@ -43,7 +43,7 @@ class Outbox:
 
     Args:
         transport: Sends the events; its ledger counts them.
-        owner: Returns an object that lives as long as the client, or `None` once the client no longer exists.
+        owner: Returns an object that lives as long as the client, or `None` once it no longer exists.
         send_seconds: The maximum seconds for one send.
         flush_at: The number of events of a scope that are sent before it closes.
         flush_interval: In a scope that may stay open for long, the seconds after which a capture sends.
@@ -83,9 +83,9 @@ class Outbox:
     def put(self, event: EncodedEvent) -> bool:
         """Admit an event into the open delivery scope, or send it if no scope collects it.
 
-        A send blocks up to its deadline. A capture that a scope only collects does not block, and neither
-        does a capture in a scope that forbids blocking. A transport that waits for room may block
-        for one more deadline.
+        A send blocks up to its deadline. A capture that a scope only collects does not block, nor does a
+        capture in a scope that forbids blocking. A transport that waits for room may block for one more
+        deadline.
 
         Returns:
             True if the event was admitted, False if there was no room for it.
@@ -131,7 +131,7 @@ class Outbox:
         return self._transport.put(event, send_deadline(self.send_seconds), scope)
 
     def _is_due(self, collected: Collected, scope: DeliveryScope) -> bool:
-        """Return True if the events that a scope has collected must leave before it closes."""
+        """Return True if the events that a scope has collected must be sent before it closes."""
         if len(collected.events) >= self._flush_at or collected.bytes >= FULL_BYTES:
             return True
         return scope.sends_at_intervals and time.monotonic() - collected.since >= self._flush_interval
@@ -156,11 +156,8 @@ class Outbox:
     ) -> Receipt:
         """Send pending events, then the events of a scope, in this thread. Blocks up to the deadline.
 
-        Args:
-            scope: The scope.
-            deadline: When the caller must have its thread back. Default: the client's own limit.
-            take_over: Also resend events that other threads have in flight for the scope, because the process
-                is about to be killed. Such an event may arrive twice, with the same uuid.
+        With `take_over`, because the process is about to be killed, also resend events that other threads
+        have in flight for the scope. Such an event may arrive twice, with the same uuid.
         """
         if self.disabled:
             return self._transport.keep_collected(scope)
@@ -180,9 +177,7 @@ class Outbox:
     ) -> None:
         """Let a background thread send pending events and the events of a scope. Does not block.
 
-        Args:
-            scope: The scope.
-            done: Called, in any thread, when the send was tried or nothing is pending.
+        `done` is called, in any thread, once the send was tried, or if nothing is pending.
         """
         if scope is not None and self in scope.senders:
             self._transport.keep_collected(scope)
@@ -193,12 +188,9 @@ class Outbox:
             done()
 
     def send_kept(self, *, waits: bool) -> bool:
-        """Send pending events and return whether all were passed on. Never raises.
+        """Send pending events and return True if all were passed on. Never raises.
 
-        The background thread of `send_later` calls it.
-
-        Args:
-            waits: Whether to wait for the sends of other threads as well.
+        The background thread of `send_later` calls it. With `waits`, wait for the sends of other threads too.
         """
         try:
             if self.disabled:
@@ -245,7 +237,7 @@ class Outbox:
 
         Args:
             timeout: The maximum seconds to block. Default: the limit of one send.
-            deadline: When the caller must have its thread back. It replaces `timeout` and `last_chance`.
+            deadline: When this call must have returned. It replaces `timeout` and `last_chance`.
             last_chance: Allows one attempt even while sends pause; see `Deadline`.
         """
         if self.disabled or self._is_telling():
@@ -256,7 +248,7 @@ class Outbox:
             self._report(())
         receipt = self._send_open_scope(deadline)
         if receipt.has_retained:
-            return receipt  # the send has just failed; an immediate retry would only take time
+            return receipt  # the send has just failed: an immediate retry would waste time
         return receipt + self._transport.flush(deadline=deadline)
 
     def close(self, *, timeout: float, last_chance: LastChance) -> Receipt:
@@ -287,19 +279,16 @@ class Outbox:
         return self.send_collected(scope, deadline)
 
     def warm_up(self, *, timeout: float) -> None:
-        """Let the transport prepare its first send."""
         if not self.disabled and self._transmits:
             self._transport.warm_up(deadline=Deadline.after(timeout))
 
     def stats(self) -> Stats:
-        """Return the counts of this process."""
         return self._ledger.stats()
 
     def _report(self, groups: Sequence[OutcomeGroup]) -> None:
-        """Call the user's `on_error` once for each cause, and for all events that sends have dropped.
+        """Call the user's `on_error` once for each cause of these groups, and for all dropped events.
 
-        Args:
-            groups: Events that a send has retained, or that a call has refused.
+        `groups` are events that a send has retained, or that a call has refused.
         """
         if self._on_error is None or self._is_telling():
             return  # the outer call reports dropped events when `on_error` returns

@@ -1,4 +1,4 @@
-"""Delivery scopes: they collect the events captured inside them, and send these events when they close."""
+"""Delivery scopes collect the events captured inside them, and send these events when they close."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 FULL_BYTES = 1024 * 1024
-"""Bytes of collected events of one client that are sent before the scope closes."""
+"""A scope that has collected this many bytes of one client sends them before it closes."""
 
 
 class DeliveryScope:
@@ -57,14 +57,14 @@ class DeliveryScope:
 
     Threads and tasks that run in a copy of the `contextvars.Context` collect into the same scope. The capture
     that brings one client to `flush_at` events or 1 MiB sends the events of that client at once. The ledgers
-    of the clients hold the events; a scope only knows which clients these are.
+    of the clients hold the events; a scope only knows the clients.
 
     Args:
         flush: `"end"` collects events. `"each"` sends each event in its own capture, even inside an outer
             scope that collects.
-        deadline: The time by which every send inside must end. `None` leaves the limit to each client. A
-            scope without a deadline may stay open for long. There, the first capture after the oldest event
-            has waited `flush_interval` seconds also sends.
+        deadline: The time by which every send inside must end. `None` leaves the limit to each client. The
+            scope may then stay open for long, so the first capture after the oldest event has waited
+            `flush_interval` seconds also sends.
         last_chance: How the close sends, if the process may end after it; see `Deadline`.
         is_handlers: Whether the scope belongs to a handler, job or task. A request inside such a scope
             inherits its context.
@@ -76,8 +76,7 @@ class DeliveryScope:
         finished: Whether the scope is closed and every event in it has an outcome.
         deferred: Whether other code closes the scope after its `with` block has ended.
         senders: The outboxes of the clients that captured inside.
-        latest: The latest event of each of them, if somebody needs it; else `None`. A scope that keeps an
-            event is in a reference cycle with it.
+        latest: The latest event of each outbox, or `None` if no caller needs it: it makes a reference cycle.
         is_async: Whether captures on an event loop leave their sends to a thread.
 
     Raises:
@@ -116,7 +115,6 @@ class DeliveryScope:
 
     @property
     def is_of_this_process(self) -> bool:
-        """Return True if the scope was created in this process, and not in the parent of a fork."""
         return self._generation == forking.generation
 
     @property
@@ -126,7 +124,7 @@ class DeliveryScope:
 
     @property
     def outer(self) -> DeliveryScope | None:
-        """The scope around this one, if it was open when this one was entered."""
+        """The outer scope, if it was open when this scope was entered."""
         return self._outer
 
     def may_block(self) -> bool:
@@ -135,7 +133,7 @@ class DeliveryScope:
 
     @property
     def sends_at_intervals(self) -> bool:
-        """Return True if the scope may stay open for long, so that its events must not wait for the close."""
+        """Return True if the scope may stay open for long, so that its events cannot wait for the close."""
         return self.deadline is None
 
     def is_orphan(self) -> bool:
@@ -148,13 +146,10 @@ class DeliveryScope:
 
         Args:
             others: Clients whose retained events are sent too. A client that collected events in this scope
-                is not flushed again: it sends its retained events before the collected ones.
-            deadline: When the caller must have its thread back. Default: each client's own limit.
+                is not flushed again: it sends its retained events before the collected events.
+            deadline: When this call must have returned. Default: each client's own limit.
             take_over: Also resend events that other threads have in flight for the scope, and wait for all
                 other sends in other threads.
-
-        Returns:
-            What became of the events.
         """
         receipt = Receipt()
         if not self.is_of_this_process:
@@ -173,9 +168,9 @@ class DeliveryScope:
     def close(self, *others: Sender) -> Receipt:
         """Send everything, as `send` does, and wait for the sends of other threads for this scope.
 
-        Blocks up to the deadline of the scope, or of each client if the scope has none. A later capture that
-        still carries this scope sends its event at once. A forked child sends nothing, because the events
-        belong to its parent.
+        Blocks up to the deadline of the scope, or of each client if the scope has no deadline. A later
+        capture that still carries this scope sends its event at once. A forked child sends nothing, because
+        the events belong to its parent.
         """
         if not self.is_of_this_process:
             return Receipt()
@@ -192,7 +187,7 @@ class DeliveryScope:
         return receipt
 
     def _of(self, others: Sequence[Sender]) -> Sequence[Sender]:
-        """Return the clients that this scope flushes: without buffered ones, unless `past_buffers` is set."""
+        """Return the clients that this scope flushes: clients with a buffer only if `past_buffers` is set."""
         return others if self.past_buffers else [sender for sender in others if not sender.is_buffered]
 
     def send_later(self, *others: Sender) -> None:
@@ -213,8 +208,8 @@ class DeliveryScope:
     async def send_in_thread(self, *others: Sender) -> None:
         """Send everything in a background thread while the event loop continues.
 
-        Without an event loop, send in this thread, which blocks. The wait ends at the deadline of a send; the
-        background thread then continues alone.
+        Without an event loop, send in this thread, which blocks. The wait ends at the deadline of a send,
+        but the background thread continues.
         """
         if not event_loop.is_running():
             self.send(*others)
@@ -239,7 +234,7 @@ class DeliveryScope:
                 self._finish()
 
     def abandon(self) -> None:
-        """Close without sending, after an interrupt. The next send of each client takes the events."""
+        """Close without sending, after an interrupt. The next send of each client sends the events."""
         self.closed = True
         for sender in list(self.senders):
             sender.keep_collected(self)
@@ -248,7 +243,7 @@ class DeliveryScope:
     def _finish(self) -> None:
         self.finished = True
         self.deferred = False
-        self._outer = None  # otherwise scopes opened inside earlier ones would form an endless chain
+        self._outer = None  # otherwise nested scopes would form an endless chain
         _unfinished.discard(self)
 
     def record(self, events: Sequence[EncodedEvent], receipt: Receipt) -> None:
@@ -257,7 +252,7 @@ class DeliveryScope:
             while not self.finished:
                 before = self.receipt
                 after = (before.without(events) if before.groups else before) + receipt.lightened()
-                if self.receipt is before:  # otherwise a signal handler has just recorded a send: try again
+                if self.receipt is before:  # else a signal handler has just recorded a send: try again
                     self.receipt = after
                     return
 
@@ -271,9 +266,8 @@ class RequestScope(DeliveryScope):
         is_async: As for `DeliveryScope`.
         is_long: Whether events are also sent before the close, because the request may last, as a WebSocket.
         past_buffers: Whether the scope also collects the events of clients that have a buffer. Otherwise the
-            buffer batches these events, and a request costs no send.
-        leaves_sends: Whether every capture inside leaves its send to a thread, because other requests would
-            wait for it.
+            buffer batches these events, and a request needs no send.
+        leaves_sends: Whether a thread sends for every capture inside, so that other requests need not wait.
     """
 
     is_request = True
@@ -295,12 +289,10 @@ class RequestScope(DeliveryScope):
         self._leaves_sends = leaves_sends
 
     def may_block(self) -> bool:
-        """Return True if a capture inside the scope may block this thread for a send."""
         return not self._leaves_sends and super().may_block()
 
     @property
     def sends_at_intervals(self) -> bool:
-        """Return True if the scope may stay open for long, so that its events must not wait for the close."""
         return self._is_long
 
 
@@ -399,13 +391,9 @@ _initialisation: _Initialisation | None = None
 
 
 def limit_initialisation(seconds: float, is_on: Callable[[], bool]) -> None:
-    """Limit the total time of all sends while the process initialises.
+    """Limit the total time of all sends while the process initialises, counted from the first send.
 
-    For platforms that limit the time until the first request.
-
-    Args:
-        seconds: The limit in seconds, counted from the first send.
-        is_on: Returns whether the process still initialises. The first False removes the limit.
+    For platforms that limit the time until the first request. The first False of `is_on` removes the limit.
     """
     global _initialisation
     _initialisation = _Initialisation(seconds, is_on)
@@ -414,12 +402,8 @@ def limit_initialisation(seconds: float, is_on: Callable[[], bool]) -> None:
 def send_deadline(limit: float, last_chance: LastChance | None = None) -> Deadline:
     """Return the deadline of a send that starts now: the earlier of `limit` seconds and the open scope's.
 
-    In a thread that carries no scope, the earliest deadline of all open scopes applies: an invocation that
-    waits for the thread must not time out because of it. A finished scope limits nothing.
-
-    Args:
-        limit: The maximum seconds for the send.
-        last_chance: See `Deadline`.
+    In a thread that carries no scope, the earliest deadline of all open scopes applies, because an invocation
+    may wait for the thread. A finished scope has no effect.
     """
     deadline = Deadline.after(limit, last_chance)
     scope = open_scope()

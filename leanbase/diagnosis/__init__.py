@@ -1,7 +1,7 @@
 """Says why events do not arrive: `leanbase.doctor()` and `leanbase doctor`.
 
-`configuration` checks what needs no network, `network` the way to the server, and `stores` the queue, the
-spool and flag definitions.
+`configuration` checks the settings without the network, `network` checks the way to the server, and `stores`
+checks the queue, the spool and the flag definitions.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .report import Diagnosis, Status, Step, timed
 __all__ = ["Diagnosis", "Status", "Step", "diagnose"]
 
 SECONDS = 12.0
-"""The time for all steps together."""
+"""The maximum time for all steps together."""
 
 SEND_SECONDS = 5.0
 EVENT = "leanbase doctor"
 
 
 def diagnose(*, send: bool = False) -> Diagnosis:
-    """Check each step on the way of an event. See `leanbase.doctor`."""
+    """Check each step on the way of an event, as `leanbase.doctor` does."""
     return Diagnosis(tuple(_steps(send, Deadline.after(SECONDS))))
 
 
@@ -56,7 +56,7 @@ def _steps(send: bool, deadline: Deadline) -> Iterator[Step]:
 
 @timed("send")
 def _send(settings: Settings, deadline: Deadline) -> Step:
-    """Send one event without a person, and report its outcome."""
+    """Send one personless event, and report its outcome."""
     try:
         transport = factory.create_bare(replace(settings, max_retries=0))
     except ConfigError as error:

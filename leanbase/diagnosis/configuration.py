@@ -13,11 +13,11 @@ from ..settings import LOOPBACK_HOSTS, Settings, forget_warnings
 from .report import Step
 
 SECRET_PREFIXES = ("phs_", "phx_")
-"""How the keys begin that may read a project. The key for events begins with `phc_`."""
+"""Prefixes of keys that can read a project. A project API key begins with `phc_`."""
 
 
 class _Warnings(logging.Handler):
-    """Collects what the settings warn about."""
+    """Collects the warnings about settings."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -28,7 +28,7 @@ class _Warnings(logging.Handler):
 
 
 def resolved() -> tuple[Settings | None, Step]:
-    """Return the settings as the process has them, or `None` if they are unusable, and the step."""
+    """Return the settings of the process, or `None` if they are invalid, and the step."""
     logger = logging.getLogger("leanbase")
     handler = _Warnings()
     propagates, logger.propagate = logger.propagate, False
@@ -78,7 +78,7 @@ def _described(transport: Any) -> str:
 
 
 def address(settings: Settings) -> Iterator[Step]:
-    """Check the host, and that the key is not a secret one, which must not be sent to find out."""
+    """Check the host, and that the key is not a secret key. A secret key must not be sent."""
     key, host = settings.api_key or "", settings.host
     if key.startswith(SECRET_PREFIXES):
         advice = "use the project API key; the secret key belongs in secret_key, where flags need it"

@@ -1,4 +1,4 @@
-"""Checks the way to the server: host name, connection, TLS, proxy, endpoint, key and clock."""
+"""Checks the way to the server: proxy, host name, connection, TLS, endpoint, key and clock."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _dns(host: str, port: int, of_proxy: str, deadline: Deadline, found: list[An
         return Step("dns", "failed", f"{host}{of_proxy} is not a valid host name", spelling)
     except OSError as error:
         why = error.strerror or error.args[-1]
-        return Step("dns", "failed", f"the host name {host}{of_proxy} is not resolved: {why}", spelling)
+        return Step("dns", "failed", f"the host name {host}{of_proxy} cannot be resolved: {why}", spelling)
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     more = f" and {len(addresses) - 1} more" if len(addresses) > 1 else ""
     if addresses == [host]:
@@ -148,7 +148,7 @@ def _requests(connections: Connections, host: str, api_key: str, deadline: Deadl
 def _posted(
     connections: Connections, url: str, body: dict[str, object], deadline: Deadline
 ) -> tuple[Step, Response | None]:
-    """Post a batch without events, which no server stores."""
+    """Post a batch without events, so that the server stores nothing."""
     try:
         response = connections.request(
             "POST", url, json.dumps(body).encode(), HEADERS, deadline=deadline.at_most(RESPONSE_SECONDS)
@@ -174,13 +174,13 @@ def _posted(
         return Step("endpoint", "failed", found, advice), response
     if status < 300 and "html" in kind:
         advice = "host must be the address of the ingestion server, not of its website"
-        return Step("endpoint", "failed", f"{found}, and a page", advice), response
+        return Step("endpoint", "failed", f"{found}, with an HTML page", advice), response
     return Step("endpoint", "ok", f"{url} responds"), response
 
 
 @timed("key")
 def _key(connections: Connections, host: str, api_key: str, deadline: Deadline) -> Step:
-    """Ask for the flags of nobody, which checks the key and stores nothing."""
+    """Check the key with a request for flags, which stores nothing."""
     body = {"api_key": api_key, "distinct_id": PERSON}
     unknown = Step("key", "ok", "not checked without an event", "leanbase doctor --send checks it")
     try:

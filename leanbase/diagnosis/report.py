@@ -1,4 +1,4 @@
-"""What a diagnosis consists of: steps, each with what was found and what to do."""
+"""A diagnosis: its steps, each with a finding and advice."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class Step:
     """One step on the way of an event.
 
     Attributes:
-        name: The step, such as `"tls"`.
-        status: `"failed"` if events do not arrive because of it, `"warning"` if something else is wrong.
-        found: What was found, in words. It never contains a key.
+        name: The name of the step, such as `"tls"`.
+        status: `"ok"`; `"failed"` if events do not arrive because of this step; `"warning"` if something else
+            is wrong.
+        found: The finding, in words. It never contains a key.
         advice: What to do, or `""`.
-        seconds: How long it took.
+        seconds: The duration of the step.
     """
 
     name: str
@@ -34,9 +35,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The steps of a diagnosis, in order. It is true if events arrive, as far as the steps can tell.
+    """The steps of a diagnosis, in order. It is true if no step failed.
 
-    A step that depends on one that failed is left out. `str()` of it is a table for people.
+    A step that depends on a failed step is left out. `str()` returns a table for people.
     """
 
     steps: tuple[Step, ...]
@@ -48,12 +49,12 @@ class Diagnosis:
         return "\n".join(line for step in self.steps for line in lines(step))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the diagnosis as plain values, for JSON."""
+        """Return the diagnosis as plain values that can be written as JSON."""
         return {"ok": bool(self), "steps": [asdict(step) for step in self.steps]}
 
 
 def lines(step: Step) -> list[str]:
-    """Return the lines that show a step."""
+    """Return a step as one line, or as two lines with advice."""
     took = f"{step.seconds * 1000:,.0f} ms" if step.seconds >= 0.0005 else ""
     shown = [f"{step.status:<8} {step.name:<12} {took:>9}  {step.found}"]
     if step.advice:
@@ -62,7 +63,7 @@ def lines(step: Step) -> list[str]:
 
 
 def timed(name: str) -> Callable[[Callable[P, Step]], Callable[P, Step]]:
-    """Add the time that a step takes. An exception, which is a defect here, becomes a failed step."""
+    """Add the duration to a step. An exception in the check itself becomes a failed step."""
 
     def decorate(function: Callable[P, Step]) -> Callable[P, Step]:
         @functools.wraps(function)

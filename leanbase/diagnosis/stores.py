@@ -1,4 +1,4 @@
-"""Checks where events and flag definitions are stored: the queue, the spool, the sources of definitions."""
+"""Checks the queue, the spool, and the sources of flag definitions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCE_SECONDS = 3.0
 
 
 def queue(settings: Settings, deadline: Deadline) -> Iterator[Step]:
-    """Check the credentials, and that they may send to the queue."""
+    """Check the credentials, and that they permit sends to the queue."""
     if not settings.queue_url:
         return
     try:
@@ -52,12 +52,12 @@ def _queue(transport: SqsTransport, url: str, deadline: Deadline) -> Step:
     except TransportError as error:
         advice = "" if ": " in str(error) else "compare queue_url with the queue's URL in the AWS console"
         return Step("queue", "failed", f"{url}: {error}", advice)
-    return Step("queue", "ok", f"{url} answers; a relay must take events from it")
+    return Step("queue", "ok", f"{url} responds; a relay must read it")
 
 
 @timed("spool")
 def spool(settings: Settings) -> Step:
-    """Check that the directory can be written, and count what it has."""
+    """Check that the spool directory is writable, and count its files."""
     directory = settings.spool_directory or default_directory()
     try:
         make_private(directory)

@@ -1,7 +1,6 @@
-"""Build `$exception_list` from what was captured.
+"""Builds `$exception_list` from what was captured.
 
-The builder does not guess how an exception was captured: the caller passes this as the mechanism of the first
-exception (X-25).
+The caller passes how an exception was captured, as the mechanism of the first exception (X-25).
 """
 
 from __future__ import annotations
@@ -28,16 +27,11 @@ from .subjects import (
 
 MAX_VALUE_BYTES = 8 * 1024
 MAX_READ_CHARACTERS = 32 * 1024
-MAX_THREAD_ID = 2**31 - 1  # the server's processor rejects an event with a larger id
+MAX_THREAD_ID = 2**31 - 1  # the server rejects an event with a larger id
 
 
 class Item:
-    """One exception of the list.
-
-    Attributes:
-        wire: Its fields in the wire format, without the frames.
-        frames: Its frames, each with the interpreter's frame if that is available.
-    """
+    """One exception of the list. `wire` are its fields in the wire format, without the frames."""
 
     __slots__ = ("frames", "wire")
 
@@ -46,19 +40,14 @@ class Item:
         self.frames = frames
 
     def finished(self) -> dict[str, Any]:
-        """Return the exception in the wire format, with its frames."""
+        """Return the wire format with the frames."""
         if self.frames:
             self.wire["stacktrace"] = {"type": "raw", "frames": [frame.wire for frame in self.frames]}
         return self.wire
 
 
 class ExceptionListBuilder:
-    """Builds exception lists.
-
-    Args:
-        frames: Describes the frames.
-        redact: Redacts every message, before it is cut to `MAX_VALUE_BYTES`.
-    """
+    """Builds exception lists. Every message is redacted before it is cut to `MAX_VALUE_BYTES`."""
 
     def __init__(self, frames: FrameReader, redact: Callable[[str], str] = str) -> None:
         self._frames = frames
@@ -72,13 +61,13 @@ class ExceptionListBuilder:
         stack: Sequence[Call] | None = None,
         thread_id: int | None = None,
     ) -> list[Item]:
-        """List what was captured, with its causes, contexts and group members, at most 50 items.
+        """List an exception with its causes, contexts and group members, at most 50 items.
 
         Args:
             subject: What was captured.
-            mechanism: How the first exception was captured. Invalid fields are left out, unknown ones stay.
+            mechanism: The mechanism of the first exception. Invalid fields are left out, unknown fields stay.
             stack: The stack to report for a first exception without frames. Default: the caller's stack.
-            thread_id: The native id of the thread of the first exception, if it is known.
+            thread_id: The native id of the first exception's thread, if known.
         """
         if isinstance(subject, Raised):
             items = list(self._raised(subject, stack))
@@ -150,7 +139,6 @@ class ExceptionListBuilder:
         return cut_bytes(self._redact(text), MAX_VALUE_BYTES)
 
     def _from_texts(self, described: Sequence[Mapping[str, Any]]) -> list[Frame]:
-        """Return frames of which only a description is available."""
         return [
             Frame({**each, **self._frames.place(each["filename"], None)}, None) for each in capped(described)
         ]

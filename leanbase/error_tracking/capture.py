@@ -1,4 +1,4 @@
-"""Capture an exception once for each client, however many boundaries it passes."""
+"""Captures an exception once for each client, at any number of boundaries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("leanbase")
 
 
 class ExceptionCapture:
-    """Captures exceptions for one client. The default client keeps it when its settings change."""
+    """Captures exceptions for one client, also after its settings change."""
 
     def __init__(self) -> None:
         self._seen = CapturedExceptions()
@@ -41,17 +41,17 @@ class ExceptionCapture:
         Args:
             exception: As for `capture_exception`.
             draft: The event, without the properties that describe the exception.
-            metadata: How the exception was captured, the most specific first.
-            describer: Describes the exception by the client's settings.
-            emit: Builds the event and hands it to the outbox; returns its uuid, or `None` if it is dropped.
-            fingerprint: The caller's fingerprint, which groups events into issues.
-            stack: The stack to report for a subject without one. Default: the stack of the caller.
+            metadata: As for `ExceptionDescriber.describe`.
+            describer: Describes the exception.
+            emit: Builds the event and passes it to the outbox. Returns its uuid, or `None` if it is dropped.
+            fingerprint: As for `ExceptionDescriber.describe`.
+            stack: As for `ExceptionDescriber.describe`.
 
         Returns:
             The event's uuid. `None` if the event was dropped, or the exception was captured before.
 
         Raises:
-            InvalidEventError: No exception was given, and none is being handled.
+            InvalidEventError: No exception was passed, and no exception is being handled.
         """
         subject = read(exception)
         if subject is None:

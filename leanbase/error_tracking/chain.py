@@ -1,4 +1,4 @@
-"""List an exception with its causes, contexts and group members: parents before children (X-15 to X-18)."""
+"""Lists an exception with its causes, contexts and group members: parents before children (X-15 to X-18)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ class Link(NamedTuple):
     """One exception of a chain.
 
     Attributes:
-        node: The exception.
-        position: Its position in the list.
-        parent: The position of its parent in the list, `None` for the first.
-        source: How it relates to its parent: `cause`, `context` or `member`; `None` for the first.
+        parent: The position of its parent in the list; `None` for the first exception.
+        source: Its relation to its parent: `cause`, `context` or `member`; `None` for the first exception.
     """
 
     node: Any
@@ -30,11 +28,9 @@ class Link(NamedTuple):
 
 
 def flatten(root: Node, relatives: Callable[[Node], Iterable[tuple[Node, str]]]) -> list[Link]:
-    """List the objects that can be reached from `root`, depth first, each once, at most 50.
+    """List the objects reachable from `root`, depth first, each once, at most 50.
 
-    Args:
-        root: The first object of the list.
-        relatives: Returns the children of an object, each with its relation to that object.
+    `relatives` returns the children of an object, each with its relation.
     """
     links: list[Link] = []
     seen: set[int] = set()
@@ -63,7 +59,7 @@ def relatives(error: BaseException) -> Iterator[tuple[BaseException, str]]:
 
 
 def members(error: BaseException) -> list[BaseException]:
-    """Return at most 50 members of an exception group, built-in or backported; empty if it is not a group."""
+    """Return at most 50 members of an exception group, built-in or backported; `[]` if it is not a group."""
     try:
         held: Any = error.exceptions  # type: ignore[attr-defined]
     except Exception:

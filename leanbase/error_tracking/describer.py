@@ -1,4 +1,4 @@
-"""Build the properties of `$exception` events, by the settings of a client."""
+"""Builds the properties of `$exception` events, by the settings of a client."""
 
 from __future__ import annotations
 
@@ -36,12 +36,7 @@ FINGERPRINT = "$exception_fingerprint"
 
 
 class ExceptionDescriber:
-    """Describes the exceptions that a client captures.
-
-    Args:
-        settings: The settings of the client.
-        running_since: Wall-clock time in seconds since the epoch when the client was created.
-    """
+    """Describes the exceptions of a client. `running_since` is the time of its creation, in epoch seconds."""
 
     def __init__(self, settings: Settings, running_since: float) -> None:
         self.settings = settings
@@ -54,16 +49,16 @@ class ExceptionDescriber:
         fingerprint: object = None,
         stack: Sequence[Call] | None = None,
     ) -> Callable[[dict[str, Any]], None]:
-        """Describe what was captured, in its current state.
+        """Describe a subject in its current state.
 
         Args:
             subject: What was captured.
             metadata: How it was captured, the most specific first.
             fingerprint: The caller's fingerprint, which groups events into issues.
-            stack: The stack to report for a subject without one. Default: the stack of the caller.
+            stack: The stack to report for a subject without a stack. Default: the stack of the caller.
 
         Returns:
-            A function that adds the description to the properties of an event, after all others are merged.
+            A function that adds the description to the properties of an event. Call it last.
         """
         redaction = self.redaction()
         owned, mechanism = resolved(*metadata)
@@ -107,7 +102,7 @@ class ExceptionDescriber:
         return finalize
 
     def redaction(self) -> Redaction:
-        """Return the rules of redaction, each from the nearest context that sets it, else from the client."""
+        """Return the redaction rules, each from the nearest context that sets it, else from the client."""
         return Redaction(
             matcher(self._patterns("code_variables_mask_patterns", DEFAULT_MASK_PATTERNS)),
             matcher(self._patterns("code_variables_ignore_patterns", DEFAULT_IGNORE_PATTERNS)),
@@ -116,10 +111,7 @@ class ExceptionDescriber:
         )
 
     def _patterns(self, name: str, default: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the patterns of an option.
-
-        Invalid patterns add the defaults back, so that a typo never exposes a secret.
-        """
+        """Return an option's patterns. If one is invalid, add the defaults: a typo must expose no secret."""
         for given in (contexts.override(name), getattr(self.settings, name)):
             texts = None if given is None else as_strings(name, given)
             if texts is not None:
@@ -143,7 +135,7 @@ def _warn_of_pattern(option: str, pattern: str) -> None:
 
 
 def _is_live(subject: Subject) -> bool:
-    """Return True if the subject was captured in this thread, not read from a description."""
+    """Return True if the subject was captured in this thread."""
     return isinstance(subject, Raised) or (isinstance(subject, Described) and subject.frames is None)
 
 
@@ -159,7 +151,7 @@ def _fingerprint(given: object) -> str | None:
 
 
 def _open_telemetry_ids() -> dict[str, str]:
-    """Return the ids of the current span, if OpenTelemetry is in use."""
+    """Return the ids of the current OpenTelemetry span, if any."""
     trace: Any = sys.modules.get("opentelemetry.trace")
     try:
         span = trace.get_current_span().get_span_context() if trace is not None else None

@@ -1,4 +1,4 @@
-"""Convert tracebacks and stacks to frames in the wire format: the outermost first, the crash site last."""
+"""Converts tracebacks and stacks to frames in the wire format: outermost first, the crash site last."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Frame(NamedTuple):
 
     Attributes:
         wire: Its fields in the wire format.
-        live: The interpreter's frame, to read variables from. `None` if only a description is available.
+        live: The interpreter's frame, which has the variables; `None` if only a description is available.
     """
 
     wire: dict[str, Any]
@@ -35,17 +35,11 @@ class Frame(NamedTuple):
 
 
 Call: TypeAlias = tuple[FrameType, int | None]
-"""A frame of the interpreter, and the line that it executed when the traceback was created."""
+"""A frame of the interpreter, and its line number when the traceback was created."""
 
 
 class FrameReader:
-    """Describes frames, by the settings of a client.
-
-    Args:
-        project_root: The directory that contains the application's own code.
-        in_app_modules: Modules that belong to the application, wherever they are installed.
-        running_since: As for `Sources`.
-    """
+    """Describes frames, by the settings of a client. For `running_since` see `Sources`."""
 
     def __init__(self, project_root: str, in_app_modules: Sequence[str], running_since: float) -> None:
         roots = {os.path.abspath(project_root), os.path.realpath(project_root)}
@@ -55,7 +49,7 @@ class FrameReader:
         self._places: dict[tuple[str, str | None, str | None], dict[str, Any]] = {}
 
     def describe(self, calls: Sequence[Call]) -> list[Frame]:
-        """Return the frames of one traceback with their source, at most 100."""
+        """Return the frames of one traceback with their source lines, at most 100."""
         sources = Sources(self._running_since)
         return [Frame(self._wire(*call, sources), call[0]) for call in capped(calls)]
 
@@ -70,7 +64,7 @@ class FrameReader:
         return wire
 
     def place(self, filename: str, module: str | None, package: str | None = None) -> dict[str, Any]:
-        """Return what all frames of a file have in common: its language, and where it is. This is cached."""
+        """Return the fields that all frames of a file share: its platform and location. Cached."""
         key = (filename, module, package)
         known = self._places.get(key)
         if known is None:
@@ -91,7 +85,7 @@ class FrameReader:
         return place
 
     def _in_app(self, path: str, module: str | None) -> bool:
-        """Return True if the code belongs to the application. The first rule that applies decides."""
+        """Return True if the code belongs to the application. The first matching rule decides."""
         if module and any(module == own or module.startswith(f"{own}.") for own in self._in_app_modules):
             return True
         if not path or _is_pseudo(path):
@@ -105,7 +99,7 @@ class FrameReader:
 
 
 def traceback_calls(traceback: TracebackType | None) -> list[Call]:
-    """Return the calls of a traceback, without calls that a variable of `HIDING` hides."""
+    """Return the calls of a traceback, without those that a variable of `HIDING` hides."""
     calls: list[Call] = []
     while traceback is not None:
         if not _is_hidden(traceback.tb_frame):
@@ -115,9 +109,9 @@ def traceback_calls(traceback: TracebackType | None) -> list[Call]:
 
 
 def stack_calls(innermost: FrameType | None, *, without: Iterable[str]) -> list[Call]:
-    """Return the calls of a running stack, without hidden ones.
+    """Return the calls of a running stack, without hidden calls.
 
-    At the inner end, calls of the packages in `without` are left out, up to the first call of other code.
+    The innermost calls are left out while they belong to the packages in `without`.
     """
     prefixes = tuple(f"{package}." for package in without)
     frame = innermost
@@ -132,7 +126,7 @@ def stack_calls(innermost: FrameType | None, *, without: Iterable[str]) -> list[
 
 
 def capped(items: Sequence[T]) -> Sequence[T]:
-    """Return `items`; if there are more than 100, return the outermost 25 and the innermost 75 (X-6)."""
+    """Return `items`, or the outermost 25 and the innermost 75 if there are more than 100 (X-6)."""
     if len(items) <= OUTERMOST + INNERMOST:
         return items
     return [*items[:OUTERMOST], *items[-INNERMOST:]]
@@ -140,7 +134,7 @@ def capped(items: Sequence[T]) -> Sequence[T]:
 
 def _is_hidden(frame: FrameType) -> bool:
     code = frame.f_code
-    # Creating the dict of a function's locals takes time, and few functions hide themselves.
+    # Creating the dict of a function's locals is slow, and few functions hide themselves.
     if code.co_flags & CO_OPTIMIZED and HIDING.isdisjoint(code.co_varnames):
         return False
     variables = local_variables(frame)
@@ -156,21 +150,21 @@ _PLAIN = (bool, int, float, str, bytes, tuple, list, dict, set, frozenset, type(
 _LOCALS = (dict, (lambda: type(sys._getframe().f_locals))())
 """Types of `f_locals` that can be read without running code of the application.
 
-Since Python 3.13, functions have their variables in a proxy. A class body or `exec()` may run in a mapping of
-the application, which must not be touched.
+Since Python 3.13, the variables of a function are in a proxy. A class body or `exec()` may have a mapping of
+the application, whose methods must not be called.
 """
 
 
 def local_variables(frame: FrameType) -> dict[str, Any]:
-    """Return a copy of a frame's variables; empty if reading them could run code of the application."""
+    """Return a copy of a frame's variables, or `{}` if reading them could run code of the application."""
     found = frame.f_locals
     if not introspection.is_exactly(found, _LOCALS):
         return {}
     variables = dict(found)
     is_snapshot = type(found) is dict and frame.f_code.co_flags & CO_OPTIMIZED and sys.gettrace() is None
-    # Before Python 3.13 the frame keeps the snapshot alive, and with it every object in it. Three references
-    # are the frame's, the variable `found`, and the argument of `getrefcount`. If there are more, other code
-    # holds the snapshot as its `locals()`.
+    # Before Python 3.13 the frame keeps the snapshot and all its objects alive. Three references to it are
+    # expected: the frame's, `found`, and the argument of `getrefcount`. With more, other code holds the
+    # snapshot as its `locals()`.
     if is_snapshot and sys.getrefcount(found) <= 3:
         found.clear()
     return variables
@@ -194,7 +188,7 @@ def _absolute(filename: str) -> str:
 
 
 def _relative(path: str, module: str | None, package: str | None) -> str:
-    """Return the path from the directory of the top-level package on, or else the whole path.
+    """Return the path relative to the parent of the top-level package, or else the whole path.
 
     >>> _relative("/srv/shop/views.py", "shop.views", "shop")
     'shop/views.py'

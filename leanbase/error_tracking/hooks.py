@@ -1,4 +1,4 @@
-"""Capture uncaught exceptions of all threads, and exceptions that cannot be raised."""
+"""Captures uncaught exceptions of all threads, and exceptions that cannot be raised."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _chain_ends: ContextVar[Deadline | None] = ContextVar("leanbase_hooks_deadline",
 
 
 def install(client: Client, settings: Settings) -> ExceptionHooks | None:
-    """Install the exception hooks if the settings of a client enable them; return `None` if not."""
+    """Install the exception hooks if the settings enable them, else return `None`."""
     if not settings.enable_exception_autocapture:
         return None
     limiter = None
@@ -58,7 +58,7 @@ _never: BaseException | None = None
 
 
 def never_capture(error: BaseException) -> None:
-    """Do not capture this exception if it ends the process: another event already reports this failure."""
+    """Never capture this exception in a hook, because another event already reports the failure."""
     global _never
     _never = error
 
@@ -71,13 +71,10 @@ def clients() -> list[Client]:
 class ExceptionHooks:
     """Captures uncaught exceptions for one client while it is installed.
 
-    Attributes:
-        client: The client.
-
     Args:
-        client: The client that captures them.
+        client: The client.
         limiter: Limits the number of exceptions of each class; `None` for no limit.
-        unraisable: Whether to capture exceptions that cannot be raised too, such as those in `__del__`.
+        unraisable: Whether to also capture exceptions that cannot be raised, for example in `__del__`.
     """
 
     def __init__(self, client: Client, limiter: RateLimiter | None, *, unraisable: bool = False) -> None:
@@ -91,19 +88,18 @@ class ExceptionHooks:
             self._hooks.append(_Hook(sys, "unraisablehook", self._unraisable))
 
     def install(self) -> None:
-        """Start capturing."""
         _installed.add(self)
         for hook in self._hooks:
             hook.install()
 
     def uninstall(self) -> None:
-        """Stop capturing, and restore the previous hooks unless other code has replaced them since."""
+        """Restore the previous hooks, unless other code has replaced them since."""
         _installed.discard(self)
         for hook in self._hooks:
             hook.uninstall()
 
     def _uncaught(self, cls: type[BaseException], error: BaseException | None, traceback: Any) -> None:
-        # The interpreter is about to end: events that are not sent now are lost.
+        # The interpreter is about to end, so events that are not sent now are lost.
         scope = DeliveryScope("end", _chain_ends.get())
         with activate(scope):
             self._capture(cls, error, traceback, metadata.SYS_EXCEPTHOOK)
@@ -126,7 +122,7 @@ class ExceptionHooks:
 
 
 class _Hook:
-    """One exception hook of the interpreter, which also calls the hook that it replaced."""
+    """An exception hook of the interpreter. It also calls the hook that it replaced."""
 
     def __init__(self, owner: Any, name: str, handle: Callable[..., None]) -> None:
         self._owner = owner
@@ -147,8 +143,8 @@ class _Hook:
             setattr(self._owner, self._name, previous)
 
     def __call__(self, *args: Any) -> None:
-        # The hooks of several clients call one another, and share one deadline. Only `sys.excepthook` ends
-        # the process: an exception in a thread must not take time from a later exit.
+        # The hooks of several clients call one another and share one deadline. Only `sys.excepthook` ends
+        # the process, so only it starts the deadline of the exit.
         ends = _chain_ends.get()
         try:
             if ends is None and self._owner is sys and self._name == "excepthook":

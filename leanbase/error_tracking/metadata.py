@@ -1,4 +1,4 @@
-"""Describe how each boundary captures exceptions: level, mechanism and source."""
+"""Describes how each boundary captures exceptions: level, mechanism and source."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class Metadata:
-    """How an exception was captured, as far as it is known; `None` means unknown.
+    """How an exception was captured; `None` means unknown.
 
-    An integration creates one for each of its boundaries and passes it to `client.report_exception`.
+    An integration passes one to `client.report_exception` for each of its boundaries.
 
     Args:
-        level: A level of the wire format, a common synonym such as `"critical"`, or a level number of the
-            module `logging`.
+        level: A level of the wire format, a synonym such as `"critical"`, or a level number of `logging`.
         mechanism: Fields of the first exception's mechanism. `type` is the category of the boundary;
             `handled` is whether the exception stayed inside the boundary. Other fields are passed on, except
             `exception_id`, `parent_id` and `source`.
@@ -49,10 +48,7 @@ class Metadata:
 
 
 def resolved(*sources: Metadata) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Merge metadata into event properties and a mechanism.
-
-    Args:
-        sources: The most specific first. Each field comes from the first source with a valid value.
+    """Merge metadata, the most specific first. Each field comes from the first source with a valid value.
 
     Returns:
         The properties `$exception_level` and `$exception_source`, as far as known, and the mechanism.
@@ -67,7 +63,7 @@ def resolved(*sources: Metadata) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def valid_mechanism(given: object) -> dict[str, Any]:
-    """Return the valid fields of a first exception's mechanism. Each invalid field is left out."""
+    """Return the valid fields of a first exception's mechanism."""
     valid: dict[str, Any] = {}
     if not isinstance(given, Mapping):
         return valid
@@ -77,7 +73,7 @@ def valid_mechanism(given: object) -> dict[str, Any]:
         elif name in ("handled", "synthetic"):
             fits = isinstance(value, bool)
         else:
-            # The builder sets `exception_id`; the first exception has no parent, so no relation to one.
+            # The builder sets `exception_id`. The first exception has no parent.
             fits = value is not None and name not in ("exception_id", "parent_id", "source")
         if fits:
             valid[name] = sanitize(value)
@@ -85,7 +81,7 @@ def valid_mechanism(given: object) -> dict[str, Any]:
 
 
 def normalized_level(level: object) -> str | None:
-    """Return a level in the words of the wire format; `None` if it is not a level.
+    """Return the wire format's name of a level, or `None` if it is not a level.
 
     >>> normalized_level("CRITICAL"), normalized_level(30), normalized_level("loud")
     ('fatal', 'warning', None)

@@ -1,4 +1,4 @@
-"""Limit the number of exceptions of each class that the hooks capture (X-44)."""
+"""Limits the number of exceptions of each class that the hooks capture (X-44)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MAX_BUCKETS = 1000
 
 
 class RateLimiter:
-    """A token bucket for each name, refilled after whole intervals only.
+    """A token bucket for each name, refilled only after whole intervals.
 
-    The call that takes the last token is not admitted. So a burst of at most `bucket_size - 1` calls passes.
+    The call that takes the last token is not admitted. So a burst has at most `bucket_size - 1` calls.
 
     Args:
         bucket_size: The maximum number of tokens. Every bucket starts full.
@@ -52,7 +52,7 @@ class RateLimiter:
                 tokens = min(self._size, tokens + intervals * self._rate)
                 since += intervals * self._interval
             tokens = max(0, tokens - 1)
-            self._buckets[name] = (tokens, since)  # inserted last: the least recently used bucket comes first
+            self._buckets[name] = (tokens, since)  # inserted last, so the least recently used comes first
             if len(self._buckets) > MAX_BUCKETS:
                 del self._buckets[next(iter(self._buckets))]
             return tokens > 0

@@ -1,8 +1,8 @@
-"""Remember which exceptions a client has captured: each makes one event, however many boundaries it passes.
+"""Remembers which exceptions a client has captured, so that each makes one event at all its boundaries.
 
-An application may raise the same exception object again elsewhere. For example, each request may raise a
-stored failure of the initialization. The object then makes an event there too, because a mark is valid only
-in the outermost context in which it was set (K-17).
+An application may raise the same exception object again, for example a stored failure of the initialization
+in each request. The object then makes an event each time, because a mark is valid only in the outermost
+context in which it was set (K-17).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _numbers = itertools.count(1)
 class CapturedExceptions:
     """The exceptions that one client has captured.
 
-    They are held by weak references. Instances of the interpreter's built-in classes do not support weak
-    references, so they carry the mark in an attribute. Their built-in `repr` does not show it.
+    Weak references hold them. Built-in exceptions do not support weak references, so they carry the mark in
+    an attribute, which their `repr` does not show.
     """
 
     def __init__(self) -> None:
@@ -34,15 +34,12 @@ class CapturedExceptions:
         self._lock = threading.RLock()
 
     def claim(self, error: BaseException, outermost: int) -> bool:
-        """Mark an exception as captured.
+        """Mark an exception as captured. Return False if it was already marked.
 
         Args:
             error: The exception.
-            outermost: The number of the outermost open context, to which the mark belongs. Outside of
+            outermost: The number of the outermost open context, in which the mark is valid. Outside of
                 contexts it is 0, and every earlier mark counts.
-
-        Returns:
-            False if the exception was already marked.
         """
         identity = id(error)
         with self._lock:

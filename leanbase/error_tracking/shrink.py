@@ -1,4 +1,4 @@
-"""Shrink an exception event that is too large, step by step, until it fits (X-60)."""
+"""Shrinks an exception event that is too large, step by step, until it fits (X-60)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ MAX_ITEMS = 5
 
 
 def encode_shrunk(event: dict[str, Any]) -> EncodedEvent:
-    """Encode an event that `encode` found too large, with as much of its exceptions as fits.
+    """Encode an event that is too large, with as much of its exceptions as fits. Changes `event`.
 
-    Args:
-        event: A finished event; it is changed. Its properties may be malformed: hooks may change them.
+    Its properties may be malformed, because hooks may have changed them.
 
     Raises:
         EventTooLargeError: The event is still too large after all steps.

@@ -1,4 +1,4 @@
-"""Read the lines of source around a frame."""
+"""Reads the source lines around a frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 LINES_AROUND = 5
 MAX_LINE_BYTES = 1024
 MAX_SHORT_LINE = MAX_LINE_BYTES // 4
-"""So many characters fit without a count of their bytes: each takes at most four."""
+"""A line of this many characters always fits, because a character has at most 4 bytes of UTF-8."""
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
@@ -21,8 +21,8 @@ class Sources:
     """Reads source files during one capture, each file once.
 
     Args:
-        running_since: Wall-clock time in seconds since the epoch. The source of a file that changed later
-            is reported only if the file still contains the running code.
+        running_since: Seconds since the epoch. If a file has changed since, its source is reported only if
+            the file still contains the running code.
     """
 
     def __init__(self, running_since: float) -> None:
@@ -31,7 +31,7 @@ class Sources:
         self._changed: dict[str, set[CodeType]] = {}
 
     def around(self, code: CodeType, lineno: int, module_globals: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields `pre_context`, `context_line` and `post_context` of a frame, or an empty dict."""
+        """Return `pre_context`, `context_line` and `post_context` of a frame, or an empty dict."""
         filename = code.co_filename
         lines = self._files.get(filename)
         if lines is None:
@@ -48,17 +48,17 @@ class Sources:
                 try:
                     found = os.stat(filename)
                 except OSError:
-                    found = None  # it may be inside a zip file, which the module's loader reads
+                    found = None  # the module's loader may read it from a zip file
             if found is not None:
                 if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
                     return []
                 entry = linecache.cache.get(filename)
                 if entry is None or entry[:2] != (found.st_size, found.st_mtime):
-                    linecache.checkcache(filename)  # it asks for the same once more
+                    linecache.checkcache(filename)  # slow: it calls os.stat() again
             elif filename not in linecache.cache and not linecache.lazycache(filename, module_globals):
                 return []  # linecache would search `sys.path` for a file of that name
             lines = linecache.getlines(filename, module_globals)
-            # Many code objects share a name such as <string>; Python 3.13 keeps the source of one of them.
+            # Many code objects share a name such as <string>. Python 3.13 keeps the source of only one.
             if filename.startswith("<") or (found is not None and found.st_mtime > self._running_since):
                 self._changed[filename] = set(_codes("".join(lines), filename))
             return lines
@@ -67,7 +67,7 @@ class Sources:
 
 
 def context_fields(lines: list[str], lineno: int) -> dict[str, Any]:
-    """Return the source around line `lineno` (1-based), or an empty dict if the file has no such line."""
+    """Return the source around the 1-based line `lineno`, or an empty dict if there is no such line."""
     if not 0 < lineno <= len(lines):
         return {}
     first = max(0, lineno - 1 - LINES_AROUND)
@@ -80,7 +80,7 @@ def context_fields(lines: list[str], lineno: int) -> dict[str, Any]:
 
 
 def cut_line(line: str) -> str:
-    """Return a line of source as it is sent: without the line break, at most 1024 bytes long (X-2)."""
+    """Return a source line without its line break, cut to 1024 bytes (X-2)."""
     return cut_bytes(line.rstrip("\r\n"), MAX_LINE_BYTES)
 
 
@@ -97,7 +97,7 @@ def cut_bytes(text: str, limit: int) -> str:
 
 
 def _codes(source: str, filename: str) -> Iterator[CodeType]:
-    """Yield all code objects that a source file compiles to, without running any."""
+    """Compile a source file, and yield all its code objects. Nothing is executed."""
     waiting = [compile(source, filename, "exec", dont_inherit=True)]
     while waiting:
         code = waiting.pop()

@@ -1,4 +1,4 @@
-"""Convert what the caller passes to `capture_exception` to one of three types."""
+"""Converts what the caller passes to `capture_exception` to one of three types."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Described(NamedTuple):
     """An object that is not an exception, described like one.
 
     Attributes:
-        type: The name to report as the class.
+        type: The reported class.
         value: The message.
-        module: The name to report as the module of the class.
-        traceback: The stack, if the object came with a live traceback.
+        module: The reported module of the class.
+        traceback: The stack, if the object has a live traceback.
         frames: The stack as wire fields, if only a description of it is available.
     """
 
@@ -50,8 +50,7 @@ Subject: TypeAlias = Raised | Summarized | Described
 def read(given: object) -> Subject | None:
     """Convert what the caller passed. `None` means the exception that is being handled.
 
-    Returns:
-        The subject. `None` if there is no exception being handled, or if the tuple holds only `None`.
+    Returns `None` if no exception is being handled, or if a tuple holds only `None`.
     """
     if given is None:
         given = sys.exc_info()[1]
@@ -93,7 +92,7 @@ _NOT_OUR_END = (Exception, SystemExit)
 
 
 def message(error: BaseException) -> str:
-    """Return the message of an exception: the first of `message`, `detail` and `str()` that is not empty."""
+    """Return the first of an exception's `message`, `detail` and `str()` that is not empty."""
     for attribute in ("message", "detail"):
         try:
             value = getattr(error, attribute, None)
@@ -105,7 +104,7 @@ def message(error: BaseException) -> str:
 
 
 def guarded_text(value: object) -> str:
-    """Return `str()` of any object; if that fails its `repr()`, and if that fails `<broken repr>`."""
+    """Return the `str()` of any object, or its `repr()` if that fails, or else `<broken repr>`."""
     for convert in (text_of, repr):
         try:
             return str.__str__(convert(value))
@@ -118,13 +117,13 @@ def guarded_text(value: object) -> str:
 
 
 def _is_summary(given: object) -> bool:
-    # Do not import `traceback`: if the caller has such an object, the module is imported already.
+    # Do not import `traceback`: a caller with such an object has imported it already.
     module = sys.modules.get("traceback")
     return module is not None and issubclass(type(given), module.TracebackException)
 
 
 def summary_class(summary: Any) -> tuple[str, str | None]:
-    """Return the qualified name and the module of the class that a `TracebackException` describes."""
+    """Return the qualified name and the module of the described class."""
     if hasattr(summary, "exc_type_qualname"):  # since Python 3.13, where exc_type is deprecated
         name, module = summary.exc_type_qualname, summary.exc_type_module
         return name or "Error", module if module != "builtins" else None
@@ -137,12 +136,12 @@ def summary_class(summary: Any) -> tuple[str, str | None]:
 
 
 def summary_frames(summary: Any) -> list[dict[str, Any]]:
-    """Return the frames of a `TracebackException`, each with the single source line that it holds."""
+    """Return the frames, each with the one source line that a `TracebackException` holds."""
     return [frame_text(each.filename, each.lineno, each.name, each.line) for each in summary.stack]
 
 
 def summary_relatives(summary: Any) -> Iterator[tuple[Any, str]]:
-    """Yield the children of a `TracebackException`, which are `TracebackException` objects too."""
+    """Yield the children of a `TracebackException`."""
     if summary.__suppress_context__:
         if summary.__cause__ is not None:
             yield summary.__cause__, "cause"
@@ -160,7 +159,7 @@ _LAST_LINE = re.compile(r"((?:[^\W\d]\w*\.)*[^\W\d]\w*)(?:: (.*))?")
 
 
 def _with_message(given: object) -> Described | None:
-    """Read a mapping or object that has a message or a formatted traceback; `None` if it has neither."""
+    """Read a mapping or object with a message or a formatted traceback; `None` if it has neither."""
     name = _first_text(given, "type", "name")
     text = _first_text(given, "message", "value", "msg")
     stack = _first_text(given, "stack", "stacktrace", "traceback")
@@ -191,7 +190,7 @@ def _first_text(given: object, *names: str) -> str | None:
 def parse_frames(stack: str) -> Iterator[dict[str, Any]]:
     """Yield the frames of a formatted Python traceback, in its order.
 
-    The source lines come from the string. No file is opened, because the string may name any file.
+    Source lines come from the string. No file is opened, because the string may name any file.
     """
     lines = stack.splitlines()
     for position, line in enumerate(lines):
@@ -202,7 +201,7 @@ def parse_frames(stack: str) -> Iterator[dict[str, Any]]:
 
 
 def frame_text(filename: str, lineno: int | None, function: str, line: str | None) -> dict[str, Any]:
-    """Return the wire fields of a frame of which only a description is available."""
+    """Return the wire fields of a frame without a live frame."""
     frame: dict[str, Any] = {"filename": filename, "function": function.strip() or "<unknown>"}
     if lineno:
         frame["lineno"] = lineno

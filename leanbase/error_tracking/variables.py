@@ -1,7 +1,7 @@
-"""Read the variables of frames, redacted and limited in size.
+"""Reads the variables of frames, redacted and limited in size.
 
-Objects are shown by the data that they hold: no property is evaluated. `repr` is called only on leaves, which
-are instances of the classes in `_VALUES`, bytes that are not UTF-8, and objects without attributes.
+Objects are shown by the data that they hold. No property is evaluated. `repr` is called only on leaves:
+instances of the classes in `_VALUES`, bytes that are not UTF-8, and objects without attributes.
 """
 
 from __future__ import annotations
@@ -30,10 +30,7 @@ from .frames import local_variables
 
 MAX_EVENT_BYTES = 10 * 1024
 MAX_EVENT_WORK = 128 * 1024
-"""The maximum number of characters and nodes read for one event.
-
-Values that are read but not shown count too, because they also cost time.
-"""
+"""The maximum number of characters and nodes read for one event, shown or not, to limit the time."""
 
 MAX_SHOWN_CHARACTERS = 1024
 MAX_READ_CHARACTERS = 2048
@@ -69,7 +66,7 @@ _WORD = re.compile(r"[^\s()\[\]{}<>'\"`,;=]+")
 
 
 def add_variables(items: Sequence[Item], redaction: Redaction) -> None:
-    """Add `code_variables` to the application's own frames, from the crash site outwards, up to 10 KiB."""
+    """Add `code_variables` to in-app frames, from the crash site outwards, up to 10 KiB in total."""
     renderer = _Renderer(redaction)
     left = MAX_EVENT_BYTES
     for item in items:
@@ -90,7 +87,7 @@ def add_variables(items: Sequence[Item], redaction: Redaction) -> None:
 
 
 def _of_interest(frame: FrameType) -> dict[str, Any]:
-    """Return a frame's variables. For a module, leave out the modules, classes and functions."""
+    """Return a frame's variables; for module code, without modules, classes and functions."""
     variables = local_variables(frame)
     if frame.f_code.co_name != "<module>":
         return variables
@@ -102,14 +99,11 @@ def _cut(text: str) -> str:
 
 
 class _TooMuchError(Exception):
-    """A value has more than `MAX_NODES` nodes, or the event has exceeded `MAX_EVENT_WORK`."""
+    """A value exceeds `MAX_NODES`, or the event exceeds `MAX_EVENT_WORK`."""
 
 
 class _Renderer:
-    """Renders the variables of one event.
-
-    While it walks through a value, it tracks the objects that it is inside of and the number of nodes.
-    """
+    """Renders the variables of one event."""
 
     __slots__ = (
         "_classes",
@@ -126,7 +120,7 @@ class _Renderer:
         self._redacted = redaction.value
         self._work_left = MAX_EVENT_WORK
         self._show: dict[int, _Show] = {}  # by the id of the class
-        self._classes: dict[int, _Class] = {}  # by id, too
+        self._classes: dict[int, _Class] = {}  # by the id of the class
         self._open: set[int] = set()
         self._nodes_left = MAX_NODES
 
@@ -135,7 +129,7 @@ class _Renderer:
         return self._work_left < 0
 
     def variables(self, variables: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Yield the variables of one frame as they are sent: scalars first, then the rest, each by name."""
+        """Yield the rendered variables of one frame: scalars first, then the rest, each sorted by name."""
         is_ignored, is_masked = self._redaction.is_ignored, self._redaction.is_masked
         scalars: list[str] = []
         others: list[str] = []
@@ -187,7 +181,7 @@ class _Renderer:
         if kind is bool or value is None:
             return value
         if kind is int:
-            return value if -(2**63) <= value < 2**63 else sanitize(value)  # very large ones become strings
+            return value if -(2**63) <= value < 2**63 else sanitize(value)  # large ints become strings
         if kind is float:
             return value if math.isfinite(value) else str(value)
         identity = id(value)
@@ -226,10 +220,7 @@ class _Renderer:
         return shown
 
     def _names_a_secret(self, before: Any, members: int) -> bool:
-        """Return True if `before` is a secret's name whose value follows.
-
-        The value may follow in a pair, such as a header, or after a command-line option.
-        """
+        """Return True if `before` names a secret whose value follows, in a pair or after a `-` option."""
         if not issubclass(type(before), (str, bytes)):
             return False
         name = self._name(before)
@@ -276,7 +267,7 @@ class _Renderer:
         return shown
 
     def _name(self, key: Any) -> str:
-        """Return the key of a dict as a string, to check it as a name."""
+        """Return the key of a dict as a string."""
         kind = type(key)
         if kind is str:
             return str(key)
@@ -303,7 +294,7 @@ class _Renderer:
     def _attributes(self, value: Any, kind: type, known: _Class) -> dict[str, Any] | None:
         """Return the attributes of an object, or `None` for a leaf.
 
-        Attributes of the class that have a secret's name are included, with a redacted value.
+        Class attributes with a secret's name are included, redacted.
         """
         own = introspection.instance_attributes(value) or {}
         if len(own) > MAX_ENTRIES:
@@ -342,19 +333,19 @@ class _Renderer:
         self._work_left -= len(text)
         if len(text) > MAX_READ_CHARACTERS or self._redaction.value(text) != text:
             return REDACTED
-        # Also check each word between the brackets and quotes of a repr by itself.
+        # Also check each word between the brackets and quotes of the repr.
         if any(self._redaction.key(word) != word for word in _WORD.findall(text)):
             return REDACTED
         return text
 
 
 class _Class:
-    """What the instances of a class have in common.
+    """Cached facts about a class.
 
     Attributes:
         name: The module and the qualified name of the class.
         slots: The name and the descriptor of each slot.
-        masked: The properties and other class attributes that have a secret's name, without methods.
+        masked: The names of class attributes that name a secret, without methods.
     """
 
     __slots__ = ("masked", "name", "slots")
@@ -374,7 +365,7 @@ _Show: TypeAlias = Callable[[_Renderer, Any, type, int], Any]
 
 
 def _how_to_show(kind: type) -> _Show:
-    """Return the function that shows the instances of a class, for classes that `_value` does not handle."""
+    """Return the function that renders instances of a class, for classes that `_value` does not handle."""
     if introspection.is_enum(kind):
         return lambda _, value, kind, depth: _name_of_member(value, kind)
     for base, show in _BY_BASE:
@@ -411,7 +402,7 @@ _BY_BASE: tuple[tuple[type | tuple[type, ...], _Show], ...] = (
     (bytes, lambda renderer, value, kind, depth: renderer._bytes(value, bytes)),
     (bytearray, lambda renderer, value, kind, depth: renderer._bytes(value, bytearray)),
     (_CODE, lambda renderer, value, kind, depth: _name_of_code(value, kind)),
-    # Show these by name: their attributes are the frame and the code, with all variables.
+    # Show these by name: their attributes include the frame with all its variables.
     (
         _RUNNING,
         lambda renderer, value, kind, depth: f"<{introspection.class_name(kind)} {_running_name(value)}>",
@@ -428,7 +419,7 @@ def _running_name(value: Any) -> str:
 
 
 def _field_names(kind: type) -> tuple[str, ...] | None:
-    """Return the field names of a namedtuple; `None` for another tuple."""
+    """Return the field names of a namedtuple, or `None` for another tuple."""
     for cls in introspection.mro(kind):
         names = introspection.class_attributes(cls).get("_fields")
         if type(names) is tuple:

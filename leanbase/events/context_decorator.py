@@ -19,15 +19,10 @@ if TYPE_CHECKING:
 
 
 def scoped(function: Callable[P, R], fresh: bool, on_exception: OnException | None = None) -> Callable[P, R]:
-    """Wrap a function so that each call runs in its own context; the decorator form of `new_context`.
+    """Wrap a function so that each call runs in its own context.
 
     It accepts plain, `async`, generator and async generator functions. The context of a generator is active
-    only while the body of the generator runs. The code that consumes the items does not see it.
-
-    Args:
-        function: The function to wrap.
-        fresh: As for `new_context`.
-        on_exception: As for `new_context`.
+    only while its body runs, and hidden from the code that consumes its items.
 
     Examples:
         >>> from leanbase.events.contexts import get_tags, tag
@@ -125,7 +120,7 @@ def _async_generator(
 class _Intermittent:
     """A context that is entered for each step of a generator and left between the steps.
 
-    Contexts that the body has open across a `yield` are left and entered again in the same way.
+    So are the contexts that the body has open across a `yield`.
     """
 
     def __init__(self, fresh: bool, on_exception: OnException | None) -> None:
@@ -137,7 +132,7 @@ class _Intermittent:
         self._outer: Context | None = None
 
     def take(self) -> Any:
-        """Return the yielded item and forget it, so that only the consumer keeps it alive."""
+        """Return the yielded item, and forget it so that only the consumer keeps it alive."""
         item, self.item = self.item, None
         return item
 
@@ -145,7 +140,7 @@ class _Intermittent:
         self._outer = innermost.get()
         context = active()
         for each in self._contexts:
-            # Set the parent at each step: the consumer may have changed, or its context may have.
+            # Set the parent at each step: the consumer or its context may have changed.
             context = each.replaced(parent=context)
         innermost.set(context)
 

@@ -38,7 +38,7 @@ class Layer:
     """One entered `with new_context()` block. Each task may have its own values for it, in a `Context`.
 
     Attributes:
-        has_ended: Whether the block was left out of order, or in another thread or task than it was entered.
+        has_ended: Whether the block was left out of order, or in another thread or task.
     """
 
     __slots__ = ("has_ended", "number")
@@ -66,12 +66,9 @@ class Found:
 
 
 class Lookup:
-    """Identity and tags of a context, looked up once, when they are first needed.
+    """Identity and tags of a context, looked up when they are first needed.
 
-    Values that the application has set itself win over them.
-
-    Args:
-        find: Looks them up. It may be called in any thread that carries the context.
+    Values that the application has set win. `find` may be called in any thread that carries the context.
     """
 
     __slots__ = ("_find", "_found", "_is_looking", "_lock")
@@ -84,7 +81,6 @@ class Lookup:
 
     @property
     def is_done(self) -> bool:
-        """Whether the result is final."""
         return self._find is None
 
     def found(self) -> Found:
@@ -141,7 +137,6 @@ class Context:
         self._written: Written | None = None
 
     def replaced(self, **values: Any) -> Context:
-        """Return a copy in which these values replace the original ones."""
         copy = Context(self.parent, self.fresh, self.layer, self.lookup)
         copy.tags = self.tags
         copy.distinct_id = self.distinct_id
@@ -170,9 +165,9 @@ class Context:
         return tags
 
     def written_tags(self) -> Written:
-        """Return the properties that the tags in effect make of every event.
+        """Return the properties that the tags add to every event.
 
-        The result is kept for later events, if no tag can change and all lookups are done.
+        Later events reuse the result, if no tag can change and all lookups are done.
         """
         if self._written is not None:
             return self._written
@@ -184,7 +179,7 @@ class Context:
         return written
 
     def nearest(self, attribute: str) -> Any:
-        """Return the attribute of the nearest context in which it is set, or `None`."""
+        """Return the attribute from the nearest context that sets it, or `None`."""
         for context in self.outwards():
             if (value := getattr(context, attribute)) is not None:
                 return value
@@ -204,7 +199,7 @@ innermost: ContextVar[Context | None] = ContextVar("leanbase_context", default=N
 def active() -> Context | None:
     """Return the innermost context of this thread or task, or `None`.
 
-    A context that was inherited through a fork does not count: it belongs to the parent process.
+    After a fork, the contexts of the parent process do not count.
     """
     context = innermost.get()
     while context is not None and context.layer.has_ended:
@@ -229,12 +224,11 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
     """Open a context: the tags and the identity set inside it end with it.
 
     Args:
-        fresh: `True` starts with an empty context. By default the context inherits every value that is not
-            set in it from the context around it.
+        fresh: `True` starts with an empty context. By default, values that are not set in the context are
+            inherited from the outer context.
         on_exception: Called with an `Exception` that leaves the context, while the context is still active.
         lookup: Identity and tags that the context starts with.
-        detached: Whether to ignore the context around it. For a request: the context that is open here
-            belongs to another request.
+        detached: Whether to ignore the outer context. For a request: that context belongs to another request.
 
     Does not block and never raises. Works in `async def` code with a plain `with`.
 
@@ -293,10 +287,10 @@ class new_context:  # noqa: N801 - used like a function, as `contextlib.suppress
                 if here is not None and is_innermost:
                     innermost.reset(token)
                     if not self._detached:
-                        # Not the previous value: a generator may have another consumer now.
+                        # Not the value before: a generator may have another consumer now.
                         innermost.set(here.parent)
             except ValueError:
-                is_innermost = False  # this is a copy of the `contextvars.Context` that it was entered in
+                is_innermost = False  # entered in another `contextvars.Context`, of which this is a copy
                 innermost.set(context.parent)
             if not is_innermost:
                 # Code inside an inner context stays there. This context is never active again.
@@ -317,7 +311,7 @@ def tag(name: str, value: Any) -> None:
     """Add a property to every event captured in the innermost context.
 
     Args:
-        name: The property's name.
+        name: The property's name, a non-empty string.
         value: Any value that a property may have.
 
     Outside a context it has no effect, and logs a warning once. Never blocks, never raises.
@@ -361,8 +355,8 @@ def set_context_session(session_id: str) -> None:
     """Set the `$session_id` of events captured in the innermost context.
 
     Args:
-        session_id: The id that the web SDK created, a UUIDv7 string. Any other non-empty string is used too,
-            but its events are not linked to a session replay.
+        session_id: The id that the web SDK created, a UUIDv7 string. Any other non-empty string is sent too,
+            but the events are not linked to a session replay.
 
     Outside a context it has no effect, and logs a warning once.
     """
@@ -374,7 +368,7 @@ def set_context_session(session_id: str) -> None:
 
 
 def set_context_device_id(device_id: str) -> None:
-    """Set the device id of the innermost context. Outside a context it only logs a warning once."""
+    """Set the device id of the innermost context. Outside a context it only logs a warning, once."""
     context, coerced = _innermost_for("set_context_device_id"), coerce_id(device_id)
     if context is not None and coerced is not None:
         innermost.set(context.replaced(device_id=coerced))
@@ -463,7 +457,7 @@ def get_context_device_id() -> str | None:
 
 
 def _is_true(value: object) -> bool | None:
-    """Return the truth value of a flag, or `None`, which overrides nothing, if it has none."""
+    """Return the truth value of a flag, or `None`, with a warning, if it has no truth value."""
     try:
         return bool(value)
     except Exception as error:
@@ -511,7 +505,7 @@ def _warn_of_id(kind: str) -> None:
 def coerce_id(value: object) -> str | None:
     """Return an id as the string that is sent, or `None` if it counts as missing.
 
-    Strings stay verbatim, except that NUL becomes U+FFFD. Numbers keep every digit, and bytes are decoded.
+    Strings stay verbatim, except that NUL becomes U+FFFD. Numbers keep all digits. Bytes are decoded.
     `None`, blank strings, NaN, infinities, and objects without a usable `str()` count as missing.
     """
     if value is None:

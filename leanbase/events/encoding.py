@@ -30,13 +30,12 @@ MAX_TEXT_OF_OTHERS = 1024
 MAX_PLAIN_NODES = 1000
 MAX_PLAIN_DEPTH = 16
 MAX_PLAIN_TEXT = 4096
-"""Larger containers are copied: a shared reference is written out each time, so a graph may become huge."""
+"""Larger containers are copied and measured, because a graph with shared references may become huge."""
 
 BYTES_OF_A_NODE = 2
-"""The minimum bytes that one node takes, with its separator."""
+"""The minimum bytes of one node with its separator."""
 MAX_EVENT_BYTES = 900 * 1024
-"""The maximum size of one event (W-20). Far below the server's 20 MiB. The same for every transport, so that
-each can carry every event (SQS takes 1 MiB per message)."""
+"""The maximum size of one event (W-20). Every transport can carry it (SQS takes 1 MiB per message)."""
 
 _MAX_HUGE_INT = 10**4000
 _NONE = type(None)
@@ -49,8 +48,8 @@ class EncodedEvent:
         uuid: The event's uuid, also inside `body`.
         body: One JSON object as UTF-8, at most `MAX_EVENT_BYTES` long.
         scope: The delivery scope in which it was captured, if any.
-        is_quiet: Whether its failure is not reported to `on_error`, because `on_error` captured it itself.
-        is_historical: Whether it came to the relay in a message of an import of the past.
+        is_quiet: Whether its failure is not reported to `on_error`, because `on_error` captured it.
+        is_historical: Whether the relay got it in a message of a historical import.
     """
 
     __slots__ = ("body", "is_quiet", "scope", "uuid")
@@ -84,7 +83,7 @@ class HistoricalEncodedEvent(EncodedEvent):
 
 
 class Written:
-    """Properties that many events have, with the JSON that they share.
+    """Properties that many events share, with their JSON.
 
     Args:
         properties: Plain values only. They must never change.
@@ -115,7 +114,7 @@ def encode(event: dict[str, Any], *written: Written) -> EncodedEvent:
     try:
         text = _to_text(event)
     except (TypeError, ValueError):
-        # Another thread has changed a value since it was looked at.
+        # Another thread has changed a value since it was sanitized.
         event = sanitize_dict(event)
         text = _to_text(event)
     if written:
@@ -126,8 +125,8 @@ def encode(event: dict[str, Any], *written: Written) -> EncodedEvent:
     try:
         body = text.encode()
     except UnicodeEncodeError:
-        # Halves of surrogate pairs (S-1): handled once here, instead of a search in every string. Decode to a
-        # dict, because two keys may have become equal.
+        # Halves of surrogate pairs (S-1): repaired here, without a search in every string. Decode to a dict,
+        # because two keys may have become equal.
         event = json.loads(_clean(text))
         body = _to_text(event).encode()
     if len(body) > MAX_EVENT_BYTES:
@@ -147,8 +146,8 @@ def sanitize(value: object) -> Any:
     If another thread changes it meanwhile, the result has either version.
 
     Raises:
-        EventTooLargeError: The value cannot fit into an event. A shared reference is written out each time,
-            so a small graph of objects can become a huge JSON document. Nothing else is raised.
+        EventTooLargeError: The value cannot fit into an event: a small graph with shared references can
+            become a huge JSON document. Nothing else is raised.
 
     >>> sanitize({"at": float("nan"), ("a", 1): b"bytes"})
     {'at': None, "('a', 1)": 'bytes'}
@@ -157,10 +156,7 @@ def sanitize(value: object) -> Any:
 
 
 def sanitize_properties(properties: dict[str, Any]) -> dict[str, Any]:
-    """Do the same as `sanitize` for properties that are encoded at once: what is plain already is not copied.
-
-    Returns:
-        A new dict. The plain containers in it are the caller's.
+    """Sanitize properties that are encoded at once. The new dict holds the caller's own plain containers.
 
     Raises:
         EventTooLargeError: As for `sanitize`.
@@ -190,7 +186,7 @@ def sanitize_properties(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def sanitize_dict(value: dict[str, Any]) -> dict[str, Any]:
-    """Do the same as `sanitize` for a dict. Raises RecursionError where `sanitize` returns a string."""
+    """Sanitize a dict. Raises RecursionError where `sanitize` returns a string."""
     plain = sanitize(value)
     if type(plain) is not dict:
         raise RecursionError("a dict could not be read at the recursion limit")
@@ -199,13 +195,9 @@ def sanitize_dict(value: dict[str, Any]) -> dict[str, Any]:
 
 # Values that arrive here are plain and acyclic: `sanitize` has already done the circular check.
 def json_writer(between_items: str, after_key: str) -> Callable[[Any], str]:
-    """Return a function that writes plain and acyclic values as JSON.
+    """Return a function that writes plain and acyclic values as JSON, with these separators.
 
-    `json.JSONEncoder` makes such a function again for each call.
-
-    Args:
-        between_items: What separates items.
-        after_key: What separates a key from its value.
+    `json.JSONEncoder` creates such a function again for each call.
     """
     json_encoder = json.JSONEncoder(
         ensure_ascii=False, check_circular=False, allow_nan=False, separators=(between_items, after_key)
@@ -235,7 +227,7 @@ _to_text = json_writer(",", ":")
 
 
 class _Sanitizer:
-    """One pass over one value. Tracks the containers above the current node, and the bytes that are left."""
+    """One pass over one value. Tracks the containers above the current node, and the bytes left."""
 
     __slots__ = ("bytes_left", "open")
 
@@ -345,7 +337,7 @@ class _Sanitizer:
         return "<max depth>" if len(self.open) >= MAX_DEPTH else "<circular>"
 
     def spend(self, size: int) -> None:
-        """Subtract bytes; raise as soon as it is certain that the JSON will not fit, before it is written."""
+        """Subtract bytes. Raise as soon as it is certain that the JSON will not fit, before it is written."""
         self.bytes_left -= size
         if self.bytes_left < 0:
             raise EventTooLargeError(MAX_EVENT_BYTES - self.bytes_left, MAX_EVENT_BYTES)
@@ -401,10 +393,10 @@ class _Sanitizer:
 
 
 def _nodes_left(container: Any, left: int, depth: int = MAX_PLAIN_DEPTH) -> int:
-    """Return `left` without the nodes of a plain dict or list, or -1 if it is not plain, too deep or too big.
+    """Return `left` minus the nodes of a dict or list, or -1 if it is not plain, too deep or too big.
 
-    Plain are exactly the types of JSON, with values that `_Sanitizer` does not change. This takes a third of
-    the time of a copy.
+    Plain means exactly the types of JSON, with values that `_Sanitizer` does not change. This check takes a
+    third of the time of a copy.
     """
     left -= len(container)
     if left < 0 or not depth:
@@ -482,7 +474,7 @@ def _bytes(value: Any) -> str:
 
 
 def _sorted_by(iterate: Callable[[Any], Iterable[Any]]) -> Callable[[_Sanitizer, Any], Any]:
-    """Return the conversion for a collection that has no order. Its items are sorted if possible."""
+    """Return the conversion for a collection without an order. Its items are sorted if possible."""
 
     def convert(walk: _Sanitizer, value: Any) -> Any:
         items = list(iterate(value))

@@ -1,7 +1,6 @@
 """Builds events: identity, and the properties that the SDK adds.
 
-`build` is the one place that assembles the dict of an event. `_properties` shows the order in which
-properties are merged, from top to bottom.
+Only `build` assembles the dict of an event. `_properties` merges its properties.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Draft:
         timestamp: The caller's timestamp, or `None` for the current time.
         uuid: The caller's uuid, or `None` for a new one.
         groups: The caller's `{type: key}` mapping, or `None`.
-        disable_geoip: Whether the server must not look up the location of the sender's address; `None` uses
+        disable_geoip: Whether the server must not look up the location of the sender's address. `None` means
             the client's option.
         with_tags: Whether context tags become properties.
         with_runtime: Whether properties describe the interpreter and the operating system.
@@ -47,7 +46,7 @@ class Draft:
 
     Attributes:
         flags: The properties of the feature flags that belong to the event; `None` if there are none.
-        is_exception: Whether the event is about an exception, and can be trimmed to fit.
+        is_exception: Whether the event describes an exception, and can be trimmed to fit.
     """
 
     __slots__ = (
@@ -94,7 +93,7 @@ class Draft:
 
 
 def pinned(draft: Draft) -> str:
-    """Fix the uuid, the timestamp and the values of a draft that is built later; return the uuid."""
+    """Fix the uuid, timestamp and values of a draft that is built later, and return the uuid."""
     work = idempotency.current()
     if work is not None:
         draft.uuid = work.next_uuid(draft.name) if draft.uuid is None else draft.uuid
@@ -121,7 +120,7 @@ class Common:
         self._kinds: dict[tuple[bool, bool], tuple[Mapping[str, Any], Written]] = {}
 
     def of(self, draft: Draft) -> tuple[Mapping[str, Any], Written]:
-        """Return the common properties of an event: those that win over its own, and all of them."""
+        """Return the common properties of an event: those that win over its own, then all."""
         without_geoip = self._disable_geoip
         if draft.disable_geoip is not None:
             without_geoip = _flag(draft.disable_geoip, without_geoip)
@@ -144,14 +143,9 @@ _OF_THE_SDK = {"$lib": LIB, "$lib_version": __version__}
 def build(
     draft: Draft, common: Common, *, is_history: bool = False
 ) -> tuple[dict[str, Any], tuple[Written, ...]]:
-    """Return the event of a draft, and properties that it has besides, as JSON that other events share.
+    """Return the event of a draft, and its other properties as JSON that many events share.
 
-    Every value in it is plain, and a copy.
-
-    Args:
-        draft: The arguments of the call.
-        common: The properties that all events of the client have.
-        is_history: Whether a timestamp that cannot be read makes the event invalid.
+    All values are plain copies.
 
     Raises:
         InvalidEventError: `is_history` is set and the timestamp cannot be read.
@@ -180,9 +174,9 @@ def build(
 def _properties(
     draft: Draft, common: Common, defaults: dict[str, Any]
 ) -> tuple[dict[str, Any], tuple[Written, ...]]:
-    """Merge the sources of properties; a later source replaces values of earlier ones (E-20).
+    """Merge the sources of properties. Values of later sources replace earlier values (E-20).
 
-    Sources whose names nobody else has are left out, and returned as the JSON that they already have.
+    Sources that share no name with others are not merged, but returned as the JSON that they already have.
     """
     own: dict[str, Any] = {}
     if draft.properties is not None:
@@ -212,7 +206,7 @@ def _properties(
 
 
 def _mapping(value: object, argument: str) -> dict[str, Any]:
-    """Return a mapping argument as a `dict`, whose keys and values may still have any type."""
+    """Return a mapping argument as a `dict`. Keys and values may still have any type."""
     if type(value) is dict:
         return value
     value = resolved(value)
@@ -271,7 +265,7 @@ def checked_name(name: object, what: str = "the event name") -> str:
 
 @lru_cache(maxsize=1)
 def runtime_properties() -> Mapping[str, str]:
-    """Return the properties of the interpreter and the operating system, which are read once."""
+    """Return the properties of the interpreter and the operating system."""
     import platform
 
     found = {

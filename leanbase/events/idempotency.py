@@ -21,9 +21,9 @@ class IdempotentWork:
     """A piece of work that may run again, and the number of events captured in this run so far.
 
     Args:
-        key: Identifies the work; the same in each run.
-        timestamp: When the work was created; the same in each run: a `datetime` or an ISO 8601 string, or
-            `None` if it is unknown.
+        key: Identifies the work in every run.
+        timestamp: When the work was created, the same in every run: a `datetime`, an ISO 8601 string, or
+            `None` if unknown.
     """
 
     __slots__ = ("_counts", "_key", "_parts", "generation", "timestamp")
@@ -36,11 +36,11 @@ class IdempotentWork:
         self._parts: dict[str, IdempotentWork] = {}
 
     def part(self, key: str, timestamp: object) -> IdempotentWork:
-        """Return the part with this key, which may run again alone. A second object would repeat uuids."""
+        """Return the part with this key, always the same object: a second object would repeat uuids."""
         return self._parts.setdefault(key, IdempotentWork(key, timestamp))
 
     def next_uuid(self, name: str) -> str:
-        """Return the uuid of the next event of this name: a UUIDv5 of the work, the name and a number."""
+        """Return the uuid of the next event of this name: a UUIDv5 of the key, a number and the name."""
         # One dict operation and one iterator step, each atomic, so threads need no lock.
         number = next(self._counts.setdefault(name, itertools.count(1)))
         return self.uuid_of(f"{number}/{name}")
@@ -51,7 +51,7 @@ class IdempotentWork:
 
 
 def derived_uuid(text: str) -> str:
-    """Return a UUIDv5 that is always the same for the same string."""
+    """Return the UUIDv5 of a string."""
     from uuid import NAMESPACE_URL, uuid5
 
     # Lone halves of surrogate pairs cannot be encoded as UTF-8.
@@ -70,7 +70,7 @@ def current() -> IdempotentWork | None:
 
 
 class using_key:  # noqa: N801 - used like a function
-    """Derive ids and timestamps from `work` inside the `with` block; `None` creates new ones."""
+    """Derive ids and timestamps from `work` inside the `with` block. With `None` they are new."""
 
     __slots__ = ("_token", "_work")
 

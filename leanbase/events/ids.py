@@ -16,15 +16,14 @@ _CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{
 
 
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
-"""The variant 0b10 and two bits of a random hexadecimal digit, by that digit."""
+"""For each random hexadecimal digit: the digit with the variant 0b10 and two of its bits."""
 
 
 def uuid7() -> str:
     """Return a new UUIDv7 (RFC 9562), ordered by time down to a quarter of a microsecond.
 
     The twelve bits after the milliseconds hold the fraction of the millisecond (method 3 of section 6.2). The
-    other bits come from the operating system at each call. So forked processes and restored snapshots never
-    repeat a UUID.
+    operating system supplies the other bits at each call, so forks and restored snapshots repeat no UUID.
     """
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     moment = milliseconds << 16 | 0x7000 | nanoseconds * 4096 // 1_000_000
@@ -34,7 +33,6 @@ def uuid7() -> str:
 
 
 def uuid4() -> str:
-    """Return a new random UUID (version 4)."""
     random = int.from_bytes(os.urandom(16), "big")
     return _uuid_text(random & ~(0xF << 76 | 0b11 << 62) | 0x4 << 76 | 0b10 << 62)
 
@@ -45,7 +43,7 @@ def _uuid_text(value: int) -> str:
 
 
 def normalized_uuid(value: object) -> str:
-    """Return a caller's uuid in the format 8-4-4-4-12, or a new one if it is missing or invalid."""
+    """Return a caller's uuid in the format 8-4-4-4-12, or a new uuid if it is missing or invalid."""
     if value is None:
         return uuid7()
     if type(value) is not str:

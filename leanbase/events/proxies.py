@@ -19,7 +19,7 @@ _MISSING = object()
 
 
 class UnboundProxy:
-    """Replaces a proxy that has no target now, or whose target cannot be read."""
+    """Replaces a proxy that has no target, or whose target cannot be read."""
 
 
 def resolved(value: Any) -> Any:

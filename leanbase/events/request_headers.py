@@ -42,7 +42,7 @@ class Headers:
                 continue
             if text := sanitize_header(value):
                 self._values.setdefault(_normal_name(name), text)
-            # No other spelling: the last proxy replaces the entries of other senders only under this name.
+            # Only this spelling: proxies change no other, so an attacker could forge it.
             if name in ("HTTP_X_FORWARDED_FOR", b"x-forwarded-for") or name.lower() == "x-forwarded-for":
                 for each in value if isinstance(value, (list, tuple)) else (value,):
                     text = each.decode("latin-1") if isinstance(each, bytes) else each
@@ -50,7 +50,7 @@ class Headers:
 
     @classmethod
     def of(cls, *sources: object) -> Headers:
-        """Return the headers of several mappings. Earlier mappings win; other types are skipped."""
+        """Return the headers of several mappings. Earlier mappings win. Other types are skipped."""
         pairs: list[tuple[Any, Any]] = []
         for source in sources:
             if isinstance(source, Mapping):
@@ -75,10 +75,9 @@ class Headers:
         return self._first(DISTINCT_ID)
 
     def forwarded_for(self, *, last: bool = False) -> str | None:
-        """Return the client's address as the proxies report it, or `None`.
+        """Return the address of the HTTP client as the proxies report it, or `None`.
 
-        Args:
-            last: Whether to trust only the last proxy, which appends the address that it has seen itself.
+        With `last`, trust only the last proxy, which appends the address that it has seen itself.
         """
         return sanitize_header(self._forwarded[-1 if last else 0]) if self._forwarded else None
 
@@ -91,12 +90,7 @@ def request_tags(
 ) -> dict[str, str]:
     """Return the tags of a request, without tags whose value is missing.
 
-    Args:
-        headers: Its headers.
-        url: Its absolute URL.
-        method: Its method.
-        path: Its path, without the query.
-        ip: The address of the HTTP client.
+    The URL is absolute, the path has no query, and `ip` is the address of the HTTP client.
     """
     agent = headers.get("user-agent")
     tags = {
@@ -117,12 +111,12 @@ def forwarded_scheme(headers: Headers) -> str | None:
 
 
 def without_user(host: str | None) -> str | None:
-    """Return a host without a user and password in front of it."""
+    """Return a host without the user and password in front of it."""
     return host and host.rpartition("@")[2]
 
 
 def url_with_query(url: str, query: str) -> str:
-    """Return a URL with its query, in which the values of parameters with secret names are redacted."""
+    """Return a URL with its query, in which the values of secret parameters are redacted."""
     if not query:
         return url
     from ..redaction import redacted_url

@@ -21,7 +21,7 @@ LOCAL_TIME_WINDOW_SECONDS = 5.0
 
 EPOCH_SECONDS = (10**8, 10**11)
 EPOCH_MILLISECONDS = (10**11, 10**14)
-"""Numbers from the first to below the second are seconds (1973 to 5138), or milliseconds, since the epoch."""
+"""Numbers in these ranges are seconds, or milliseconds, since the epoch: from 1973 to 5138."""
 
 # Not datetime.fromisoformat(): the formats that it accepts differ between Python versions.
 _ISO_8601 = re.compile(
@@ -49,15 +49,11 @@ def normalized_timestamp(value: object, *, event: object = None, is_history: boo
     """Return a caller's timestamp as an RFC 3339 string in UTC; the current time if it is missing or invalid.
 
     A naive datetime counts as UTC. If it lies in the last five seconds of local time, it counts as local
-    time, because `datetime.now()` returns such a value.
-
-    Args:
-        value: The caller's timestamp.
-        event: The event's name, for the warning.
-        is_history: Whether an invalid timestamp is refused: an import dated today cannot be undone.
+    time, because `datetime.now()` returns such a value. `event` is the event's name, for the warning.
 
     Raises:
-        InvalidEventError: The timestamp is invalid, and `is_history` is set.
+        InvalidEventError: `is_history` is set and the timestamp is invalid. (An import that is dated today
+            cannot be undone.)
     """
     if value is None:
         return utc_now()
@@ -95,7 +91,7 @@ def normalized_timestamp(value: object, *, event: object = None, is_history: boo
 
 
 def _read(value: Any) -> Any:
-    """Return the datetime that a value stands for, naive or aware, or `None` if it is not a timestamp."""
+    """Return a timestamp of any type as a datetime, naive or aware; `None` if it is not a timestamp."""
     from datetime import date, datetime, timedelta, timezone
 
     if type(value) is datetime:
@@ -151,7 +147,7 @@ def _parsed(text: str) -> Any:
 
 
 def _warn_of_zone(moment: Any) -> None:
-    """Warn once that a naive datetime is taken as UTC, if this machine has another time zone."""
+    """Warn once that a naive datetime counts as UTC, if this machine has another time zone."""
     if not moment.astimezone().utcoffset():
         return
     _say_zone()

@@ -1,21 +1,21 @@
-"""Feature flags: evaluated here by definitions that functions share, or by the server.
+"""Feature flags: evaluated locally by their definitions, or by the server.
 
-    hashing        the place of an id in a flag, its variants and its holdout
-    values         texts, numbers, moments and versions as the service reads them
-    regexes        regular expressions that Python and the service read alike
-    operators      one small function for each operator of a filter
-    definitions    the flags of a project, compiled when one is first asked for
-    evaluator      decides flags for one identity
-    snapshot       `FeatureFlagEvaluations`: the answer for one identity, and its records
-    responses      the answers of `/flags/` in all their shapes, as records
-    remote         asks `/flags/`: request, retries, breaker
+    hashing        the hash of an id for a rollout, a variant and a holdout
+    values         strings, numbers, timestamps and versions as the server reads them
+    regexes        regular expressions that mean the same in Python and on the server
+    operators      one function for each operator of a filter
+    definitions    the flags of a project, each compiled at its first use
+    evaluator      evaluates flags for one identity
+    snapshot       `FeatureFlagEvaluations`: the values for one identity, and their records
+    responses      all versions of the response of `/flags/`, as records
+    remote         requests to `/flags/`: retries, circuit breaker
     exposures      `$feature_flag_called` and `$experiment_exposure`, each once
     sources        where definitions come from
-    store          which definitions are current: their age, single flight, one set for an invocation
-    flags          what the calls of a client do: store, evaluator, remote, snapshot
+    store          the current definitions: their age, one load at a time, one set for an invocation
+    flags          the calls of a client: store, evaluator, remote, snapshot
 
-This package is imported with the first call about flags, and by a Lambda handler at a cold start if
-`flag_definitions` is set. Nothing in it raises into the application, and no thread keeps anything fresh.
+The first call about flags imports this package. With `flag_definitions`, a Lambda handler imports it at a
+cold start. It never raises into the application, and has no background thread.
 """
 
 from .definitions import Definitions

@@ -1,4 +1,4 @@
-"""Pauses requests to an endpoint that does not respond, so that it costs one short wait in half a minute."""
+"""A circuit breaker: an endpoint that does not respond costs one short wait per 30 s."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PAUSE_SECONDS = 30.0
 MAX_BREAKERS = 32
 FAIR_SECONDS = 0.5
 SHORT_PAUSE_SECONDS = 1.0
-"""The pause after a request that had less than `FAIR_SECONDS`, which says little about the endpoint."""
+"""The pause after a request that had less than `FAIR_SECONDS`: the endpoint may be healthy."""
 
 
 class Breaker:
@@ -23,20 +23,20 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether a request would probably be in vain."""
+        """Whether requests are paused."""
         opened = self._opened
         return opened is not None and opened.seconds() < self._seconds
 
     def succeeded(self) -> None:
-        """Note a response."""
+        """Record a response."""
         self._failures, self._opened = 0, None
 
     def failed(self, *, at_once: bool = False, seconds: float = PAUSE_SECONDS) -> None:
-        """Note a failure.
+        """Record a failure.
 
         Args:
-            at_once: Whether one such failure is enough, because each costs much time.
-            seconds: How long to pause.
+            at_once: Whether one such failure pauses requests, because each costs much time.
+            seconds: The length of the pause in seconds.
         """
         self._failures += 1
         if at_once or self._failures >= FAILURES_TO_OPEN:
@@ -47,7 +47,7 @@ _breakers: dict[tuple[int, str], Breaker] = {}
 
 
 def breaker_of(endpoint: str) -> Breaker:
-    """Return the breaker of an endpoint. All clients of a process share it, also after a shutdown."""
+    """Return the breaker of an endpoint. All clients of a process share it, even after a shutdown."""
     key = forking.watch(), endpoint
     found = _breakers.get(key)
     if found is None:

@@ -1,4 +1,4 @@
-"""The definitions of a project's flags: one immutable set, whose flags are compiled when first asked for."""
+"""The definitions of a project's flags: one immutable set. Each flag is compiled at its first use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEPT = (
     "minimal_flag_called_events",
     "property_matching_version",
 )
-"""The parts of the server's answer that a bundle has."""
+"""The parts of the server's response that a bundle contains."""
 
 _OF_A_FLAG = frozenset(
     {
@@ -40,18 +40,14 @@ _OF_A_FLAG = frozenset(
         "has_experiment", "evaluation_runtime", "config_version",
     }
 )  # fmt: skip
-"""What evaluation reads of a flag. Names, authors and times of creation stay out of a bundle."""
+"""The fields of a flag that a bundle contains: those that evaluation reads."""
 
 Filter: TypeAlias = "Callable[[Mapping[str, Any], Identity], Outcome]"
 _ABSENT = object()
 
 
 class Always:
-    """A filter whose outcome depends on nobody.
-
-    Attributes:
-        outcome: The outcome.
-    """
+    """A filter with the same outcome for every identity."""
 
     __slots__ = ("outcome",)
 
@@ -63,14 +59,13 @@ class Always:
 
 
 class Condition:
-    """One set of filters that must all match, and the share of ids that it then counts for.
+    """One condition of a flag: filters that must all match, and the share of ids to which it applies.
 
     Attributes:
-        filters: The filters.
         share: The share of ids, from 0 to 1; `None` for all.
-        variant: The variant that it gives, if it names one.
-        group_type: The type of group whose properties count; `None` for the person.
-        is_of_flag: Whether this is the flag's own type.
+        variant: The variant that the condition sets, if any.
+        group_type: The group type whose properties are tested; `None` for the person.
+        is_of_flag: Whether `group_type` is that of the flag.
     """
 
     __slots__ = ("filters", "group_type", "is_of_flag", "share", "variant")
@@ -91,23 +86,20 @@ class Condition:
 
 
 class Flag:
-    """One flag, compiled.
+    """One compiled flag.
 
     Attributes:
-        key: Its key.
-        raw: Its definition.
-        is_active: Whether it is switched on.
-        keeps_experience: Whether only the server knows what an id was given before.
-        group_type: The type of group that it is about; `None` for persons, `UNSUPPORTED` for an unknown type.
-        by_device: Whether devices are distributed instead of persons.
-        enrolment: The person property that decides it, for a flag that people opt into.
-        holdout: The value of ids that are held out, and their share.
-        conditions: Its conditions, in order.
-        ends_early: Whether a missed rollout ends the evaluation.
+        is_active: Whether the flag is switched on.
+        keeps_experience: Whether an id keeps its earlier value, which only the server knows.
+        group_type: The flag's group type; `None` for persons, `UNSUPPORTED` for an unknown type.
+        by_device: Whether the flag is bucketed by device id.
+        enrolment: The person property that decides the flag, if persons opt in.
+        holdout: The value for ids that are held out, and their share from 0 to 1.
+        ends_early: Whether an id outside the share of a condition ends the evaluation.
         variants: The upper bound of each variant's range of hashes, and its key.
         payloads: The payloads by value, as JSON.
         defect: The outcome of every evaluation, if the definition cannot be read.
-        results: What evaluation makes of each value, the same for everybody.
+        results: The records by value, which all identities share.
     """
 
     def __init__(self, raw: Mapping[str, Any], definitions: Definitions) -> None:
@@ -148,19 +140,17 @@ class Flag:
 
     @property
     def id(self) -> int | None:
-        """The id on the server."""
         value = self.raw.get("id")
         return value if type(value) is int else None
 
     @property
     def version(self) -> int | None:
-        """The version of the definition."""
         value = self.raw.get("version")
         return value if type(value) is int else None
 
     @property
     def has_experiment(self) -> bool | None:
-        """Whether an experiment reads it, if that is known."""
+        """Whether an experiment uses the flag, if known."""
         value = self.raw.get("has_experiment")
         return value if type(value) is bool else None
 
@@ -172,13 +162,14 @@ class Flag:
 
 
 class Definitions:
-    """The definitions of all flags of a project, as one answer of the server has them. They never change.
+    """The definitions of all flags of a project, from one response of the server. Immutable.
 
     Attributes:
-        etag: What the server called this answer, to ask whether there is a newer one.
-        fetched_at: When the server was asked, in seconds since the epoch.
+        etag: The `ETag` of the response. A later request for changes sends it.
+        fetched_at: When the request was sent, in seconds since the epoch.
+        host_hash: A hash of the host from which a bundle was loaded, if known.
         is_minimal: Whether `$feature_flag_called` has few properties for flags without an experiment.
-        matching_version: How filters compare booleans.
+        matching_version: How filters compare booleans: the server's version number, 1 or above.
 
     Examples:
         >>> flags = {"flags": [{"key": "beta", "active": True, "filters": {"groups": [{}]}}]}
@@ -209,16 +200,16 @@ class Definitions:
         etag: str | None = None,
         fetched_at: float | None = None,
     ) -> Definitions:
-        """Read the server's answer, or a bundle that `leanbase flags pull` or the publisher has written.
+        """Read a response of the server, or a bundle from `leanbase flags pull` or the publisher.
 
         Args:
-            data: The JSON, as text or decoded.
-            etag: The `ETag` of the answer. A bundle has its own.
-            fetched_at: When the server was asked, in seconds since the epoch. Default: what the bundle says,
-                else now.
+            data: The JSON, as a string, as bytes or decoded.
+            etag: The `ETag` of the response. Default: that of the bundle, if any.
+            fetched_at: When the request was sent, in seconds since the epoch. Default: the time in the bundle
+                (0 if it has none), or now for a response.
 
         Raises:
-            ValueError: This is neither of both.
+            ValueError: `data` is neither.
         """
         found: Any = json.loads(data) if isinstance(data, (str, bytes)) else deepcopy(data)
         if not isinstance(found, Mapping):
@@ -241,7 +232,7 @@ class Definitions:
         return cls(found, etag=etag, fetched_at=moment, host_hash=host_hash)
 
     def bundle(self, host: str | None) -> dict[str, Any]:
-        """Return the content of the file that other processes read: what evaluation needs and no more."""
+        """Return a bundle for other processes: only what evaluation needs."""
         data = {name: self._data[name] for name in KEPT if name in self._data}
         data["flags"] = [
             {name: value for name, value in flag.items() if name in _OF_A_FLAG} for flag in data["flags"]
@@ -256,7 +247,7 @@ class Definitions:
         }
 
     def renewed(self, fetched_at: float) -> Definitions:
-        """Return the same definitions, which the server has called current at this time."""
+        """Return the same definitions with a later `fetched_at`, when the server confirmed them."""
         same = Definitions(self._data, etag=self.etag, fetched_at=fetched_at, host_hash=self.host_hash)
         same._flags, same._cohorts = self._flags, self._cohorts
         return same
@@ -271,33 +262,29 @@ class Definitions:
         return len(self._raw)
 
     def raw_flags(self) -> list[Mapping[str, Any]]:
-        """Return a copy of the definitions as the server has them."""
+        """Return a copy of the definitions as loaded."""
         return deepcopy(list(self._raw.values()))
 
     def flag(self, key: str) -> Flag:
-        """Return a flag.
-
-        Raises:
-            KeyError: There is none of this key.
-        """
+        """Return a compiled flag. Raises `KeyError` for an unknown key."""
         found = self._flags.get(key)
         if found is None:
             found = self._flags[key] = Flag(self._raw[key], self)
         return found
 
     def group_type(self, index: object) -> str | Undecided | None:
-        """Return the name of a group type; `None` for persons, `UNSUPPORTED` for an unknown one."""
+        """Return the name of a group type; `None` for persons, `UNSUPPORTED` for an unknown index."""
         if index is None:
             return None
         name = (self._data.get("group_type_mapping") or {}).get(str(index))
         return name if isinstance(name, str) else UNSUPPORTED
 
     def cohort(self, id: str) -> Filter | Undecided:
-        """Return the test of a cohort; `SERVER` if it is unknown here or cannot be read."""
+        """Return the filter of a cohort; `SERVER` if the cohort is unknown or cannot be read."""
         found = self._cohorts.get(id)
         if found is None:
             raw = (self._data.get("cohorts") or {}).get(id)
-            self._cohorts[id] = SERVER  # of a cohort that contains itself
+            self._cohorts[id] = SERVER  # for a cohort that contains itself
             try:
                 found = SERVER if raw is None else _Compiler(self).group(raw)
             except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
@@ -362,7 +349,7 @@ class _Compiler:
         return _negated(test) if operator == "not_in" else test
 
     def group(self, raw: Mapping[str, Any]) -> Filter:
-        """Compile a cohort, or a group of members in one."""
+        """Compile a cohort or a nested group of it."""
         if not raw or not (members := raw.get("values", [])):
             if raw and raw.get("type") not in ("AND", "OR"):
                 raise ValueError("neither AND nor OR")
@@ -435,7 +422,7 @@ def _variants(filters: Mapping[str, Any]) -> Iterator[tuple[float, str]]:
 
 
 def host_hash(host: str) -> str:
-    """Return what a bundle says of the host that it came from."""
+    """Return the hash of a host that a bundle contains."""
     return sha256(host.rstrip("/").encode()).hexdigest()[:16]
 
 
@@ -444,7 +431,7 @@ def _text(value: object) -> str | None:
 
 
 def _seconds(moment: object) -> float:
-    """Return a bundle's time in seconds; 0, which is very old, if it has none."""
+    """Return a bundle's timestamp in seconds since the epoch; 0 (very old) if it is invalid."""
     try:
         return datetime.fromisoformat(str(moment).replace("Z", "+00:00")).timestamp()
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Decides flags for one identity by their definitions."""
+"""Evaluates flags locally for one identity, by their definitions."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ Value = bool | str
 
 
 class Identity:
-    """Whom flags are decided for. Values that flags depend on are remembered.
+    """The identity for which flags are evaluated. It caches the values of flags that others depend on.
 
     Args:
-        definitions: The definitions of the flags.
-        distinct_id: The person.
-        groups: The groups of the person, the key of each by its type.
-        person_properties: Plain values.
-        group_properties: Plain values, by group type.
-        device_id: The device, for flags that distribute devices.
+        groups: The keys of the person's groups, by group type.
+        person_properties: JSON values.
+        group_properties: JSON values, by group type.
+        device_id: The device id, for flags that are bucketed by device.
         now: The time to which relative dates refer, in UTC or in seconds since the epoch.
     """
 
@@ -73,7 +71,7 @@ class Identity:
         return self._now
 
     def decide(self, flag: Flag) -> Value | Undecided:
-        """Return the value of a flag: `True`, `False` or its variant, or why it is undecided."""
+        """Return the value of a flag (`True`, `False` or the variant), or why it is undecided."""
         if not flag.is_active:
             return False
         if flag.keeps_experience:
@@ -82,13 +80,13 @@ class Identity:
             return flag.defect
         subject = self.subject(flag.group_type, by_device=flag.by_device)
         if subject is None:
-            return False  # the server would say the same
+            return False  # as the server does
         return subject if isinstance(subject, Undecided) else self._decide(flag, *subject)
 
     def subject(
         self, group_type: str | Undecided | None, *, by_device: bool
     ) -> tuple[Mapping[str, Any], str] | Undecided | None:
-        """Return the properties that count and the id that is distributed; `None` without such a group."""
+        """Return the properties and the id to evaluate; `None` if the identity has no such group."""
         if group_type is None:
             who = self._device_id if by_device else self._distinct_id
             return MISSING if who is None else (self._person_properties, who)
@@ -104,14 +102,14 @@ class Identity:
         return properties, key
 
     def dependency(self, key: str, properties: Mapping[str, Any]) -> Value | Undecided:
-        """Return the value of a flag that another depends on, by the properties of the other."""
+        """Return the value of a flag on which another flag depends, for the other flag's properties."""
         known = self._dependencies.get((key, id(properties)))
         if known is not None:
             return known
         if key not in self._definitions or self._open >= MAX_DEPENDENCIES:
             return UNRESOLVED
         flag = self._definitions.flag(key)
-        self._dependencies[key, id(properties)] = UNRESOLVED  # of a flag that depends on itself
+        self._dependencies[key, id(properties)] = UNRESOLVED  # for a flag that depends on itself
         value: Value | Undecided
         if not flag.is_active:
             value = False
@@ -169,7 +167,7 @@ class Identity:
         return False if undecided is None else undecided
 
     def _matches(self, condition: Condition, properties: Mapping[str, Any]) -> bool | Undecided:
-        """Return whether all filters match. They have no order: one that fails decides."""
+        """Return whether all filters match. If one does not, undecided filters do not count."""
         first: Undecided | None = None
         strongest: Undecided | None = None
         for matches in condition.filters:
@@ -196,5 +194,5 @@ class Identity:
 
 
 def _first(one: Undecided | None, other: Undecided) -> Undecided:
-    """Return the one of two outcomes whose reason counts."""
+    """Return the outcome with the lower rank."""
     return other if one is None or other.rank < one.rank else one

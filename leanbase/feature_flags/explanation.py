@@ -1,4 +1,4 @@
-"""Says why a flag has its value, and what keeps a flag from being decided here."""
+"""Explains why a flag has its value, and why a flag cannot be evaluated locally."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OBSTACLES = {
 
 
 def obstacle(flag: Flag) -> tuple[str | None, bool]:
-    """Return what keeps a flag from being decided here, and whether it always does; `None` for nothing."""
+    """Return why a flag may not be evaluated locally (or `None`), and whether it never can be."""
     if not flag.is_active:
         return None, False
     if flag.keeps_experience:
@@ -28,7 +28,7 @@ def obstacle(flag: Flag) -> tuple[str | None, bool]:
     if flag.defect is not None or isinstance(flag.group_type, Undecided):
         return _OBSTACLES[Reason.UNSUPPORTED_DEFINITION], True
     if flag.enrolment is not None or (flag.holdout is not None and flag.holdout[1] >= 1.0):
-        return None, False  # the conditions do not count
+        return None, False  # its conditions are not read
     can_match = is_hopeless = False
     found: Undecided | None = None
     for condition in flag.conditions:
@@ -50,7 +50,7 @@ def obstacle(flag: Flag) -> tuple[str | None, bool]:
 
 
 def explained(flag: Flag, identity: Identity) -> Iterator[str]:
-    """Yield each step of the evaluation of a flag, in words."""
+    """Yield each step of a flag's evaluation, in words."""
     if not flag.is_active:
         yield "it is switched off"
         return
@@ -94,7 +94,7 @@ def _condition(
     properties: Mapping[str, Any],
     who: str,
 ) -> Iterator[tuple[bool, str]]:
-    """Yield the steps of one condition, each with whether it ends the evaluation."""
+    """Yield the steps of one condition, and for each whether it ends the evaluation."""
     if not condition.is_of_flag:
         subject = identity.subject(condition.group_type, by_device=False)
         if subject is None or isinstance(subject, Undecided):

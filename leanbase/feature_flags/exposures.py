@@ -1,4 +1,4 @@
-"""The events about flags that were read: `$feature_flag_called` and `$experiment_exposure`, each once."""
+"""The events about reads of flags: `$feature_flag_called` and `$experiment_exposure`, each captured once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXPOSURE = "$experiment_exposure"
 FLAG_MISSING = "flag_missing"
 INCONCLUSIVE = "local_evaluation_inconclusive"
 MAX_REPORTED = 10_000
-"""Reports that are remembered. Each takes eight bytes and its place in a dict, less than 1 MiB together."""
+"""The maximum number of reports that are remembered, which take less than 1 MiB together."""
 
 _MINIMAL = frozenset(
     {
@@ -31,18 +31,17 @@ _MINIMAL = frozenset(
         "ttclid", "rdt_cid", "epik", "qclid", "sccid", "irclid", "mc_cid", "_kx", "gad_source",
     }
 )  # fmt: skip
-"""The properties of a called event in minimal mode, besides `utm_…`."""
+"""The properties of `$feature_flag_called` in minimal mode, besides `utm_…`."""
 
 
 class Exposure(NamedTuple):
     """One event about a flag.
 
     Attributes:
-        name: Its name.
-        key: Identifies what it reports: the same key is reported once.
-        properties: Its properties.
-        fixed: Those that nothing else may replace.
-        is_minimal: Whether everything else is left out that minimal mode leaves out.
+        key: Identifies the report: the same key is reported once.
+        properties: The properties, except the fixed ones.
+        fixed: The properties that no other source may replace.
+        is_minimal: Whether the event has only the properties of minimal mode.
     """
 
     name: str
@@ -52,7 +51,7 @@ class Exposure(NamedTuple):
     is_minimal: bool
 
     def finalize(self, properties: dict[str, Any]) -> None:
-        """Put the fixed properties over those that the sources of an event have made."""
+        """Set the fixed properties, and apply minimal mode, after all other properties are set."""
         properties.update(self.fixed)
         if self.fixed.get("$feature_flag_config_version") == 2:
             properties.pop("$feature_flag_reason", None)
@@ -62,7 +61,7 @@ class Exposure(NamedTuple):
 
 
 def exposures_of(answer: Answer, key: str, record: Record | None) -> list[Exposure]:
-    """Return the events that a read of a flag makes, whether or not they were made before."""
+    """Return the events about a read of a flag, including those that are already captured."""
     called = _called(answer, key, record)
     found = [called]
     if record is not None and record.is_exposure:
@@ -126,13 +125,13 @@ def _exposure(answer: Answer, called: Exposure, record: Record) -> Exposure:
 
 
 def _key(answer: Answer, *parts: object) -> bytes:
-    """Return 64 bits that identify what is reported, and to whom it applies."""
+    """Return 64 bits that identify a report and its identity."""
     text = repr((answer.distinct_id, sorted(answer.groups.items()), parts))
     return blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).digest()
 
 
 class Reported:
-    """What was reported already; the oldest is forgotten first."""
+    """Remembers reports. It forgets the oldest first."""
 
     def __init__(self) -> None:
         self._reset_after_fork()
@@ -143,7 +142,7 @@ class Reported:
         self._keys: dict[bytes, None] = {}
 
     def once(self, key: bytes, capture: Callable[[], bool]) -> None:
-        """Call `capture` unless the key was reported. It returns whether the report counts as made."""
+        """Call `capture` unless the key was reported. `capture` returns whether the report counts."""
         with self._lock:
             if key in self._keys:
                 return

@@ -1,4 +1,4 @@
-"""What the calls of a client about flags do: definitions, evaluation here, the server for the rest."""
+"""Evaluates flags for a client: locally by their definitions, and the others by the server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_STORES = 16
 Whom: TypeAlias = tuple[
     str, Mapping[str, str], Mapping[str, Any], Mapping[str, Mapping[str, Any]], "str | None"
 ]
-"""An identity, as `identity_of` takes it."""
+"""The arguments of `identity_of` from `distinct_id` on."""
 
 
 def identity_of(
@@ -43,17 +43,7 @@ def identity_of(
     group_properties: Mapping[str, Mapping[str, Any]],
     device_id: str | None,
 ) -> Identity:
-    """Return whom flags are evaluated for here. The properties may have any type.
-
-    Args:
-        definitions: The definitions of the flags.
-        now: The time to which relative dates refer, in seconds since the epoch.
-        distinct_id: The person.
-        groups: The groups of the person, the key of each by its type.
-        person_properties: Properties of the person.
-        group_properties: Properties of the groups, by type.
-        device_id: The device, if it is known.
-    """
+    """Return the `Identity` for a local evaluation. The properties may have any type."""
     plain = _plain(person_properties)
     plain.setdefault("distinct_id", distinct_id)
     return Identity(
@@ -71,19 +61,16 @@ def _plain(properties: Mapping[str, Any]) -> dict[str, Any]:
     plain = sanitize_properties(dict(properties))
     for name, value in properties.items():
         if type(value) is float and value - value != 0.0 and name in plain:
-            plain[name] = value  # NaN is no null: the server decides
+            plain[name] = value  # NaN or infinity, which must not become null: the server decides
     return plain
 
 
 class FeatureFlags:
     """Evaluates flags for one client.
 
-    Args:
-        settings: The settings of the client.
-
     Attributes:
-        store: Where definitions are; `None` if the client has no source of definitions.
-        reported: Which reads were reported.
+        store: Holds the definitions; `None` if the client has no source of definitions.
+        reported: The reads that are already reported.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -105,19 +92,13 @@ class FeatureFlags:
         keys: Sequence[str] | None = None,
         only_locally: bool = False,
     ) -> Answer:
-        """Evaluate flags here, and the rest with at most one request. Never raises.
+        """Evaluate flags locally, and the others with one request to the server.
 
-        Args:
-            distinct_id: The person.
-            groups: The groups of the person, the key of each by its type.
-            person_properties: Properties of the person, of any type.
-            group_properties: Properties of the groups, by type.
-            device_id: The device, if it is known.
-            without_geoip: Whether the server must not look up the sender's address.
-            keys: The flags; `None` for all.
-            only_locally: Whether the server is not asked.
+        Blocks as `DefinitionsStore.pinned` does, and for the request. Never raises.
 
-        Blocks as `DefinitionsStore.pinned` does, and for the request.
+        The properties may have any type. With `without_geoip`, the server does not look up the location of
+        the sender's IP address. `keys` are the flags; `None` means all. With `only_locally`, no request is
+        sent.
         """
         answer = Answer(distinct_id, groups)
         if keys is not None and not keys:
@@ -181,11 +162,14 @@ class FeatureFlags:
             self.store.disconnect()
 
     def load(self, deadline: Deadline) -> bool:
-        """Load definitions now; return whether there are some. Blocks until the deadline at the latest."""
+        """Load definitions now. Return whether any are loaded. Blocks until the deadline at the latest."""
         return self.store is not None and self.store.load(deadline)
 
     def payload_of(self, key: str, value: bool | str, flags: FeatureFlagEvaluations) -> Any:
-        """Return the decoded payload of another value of a flag, by its definition or by its own value."""
+        """Return the decoded payload for a value of a flag.
+
+        Without a definition, only the payload for the evaluated value is known.
+        """
         definitions = None if self.store is None else self.store.pinned().definitions
         if definitions is not None and key in definitions:
             return Record(key, value, payload=definitions.flag(key).payload(value)).decoded_payload()
@@ -193,7 +177,7 @@ class FeatureFlags:
         return result.payload if result is not None and result.get_value() == value else None
 
     def remote_config(self, key: str) -> Any:
-        """Ask the server for the decrypted payload of a flag; `None` if it has none."""
+        """Request the decrypted payload of a flag; `None` if there is none."""
         from .remote_config import payload_of
 
         return payload_of(self._settings, key)
@@ -207,7 +191,7 @@ def _fields(
     device_id: str | None,
     without_geoip: bool,
 ) -> dict[str, Any]:
-    """Return what the server is told about an identity."""
+    """Return the fields of a request about an identity."""
     of_groups = sanitize_dict(dict(group_properties))
     for kind, key in groups.items():
         of_groups[kind] = {"$group_key": key, **(of_groups.get(kind) or {})}
@@ -224,7 +208,7 @@ def _fields(
 def evaluated_here(
     identity: Identity, keys: Sequence[str] | None, answer: Answer, definitions: Definitions
 ) -> None:
-    """Evaluate flags by their definitions, and add the outcomes to `answer`."""
+    """Evaluate flags locally, and add the outcomes to `answer`."""
     for key in definitions if keys is None else keys:
         if key not in definitions:
             continue
@@ -232,7 +216,7 @@ def evaluated_here(
         try:
             value = identity.decide(flag)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            value = UNSUPPORTED  # a definition that nobody has thought of concerns this flag alone
+            value = UNSUPPORTED  # an unforeseen definition must not affect other flags
         if isinstance(value, Undecided):
             answer.unresolved[key] = value.reason
         else:
@@ -260,7 +244,7 @@ _stores: dict[tuple[Any, ...], DefinitionsStore] = {}
 
 
 def _store_of(settings: Settings) -> DefinitionsStore | None:
-    """Return the store of these settings. It outlives its clients, which may end after each request."""
+    """Return the store of these settings. It outlives its clients, which may be closed after each request."""
     named = settings.flag_definitions
     if (named is None and not settings.secret_key) or settings.disabled:
         return None
@@ -287,7 +271,7 @@ def _store_of(settings: Settings) -> DefinitionsStore | None:
 
 
 def forget_stores() -> None:
-    """Forget all definitions, as in a new process. For the simulator of a sandbox."""
+    """Forget all definitions, as in a new process. For the Lambda simulator."""
     for store in list(_stores.values()):
         store.disconnect()
     _stores.clear()

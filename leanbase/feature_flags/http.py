@@ -1,4 +1,4 @@
-"""Requests about flags: plain HTTP on the kept-alive connections of the transports."""
+"""HTTP requests about flags, with the connections of the transports."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ JSON_HEADERS = {**HEADERS, "Accept-Encoding": "gzip"}
 
 
 class TooLargeError(ValueError):
-    """An answer is larger than any that the service gives."""
+    """A response exceeds `MAX_ANSWER_BYTES`."""
 
 
 class HttpClient:
-    """The connections of one user of them. They open with the first request, and again in a forked child."""
+    """Sends requests on kept-alive connections. A forked child opens its own."""
 
     def __init__(self) -> None:
         self._reset_after_fork()
@@ -46,11 +46,11 @@ class HttpClient:
     def request(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], *, deadline: Deadline
     ) -> Response:
-        """Send one request and return the response, decompressed. Blocks until the deadline at the latest.
+        """Send one request and return the decompressed response. Blocks until the deadline at the latest.
 
         Raises:
             TransportError: There was no response.
-            TooLargeError: It is too large.
+            TooLargeError: The response is too large.
         """
         with forking.importing:
             from ..transports._http.connection import Connections
@@ -75,28 +75,24 @@ def _decompressed(response: Response) -> bytes:
         except zlib.error:
             return b""
         if not unpacker.eof and len(body) <= MAX_ANSWER_BYTES:
-            return b""  # it was cut off
+            return b""  # truncated
     if len(body) > MAX_ANSWER_BYTES:
         raise TooLargeError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
     return body
 
 
 def decoded(response: Response) -> Any:
-    """Return the JSON of a response.
-
-    Raises:
-        ValueError: It has none.
-    """
+    """Return the decoded JSON of a response. Raises `ValueError` if it is invalid."""
     return json.loads(response.body)
 
 
 def is_timeout(error: TransportError) -> bool:
-    """Return whether there was no response in time."""
+    """Return True if there was no response in time."""
     return _has_cause(error, TimeoutError) or "no response in time" in str(error)
 
 
 def is_refused(error: TransportError) -> bool:
-    """Return whether nobody listens at that address."""
+    """Return True if the connection was refused."""
     return _has_cause(error, ConnectionRefusedError)
 
 

@@ -1,6 +1,6 @@
-"""The operators of a flag's filters: one small function each, compiled for the filter's value.
+"""The operators of a flag's filters, each compiled to a function for the filter's value.
 
-A compiled operator takes a property and what knows the time, and returns whether the filter matches, or
+The function takes a property and an object with the current time. It returns whether the filter matches, or
 `Undecided`.
 """
 
@@ -18,7 +18,7 @@ from .values import NotAValueError, ascii_lower, is_boolean_like, is_truthy, spe
 
 
 class Reason(str, Enum):
-    """Why a flag could not be decided here. The first of them counts, if there are several."""
+    """Why a flag could not be evaluated locally. Of several reasons, the first of this list counts."""
 
     EXPERIENCE_CONTINUITY = "experience_continuity"
     UNSUPPORTED_DEFINITION = "unsupported_definition"
@@ -27,12 +27,11 @@ class Reason(str, Enum):
 
 
 class Undecided:
-    """The outcome of what only the server can decide.
+    """The outcome if only the server can decide.
 
     Attributes:
-        reason: Why.
-        rank: The position of the reason: the lowest of several counts.
-        is_final: Whether later conditions of the flag are not tried.
+        rank: The position of the reason. Of several outcomes, the lowest rank counts.
+        is_final: Whether the evaluation skips the flag's later conditions.
     """
 
     __slots__ = ("is_final", "rank", "reason")
@@ -50,7 +49,7 @@ class Undecided:
 
 
 class HasNow(Protocol):
-    """What knows the time to which relative dates refer."""
+    """An object with the time to which relative dates refer."""
 
     @property
     def now(self) -> datetime: ...
@@ -67,12 +66,9 @@ MISSING = Undecided(Reason.MISSING_CONTEXT)
 
 
 def compile_operator(operator: object, value: Any, matching_version: int) -> Test | Undecided:
-    """Return the function that tests a property, or `Undecided` if the filter cannot be read here.
+    """Return the function that tests a property, or `Undecided` for an unsupported filter.
 
-    Args:
-        operator: The operator's name. A missing one is `exact`.
-        value: The value of the filter.
-        matching_version: How booleans are compared, as the definitions say.
+    `None` is the operator `exact`. `matching_version` is that of the `Definitions`.
     """
     name = "exact" if operator is None else operator
     try:
@@ -85,7 +81,7 @@ def compile_operator(operator: object, value: Any, matching_version: int) -> Tes
 
 
 def _equality(value: Any, matching_version: int, *, negated: bool) -> Test:
-    if matching_version < 2 and is_boolean_like(value):  # so is an empty list
+    if matching_version < 2 and is_boolean_like(value):  # also true for an empty list
         expected = is_truthy(value)
         return lambda given, _: (is_truthy(given) is expected) is not negated
     wanted = frozenset(spelled(each).lower() for each in (value if type(value) is list else [value]))
@@ -106,7 +102,7 @@ def _regex(*, negated: bool) -> Callable[[Any], Test]:
 
         def test(given: Any, _: HasNow) -> Outcome:
             if search is None:
-                return False  # an invalid expression matches nothing, also negated
+                return False  # an invalid expression never matches, even negated
             found = search(spelled(given))
             return UNSUPPORTED if found is None else found is not negated
 
@@ -214,4 +210,4 @@ _OPERATORS: dict[str, Callable[[Any], Test | Undecided]] = {
     "semver_caret": _version_range(values.caret),
     "semver_wildcard": _version_range(values.wildcard),
 }
-"""By name, what makes the test of a filter's value; `exact` and `is_not` depend on the matching version."""
+"""Compilers by operator, except `exact` and `is_not`, which depend on the matching version."""

@@ -1,6 +1,6 @@
-"""Regular expressions that Python and the service, which is written in Rust, read alike.
+"""Regular expressions that mean the same in Python and on the server, which is written in Rust.
 
-The service decides everything else, so that no user sees another value than elsewhere.
+The server decides all others, so that a flag has the same value everywhere.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ MAX_REPETITIONS = 1000
 MAX_UNBOUNDED = 2
 MAX_OPTIONAL = 8
 MAX_CHARACTERS = {0: 10_000, 1: 1000, 2: 200}
-"""The longest text that is searched, by the number of unbounded quantifiers: Python tries all combinations.
+"""The longest string that is searched, by the number of unbounded quantifiers.
 
-Rust does not. So what could take long here is left to the service.
+Python tries all combinations, Rust does not. So the server decides searches that could take long in Python.
 """
 
 LONG_RANGE = 8
-"""A range of repetitions that counts as unbounded."""
+"""A larger range of repetitions counts as unbounded."""
 
-_COUNT = r"\{([0-9]{1,4})(,([0-9]{1,4})?)?\}"  # compiled when it is first needed
+_COUNT = r"\{([0-9]{1,4})(,([0-9]{1,4})?)?\}"  # not compiled at import
 _CLASSES = "dDwWsS"
 _CONTROLS = "afnrtv"
 _HEXADECIMAL = {"x": 2, "u": 4, "U": 8}
@@ -30,17 +30,17 @@ _ODD_SPACES = frozenset("\x1c\x1d\x1e\x1f")
 
 
 class UnlikeError(ValueError):
-    """Python and Rust may read an expression differently, or Python may take too long."""
+    """An expression may differ in Python and Rust, or take too long in Python."""
 
 
 @lru_cache(maxsize=512)
 def compiled(pattern: str) -> Callable[[str], bool | None] | None:
-    """Return a function that searches a text; `None` if the expression is not valid in either language.
+    """Return a function that searches a string, or `None` if the expression is invalid.
 
-    The function returns `None` for a text in which the languages may find different things.
+    The function returns `None` for a string in which Python and Rust may find different matches.
 
     Raises:
-        UnlikeError: The languages may read the expression differently.
+        UnlikeError: The server must decide.
     """
     reader = _Reader(pattern)
     text = reader.read()
@@ -64,13 +64,13 @@ def compiled(pattern: str) -> Callable[[str], bool | None] | None:
 
 
 class _Reader:
-    """Reads an expression once, from the left, and translates what Python spells differently.
+    """Checks an expression, and translates it to Python's syntax.
 
     Attributes:
-        has_words: Whether it asks for characters of words, of which the languages have different lists.
-        has_spaces: Whether it asks for white space.
-        unbounded: The number of quantifiers without a bound, or with one that is far away.
-        optional: The number of other quantifiers that leave a choice.
+        has_words: Whether it matches word characters, which differ between Python and Rust.
+        has_spaces: Whether it matches white space, which differs too.
+        unbounded: The number of quantifiers without a bound, or with a range above `LONG_RANGE`.
+        optional: The number of other quantifiers with a range.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -82,11 +82,11 @@ class _Reader:
         self.optional = 0
 
     def read(self) -> str:
-        """Return the expression in Python's spelling."""
+        """Return the expression in Python's syntax."""
         pattern, out = self._pattern, []
-        groups: list[bool] = []  # of each open group, whether something in it repeats, or is a choice
-        repeats = False  # the same for this level
-        before = ""  # what a quantifier would repeat: "", "atom", "anchor", "repeating", "quantifier"
+        groups: list[bool] = []  # for each outer level, whether it contains a quantifier or `|`
+        repeats = False  # the same for the current level
+        before = ""  # what precedes: "", "atom", "anchor", "repeating" (a group), "quantifier", "lazy"
         while self._at < len(pattern):
             character = pattern[self._at]
             start = self._at
@@ -136,7 +136,7 @@ class _Reader:
             self._note(not found[3] or int(found[3]) - int(found[1]) > LONG_RANGE)
 
     def _note(self, is_unbounded: bool) -> None:
-        """Count a quantifier that leaves a choice."""
+        """Count a quantifier that does not have a fixed number."""
         self.unbounded += is_unbounded
         self.optional += not is_unbounded
         if self.unbounded > MAX_UNBOUNDED or self.optional > MAX_OPTIONAL:

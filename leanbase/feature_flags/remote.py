@@ -1,4 +1,4 @@
-"""Asks the server for the values of flags: `POST /flags/`."""
+"""Requests the values of flags from the server: `POST /flags/`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 VERSION = 2
-"""The shape of answers that is asked for. Every other is read as well."""
+"""The version of the response that is requested. All other versions can be read as well."""
 
 FIRST_WAIT_SECONDS = 0.3
 RETRIED = (502, 504)
@@ -32,11 +32,7 @@ TIMEOUT = "timeout"
 
 
 class RemoteFlags:
-    """Evaluates flags by asking the server.
-
-    Args:
-        settings: The settings of the client.
-    """
+    """Lets the server evaluate flags."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = f"{settings.host}/flags/?v={VERSION}"
@@ -48,7 +44,7 @@ class RemoteFlags:
 
     @property
     def most_seconds(self) -> float:
-        """The maximum number of seconds of one evaluation without a scope's deadline."""
+        """The maximum seconds of one evaluation, with all retries."""
         waits = sum(FIRST_WAIT_SECONDS * 2**number for number in range(self._retries))
         return float(self._seconds * (1 + self._retries) + waits)
 
@@ -59,13 +55,13 @@ class RemoteFlags:
     def evaluate(
         self, fields: Mapping[str, Any], keys: Sequence[str] | None, answer: Answer, *, deadline: Deadline
     ) -> dict[str, Record]:
-        """Return what the server says, or nothing. What went wrong is noted in `answer.errors`.
+        """Return the server's records by key. Failures are added to `answer.errors`. Blocks.
 
         Args:
-            fields: The part of the request that is about the identity. Plain values.
+            fields: The fields of the request about the identity, as JSON values.
             keys: The flags to evaluate; `None` for all.
-            answer: Also gets the server's ids and times.
-            deadline: By when to return.
+            answer: Also receives the server's request id and timestamp.
+            deadline: The time by which the call returns.
         """
         breaker = breaker_of(self._url)
         if breaker.is_open:
@@ -80,7 +76,7 @@ class RemoteFlags:
         except TransportError as error:
             error_of_flags = TIMEOUT if is_timeout(error) else CONNECTION_ERROR
             if error_of_flags == TIMEOUT and given < min(self._seconds, FAIR_SECONDS):
-                breaker.failed(at_once=True, seconds=SHORT_PAUSE_SECONDS)  # it had little time
+                breaker.failed(at_once=True, seconds=SHORT_PAUSE_SECONDS)  # the request had little time
             else:
                 breaker.failed(at_once=error_of_flags == TIMEOUT)
             self._failed(answer, error_of_flags, str(error))

@@ -1,4 +1,4 @@
-"""Asks the server for the decrypted payload of a flag, with the secret key."""
+"""Requests the decrypted payload of a flag from the server, with the secret key."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ logger = logging.getLogger("leanbase")
 
 
 def payload_of(settings: Settings, key: str) -> Any:
-    """Return the decoded payload, or `None` if there is none or it could not be read.
+    """Return the decoded payload, or `None` if there is none or the request failed.
 
-    Blocks until the deadline of the open scope, or for `flags_timeout` seconds.
+    Blocks until the deadline of the open scope, at most `flags_timeout` seconds.
     """
     if not settings.secret_key:
         logger.warning("get_remote_config_payload() needs secret_key; None is returned")

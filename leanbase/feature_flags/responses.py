@@ -1,7 +1,7 @@
-"""The answers of `/flags/`, in every shape that there is, as records.
+"""Reads the responses of `/flags/`, in every version.
 
-The oldest shape has values and payloads side by side. Version 2 has a record for each flag, version 4 records
-whose values have types.
+The oldest version has values and payloads in two objects. Version 2 has one object for each flag. Version 4
+adds typed values.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _RULES = {
     "holdout": ("experiment",),
     "rollout_miss": ("percentage_rollout", "experiment"),
 }
-"""The types of rules that can give each reason."""
+"""The types of rules that each reason code allows."""
 
 
 class UnreadableError(ValueError):
-    """A field has a type that it cannot have."""
+    """A field has an invalid type."""
 
 
 def read(body: object, answer: Answer) -> dict[str, Record]:
-    """Return the records of an answer, and note in `answer` what is about all of them.
+    """Return the records of a response. Sets the fields of `answer` that apply to all of them.
 
     Raises:
-        UnreadableError: This is not an answer of the service.
+        UnreadableError: This is not a response of `/flags/`.
     """
     if not isinstance(body, Mapping):
         raise UnreadableError("not a JSON object")
@@ -108,7 +108,7 @@ def _typed(key: str, raw: object) -> Record:
 
 
 def _value(value: Any, payload: Any) -> tuple[FlagValue, Any]:
-    """Return the value and the payload of a flag whose value has a type."""
+    """Return the value and the payload of a flag with a typed value."""
     if isinstance(value, bool):
         return value, payload
     if value is None:
@@ -116,14 +116,14 @@ def _value(value: Any, payload: Any) -> tuple[FlagValue, Any]:
     if isinstance(value, str):
         return value or True, payload
     if isinstance(value, (int, float, Mapping)):
-        return True, value  # it is its own payload
+        return True, value  # the value is the payload
     raise UnreadableError("a list is no value")
 
 
 def _attribution(metadata: Mapping[str, Any], code: str | None) -> tuple[Mapping[str, Any] | None, bool]:
-    """Return the properties about the rule that applied, and whether it is a complete split.
+    """Return the properties about the rule that applied, and whether it is a complete experiment split.
 
-    Only flags of configuration version 2 have them.
+    Only flags of configuration version 2 have such properties.
     """
     if _optional_integer(metadata.get("config_version")) != 2:
         return None, False

@@ -1,4 +1,4 @@
-"""The answer about flags for one identity. It never changes, and reading it asks nobody."""
+"""The values of flags for one identity. They never change, and reading them sends no request."""
 
 from __future__ import annotations
 
@@ -18,22 +18,19 @@ LOCAL_REASON = "Evaluated locally"
 
 
 class Record:
-    """What is known about one flag.
+    """The result of the evaluation of one flag.
 
     Attributes:
-        key: The flag's key.
-        value: `True`, `False` or the variant; `None` if the server could not evaluate it.
-        payload: The payload as JSON, or a decoded value for a flag whose value is a payload.
-        is_local: Whether it was evaluated here.
-        id: The flag's id.
-        version: The version of its definition.
-        reason: Why it has this value, in words.
-        reason_code: The same, as a code of the server.
-        has_experiment: Whether an experiment reads it, if that is known.
-        error: What was wrong with the record, if anything.
-        attribution: Properties that say which rule of a flag of version 2 applied.
-        is_exposure: Whether a complete split of an experiment decided it.
-        is_switched_off: Whether it is off for everybody, by its definition.
+        value: `True`, `False` or the variant; `None` if the server could not evaluate the flag.
+        payload: The payload as JSON, or decoded if the flag's value is itself a payload.
+        is_local: Whether the flag was evaluated locally.
+        reason: The reason for the value, in words.
+        reason_code: The server's code for the reason.
+        has_experiment: Whether an experiment uses the flag, if known.
+        error: The error of this flag, if any, for `$feature_flag_error`.
+        attribution: Properties about the rule that applied, for flags of configuration version 2.
+        is_exposure: Whether a complete experiment split decided the flag.
+        is_switched_off: Whether the definition switches the flag off for everybody.
     """
 
     __slots__ = (
@@ -84,7 +81,7 @@ class Record:
         self.is_switched_off = is_switched_off
 
     def decoded_payload(self) -> Any:
-        """Return the payload as a new object each time; `None` if there is none or it is no JSON."""
+        """Return the payload as a new object; `None` if there is none or it is not valid JSON."""
         if not isinstance(self.payload, str):
             return self.payload if self.payload is None else json.loads(json.dumps(self.payload))
         try:
@@ -93,7 +90,7 @@ class Record:
             return None
 
     def payload_text(self) -> str | None:
-        """Return the payload as JSON; `None` if there is none or it is no JSON."""
+        """Return the payload as JSON; `None` if there is none or it is not valid JSON."""
         if self.payload is None or self.decoded_payload() is None:
             return None
         return self.payload if isinstance(self.payload, str) else json.dumps(self.payload)
@@ -104,11 +101,11 @@ class FeatureFlagResult:
 
     Attributes:
         key: The flag's key.
-        enabled: Whether it is on for this identity.
-        variant: Its variant, if it has one.
+        enabled: Whether the flag is on for this identity.
+        variant: The variant, or `None`.
         payload: The decoded payload, or `None`.
-        reason: Why it has this value, in words, or `None`.
-        version: The version of its definition, or `None`.
+        reason: The reason for the value, in words, or `None`.
+        version: The version of the flag's definition, or `None`.
     """
 
     __slots__ = ("enabled", "key", "payload", "reason", "variant", "version")
@@ -130,21 +127,19 @@ class FeatureFlagResult:
 
 
 class Answer:
-    """Everything that one evaluation found out. Snapshots are views of it.
+    """The result of one evaluation. Snapshots are views of it.
 
     Attributes:
-        distinct_id: Whom it is about; `None` if nobody is known.
-        groups: The groups, the key of each by its type.
-        records: What is known of each flag.
-        unresolved: Why flags could not be decided here, for those that the server did not decide either.
-        errors: What went wrong, in words of `$feature_flag_error`.
-        request_id: The server's id of the request.
-        evaluated_at: When the server evaluated, in milliseconds since the epoch.
-        is_minimal: Whether the server wants few properties of `$feature_flag_called` without an experiment.
-        is_minimal_here: Whether the definitions want the same.
-        is_stale: Whether the definitions were older than they should be.
-        is_complete: Whether nothing that was asked for is missing for want of definitions or the server.
-        definitions_etag: What identifies the definitions.
+        distinct_id: The person's distinct id; `None` if it is unknown.
+        groups: The keys of the person's groups, by group type.
+        records: The evaluated flags, by key.
+        unresolved: For each flag without a value, why it could not be evaluated locally.
+        errors: The errors of the request, for `$feature_flag_error`.
+        evaluated_at: When the server evaluated the flags, in milliseconds since the epoch.
+        is_minimal: Whether the server asks for minimal mode, for flags without an experiment.
+        is_minimal_here: Whether the definitions ask for minimal mode.
+        is_stale: Whether the definitions were older than `flags_ttl`.
+        is_complete: Whether every requested flag that exists was evaluated, locally or by the server.
     """
 
     __slots__ = (
@@ -177,11 +172,7 @@ class Answer:
         self.definitions_etag: str | None = None
 
     def snapshot(self, report: Report | None = None) -> FeatureFlagEvaluations:
-        """Return what the application reads.
-
-        Args:
-            report: Called with each read that is reported.
-        """
+        """Return a snapshot for the application. It calls `report` for each read."""
         return FeatureFlagEvaluations(self, report)
 
     def values(self) -> dict[str, FlagValue]:
@@ -196,12 +187,13 @@ Report = Callable[[Answer, str, "Record | None"], object]
 class FeatureFlagEvaluations:
     """The values of flags for one identity, all from one evaluation. They never change.
 
-    `is_enabled` and `get_flag` report each value once as `$feature_flag_called`. Nothing else reports or
-    sends anything, and nothing raises.
+    `is_enabled` and `get_flag` capture the event `$feature_flag_called`, once for each value, and block as
+    `capture` does. All other methods capture and send nothing. Reading a flag never raises.
 
     Attributes:
-        error: `None`, or what went wrong, in the words of the property `$feature_flag_error`.
-        unresolved_flags: Why each flag without a value could not be evaluated here.
+        error: The errors of the evaluation, as in the property `$feature_flag_error`, or `None`.
+        unresolved_flags: For each flag without a value, why it could not be evaluated locally. Empty in a
+            copy from `only` or `only_accessed`.
 
     Examples:
         >>> import leanbase
@@ -231,12 +223,12 @@ class FeatureFlagEvaluations:
 
     @property
     def is_about_somebody(self) -> bool:
-        """Whether flags were evaluated for an id."""
+        """Whether flags were evaluated for a distinct id."""
         return self._answer.distinct_id is not None
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything that was asked for was evaluated, without the server or with it."""
+        """Whether every requested flag that exists was evaluated, locally or by the server."""
         return self._answer.is_complete
 
     @property
@@ -246,16 +238,16 @@ class FeatureFlagEvaluations:
 
     @property
     def definitions_etag(self) -> str | None:
-        """What identifies the definitions that were used, if there were some."""
+        """The `ETag` of the definitions that were used, or `None`."""
         return self._answer.definitions_etag
 
     def is_local(self, key: str) -> bool:
-        """Return whether a flag was evaluated here."""
+        """Return True if a flag was evaluated locally."""
         record = self._record(key)
         return record is not None and record.is_local
 
     def is_switched_off(self, key: str) -> bool:
-        """Return whether the definition of a flag says that it is off for everybody."""
+        """Return True if a flag's definition switches it off for everybody."""
         record = self._record(key)
         return record is not None and record.is_switched_off
 
@@ -267,12 +259,12 @@ class FeatureFlagEvaluations:
     def is_enabled(
         self, key: str, default_value: bool = False, *, send_feature_flag_events: bool = True
     ) -> bool:
-        """Return whether a flag is on. A variant is on.
+        """Return whether a flag is on, with or without a variant.
 
         Args:
             key: The flag's key.
-            default_value: The result for a flag without a value.
-            send_feature_flag_events: Whether the read is reported.
+            default_value: The result if the flag has no value.
+            send_feature_flag_events: Whether to capture `$feature_flag_called`.
         """
         value = self._read(key, send_feature_flag_events)
         return default_value if value is None else value is not False
@@ -284,28 +276,28 @@ class FeatureFlagEvaluations:
         *,
         send_feature_flag_events: bool = True,
     ) -> FlagValue | None:
-        """Return the variant of a flag, `True` or `False`.
+        """Return the variant of a flag, or `True` or `False` if it has no variant.
 
         Args:
             key: The flag's key.
-            default_value: The result for a flag without a value.
-            send_feature_flag_events: Whether the read is reported.
+            default_value: The result if the flag has no value.
+            send_feature_flag_events: Whether to capture `$feature_flag_called`.
         """
         value = self._read(key, send_feature_flag_events)
         return default_value if value is None else value
 
     def get_flag_payload(self, key: str) -> Any:
-        """Return the decoded payload of a flag, a new object each time, or `None`. This is not reported."""
+        """Return the decoded payload of a flag as a new object, or `None`. Captures no event."""
         record = self._record(key)
         return None if record is None or record.value is None else record.decoded_payload()
 
     def get_result(self, key: str) -> FeatureFlagResult | None:
-        """Return value and payload of a flag, or `None` if it has no value. This is not reported."""
+        """Return the value and payload of a flag, or `None` if it has no value. Captures no event."""
         record = self._record(key)
         return None if record is None or record.value is None else FeatureFlagResult(record)
 
     def only(self, keys: Iterable[str]) -> FeatureFlagEvaluations:
-        """Return a copy with some of the flags, to add these to an event. Unknown keys are left out."""
+        """Return a copy with only these flags, for `capture(flags=…)`. Unknown keys are left out."""
         wanted = frozenset([keys] if isinstance(keys, str) else keys)
         known = frozenset(record.key for record in self._records())
         if unknown := sorted(map(str, wanted - known)):
@@ -313,7 +305,7 @@ class FeatureFlagEvaluations:
         return FeatureFlagEvaluations(self._answer, self._report, wanted & known)
 
     def only_accessed(self) -> FeatureFlagEvaluations:
-        """Return a copy with the flags that were read so far. Later reads do not change it."""
+        """Return a copy with the flags that `is_enabled` and `get_flag` have read so far."""
         known = frozenset(record.key for record in self._records())
         return FeatureFlagEvaluations(self._answer, self._report, frozenset(self._accessed) & known)
 
@@ -338,7 +330,7 @@ class FeatureFlagEvaluations:
         try:
             return self._answer.records.get(key)
         except TypeError:
-            return None  # not a key at all
+            return None  # the key is not hashable
 
     def _read(self, key: str, is_reported: bool) -> FlagValue | None:
         record = self._record(key)

@@ -1,7 +1,7 @@
-"""Which definitions are current.
+"""Holds the current definitions.
 
-No thread keeps them fresh. Their age is checked when they are read; one caller asks their source, and the
-others go on with what there is. All reads inside one delivery scope see the same definitions.
+There is no background thread. A read checks the age of the definitions. If they are old, one caller loads
+new ones, and the others use the old ones. All reads inside one delivery scope use the same definitions.
 """
 
 from __future__ import annotations
@@ -29,20 +29,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 WAIT_SECONDS = 1.0
-"""The longest time that a caller waits for definitions; a third of its scope's time if that is less."""
-
+"""Maximum seconds that a caller waits for definitions, or a third of its scope's time if that is less."""
 
 LONGEST_LOAD_SECONDS = 60.0
-"""No load takes longer. A lock that is still held then lost its holder to an interrupt."""
+"""Maximum seconds of a load. If the lock is held for longer, an interrupt has ended its holder."""
 
 
 class Pinned(NamedTuple):
-    """What one evaluation goes by.
+    """The definitions and the time that one evaluation uses.
 
     Attributes:
-        definitions: The definitions; `None` if there are none.
+        definitions: The definitions, or `None`.
         now: The time to which relative dates refer, in seconds since the epoch.
-        is_stale: Whether the definitions are older than they should be.
+        is_stale: Whether the definitions are older than `flags_ttl`.
     """
 
     definitions: Definitions | None
@@ -54,9 +53,9 @@ class DefinitionsStore:
     """Holds the definitions of one client.
 
     Args:
-        sources: Where they come from: the freshest of the local ones, and the first of the others.
-        ttl: Seconds after which the source is asked again.
-        max_age: Seconds after which definitions are not used before the source was asked.
+        sources: The sources: the newest of the local ones, and the first of the others, are used.
+        ttl: Seconds after which definitions are loaded again.
+        max_age: Seconds after which a read first waits for a load.
     """
 
     def __init__(self, sources: Sequence[DefinitionsSource], *, ttl: float, max_age: float) -> None:
@@ -82,9 +81,9 @@ class DefinitionsStore:
     # --- reading -----------------------------------------------------------------------------------------
 
     def pinned(self) -> Pinned:
-        """Return the definitions for an evaluation here.
+        """Return the definitions for a local evaluation.
 
-        Blocks at most `WAIT_SECONDS`, and only if there are none or they are too old. Never raises.
+        Loads them if they are missing or older than `ttl`, which blocks at most `WAIT_SECONDS`. Never raises.
         """
         scope = _outermost_scope()
         found = None if scope is None else self._pins.get(scope)
@@ -97,23 +96,23 @@ class DefinitionsStore:
 
     @property
     def current(self) -> Definitions | None:
-        """The definitions as they are now, however old."""
+        """The loaded definitions of any age, or `None`."""
         return self._current
 
     def age(self) -> float | None:
-        """Return the seconds since the definitions were known to be right; `None` if there are none."""
+        """Return the seconds since the definitions were last confirmed; `None` if none are loaded."""
         checked = self._checked
         if checked is None or self._current is None:
             return None
         return self._age_at_check + checked.seconds()
 
     def is_fresh(self) -> bool:
-        """Return whether a read uses what is loaded, and asks nobody."""
+        """Return True if a read does not need a load."""
         age = self.age()
         return age is not None and age < self._ttl
 
     def _checked_age(self, scope: DeliveryScope | None) -> float | None:
-        """Return the age of the definitions, after those that are too old were asked for."""
+        """Load the definitions if necessary, and return their age in seconds."""
         age = self.age()
         if age is not None and age < self._ttl:
             return age
@@ -124,7 +123,7 @@ class DefinitionsStore:
             self._refresh(_short_deadline(), waits=True)
         elif age >= self._ttl:
             if scope is not None and scope.deadline is not None and not scope.is_request:
-                scope.senders.setdefault(self._at_close, None)  # after the events of an invocation
+                scope.senders.setdefault(self._at_close, None)  # load after the invocation's events are sent
             else:
                 self._refresh(_short_deadline(), waits=False)
         return self.age()
@@ -140,7 +139,7 @@ class DefinitionsStore:
             self._refresh(deadline, waits=True)
 
     def disconnect(self) -> None:
-        """Close the idle connections of the sources."""
+        """Close the sources' idle connections."""
         for source in (*self._local, *self._remote):
             try:
                 source.close()
@@ -149,15 +148,15 @@ class DefinitionsStore:
                 logger.debug("a source of flag definitions could not be closed", exc_info=error)
 
     def load(self, deadline: Deadline) -> bool:
-        """Ask the source now, also while requests are paused; return whether there are definitions."""
+        """Load definitions now, even while requests are paused. Return whether any are loaded."""
         before = self._checked
         with _acquired(self._lock_of_loads(), deadline.remaining()) as is_acquired:
-            if is_acquired and self._checked is before:  # else a load that was in flight has ended
+            if is_acquired and self._checked is before:  # else another load has ended meanwhile
                 self._ask(deadline)
         return self._current is not None
 
     def revalidate(self, deadline: Deadline) -> None:
-        """Ask the source if nobody asks it, and it is not paused."""
+        """Load definitions if they are old, no other load is in flight, and requests are not paused."""
         age = self.age()
         if age is None or age >= self._ttl:
             self._refresh(deadline, waits=False)
@@ -171,14 +170,14 @@ class DefinitionsStore:
                 self._ask(deadline)
 
     def _lock_of_loads(self) -> threading.Lock:
-        """Return the lock of the load in flight. One that an interrupt has left held is replaced."""
+        """Return the lock of the load. Replaces a lock that an interrupted load still holds."""
         asked = self._asked
         if asked is not None and self._loading.locked() and asked.seconds() > LONGEST_LOAD_SECONDS:
             self._loading, self._asked = threading.Lock(), None
         return self._loading
 
     def _ask(self, deadline: Deadline) -> None:
-        """Ask the first source; the others only if nothing is loaded."""
+        """Load from the first source, and from the others only if nothing is loaded."""
         self._asked = Stopwatch()
         sources, has_time = self._remote or self._local, deadline.remaining() >= FAIR_SECONDS
         for source in sources:
@@ -199,7 +198,7 @@ class DefinitionsStore:
                 return
 
     def _load_local(self) -> None:
-        """Load the freshest of the files that were deployed with the program."""
+        """Load the newest of the files that were deployed with the program."""
         found: list[Definitions] = []
         for source in self._local:
             try:
@@ -236,9 +235,9 @@ class DefinitionsStore:
 
 
 class _AtClose:
-    """Asks the source when a delivery scope has sent its events.
+    """Loads definitions after a delivery scope has sent its events.
 
-    The scope takes it for a client: it joins all clients after all of them have sent.
+    It has the methods of a client: the scope joins all clients after all of them have sent.
     """
 
     is_buffered = False
@@ -269,7 +268,7 @@ class _AtClose:
 
 
 def _outermost_scope() -> DeliveryScope | None:
-    """Return the outermost open scope that this thread or task carries."""
+    """Return the outermost open scope of this thread or task."""
     scope, found = open_scope(), None
     while scope is not None:
         if scope.is_open:
@@ -279,13 +278,13 @@ def _outermost_scope() -> DeliveryScope | None:
 
 
 def _short_deadline() -> Deadline:
-    """Return by when a caller goes on that waits for definitions: a third of its scope's time is the most."""
+    """Return the deadline of a wait for definitions: at most a third of the scope's time."""
     left = send_deadline(3 * WAIT_SECONDS).remaining()
     return Deadline.after(left / 3)
 
 
 class _acquired:  # noqa: N801 - used like a function
-    """Acquire a lock for the block, if it is free in time; gives whether it is held."""
+    """Acquire a lock for the block, if it is free in time. Yields whether it is held."""
 
     def __init__(self, lock: threading.Lock, seconds: float) -> None:
         self._lock = lock

@@ -1,4 +1,4 @@
-"""Values as the flags service spells and reads them: texts, numbers, moments and versions."""
+"""Strings, numbers, timestamps and versions, as the server writes and reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_RELATIVE_UNITS = 10_000
 
 Version = tuple[int, int, int]
 
-# Compiled when they are first needed, and not at a cold start.
+# Not compiled at import: that would delay a cold start.
 _NUMBER = r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 _RELATIVE = r"-?([0-9]+)([hdwmy])"
 _MOMENT = (
@@ -26,14 +26,14 @@ _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=
 
 
 class NotAValueError(ValueError):
-    """A value has no JSON, such as NaN."""
+    """A value cannot be written as JSON, such as NaN."""
 
 
 def spelled(value: Any) -> str:
-    """Return a value as the service compares it: texts as they are, everything else as JSON with sorted keys.
+    """Return a value as the server compares it: strings unchanged, any other value as JSON with sorted keys.
 
     Raises:
-        NotAValueError: The value has no JSON.
+        NotAValueError: The value cannot be written as JSON.
 
     >>> spelled("Pro"), spelled(None), spelled(5.0), spelled({"b": [1], "a": True})
     ('Pro', 'null', '5.0', '{"a":true,"b":[1]}')
@@ -49,7 +49,7 @@ def spelled(value: Any) -> str:
 
 
 def _with_exponent(text: str) -> str:
-    """Return a number with an exponent as the service writes it: without a sign or zeros in front of it.
+    """Return a number with an exponent as the server writes it: the exponent without `+` or leading zeros.
 
     >>> _with_exponent("1e+16"), _with_exponent("1.5e-07"), _with_exponent("1e-05")
     ('1e16', '1.5e-7', '0.00001')
@@ -62,21 +62,21 @@ def _with_exponent(text: str) -> str:
 
 
 def is_truthy(value: Any) -> bool:
-    """Return whether a value is true, is the text `true` in any case, or a list of nothing else."""
+    """Return True for `True`, the string `true` in any case, or a list of only such values."""
     if type(value) is list:
         return all(map(is_truthy, value))
     return value is True or (type(value) is str and value.lower() == "true")
 
 
 def is_boolean_like(value: Any) -> bool:
-    """Return whether a value is a boolean, the text of one, or a list of nothing else."""
+    """Return True for a boolean, the string of one, or a list of only such values."""
     if type(value) is list:
         return all(map(is_boolean_like, value))
     return type(value) is bool or (type(value) is str and value.lower() in ("true", "false"))
 
 
 def ascii_lower(text: str) -> str:
-    """Return a text with the letters A to Z in lower case, and no others."""
+    """Return a string with only the letters A to Z converted to lower case."""
     return text.lower() if text.isascii() else text.translate(_ASCII_LOWER)
 
 
@@ -84,7 +84,7 @@ _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
 def number(value: Any) -> float | None:
-    """Return a number, or the number that a text spells in ASCII digits. `None` for everything else."""
+    """Return a finite number, also from a string of ASCII digits; `None` for anything else."""
     if type(value) is str:
         if not re.fullmatch(_NUMBER, value):
             return None
@@ -98,9 +98,9 @@ def number(value: Any) -> float | None:
 
 
 def moment(value: Any, now: datetime) -> datetime | None:
-    """Return the moment that a text names, in UTC if it says no offset; `None` if it names none.
+    """Return the timestamp that a string contains, or `None`. Without an offset, it is in UTC.
 
-    A year alone is today's month and day in that year, as the service reads it.
+    A year alone means today's month and day in that year, as on the server.
     """
     if type(value) is not str:
         return None
@@ -129,14 +129,14 @@ def _midnight(now: datetime) -> datetime:
 
 
 def is_relative(value: Any) -> bool:
-    """Return whether a text has the form of a relative date, such as `-7d`."""
+    """Return True for a relative date, such as `-7d`."""
     return type(value) is str and re.fullmatch(_RELATIVE, value) is not None
 
 
 def relative_moment(value: str, now: datetime) -> datetime | None:
-    """Return the moment that lies so long before `now`; `None` if there is none.
+    """Return the timestamp of a relative date before `now`; `None` if it is out of range.
 
-    Months and years are taken off one at a time, each to the last day of a shorter month.
+    Months and years are subtracted one at a time, each to the last day of a shorter month.
 
     >>> relative_moment("-1m", datetime(2025, 3, 31, tzinfo=timezone.utc)).isoformat()
     '2025-02-28T00:00:00+00:00'
@@ -172,9 +172,9 @@ def _days_in(year: int, month: int) -> int:
 
 
 def version(text: str) -> Version | None:
-    """Return the first three parts of a version; missing ones are 0. `None` if the text is none.
+    """Return the first three parts of a version, or `None` if it is invalid. Missing parts are 0.
 
-    A leading `v`, a pre-release and a build do not count.
+    A leading `v`, a pre-release and a build are ignored.
 
     >>> version("v1.2"), version("1.02.3"), version("2.0.0-rc.1+7")
     ((1, 2, 0), None, (2, 0, 0))
@@ -199,7 +199,7 @@ def tilde(text: str) -> tuple[Version, Version] | None:
 
 
 def caret(text: str) -> tuple[Version, Version] | None:
-    """Return the bounds of `^text`: the first part that is not 0 stays."""
+    """Return the bounds of `^text`: the same first part that is not 0."""
     found = version(text)
     if found is None:
         return None
@@ -210,7 +210,7 @@ def caret(text: str) -> tuple[Version, Version] | None:
 
 
 def wildcard(text: str) -> tuple[Version, Version] | None:
-    """Return the bounds of a version with stars. Stars between numbers fall away, as in the service.
+    """Return the bounds of a version with stars. Stars between numbers are ignored, as on the server.
 
     >>> wildcard("1.*"), wildcard("1.*.3") == wildcard("1.3.*")
     (((1, 0, 0), (2, 0, 0)), True)

@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 class Boundary:
     """Wraps work in a context and a delivery scope, which is closed however the work ends.
 
-    Subclasses override the steps. `begin` runs after the context and the scope are entered. `capture`
-    captures an exception that escapes. `close` closes the scope, or defers that. `end` runs last.
+    Subclasses override the steps: `begin`, `capture`, `close`, `end`, in this order.
 
     Args:
-        client: Captures exceptions that escape. Its retained events are sent together with the scope's.
+        client: Captures exceptions that escape. Its retained events are sent with the scope's events.
         scope: Collects the events of the work.
         name: The boundary's name in `leanbase.error_tracking.metadata`.
-        capture_exceptions: Whether an exception that escapes is captured.
-        context: The context of the work. Default: a fresh one.
+        context: The context of the work. Default: an empty one.
     """
 
     def __init__(
@@ -46,18 +44,18 @@ class Boundary:
         self._context_left: Context | None = None
 
     def begin(self) -> None:
-        """Begin the work. Events captured from here on belong to it. Must not raise."""
+        """Begin the work, inside the context and the scope. Must not raise."""
 
     def capture(self, error: BaseException | None) -> None:
         """Capture the exception that escapes, if there is one."""
         self.client._capture_escaping(error, self._name)
 
     def close(self, error: BaseException | None) -> None:
-        """Close the scope. It now holds all events of the work."""
+        """Close the scope, which holds all events of the work, or defer the close."""
         self.client._close_scope(self.scope)
 
     def end(self) -> None:
-        """Undo `begin`."""
+        """Undo `begin`. Runs last."""
 
     def __enter__(self) -> None:
         try:
@@ -89,7 +87,7 @@ class Boundary:
                 self._leave()
 
     def resumed(self) -> Resumed:
-        """Return a context manager that enters the context and the scope again after they were left."""
+        """Return a context manager that activates the context and the scope again."""
         return Resumed(self)
 
 

@@ -1,4 +1,4 @@
-"""Tells apart the kinds of callables that are decorated: functions, and objects with a `__call__`."""
+"""Detects generators and coroutine functions, also as the `__call__` of an object."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def is_generator(function: Any) -> bool:
-    """Return True if a call returns a generator, whose body runs later, when it is consumed."""
+    """Return True if a call returns a generator, whose body runs only when it is consumed."""
     from inspect import isasyncgenfunction, isgeneratorfunction  # slow to import
 
     return any(isgeneratorfunction(each) or isasyncgenfunction(each) for each in _bodies(function))

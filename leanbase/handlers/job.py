@@ -41,17 +41,17 @@ def job(
 ) -> Any:
     """Deliver the events of a script's main function before it ends, however it ends.
 
-    The function runs in a context and a delivery scope of its own. Its events leave as in `delivery_scope`,
-    at the latest when the function returns, raises or calls `sys.exit`. Its result, exception and exit code
-    do not change. On SIGTERM, which usually ends the process at once, the client sends the events first,
-    within the platform's grace period. Then the signal has its usual effect, also if the program has its
-    own SIGTERM handler. On Render and Cloud Run the events carry tags of the platform.
+    The function runs in its own context and delivery scope. Its events are sent as in `delivery_scope`, at
+    the latest when the function returns, raises or calls `sys.exit`. Its result, exception and exit code do
+    not change. On SIGTERM, which usually ends the process at once, the client first sends the events, within
+    the platform's grace period. Then the signal has its usual effect: the program's own SIGTERM handler runs,
+    if there is one. On Render, Vercel and Cloud Run the events carry tags of the platform.
 
     Args:
         function: The function, `async` or not, if the decorator is used without parentheses.
         flush: `"end"` sends the events together. `"each"` sends inside every capture.
-        client: The client that captures the function's exceptions, and whose retained events are sent as
-            well. Default: the default client.
+        client: The client that captures the function's exceptions. Its retained events are sent as well.
+            Default: the default client.
         capture_exceptions: Whether an exception that leaves the function is captured.
 
     Raises:
@@ -117,7 +117,7 @@ class _Run(Boundary):
         receipt = self.client._close_scope(self.scope)
         if receipt.retained:
             log_lost_at_exit(receipt.retained)
-        self._termination.wait()  # after SIGTERM, the process ends during this wait
+        self._termination.wait()  # after SIGTERM, the process ends here
 
     def end(self) -> None:
         if self._installed:

@@ -1,6 +1,6 @@
-"""The platforms that run a process: how they end or freeze it, and what they say about it.
+"""The platforms that run a process: how they end or freeze it, and the tags that describe it.
 
-A platform is known by an environment variable that it sets. Tags have OpenTelemetry's names where it has one.
+An environment variable identifies the platform. Tags have OpenTelemetry's names where these exist.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ class Platform:
     """One platform.
 
     Args:
-        variable: The environment variable by which it is known.
+        variable: The environment variable that identifies the platform.
         grace: Seconds from SIGTERM to SIGKILL.
-        freezes: Whether it may freeze a process as soon as its response is sent.
-        is_abrupt: Whether it kills a process before a web server can finish its requests.
-        tags: The tags of every event of a job, task or request. Maps a tag's name to the variable that holds
-            its value.
+        freezes: Whether the platform may freeze a process as soon as its response is sent.
+        is_abrupt: Whether the platform kills a process before a web server can finish its requests.
+        tags: The tags of every event of a job, task or request, each with the variable that holds its value.
         provider: The tag `cloud.provider`.
     """
 
@@ -52,7 +51,7 @@ class Platform:
 
 
 PLATFORMS = (
-    Platform(  # before Lambda, on which it runs functions
+    Platform(  # before Lambda, because Vercel runs functions on Lambda
         "VERCEL",
         grace=0.5,
         freezes=True,
@@ -63,14 +62,14 @@ PLATFORMS = (
             "service.version": "VERCEL_GIT_COMMIT_SHA",
         },
     ),
-    # Lambda waits 500 ms with an internal extension, and 300 ms for the runtime with an external one. Each
-    # invocation has tags of its own.
+    # From SIGTERM to SIGKILL: 500 ms with an internal extension, 300 ms with an external one. Each invocation
+    # sets its own tags.
     Platform("AWS_LAMBDA_FUNCTION_NAME", grace=0.3, freezes=True),
     Platform(  # Cloud Run services, and Cloud Functions, which are such services
         "K_SERVICE",
         grace=10.0,
         freezes=True,
-        tags={"faas.name": "K_SERVICE", "faas.version": "K_REVISION"},  # also on a Knative of one's own
+        tags={"faas.name": "K_SERVICE", "faas.version": "K_REVISION"},  # also on a self-hosted Knative
     ),
     Platform("FUNCTION_TARGET", grace=10.0, freezes=True),
     Platform(
@@ -99,11 +98,11 @@ PLATFORMS = (
 )
 
 ELSEWHERE = Platform("", grace=10.0, freezes=False)
-"""A server or container of one's own. The grace period is that of `docker stop`, the shortest usual one."""
+"""Any other server or container. The grace period is that of `docker stop`, the shortest common one."""
 
 
 def tag_platform() -> None:
-    """Add the tags of the platform to the active context. Tags that are set there or around it win."""
+    """Add the platform's tags to the active context. Tags that it has or inherits are not replaced."""
     if tags := current_platform().tags():
         present = get_tags()
         tag_all({name: value for name, value in tags.items() if name not in present})

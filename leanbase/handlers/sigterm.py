@@ -16,13 +16,13 @@ def install_sigterm_handler(client: Leanbase | None = None) -> bool:
 
     `lambda_handler` and `job` do this by themselves. Call this function in other programs on Render, Cloud
     Run, Vercel or in a container. Call it in the main thread, after every other SIGTERM handler is
-    installed: the previous handler runs when the events are sent. (The handler of an asyncio event loop runs
-    at once, and the end of the process waits for the send.)
+    installed: the previous handler runs after the send. (The handler of an asyncio event loop runs at once,
+    and the end of the process waits for the send.)
 
-    The send takes at most 80 % of the time from SIGTERM to SIGKILL. This is the option `sigterm_grace`, and
-    without it the platform's usual time: Lambda 0.3 s, Vercel 0.5 s, Cloud Run 10 s, Render 30 s, elsewhere
-    10 s. Events that are not delivered in that time go to the fallback or the spool.
-    Without either, they are lost.
+    The send takes at most 80 % of the time from SIGTERM to SIGKILL. Set the option `sigterm_grace` to that
+    time in seconds. Default: the platform's usual time: Lambda 0.3 s, Vercel 0.5 s, Cloud Run 10 s, Render
+    30 s, elsewhere 10 s. Events that are not delivered in time go to the fallback or the spool. Without
+    either, they are lost.
 
     Args:
         client: The client whose retained and buffered events are sent, besides the events of open delivery

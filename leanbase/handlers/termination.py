@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 WAIT_SECONDS = 1.0
-"""Seconds that the exit of the process waits for a running flush, beyond the limit of the flush.
+"""Seconds beyond the limit of a flush for which the exit of the process waits for it.
 
-Also the limit of a flush under uvicorn.
+Also the maximum seconds of a flush under uvicorn.
 """
 
 SHARE = 0.8
-"""The share of the grace period that a flush may take. The rest is for other work before the exit."""
+"""The maximum share of the grace period for a flush. The rest is for other work before the exit."""
 
 
 def grace_seconds(clients: Iterable[Leanbase]) -> float:
-    """Return the maximum number of seconds that a flush of these clients at SIGTERM may take.
+    """Return the maximum seconds for a flush of these clients at SIGTERM.
 
-    The shortest `sigterm_grace` of the clients counts. Without one, the platform's usual grace period counts.
+    The grace period is the shortest `sigterm_grace` of the clients. Default: that of the platform.
     """
     from .platforms import current_platform
 
@@ -46,11 +46,10 @@ def grace_seconds(clients: Iterable[Leanbase]) -> float:
 class Termination:
     """Handles SIGTERM before the previous handler does.
 
-    A thread sends while the program goes on: the signal may have interrupted the program while it held a
-    lock, or half-way through a send. When the thread has finished, it raises the signal again, and the
-    previous handler runs. The previous handler also runs if a second SIGTERM arrives earlier. (An asyncio
-    event loop receives signals through a pipe of its own. It already knows of the first signal, so the
-    thread does not raise it again.)
+    A thread sends while the program continues: the signal may have interrupted the program while it held a
+    lock, or during a send. After the send, the thread raises the signal again, and the previous handler runs.
+    A second SIGTERM runs the previous handler earlier. (An asyncio event loop has already received the first
+    signal, through its own pipe. So the thread does not raise it again.)
     """
 
     def __init__(self) -> None:
@@ -60,27 +59,26 @@ class Termination:
         self._passing = 0
         self._waits_at_exit = False
         self._waker: Waker | None = None
-        # Not the fork generation: the signal may arrive before a forked child has updated it.
+        # Not the fork generation: in a forked child, the signal may arrive before its update.
         self._process = os.getpid()
         self._flushing: threading.Thread | None = None
 
     @property
     def is_of_this_process(self) -> bool:
-        """Whether it was created in this process, and not in the process that this one was forked from."""
+        """Whether this process created it, not the parent from which this process was forked."""
         return self._process == os.getpid()
 
     def install(self, client: Leanbase) -> bool:
         """Handle SIGTERM, and send the events of `client` when it arrives.
 
-        Return False where this is impossible: outside the main thread, or if the current handler was not
-        installed from Python.
+        Return False outside the main thread, or if the current handler was not installed from Python.
         """
         if threading.current_thread() is not threading.main_thread():
             return False
         current = signal.getsignal(signal.SIGTERM)
         if current is None:
             return False
-        # Import what the flush needs now: if the signal interrupted an import, it would wait for its lock.
+        # Import now: if the signal interrupts an import, an import in the flush would wait for its lock.
         from . import platforms  # noqa: F401
 
         client._warm_up(0.0)
@@ -105,13 +103,13 @@ class Termination:
             signal.signal(signal.SIGTERM, self._previous.pop())
 
     def forget(self, client: Leanbase) -> None:
-        """Stop sending for a client at SIGTERM: its server is ending, and it has sent everything."""
+        """Do not send for this client at SIGTERM: its server is ending and has sent all events."""
         self._clients.discard(client)
 
     def _reset_after_fork(self) -> None:
         """Restore the previous handler in a forked child, which must not send its parent's events."""
         if self._previous and signal.getsignal(signal.SIGTERM) == self._handle:
-            with contextlib.suppress(ValueError):  # only the main thread can
+            with contextlib.suppress(ValueError):  # raised outside the main thread
                 signal.signal(signal.SIGTERM, self._previous[-1])
 
     def wait(self) -> None:
@@ -126,7 +124,7 @@ class Termination:
             self._flushing = threading.Thread(target=self._flush, args=(signum,), daemon=True)
             try:
                 self._flushing.start()
-                # Registered again, so that it runs first of all exit hooks: those of the transports would
+                # Register again, so that this exit hook runs first: the exit hooks of the transports would
                 # report events as lost that this flush is sending.
                 atexit.register(self.wait)
                 return
@@ -136,7 +134,7 @@ class Termination:
         self._pass_on(signum, frame)
 
     def _pass_on(self, signum: int, frame: Any) -> None:
-        """Call the previous handler. If that one calls this one, call the handler before it."""
+        """Call the previous handler. If it calls this handler in turn, call the one before it."""
         position = len(self._previous) - 1 - self._passing
         previous = self._previous[position] if position >= 0 else signal.SIG_IGN
         self._passing += 1
@@ -161,9 +159,9 @@ class Termination:
             )
         finally:
             if self._previous and _is_of_asyncio(self._previous[-1]):
-                self._flushing = None  # no second signal follows, which would reset it
+                self._flushing = None  # no second signal follows that would reset it
             else:
-                # Sent to the main thread, because that interrupts its blocking calls.
+                # To the main thread, to interrupt its blocking calls.
                 signal.pthread_kill(threading.main_thread().ident or 0, signum)
 
 
@@ -174,11 +172,11 @@ def _is_of_asyncio(handler: Any) -> bool:
 
 
 def flush_all(clients: Iterable[Leanbase], deadline: Deadline) -> None:
-    """Send all events that are collected in open scopes, in flight for them, or retained by the clients."""
+    """Send all events that open scopes have collected or in flight, or that the clients have retained."""
     latest: dict[Leanbase, Receipt] = {}
     lost: set[str] = set()
     for scope in unfinished_scopes() or [DeliveryScope()]:
-        scope.closed = True  # events that are captured from now on leave at once
+        scope.closed = True  # events that are captured from now on are sent at once
         for client in clients:
             receipt = latest[client] = client._send_scope(scope, deadline)  # with the events retained so far
             lost |= {each.uuid for each in receipt.undelivered if each.outcome == "dropped"}

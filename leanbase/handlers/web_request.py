@@ -1,4 +1,4 @@
-"""One request of a web application: its identity and tags, its failures, and when its events leave."""
+"""One request of a web application: its identity, tags and failures, and when its events are sent."""
 
 from __future__ import annotations
 
@@ -47,34 +47,21 @@ FLUSH_POLICIES = ("auto", "before_response", "after_response", "each")
 HANG_UPS = frozenset(
     {"ClientDisconnect", "ClientDisconnected", "RequestAborted", "UnreadablePostError", "WebSocketDisconnect"}
 )
-"""Exceptions of Starlette, Werkzeug and Django which mean that the HTTP client has disconnected."""
+"""Exceptions of Starlette, Werkzeug and Django that mean that the HTTP client has disconnected."""
 
 REQUEST_KEY = "leanbase.request"
 """The key under which a WSGI environ or an ASGI scope holds its `WebRequest`."""
 
 FAILED_STATUS = 500
-"""Responses with this status or a higher one mean that the application has failed."""
+"""The lowest status of a response that means that the application has failed."""
 
 
 class RequestOptions:
-    """How the requests of an application are tracked: the keywords that all middlewares share.
+    """How the requests of an application are tracked: the options that all middlewares share.
 
-    Args:
-        client: The client that captures the exceptions of requests. Its retained events are sent together
-            with the requests' events. Default: the default client.
-        flush: When the events of a request leave: `"before_response"`, `"after_response"`, or `"each"`
-            (inside every capture). `"auto"` is `"before_response"` where the platform may freeze the
-            process afterwards (AWS Lambda, Cloud Run, Cloud Functions, Vercel), and `"after_response"`
-            everywhere else.
-        capture_exceptions: Whether the exceptions of requests are captured.
-        request_filter: Called with the framework's request object. Returns false to skip this request.
-        extra_tags: Called with the same object. Returns additional tags, or `None`.
-        tag_map: Called with the dict of all tags. Returns the tags to use. If it raises, the events carry no
-            tags, because it may be a privacy filter.
-
-    Raises:
-        ConfigError: `flush` is not one of these values.
-        TypeError: `client` is not a client.
+    Arguments as for `integrations.wsgi.LeanbaseMiddleware`. `flush="auto"` means before the response on AWS
+    Lambda, Cloud Run, Cloud Functions and Vercel, and after it elsewhere. If `tag_map` raises, the events
+    carry no tags, because it may be a privacy filter.
     """
 
     def __init__(
@@ -103,7 +90,7 @@ class RequestOptions:
 
         self._may_die_of_sigterm = False
         self._is_abrupt = platform.is_abrupt
-        # uvicorn ends its process with the signal that stopped it, and no exit hook runs.
+        # uvicorn raises the signal that stopped it again, which ends the process without exit hooks.
         may_die = self._is_abrupt or "uvicorn" in sys.modules
         if may_die and threading.current_thread() is threading.main_thread():
             self._may_die_of_sigterm = True
@@ -111,17 +98,17 @@ class RequestOptions:
                 self.handle_sigterm()  # the signal arrives here after uvicorn has handled it
 
     def handle_sigterm(self) -> None:
-        """Send everything on SIGTERM, if the signal would end the process without exit hooks."""
+        """Send pending events on SIGTERM, if the signal would end the process without exit hooks."""
         if self._may_die_of_sigterm:
             self._may_die_of_sigterm = False
             install_sigterm_handler(self.client)
 
     def need_no_signal(self) -> None:
-        """Note that SIGTERM need not be handled: the server announces its end after its requests."""
+        """Do not handle SIGTERM, unless the platform is abrupt: the server announces its end."""
         self._may_die_of_sigterm = self._may_die_of_sigterm and self._is_abrupt
 
     def track(self, request: Any) -> bool:
-        """Return True if a request is tracked. A filter that raises tracks the request."""
+        """Return True if a request is tracked. If the filter raises, it is tracked."""
         if self._request_filter is None:
             return True
         try:
@@ -132,15 +119,10 @@ class RequestOptions:
             return True
 
     def look_up(self, describe: Callable[[], Description], request: Any) -> Found:
-        """Return the identity and the tags of a request.
-
-        Args:
-            describe: Reads the request.
-            request: The framework's request object.
-        """
+        """Return the identity and the tags of a request, which `describe` reads."""
         headers, tags, user_id = describe()
         if self._platform_tags:
-            around = get_tags()  # of the job or invocation around the request
+            around = get_tags()  # the tags of the job or invocation around the request
             others = {name: tag for name, tag in self._platform_tags.items() if name not in around}
             tags = {**others, **tags}
         if self._extra_tags is not None:
@@ -188,27 +170,25 @@ def _warn(what: str, error: Exception, consequence: str) -> None:
 class WebRequest(Boundary):
     """One request, from its arrival to the end of its response.
 
-    Its `with` block holds its context and its scope open while the application handles it. `resumed` opens
-    them again for later work. `finish` or `finish_in_thread` closes the scope.
+    The `with` block keeps the context and the scope active while the application handles the request.
+    `resumed` activates them again for later work. `finish` or `finish_in_thread` closes the scope.
 
     Inside another boundary (a handler, a job or another request), it opens only a context: the outermost
     boundary sends.
 
     Args:
-        options: How requests are tracked.
         name: The boundary's name in `leanbase.error_tracking.metadata`.
         describe: Reads the request. Called when its identity or tags are first needed.
         request: The framework's request object.
         outer: The boundary that already wraps the same request.
         is_concurrent: Whether the process handles other requests at the same time, in threads or on an event
-            loop. A send must not delay the other requests.
+            loop. A send must not delay them.
         is_async: Whether the request is handled on an event loop.
-        is_long: Whether the request may last long, as a WebSocket does.
+        is_long: Whether the request may stay open for long, as a WebSocket does.
         deadline: The time by which every send must end.
 
     Attributes:
         status: The status of the response, once it is known.
-        is_nested: Whether the request is inside another boundary.
     """
 
     is_nested = True  # so that `__del__` does nothing if `__init__` raised
@@ -268,7 +248,7 @@ class WebRequest(Boundary):
 
         Args:
             error: The exception.
-            name: The boundary that saw it. Default: this one.
+            name: The boundary that caught it. Default: this one.
         """
         if self._capture_exceptions and error is not None and not self.is_hang_up(error):
             properties = None if self.status is None else {"$response_status_code": self.status}
@@ -279,15 +259,15 @@ class WebRequest(Boundary):
         return any(each.__name__ in HANG_UPS for each in type(error).__mro__)
 
     def close(self, error: BaseException | None) -> None:
-        """Leave the scope open for `finish`: the response is still to come."""
+        """Leave the scope open for `finish`: the response is not sent yet."""
         if not self.is_nested:
             self.scope.deferred = not self.scope.finished
 
     def finish(self) -> None:
         """Close the scope.
 
-        Blocks for the send if it must finish before the response, or if the process handles one request at
-        a time. Otherwise a thread sends.
+        Blocks for the send if it must end before the response, or if the process handles one request at a
+        time. Otherwise a thread sends.
         """
         if not self.is_nested and not self.scope.finished:
             if not self._blocks:
@@ -321,21 +301,21 @@ class WebRequest(Boundary):
                 log_internal_error("delivery_scope()", error)
 
     async def finish_in_thread(self) -> None:
-        """Close the scope on an event loop. Waits for the send only if it must finish before the response."""
+        """Close the scope on an event loop. Waits for the send only if it must end before the response."""
         if self.sends_before_response:
             await self.client._close_scope_in_thread(self.scope)
         else:
             self.finish_later()
 
     def __del__(self) -> None:
-        # A discarded response is never closed. The next request closes its scope: this may run anywhere.
+        # A discarded response is never closed. The next request closes its scope: `__del__` may run anywhere.
         if not self.is_nested and self.scope.deferred and not self.scope.finished:
             _unclosed.append((self.client, self.scope))
 
     # --- the body --------------------------------------------------------------------------------------
 
     def expect_bytes(self, content_length: Any) -> None:
-        """Set the length of the body in bytes, so that `is_last` recognises its last part."""
+        """Set the length of the body in bytes, for `is_last`."""
         try:
             self._unsent_bytes = int(content_length)
         except (TypeError, ValueError):
@@ -402,9 +382,9 @@ class WebRequest(Boundary):
 
 
 async def send_everything(client: Leanbase) -> None:
-    """Send all pending events of every client that sends for requests: the server is about to end.
+    """Send the pending events of every client that sends for requests, because the server is about to end.
 
-    Takes at most `grace_seconds`, because SIGTERM may have started the end of the server.
+    Takes at most `grace_seconds`: SIGTERM may be the reason.
     """
     try:
         senders = {*client._outboxes(), *background.pending()}
@@ -416,7 +396,7 @@ async def send_everything(client: Leanbase) -> None:
 
 
 def _flush(sender: Sender, seconds: float, done: Callable[[], object]) -> None:
-    """Send a client's pending events in a thread, even while sending is paused: no later send may come."""
+    """Send a client's pending events in a thread, even while sends are paused: this may be the last send."""
 
     def flush() -> None:
         try:

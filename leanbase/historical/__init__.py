@@ -1,7 +1,7 @@
-"""Imports of the past: years of events, each counted once, from code or with `leanbase import`.
+"""Imports of past events, from code or with `leanbase import`. The server counts each event once.
 
-`importer` shows the way of a row. `rows` makes its ids, `files` and `formats` read it, `lanes` sends it, and
-`checkpoint` remembers it.
+`importer` runs an import. `files` and `formats` read rows, `rows` derives their ids, `lanes` sends their
+events, and `checkpoint` stores the progress.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ def import_events(
     personless: bool = False,
     on_progress: Callable[[Progress], object] | None = None,
 ) -> ImportReport:
-    """Import events of the past, and return what became of each row.
+    """Import past events, and return how many rows had each outcome.
 
     Each row has the keys `event`, `distinct_id` and `timestamp`, and may have `properties`, `groups` and
-    `uuid`. A row without a `uuid` gets one that is derived from its content, so that a second run sends the
-    same events, which the server counts once. The events are marked as an import of the past. They have no
-    properties of this machine, and those of no context.
+    `uuid`. A row without a `uuid` gets one that is derived from its content. So a second run sends the same
+    events again, and the server counts each event once. The events are marked as a historical import. They
+    have neither the properties of this machine nor the tags of a context.
 
-    Blocks until every row has an outcome. While the server is away, or asks to wait, the import waits,
-    without a limit. Several requests are in flight. Call it in a thread, not on an event loop.
+    Blocks until every row has an outcome, with several requests in flight. While the server is unavailable,
+    or asks the client to wait, the import waits without a limit. Call it in a thread, not on an event loop.
 
     Args:
-        rows: The rows, in an order that is the same in each run. They may come from a generator: only a few
-            hundred are in memory.
+        rows: The rows, in the same order in each run. They may come from a generator: only a few hundred
+            rows are in memory.
         client: The client whose settings and hooks are used. Default: the settings of the module and the
-            environment. Its transport may be `"http"` or `"sqs"`, or any other that does not retain events.
-        checkpoint: A file that remembers how far the import is. With it, another call continues after the
-            last row that was passed on, and does not send earlier rows again. It belongs to these rows.
-        rejects: A file to which rows are written that make no event, or that the server refuses, with the
-            reason. Without it they are counted, and the first is logged.
-        personless: Whether a row without a `distinct_id` makes an event without a person. Default: it is
-            rejected.
-        on_progress: Called with a `Progress`, several times a second.
+            environment. The transport may be `"http"`, `"sqs"`, or any other that does not retain events.
+        checkpoint: A file that stores the progress. Another call with the same file and the same rows
+            continues after the last row that was passed on.
+        rejects: A file for the rows that make no event or that the server refuses, with the reason. Without
+            it these rows are counted, and the first one is logged.
+        personless: Whether a row without a `distinct_id` makes an event without a person. Default: the row
+            is rejected.
+        on_progress: Called with a `Progress`, up to five times a second.
 
     Returns:
         The report. It is true if every row was passed on.
 
     Raises:
         ConfigError: A setting is missing, or the checkpoint belongs to other rows.
-        ImportStoppedError: The server refuses all events, for example because the key is wrong. What was
-            passed on is in the checkpoint.
+        ImportStoppedError: The server refuses all events, for example because the key is wrong. The
+            checkpoint holds the rows that were passed on.
 
     Examples:
         >>> from leanbase import Leanbase

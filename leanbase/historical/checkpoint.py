@@ -1,4 +1,4 @@
-"""What an import remembers on disk: how far it is, and which rows it has seen how often."""
+"""Stores the progress of an import on disk: rows passed on, and how often each row has occurred."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERSION = 1
 LOOKED_UP_AT_ONCE = 500
 ROWS_OF_A_TRANSACTION = 10_000
 SECONDS_UNSAVED = 0.5
-"""A transaction for each batch would write the pages of the index once for each hundred rows."""
+"""Notes are saved at this interval. A transaction for each batch would rewrite index pages every 100 rows."""
 
 _SCHEMA = """
 CREATE TABLE import (version INTEGER NOT NULL, fingerprint TEXT NOT NULL);
@@ -30,7 +30,7 @@ CREATE TABLE seen (key INTEGER PRIMARY KEY, times INTEGER NOT NULL);
 
 
 class Noted(NamedTuple):
-    """What `Checkpoint.commit` was called with, and the number of the call."""
+    """The number and the arguments of one call of `Checkpoint.commit`."""
 
     number: int
     keys: Sequence[int]
@@ -41,15 +41,15 @@ class Noted(NamedTuple):
 class Checkpoint:
     """The state of one import, in an SQLite file that only this user can read.
 
-    It changes with the batches, in their order, each as a whole. So after a kill it has only rows that were
-    passed on, and how often each of these has occurred. Later rows are sent again, with the same ids.
+    Batches are committed in order, each as a whole. So after a kill the file holds only rows that were
+    passed on, and how often each of them has occurred. Later rows are sent again, with the same ids.
 
     Args:
-        path: The file. `None` counts occurrences in a temporary file, and remembers nothing.
-        fingerprint: What the import depends on besides its rows.
+        path: The file. `None` uses a temporary file, so that nothing is kept.
+        fingerprint: Identifies the project and the options of the import.
 
     Attributes:
-        is_new: Whether no run before has begun this import, as far as the file tells.
+        is_new: Whether the file did not exist.
 
     Raises:
         ConfigError: The file cannot be written, belongs to another import, or another process uses it.
@@ -65,14 +65,14 @@ class Checkpoint:
             self.is_new = path is None or not path.exists()
             if path is not None:
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            # With "" SQLite makes a temporary file, and removes it at the end.
+            # With "" SQLite uses a temporary file, and removes it on close.
             self._database = sqlite3.connect(
                 str(path or ""), isolation_level=None, check_same_thread=False, timeout=0.0
             )
             try:
                 self._begin(fingerprint)
             except BaseException:
-                self._database.close()  # it holds the lock
+                self._database.close()  # releases the lock
                 raise
         except (OSError, sqlite3.Error) as error:
             if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
@@ -82,7 +82,7 @@ class Checkpoint:
 
     def _begin(self, fingerprint: str) -> None:
         database = self._database
-        # A kill loses no transaction. A power failure may lose the last ones, but damages nothing.
+        # A kill loses no transaction. A power failure may lose the last ones, but does not damage the file.
         database.executescript("PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=NORMAL;")
         if self.path is not None:
             database.execute("PRAGMA journal_mode=WAL")
@@ -104,21 +104,17 @@ class Checkpoint:
         self._stored_number = self._read_number()
 
     def files(self) -> list[tuple[int, bytes]]:
-        """Return the rows of each file that were passed on, and the digest of these rows, in order."""
+        """Return for each file how many rows were passed on, and the digest of these rows."""
         return self._database.execute("SELECT rows, digest FROM files ORDER BY number").fetchall()
 
     def totals(self) -> dict[str, int]:
-        """Return the counts that `commit` stored."""
+        """Return the stored totals."""
         found = self._database.execute("SELECT json FROM totals").fetchone()
         totals: dict[str, int] = json.loads(found[0]) if found else {}
         return totals
 
     def occurrences(self, keys: Sequence[int]) -> list[int]:
-        """Return for each key how often it has occurred before, and count it.
-
-        Args:
-            keys: The keys of rows, in order. `commit` makes them last.
-        """
+        """Return how often each key has occurred before, and count it. `commit` stores the counts."""
         known: Counter[int] = Counter()
         distinct = list(set(keys))
         for start in range(0, len(distinct), LOOKED_UP_AT_ONCE):
@@ -135,38 +131,38 @@ class Checkpoint:
 
     @property
     def latest(self) -> Noted | None:
-        """What `commit` was last called with in this process, or `None`."""
+        """The last call of `commit` in this process, or `None`."""
         return self._unsaved[-1] if self._unsaved else self._saved_last
 
     def commit(
         self, keys: Sequence[int], file: tuple[int, str, int, bytes], totals: Mapping[str, int]
     ) -> None:
-        """Note that rows were passed on. They are stored soon, and at the latest by `close`.
+        """Note that rows were passed on. They are saved soon, and at the latest by `close`.
 
         Args:
-            keys: What `occurrences` has counted for these rows.
-            file: The number and the name of their file, the rows of it that were passed on, and the digest of
-                these rows.
-            totals: The counts of the whole import.
+            keys: The keys that `occurrences` has counted for these rows.
+            file: The number and name of their file, the number of its rows that were passed on so far, and
+                the digest of all these rows.
+            totals: The totals of the whole import.
 
         Raises:
-            ConfigError: They cannot be stored.
+            ConfigError: The file cannot be written.
         """
         number = self._stored_number + 1 if self.latest is None else self.latest.number + 1
-        # One step: an interrupt comes before or after it, so that it is noted as a whole or not at all.
+        # One atomic step: an interrupt comes before or after it.
         self._unsaved.append(Noted(number, keys, file, totals))
         rows = sum(len(noted.keys) for noted in self._unsaved)
         if rows >= ROWS_OF_A_TRANSACTION or time.monotonic() - self._saved_at >= SECONDS_UNSAVED:
             self._save()
 
     def _save(self) -> None:
-        """Store what was noted, all or nothing."""
+        """Save all notes in one transaction."""
         database = self._database
         try:
-            if database.in_transaction:  # an interrupt ended the last call
+            if database.in_transaction:  # the last call was interrupted
                 database.execute("ROLLBACK")
             database.execute("BEGIN")
-            # An interrupt may have come between the end of a transaction and the line that forgets its notes.
+            # An interrupt may have come after the COMMIT, and before the saved notes were removed.
             stored = self._read_number()
             unsaved = [noted for noted in self._unsaved if noted.number > stored]
             keys = Counter(key for noted in unsaved for key in noted.keys)
@@ -188,7 +184,7 @@ class Checkpoint:
         if unsaved:
             self._saved_last = unsaved[-1]
         self._unsaved = []
-        self._pending -= keys  # this also removes the keys whose count is now zero
+        self._pending -= keys  # also removes the keys whose count is now zero
         self._saved_at = time.monotonic()
 
     def _read_number(self) -> int:
@@ -196,10 +192,10 @@ class Checkpoint:
         return int(found[0]) if found else 0
 
     def close(self) -> None:
-        """Store what was noted, and close the file.
+        """Save all notes, and close the file.
 
         Raises:
-            ConfigError: It cannot be stored.
+            ConfigError: The file cannot be written.
         """
         try:
             if self._unsaved:
@@ -207,4 +203,4 @@ class Checkpoint:
         finally:
             self._database.close()
             if self.path is not None and self.is_new and self.latest is None:
-                self.path.unlink(missing_ok=True)  # the import never began
+                self.path.unlink(missing_ok=True)  # nothing was committed

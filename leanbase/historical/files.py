@@ -18,10 +18,10 @@ from .formats.columns import Columns, object_of
 from .rows import UnusableRowError, content_of, to_json
 
 MAX_ROW_BYTES = 8 * 1024 * 1024
-"""The longest line that is read as one. An event may have 900 KiB."""
+"""Lines that are longer are rejected. An event may have 900 KiB."""
 
 MAX_ROW_CHARACTERS = 1024 * 1024
-"""The longest row of a CSV file, with all its lines."""
+"""The maximum length of a row of a CSV file, with all its lines."""
 
 ROWS_OF_PARQUET = 1000
 CONTAINERS = {
@@ -39,10 +39,10 @@ class Input:
     """One file to read.
 
     Args:
-        name: What messages call it.
+        name: The name for messages.
         container: `"csv"`, `"jsonl"` or `"parquet"`.
-        size: Its size in bytes, or 0 if nobody knows.
-        open: Opens it, as it is on the disk.
+        size: The size in bytes, or 0 if it is unknown.
+        open: Opens the file, without decompressing it.
     """
 
     def __init__(self, name: str, container: str, size: int, open: Callable[[], IO[bytes]]) -> None:
@@ -53,15 +53,15 @@ class Input:
 
 
 def inputs(names: Sequence[str], container: str | None, default: str | None) -> list[Input]:
-    """Return the files that are named, and those in folders and archives, in a fixed order.
+    """Return the named files, and the files in named folders and archives, in a fixed order.
 
     Args:
         names: Files, folders, zip archives, or `-` for standard input.
-        container: What all of them are; `None` goes by their suffixes.
-        default: What files are whose suffix says nothing, such as those of an export format.
+        container: The container of all files. `None` derives it from their suffixes.
+        default: The container of files with an unknown suffix, for export formats.
 
     Raises:
-        ConfigError: A file does not exist, or its suffix says nothing.
+        ConfigError: A file does not exist, or its container is unknown.
     """
     found: list[Input] = []
     for name in names:
@@ -100,7 +100,9 @@ def _of_file(path: Path, container: str | None, default: str | None) -> list[Inp
         return _of_archive(path, container)
     kind = container or _container(path.name) or default
     if kind is None:
-        raise ConfigError(f"the suffix of {path} says nothing: name its format with --format csv, jsonl, …")
+        raise ConfigError(
+            f"the suffix of {path} is not a known format: name the format with --format csv, jsonl, …"
+        )
     return [Input(str(path), kind, path.stat().st_size, lambda: path.open("rb"))]
 
 
@@ -124,7 +126,7 @@ def _of_archive(path: Path, container: str | None) -> list[Input]:
 
 
 class _Opened:
-    """An open file. `raw` is the file on the disk, whose position tells how far the import is."""
+    """An open file. The position in `raw`, the file on disk, gives the progress."""
 
     def __init__(self, source: Input) -> None:
         self._stack = ExitStack()
@@ -152,7 +154,7 @@ class _Opened:
 
 
 class _BadLine(NamedTuple):
-    """A line of a CSV file that makes no row, and why."""
+    """A line of a CSV file that is not a row, and why."""
 
     text: str
     problem: str
@@ -169,7 +171,7 @@ class CsvRows:
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARACTERS))
         self.name = source.name
         self._file = _Opened(source)
-        # Bytes that are not UTF-8 become surrogates, for which `fields` refuses their row alone.
+        # Bytes that are not UTF-8 become surrogates, so that `fields` rejects only their row.
         self._text = io.TextIOWrapper(self._file.stream, "utf-8-sig", "surrogateescape", newline="")
         self._again: deque[str] = deque()
         self._taken: list[str] = []
@@ -189,13 +191,13 @@ class CsvRows:
         return self._rows
 
     def _read(self) -> Iterator[Any]:
-        """Yield each row as a list of cells, or a line that makes no row.
+        """Yield each row as a list of cells, and each invalid line as a `_BadLine`.
 
-        A quote that is never closed takes all lines up to the next quote, the end of the file, or a limit.
-        Then the first of these lines is no row, and the others are read again.
+        A quote that is never closed swallows all lines up to the next quote, the end of the file, or the
+        limit. Then the first of these lines is bad, and the others are read again.
         """
         while True:
-            # `strict` also finds a quote that is open at the end of the file.
+            # `strict` also detects a quote that is still open at the end of the file.
             reader = csv.reader(self._lines(), strict=True)
             try:
                 for row in reader:
@@ -252,7 +254,7 @@ def _is_utf8(row: Sequence[str]) -> bool:
 
 
 class JsonRows:
-    """The rows of a file with one JSON object a line. Blank lines are no rows."""
+    """The rows of a file with one JSON object a line. Blank lines are skipped."""
 
     namespace = b""
 
@@ -344,14 +346,10 @@ class ParquetRows:
 
 
 def opened(source: Input, columns: Columns | None) -> CsvRows | JsonRows | ParquetRows:
-    """Open a file.
-
-    Args:
-        source: The file.
-        columns: The columns whose presence is checked, or `None` for an export format.
+    """Open a file, and check that it has the columns. `columns` is `None` for an export format.
 
     Raises:
-        ConfigError: See the classes. `MissingDependencyError` is one.
+        ConfigError: See the classes. A `MissingDependencyError` is a `ConfigError`.
     """
     check = columns.check if columns is not None else (lambda names: None)
     if source.container == "csv":

@@ -1,4 +1,4 @@
-"""The way of a row: read, mapped, encoded, sent in a batch, and noted in the checkpoint in order."""
+"""Reads, maps and encodes rows, sends them in batches, and commits the batches to the checkpoint in order."""
 
 from __future__ import annotations
 
@@ -54,16 +54,15 @@ Format = Callable[[Mapping[str, Any]], HistoricalEvent]
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of the rows of an import. True if every row was passed on.
+    """The number of rows of an import, by outcome. It is true if every row was passed on.
 
     Attributes:
-        read: The rows that were read, also by earlier runs with the same checkpoint. It is the sum of the
-            next four.
-        delivered: The rows whose events the server accepted.
-        handed_off: The rows whose events a queue accepted.
-        refused: The rows whose events the server refused for good.
-        rejected: The rows that make no event.
-        files: The files that the import wrote, by what they are: `"checkpoint"` and `"rejects"`.
+        read: Rows read, including earlier runs with the same checkpoint. It is the sum of the next four.
+        delivered: Rows whose events the server accepted.
+        handed_off: Rows whose events a queue accepted.
+        refused: Rows whose events the server refused permanently.
+        rejected: Rows that make no event.
+        files: The paths of the files that the import wrote: `"checkpoint"` and `"rejects"`.
     """
 
     read: int = 0
@@ -79,13 +78,13 @@ class ImportReport:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an import is.
+    """The progress of an import.
 
     Attributes:
-        report: What became of the rows so far.
-        skipped: The rows that an earlier run had passed on.
-        fraction: The share of the files that is read, from 0 to 1; `None` if nobody knows their size.
-        waiting_for: What the import waits for, in words, or `None` if it does not wait.
+        report: The outcomes of the rows so far.
+        skipped: The number of rows that an earlier run had passed on.
+        fraction: The share of the files that was read, from 0 to 1; `None` if their size is unknown.
+        waiting_for: A description of what the import waits for; `None` if it does not wait.
     """
 
     report: ImportReport
@@ -95,10 +94,10 @@ class Progress:
 
 
 class ImportStoppedError(LeanbaseError):
-    """An import ended early. What was passed on is in the checkpoint, from which another run continues.
+    """An import ended early. Another run with the same checkpoint continues it.
 
     Attributes:
-        report: What became of the rows so far.
+        report: The outcomes of the rows so far.
     """
 
     def __init__(self, reason: str, report: ImportReport) -> None:
@@ -107,14 +106,7 @@ class ImportStoppedError(LeanbaseError):
 
 
 class Source:
-    """Rows that are read in order, with the format that maps them.
-
-    Args:
-        open: Opens the rows.
-        format: Maps the fields of a row to an event.
-        name: The name of a file, or `""` for rows from code.
-        size: The size in bytes, or 0 if nobody knows.
-    """
+    """Rows and their format. `name` is `""` for rows from code. `size` is in bytes, or 0 if unknown."""
 
     def __init__(self, open: Callable[[], Rows], format: Format, name: str = "", size: int = 0) -> None:
         self.open = open
@@ -124,16 +116,15 @@ class Source:
 
 
 class _Batch:
-    """Rows that are sent together, and noted together.
+    """Rows that are sent and committed together.
 
     Attributes:
-        events: The events of the rows.
-        owners: The index in `lines` of the row of each event.
+        owners: For each event, the index of its row in `lines`.
         lines: The number, the source's name and the content of each row.
         problems: Why rows make no event, by their index in `lines`.
-        keys: What the checkpoint counts for these rows.
-        place: The file, the rows of it up to the end of this batch, and their digest.
-        future: The receipt, once the batch is being sent.
+        keys: The keys that the checkpoint counts for these rows.
+        place: The file's number and name, its rows up to the end of this batch, and their digest.
+        future: The future receipt. `None` if nothing is sent.
     """
 
     __slots__ = ("bytes", "events", "future", "keys", "lines", "owners", "place", "problems")
@@ -156,19 +147,16 @@ class Importer:
     """One import, from its sources to its report.
 
     Args:
-        settings: The settings of the client. `transport`, `fallback` and `max_retries` are the import's own.
-        hooks: The client's `before_send` hooks.
-        sources: The sources of the rows, in order.
-        options: What else the events depend on, such as the columns. A checkpoint is for one set of these.
-        checkpoint: The file of the checkpoint, or `None`.
-        rejects: The file for rows that make no event or are refused; `None` logs them.
-        personless: Whether rows without a person make events.
-        dry_run: Whether rows are only read and mapped, and nothing is sent or written.
-        on_progress: Called with the progress, several times a second.
+        settings: The settings of the client. The import ignores `fallback` and `max_retries`.
+        options: Other options on which the events depend, such as the columns. A checkpoint is valid for one
+            set of options.
+        dry_run: Whether to only read and map the rows: nothing is sent or written.
+
+    For the other arguments see `import_events`.
 
     Attributes:
-        reasons: Why rows of this run were rejected or refused, with their number.
-        skipped: The rows that an earlier run had passed on.
+        reasons: Counts the reasons why rows of this run were rejected or refused.
+        skipped: The number of rows that an earlier run had passed on.
 
     Raises:
         ConfigError: A setting is missing, or the checkpoint cannot be used.
@@ -197,12 +185,12 @@ class Importer:
             MemoryTransport()
             if dry_run
             else factory.create_bare(
-                # The lanes try again, so one send is one attempt.
+                # The lanes retry, so one send is one attempt.
                 replace(settings, historical_migration=True, max_retries=0)
             )
         )
         self._most_events = settings.flush_at
-        # This pipeline only builds and encodes: its transport never gets an event.
+        # This pipeline only builds and encodes events. Its transport never receives one.
         self._pipeline = Pipeline(
             replace(
                 settings,
@@ -238,7 +226,7 @@ class Importer:
 
     @property
     def report(self) -> ImportReport:
-        """What became of the rows so far, also of those of earlier runs with the same checkpoint."""
+        """The outcomes of the rows so far, including earlier runs with the same checkpoint."""
         totals = self._totals()
         rejects = self._rejects.path if totals.get(REJECTS_BYTES) else None
         files = {"checkpoint": self._checkpoint.path, "rejects": rejects}
@@ -255,11 +243,11 @@ class Importer:
         """Import everything. Blocks until each row has an outcome.
 
         Raises:
-            ConfigError: A file cannot be imported, or is not the one that the checkpoint is of.
+            ConfigError: A file cannot be imported, or the checkpoint belongs to another file.
             ImportStoppedError: The server refuses every event, or a file cannot be read to its end.
         """
         try:
-            # In a context of its own: tags, session and id of the caller are not those of the past.
+            # A separate context: past events must not get the caller's tags, session and distinct id.
             return Context().run(self._run)
         finally:
             self._lanes.close()
@@ -301,11 +289,11 @@ class Importer:
             except ConfigError as error:
                 if number == 0:
                     raise
-                raise StoppedError(str(error)) from error  # with what the files before it have made
+                raise StoppedError(str(error)) from error  # keeps the results of the files before it
             except StoppedError:
                 raise
             except Exception as error:
-                if not source.name:  # the caller's own rows: its exception is for the caller
+                if not source.name:  # the caller's own iterator raised, so the caller gets the exception
                     raise
                 what = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 raise StoppedError(f"{source.name} cannot be read to its end: {what}") from error
@@ -313,7 +301,7 @@ class Importer:
                 getattr(rows, "close", lambda: None)()
             self._finished_bytes += source.size
         if len(self._done) > len(self._sources):
-            raise ConfigError("the checkpoint is of more files than these")
+            raise ConfigError("the checkpoint covers more files than were given")
 
     def _of_source(self, number: int, source: Source, rows: Rows) -> Iterator[_Batch]:
         iterator, namespace = iter(rows), rows.namespace
@@ -339,7 +327,7 @@ class Importer:
         yield batch
 
     def _skip(self, number: int, rows: Rows, iterator: Iterator[Any]) -> tuple[Any, int]:
-        """Read the rows that an earlier run has passed on, and check that they are the same."""
+        """Skip the rows that an earlier run has passed on, after a check that they are the same."""
         done, expected = self._done[number] if number < len(self._done) else (0, b"")
         running = sha256()
         for count in range(done):
@@ -357,7 +345,7 @@ class Importer:
         return running, done
 
     def _other_file(self, rows: Rows, why: str) -> str:
-        return f"the checkpoint {self._checkpoint.path} is of another file than {rows.name}: {why}"
+        return f"the checkpoint {self._checkpoint.path} belongs to another file, not to {rows.name}: {why}"
 
     def _fill(
         self,
@@ -368,7 +356,6 @@ class Importer:
         rows: Rows,
         contents: Sequence[tuple[Any, bytes, bytes]],
     ) -> None:
-        """Map and encode rows, and add them to a batch."""
         keys = [_key(number, digest) for _, _, digest in contents]
         times = self._checkpoint.occurrences(keys)
         batch.keys += keys
@@ -384,7 +371,7 @@ class Importer:
                 batch.problems[index] = str(error)
             except EventTooLargeError as error:
                 batch.problems[index] = f"the event is too large: {error}"
-            except Exception as error:  # a row may have any form
+            except Exception as error:  # nobody has checked the types in a row
                 batch.problems[index] = f"the row has an unexpected form ({type(error).__name__})"
 
     def _events(
@@ -406,7 +393,7 @@ class Importer:
         return made
 
     def _link(self, distinct_id: str, previous: str, timestamp: object, batch: _Batch) -> list[EncodedEvent]:
-        """Return the event that links two ids of one person, the first time that they appear together."""
+        """Return the event that links two ids of one person, or `[]` if the import has linked them before."""
         content = content_of(["link", distinct_id, previous])
         key = _key(-1, digest_of(content))
         (before,) = self._checkpoint.occurrences([key])
@@ -421,7 +408,7 @@ class Importer:
     # --- outcomes -----------------------------------------------------------------------------------
 
     def _settle(self, leave: int) -> None:
-        """Wait for the oldest batches, until this many are left, and note each."""
+        """Wait for the oldest batches and commit them, until `leave` batches are left."""
         while len(self._in_flight) > leave:
             future = self._in_flight[0].future
             while future is not None and not future.done():
@@ -435,14 +422,14 @@ class Importer:
             self._tell()
 
     def _settle_finished(self) -> None:
-        """Note the batches that were passed on, up to the first that was not."""
+        """Commit the batches that were passed on, up to the first that was not."""
         self._lanes.close()
         latest = self._checkpoint.latest
         for batch in self._in_flight:
             future = batch.future
             if future is not None and (future.cancelled() or future.exception() is not None):
                 return
-            if latest is None or batch.place != latest.file:  # else an interrupt came after it was noted
+            if latest is None or batch.place != latest.file:  # else it was committed before the interrupt
                 self._note(batch)
 
     def _note(self, batch: _Batch) -> None:
@@ -486,8 +473,8 @@ class Importer:
 class _Rejects:
     """The file of the rows that were not passed on, each with its number and the reason.
 
-    Only this user can read it. Rows are written where the checkpoint says that the file ends. So a row that
-    comes again after an interrupt or a kill is in it once.
+    Only this user can read it. The checkpoint stores where the file ends, and new rows are written there. So
+    a row that is processed again after an interrupt or a kill is in the file once.
     """
 
     def __init__(self, path: Path | None, *, is_new: bool) -> None:
@@ -499,11 +486,7 @@ class _Rejects:
         self._has_said = False
 
     def write(self, end: int, rows: Sequence[tuple[int, str, bytes, str]]) -> int:
-        """Write rows, each its number, file, content and reason, and return where the file ends.
-
-        Args:
-            end: Where it has ended.
-            rows: The rows.
+        """Write rows (number, file, content, reason) at the offset `end`, and return the new end.
 
         Raises:
             StoppedError: The file cannot be written.
@@ -522,8 +505,8 @@ class _Rejects:
             if self._descriptor is None:
                 self._descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600)
                 if stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-                    self.path.chmod(0o600)  # it may have been there, empty
-                end = min(end, os.fstat(self._descriptor).st_size)  # somebody may have removed the file
+                    self.path.chmod(0o600)  # an empty file may have existed
+                end = min(end, os.fstat(self._descriptor).st_size)  # the file may have been removed
             os.lseek(self._descriptor, end, os.SEEK_SET)
             rest = data
             while rest:
@@ -535,7 +518,7 @@ class _Rejects:
 
     def close(self) -> None:
         if self._descriptor is not None:
-            with contextlib.suppress(OSError):  # it may be a pipe
+            with contextlib.suppress(OSError):  # the file may be a pipe
                 os.ftruncate(self._descriptor, self._end)
             os.close(self._descriptor)
             self._descriptor = None
@@ -557,7 +540,7 @@ def _draft(
 
 
 def _key(number: int, digest: bytes) -> int:
-    """Return the number under which the checkpoint counts a row of a file; -1 is for links of ids."""
+    """Return the checkpoint's key of a row. `number` is the file's number, or -1 for a link of ids."""
     return int.from_bytes(digest[:8], "big", signed=True) ^ number
 
 

@@ -1,4 +1,4 @@
-"""Sends batches side by side, and waits out an outage of the server."""
+"""Sends batches in parallel, and waits until an outage of the server is over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..transports.http import REFUSALS_OF_AN_EVENT
 from ..transports.receipt import OutcomeGroup, Receipt
 
 LANES = 8
-"""The number of requests in flight. More do not help: encoding takes the time of one core."""
+"""The maximum number of requests in flight. More do not help: encoding fully uses one core."""
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 30.0
@@ -25,16 +25,16 @@ CLOSE_SECONDS = 5.0
 
 
 class StoppedError(Exception):
-    """The import must end: its user has to change something first, or has interrupted it."""
+    """The import must end: the user has to correct something first, or has interrupted it."""
 
 
 class Lanes:
-    """Several threads that each send one batch at a time, over kept-alive connections.
+    """Threads that each send one batch at a time over kept-alive connections.
 
-    While the server is away, one lane tries again, and the others wait for it.
+    While the server is unavailable, one lane retries, and the others wait for its result.
 
     Args:
-        transport: Where events go. It must not retain events.
+        transport: The transport. It must not retain events.
         seconds: The maximum seconds for one send.
         has_passed_on: Whether the server has accepted events of this import before.
     """
@@ -52,15 +52,15 @@ class Lanes:
         self._has_passed_on = has_passed_on
 
     def send(self, events: Sequence[EncodedEvent]) -> Future[Receipt]:
-        """Begin to send a batch. The future has the receipt, or raises `StoppedError`.
+        """Start sending a batch. The future returns the receipt, or raises `StoppedError`.
 
-        The events that the receipt has as dropped are those that the server refuses for good.
+        The receipt's dropped events are those that the server refuses permanently.
         """
         return self._pool.submit(self._batch, events)
 
     @property
     def waiting_for(self) -> str | None:
-        """What the import waits for, in words, or `None` if it does not wait."""
+        """A description of what the import waits for, or `None`."""
         with self._changed:
             if not self._failures:
                 return None
@@ -69,7 +69,7 @@ class Lanes:
             return f"{self._problem}; {when}"
 
     def stop(self, reason: str = "the import was interrupted") -> StoppedError:
-        """Let no request begin any more. Return the error to raise, with the reason of the first call."""
+        """Prevent new requests, and return the error to raise. The reason of the first call is kept."""
         with self._changed:
             self._reason = self._reason or reason
             self._changed.notify_all()
@@ -100,7 +100,7 @@ class Lanes:
         return receipt
 
     def _refused(self, group: OutcomeGroup) -> Receipt:
-        """Find the events that the server refuses, in halves: one of them makes it refuse a whole request."""
+        """Send a refused batch in halves, because one bad event makes the server refuse a whole request."""
         error = group.error
         if isinstance(error, RejectedError) and error.status not in REFUSALS_OF_AN_EVENT:
             raise self.stop(str(error))
@@ -110,10 +110,10 @@ class Lanes:
         return self._delivered(group.events[:middle]) + self._delivered(group.events[middle:])
 
     def _attempt(self, events: Sequence[EncodedEvent]) -> Receipt:
-        """Send once, in turn with the other lanes while the server is away."""
+        """Send once. While the server is unavailable, only one lane sends at a time."""
         is_trial = self._turn()
         try:
-            # `last_chance`: the waits here take the place of those of the circuit breaker.
+            # "full" skips the circuit breaker's pauses: the lanes have waits of their own.
             receipt = self._transport.send(events, deadline=Deadline.after(self._seconds, "full"))
         except Exception as error:  # a transport should not raise
             receipt = Receipt.retaining(events, "failed", error)
@@ -127,12 +127,12 @@ class Lanes:
             if receipt.has_retained:
                 group = [each for each in receipt.groups if each.outcome == "retained"][-1]
                 self._note_failure(group, is_trial)
-            elif is_trial:  # others that succeed began before the server was known to be away
+            elif is_trial:  # another send that succeeds may have begun before the outage
                 self._failures = 0
         return receipt
 
     def _turn(self) -> bool:
-        """Wait until this lane may send. Return whether it is the one that tries again."""
+        """Wait until this lane may send. Return True if it is the lane that retries during an outage."""
         with self._changed:
             while not self._reason:
                 if not self._failures:
@@ -150,7 +150,7 @@ class Lanes:
         if isinstance(error, TransportError) and (error.reason == "refused" or not error.mends_soon):
             raise self.stop(self._problem)
         if self._failures and not is_trial:
-            return  # it began before the server was known to be away
+            return  # this send began before the outage was known
         self._failures += 1
         backoff = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(self._failures - 1, 10))
         wait = backoff * (1 - random.random() / 2)  # noqa: S311 - jitter

@@ -1,4 +1,4 @@
-"""What an import reads and makes: rows, the events of a row, and ids that are the same in every run."""
+"""Rows, their events, and ids that are the same in every run."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ FIELDS = ("event", "distinct_id", "timestamp", "properties", "uuid", "groups")
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _EPOCH = re.compile(r"\s*\d{9,}(?:\.\d*)?\s*", re.ASCII)
-"""A number of seconds or milliseconds since the epoch. Eight digits are a date, such as 20240131."""
+"""Seconds or milliseconds since the epoch. A number of eight digits is a date, such as 20240131."""
 
 _write = json_writer(",", ":")
 
 
 class UnusableRowError(Exception):
-    """A row makes no event. The message says why, and quotes no value."""
+    """A row makes no event. The message says why, and quotes no value of the row."""
 
 
 class Rows(Protocol):
-    """Rows in an order that is the same each time, from a file or from code.
+    """Rows from a file or from code, in the same order each time.
 
-    `content` is what the ids of a row are derived from, so a resumed import only has to compute `content` for
-    the rows that it skips. `namespace` is what the ids of all rows are derived from besides. `fields` reads a
-    row.
+    The ids of a row are derived from `namespace` and `content`. A resumed import computes only these for the
+    rows that it skips. `fields` reads a row.
     """
 
     name: str
@@ -50,15 +49,12 @@ class Rows(Protocol):
 
 @dataclass(slots=True)
 class HistoricalEvent:
-    """An event of the past, as a format maps it.
+    """A past event, as a format maps it.
 
     Attributes:
-        name: The event's name.
-        distinct_id: The person's id, or `None` for an event without a person.
-        timestamp: When it happened, as `capture` takes it.
-        properties: Its properties.
-        own_id: The id that the event had where it comes from, or `None`.
-        previous_id: Another id of the same person, such as the id of a device. The import links the two once.
+        timestamp: When the event happened, in any form that `capture` accepts.
+        own_id: The id of the event at its origin, or `None`.
+        previous_id: Another id of the same person, such as the id of a device. The import links the two ids.
     """
 
     name: object
@@ -69,13 +65,10 @@ class HistoricalEvent:
     previous_id: object = None
 
     def check(self, *, personless: bool) -> None:
-        """Complete what `capture` would complete, and refuse what it would replace.
-
-        Args:
-            personless: Whether an event without a person is allowed.
+        """Normalize the fields as `capture` does, but raise where `capture` would insert a default.
 
         Raises:
-            UnusableRowError: The event has no name, no person, or no readable timestamp.
+            UnusableRowError: The event has no name, no timestamp, or no person unless `personless`.
         """
         try:
             self.name = checked_name(self.name)
@@ -91,8 +84,8 @@ class HistoricalEvent:
 
 
 def _read_timestamp(text: str) -> datetime | float | str:
-    """Return a timestamp as `capture` takes it. One without an offset is in UTC, whenever the import runs."""
-    if text[10:11] in ("T", " ") and text[4:5] == "-":  # the usual format, which Python reads fast
+    """Return a timestamp that `capture` accepts. A timestamp without an offset is in UTC."""
+    if text[10:11] in ("T", " ") and text[4:5] == "-":  # the usual format, for which Python is fast
         try:
             found = datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1] in "Zz" else text)
             return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
@@ -102,7 +95,7 @@ def _read_timestamp(text: str) -> datetime | float | str:
 
 
 class CodeRows:
-    """The rows that `import_events` gets from code."""
+    """The rows that the caller passes to `import_events`."""
 
     name = "rows"
     namespace = b""
@@ -129,7 +122,7 @@ class CodeRows:
 
 
 def event_of(fields: Mapping[str, Any]) -> HistoricalEvent:
-    """Return the event of a row from code, whose keys are those of `FIELDS`."""
+    """Return the event of a row from code. Its keys must be in `FIELDS`."""
     unknown = [str(name) for name in fields if name not in FIELDS]
     if unknown:
         raise UnusableRowError(f"unknown key(s) {', '.join(unknown)}: put them into properties")
@@ -154,7 +147,7 @@ def with_groups(properties: Mapping[str, Any], groups: Any) -> dict[str, Any]:
 
 
 def content_of(value: Any) -> bytes:
-    """Return any value as bytes that are the same for equal values."""
+    """Return the same bytes for equal values."""
     try:
         return to_json(_ordered(sanitize(value)))
     except EventTooLargeError:
@@ -162,7 +155,7 @@ def content_of(value: Any) -> bytes:
 
 
 def to_json(value: Any) -> bytes:
-    """Return plain values as JSON. Halves of surrogate pairs are escaped."""
+    """Return plain values as JSON, with lone surrogates escaped."""
     return _write(value).encode("utf-8", "backslashreplace")
 
 
@@ -171,11 +164,11 @@ def _refuse(constant: str) -> Any:
 
 
 decode_json = json.JSONDecoder(parse_constant=_refuse).decode
-"""Reads JSON, without `NaN` and `Infinity`. Made once: `json.loads` with options makes one for each call."""
+"""Decodes JSON without `NaN` and `Infinity`. `json.loads` with options would make a decoder for each call."""
 
 
 def _shortened(value: Any) -> Any:
-    """Return what of a row that is too large for an event tells it from others."""
+    """Return the start of each value of a row that is too large for an event."""
     if isinstance(value, Mapping):
         value = {str(name): str(each)[:MAX_CHARACTERS_SHOWN] for name, each in islice(value.items(), 100)}
     return _ordered(sanitize(value)) if isinstance(value, dict) else type(value).__name__
@@ -191,24 +184,24 @@ _NAMESPACE = NAMESPACE_URL.bytes + b"leanbase:import/"
 
 
 def digest_of(content: bytes) -> bytes:
-    """Return the 20 bytes from which a row is known again."""
+    """Return the 20 bytes that identify a row."""
     return sha1(_NAMESPACE + content, usedforsecurity=False).digest()
 
 
 def uuid_of(digest: bytes) -> str:
-    """Return the UUIDv5 (RFC 9562) of a digest of `digest_of`."""
+    """Return the UUIDv5 (RFC 9562) of a digest from `digest_of`."""
     digits = digest[:16].hex()
     variant = "89ab"[digest[8] >> 4 & 0x3]
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def derived_uuid(*parts: object) -> str:
-    """Return a UUIDv5 that is always the same for the same values."""
+    """Return the same UUIDv5 for the same values."""
     return uuid_of(digest_of(content_of(list(parts))))
 
 
 def own_uuid(event: HistoricalEvent) -> str | None:
-    """Return the uuid that stands for the id that an event had before, or `None` if it had none."""
+    """Return the uuid for the id that the event has at its origin, or `None` if it has no id."""
     own = event.own_id
     if own is None or own == "":
         return None
@@ -217,5 +210,5 @@ def own_uuid(event: HistoricalEvent) -> str | None:
     text = str(own)
     if _UUID.fullmatch(text):
         return text
-    # An id such as Mixpanel's `$insert_id` is one only together with the rest of what identifies an event.
+    # An id such as Mixpanel's `$insert_id` is unique only together with the event's name, person and time.
     return derived_uuid("id", event.name, str(event.distinct_id), str(event.timestamp), text)

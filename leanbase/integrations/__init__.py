@@ -1,1 +1,1 @@
-"""Integrations with other libraries and the standard library. Import each module by its name."""
+"""Integrations with other libraries and the standard library. Import each by its module name."""

@@ -50,22 +50,22 @@ class LeanbaseMiddleware:
     """Gives each request a context with its identity and tags, and sends its events together.
 
     A thread sends the events, so the event loop is never blocked. Exceptions that leave the application are
-    captured and raised unchanged. Exceptions that a handler of Starlette or FastAPI turns into a response of
-    500 or above are captured too. Events that background tasks capture belong to the request.
+    captured and raised unchanged. Exceptions that an exception handler of Starlette or FastAPI turns into a
+    response of 500 or above are captured too. Events of background tasks belong to the request.
 
-    A WebSocket has its own context and delivery scope. Its events are sent when it closes, and at intervals
-    while a long one is open. When the server shuts the application down, all pending events are sent first.
+    A WebSocket has its own context and delivery scope. Its events are sent at intervals and when it closes.
+    When the server shuts the application down, all pending events are sent first.
 
     Args:
         app: The application.
-        client: Captures exceptions, and sends its retained events. Default: the default client.
+        client: Captures exceptions. Its retained events are sent as well. Default: the default client.
         flush: When events are sent: `"before_response"`, `"after_response"`, `"each"` (with every capture) or
             `"auto"` (before the last part of the response if the platform may freeze the process afterwards,
             else after it).
         capture_exceptions: Whether exceptions that leave the application are captured.
-        request_filter: Receives the ASGI scope. If it returns a false value, the request is not tracked.
-        extra_tags: Receives the ASGI scope; returns additional tags, or `None`.
-        tag_map: Receives the dict of all tags and returns the dict to use.
+        request_filter: Called with the ASGI scope. A false result means that the request is not tracked.
+        extra_tags: Called with the ASGI scope. Returns additional tags, or `None`.
+        tag_map: Called with the dict of all tags. Returns the dict to use. If it raises, there are no tags.
 
     Raises:
         ConfigError: `flush` is not one of these values.
@@ -98,14 +98,14 @@ class LeanbaseMiddleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application inside the boundary of a request."""
+        """Call the application inside the context and scope of a request."""
         __tracebackhide__ = True
         if scope["type"] == "lifespan":
             self._options.need_no_signal()
             return await self._app(scope, receive, partial(self._send_of_lifespan, send))
         if scope["type"] not in ("http", "websocket") or not self._options.track(scope):
             return await self._app(scope, receive, send)
-        self._options.handle_sigterm()  # has no effect if there was a lifespan
+        self._options.handle_sigterm()  # no effect if the server sent a lifespan
         outer = scope.get(REQUEST_KEY)
         tracked = _Request(self._options, scope, outer)
         scope[REQUEST_KEY] = tracked
@@ -123,7 +123,7 @@ class LeanbaseMiddleware:
     async def _send_of_lifespan(self, send: Send, message: Message) -> None:
         """Pass a message on. If it reports the end of the shutdown, send all pending events first.
 
-        uvicorn ends its own process with the signal that stopped it, so no exit hook runs.
+        uvicorn raises the signal that stopped it again, which ends the process without exit hooks.
         """
         if message["type"].startswith("lifespan.shutdown"):
             await send_everything(self._options.client)
@@ -137,7 +137,7 @@ class _Request(WebRequest):
         super().__init__(
             options,
             "ASGI",
-            # Read these values now, as the client sent them: frameworks change the ASGI scope later.
+            # Read these values now: frameworks change them in the ASGI scope later.
             partial(
                 _describe, scope, scope.get("raw_path"), scope.get("path", ""), scope.get("root_path", "")
             ),
@@ -150,7 +150,7 @@ class _Request(WebRequest):
         self.hang_up: BaseException | None = None
 
     def is_hang_up(self, error: BaseException) -> bool:
-        """Return True if an exception means that the client disconnected, such as a failed send to it."""
+        """Return True if an exception means that the HTTP client has disconnected."""
         if self.hang_up is not None and self.hang_up in (error, error.__context__, error.__cause__):
             return True
         return super().is_hang_up(error)
@@ -193,7 +193,7 @@ class _Response:
         return kind == "http.response.pathsend"
 
     def _capture_handled(self) -> None:
-        """Capture the exception that an exception handler is responding to."""
+        """Capture the exception to which an exception handler responds."""
         error = sys.exc_info()[1]
         if error is not None and error is not self._outer_error:
             self._tracked.capture(error, None if _is_raised_again() else self._handler())
@@ -205,11 +205,11 @@ class _Response:
 
 
 def _is_raised_again() -> bool:
-    """Return True if Starlette itself responds with 500: it raises the exception again afterwards."""
+    """Return True if Starlette itself responds with 500: it then raises the exception again."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not LeanbaseMiddleware.__call__.__code__:
         if frame.f_globals.get("__name__") == "starlette.middleware.errors":
-            return frame.f_code.co_name == "__call__"  # its `_send` passes on a message of other code
+            return frame.f_code.co_name == "__call__"  # its `_send` passes on other code's messages
         frame = frame.f_back
     return False
 

@@ -33,15 +33,15 @@ HEADER = "leanbase"
 """The message header that carries the producer's identity, session and tags, as JSON."""
 
 MAX_HEADER_CHARACTERS = 32 * 1024
-"""The maximum length of that header. Brokers limit the size of all headers; RabbitMQ's clients to 128 KiB."""
+"""The maximum length of that header. Brokers limit all headers together; RabbitMQ's clients to 128 KiB."""
 
 SAME_FAILURE_SECONDS = 60.0
-"""Seconds after the loss of a task in which another report of it is about the same loss."""
+"""Seconds after a report of a lost task during which another report is about the same loss."""
 
 NO_FAILURES = (Ignore, Reject, Retry)
 
 _runs: ContextVar[tuple[_TaskRun, ...]] = ContextVar("leanbase_celery_tasks", default=())
-"""The tasks that run in this thread, the innermost last. Eager tasks run inside one another."""
+"""The running tasks of this thread, the innermost last. Eager tasks run inside other tasks."""
 
 
 def install(app: Celery | None = None, *, client: Leanbase | None = None, propagate: bool = True) -> None:
@@ -50,8 +50,8 @@ def install(app: Celery | None = None, *, client: Leanbase | None = None, propag
     Each task runs in its own context. The context has the identity, session and tags of the code that
     published the task, and the tags `celery.task_name` and `celery.task_id`.
 
-    The events of a task are sent when it ends, in every kind of pool. The end of the task blocks until its
-    events have an outcome, at most `send_deadline` seconds.
+    The events of a task are sent at its end, in every kind of pool. The end blocks until the events have an
+    outcome, at most `send_deadline` seconds.
 
     An exception that fails a task is captured, and so are a time limit and a lost worker. `Retry`, `Ignore`,
     `Reject` and the exceptions in the task's `throws` are not captured.
@@ -61,8 +61,8 @@ def install(app: Celery | None = None, *, client: Leanbase | None = None, propag
 
     Args:
         app: The application whose tasks are tracked when they run. Default: all applications.
-        client: Captures exceptions, and sends its retained events. Default: the default client.
-        propagate: Whether messages carry identity, session and tags from producers to workers.
+        client: Captures exceptions. Its retained events are sent as well. Default: the default client.
+        propagate: Whether messages carry the identity, session and tags from producers to workers.
 
     Raises:
         TypeError: `client` is not a client.
@@ -87,7 +87,7 @@ def install(app: Celery | None = None, *, client: Leanbase | None = None, propag
 
 
 class _Tracker:
-    """Receives Celery's signals. Its methods do not raise, because Celery would only log the exception."""
+    """Receives Celery's signals. Its methods never raise: Celery would only log the exception."""
 
     def __init__(self, app: Celery | None, client: Leanbase, propagate: bool) -> None:
         self._app = app
@@ -111,7 +111,7 @@ class _Tracker:
             return
         running = _runs.get()
         if not task.request.is_eager:
-            while running:  # Celery did not signal the end of this task
+            while running:  # Celery did not signal its end
                 running[-1].leave()
                 running = running[:-1]
         run = _TaskRun(self._client, task, task_id, self._message(task.request))
@@ -128,7 +128,7 @@ class _Tracker:
         if run is not None:
             run.capture(exception)
         elif (self._app is None or sender.app is self._app) and not self._is_known(task_id):
-            # This is the main process of a worker: the process that ran the task has ended.
+            # In the main process of a worker: the process that ran the task has ended.
             request = _request_of(sender, task_id, traceback)
             with _LostTask(self._client, sender, task_id, self._message(request)) as lost:
                 lost.capture(exception)
@@ -148,7 +148,7 @@ class _Tracker:
         return request.get(HEADER) if self._propagate and request is not None else None
 
     def _is_known(self, task_id: str) -> bool:
-        """Return True if this loss was reported before: Celery reports a hard time limit twice."""
+        """Return True if this loss is already reported: Celery reports a hard time limit twice."""
         now = time.monotonic()
         self._lost = {each: at for each, at in self._lost.items() if now - at < SAME_FAILURE_SECONDS}
         known = task_id in self._lost
@@ -157,7 +157,7 @@ class _Tracker:
 
 
 class _TaskRun(Boundary):
-    """One run of a task. Inside an open scope, such as that of an eager task, the outermost scope sends."""
+    """One run of a task. Inside an open scope (for example, an eager task), the outermost scope sends."""
 
     def __init__(self, client: Leanbase, task: Task, task_id: str, carried: Any) -> None:
         around = open_scope()
@@ -189,7 +189,7 @@ class _TaskRun(Boundary):
 
 
 class _LostTask(_TaskRun):
-    """A task whose process has ended. The main process reports it, and must not wait for the send."""
+    """A task whose process has ended. The main process reports it, and does not wait for the send."""
 
     def __enter__(self) -> _LostTask:  # type: ignore[override]
         super().__enter__()
@@ -209,7 +209,7 @@ def _request_of(task: Task, task_id: str, traceback: Any) -> Any:
     """Return the request of a task that ran in another process; `None` if it cannot be found."""
     if task.request.id == task_id:
         return task.request
-    # For a hard time limit Celery raises the exception itself, in a method of the request.
+    # For a hard time limit, Celery raises the exception in a method of the request.
     frame = getattr(traceback, "tb_frame", None)
     request = frame.f_locals.get("self") if frame is not None else None
     message = getattr(request, "request_dict", None)

@@ -35,39 +35,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 ATTRIBUTE = "_leanbase_request"
-"""The attribute of an `HttpRequest` that holds its boundary."""
+"""The attribute of an `HttpRequest` that holds its `DjangoRequest`."""
 
 _current: ContextVar[DjangoRequest | None] = ContextVar("leanbase_django_request", default=None)
 """The request that this thread handles."""
 
 _latest: LeanbaseContextMiddleware | None = None
-"""The latest middleware. It tracks requests that did not reach it, because an earlier one raised."""
+"""The latest middleware. It also tracks requests for which an earlier middleware raised."""
 
 
 class LeanbaseContextMiddleware:
     """Gives each request a context with its identity and tags, and sends its events together.
 
     The identity is the id that the web SDK sent, or else the primary key of the authenticated user. In
-    synchronous mode, the user is read when the first event of a request needs it. In asynchronous mode, it is
-    read at the start, if the request has a session cookie or an `Authorization` header. Reading the user does
-    not make a page vary by cookie.
+    synchronous mode, the middleware reads the user when the first event of a request needs it. In
+    asynchronous mode, it reads the user at the start, if the request has a session cookie or an
+    `Authorization` header. This does not make a page vary by cookie.
 
     Each exception for which Django responds with status 500 is captured once. An exception that the
     application itself turned into a response of 500 or above is captured as handled. Under uvicorn, which
     ends without exit hooks, the middleware handles SIGTERM and sends all pending events first.
 
-    An event loop is never blocked. In synchronous mode, sending blocks the request, at most `send_deadline`
-    seconds for each send. It does not block if events are sent after the response and the server uses
-    threads.
+    An event loop is never blocked. In synchronous mode, each send blocks the request, at most `send_deadline`
+    seconds. It does not block if events are sent after the response and the server uses threads.
 
     Put the middleware after Django's authentication. Its settings are read once, when Django starts:
 
     * `LEANBASE_MW_CAPTURE_EXCEPTIONS` (`True`): whether exceptions are captured.
-    * `LEANBASE_MW_CLIENT`: captures exceptions, and sends its retained events. Default: the default client.
-    * `LEANBASE_MW_REQUEST_FILTER`: receives the request. If it returns a false value, the request is not
-      tracked.
-    * `LEANBASE_MW_EXTRA_TAGS`: receives the request; returns additional tags, or `None`.
-    * `LEANBASE_MW_TAG_MAP`: receives the dict of all tags and returns the dict to use.
+    * `LEANBASE_MW_CLIENT`: captures exceptions. Its retained events are sent as well. Default: the default
+      client.
+    * `LEANBASE_MW_REQUEST_FILTER`: called with the request. A false result means that it is not tracked.
+    * `LEANBASE_MW_EXTRA_TAGS`: called with the request. Returns additional tags, or `None`.
+    * `LEANBASE_MW_TAG_MAP`: called with the dict of all tags. Returns the dict to use. If it raises, there
+      are no tags.
     * `LEANBASE_MW_FLUSH` (`"auto"`): when events are sent: `"before_response"`, `"after_response"`, `"each"`
       (inside every capture) or `"auto"` (before the response if the platform may freeze the process
       afterwards, else after).
@@ -88,7 +88,7 @@ class LeanbaseContextMiddleware:
         if self._is_async:
             markcoroutinefunction(self)
         else:
-            # Only in synchronous mode: in asynchronous mode, Django would call it in a thread each time.
+            # In asynchronous mode, Django would call it in a thread each time.
             self.process_view = self._process_view
         got_request_exception.connect(_on_exception, dispatch_uid=__name__)
         request_finished.connect(_on_finish, dispatch_uid=__name__)
@@ -141,7 +141,7 @@ class LeanbaseContextMiddleware:
         return response
 
     def process_exception(self, request: Any, exception: BaseException) -> None:
-        """Remember the exception of a view: the application may still respond to it."""
+        """Store the exception of a view: the application may still respond to it."""
         tracked = getattr(request, ATTRIBUTE, None)
         if tracked is not None:
             tracked.error = exception
@@ -157,7 +157,7 @@ class DjangoRequest(WebRequest):
     """A request that Django handles.
 
     Attributes:
-        user: Primary key and e-mail address of the user, if the user was read already.
+        user: Primary key and e-mail address of the user, if they are already read.
         error: An exception of the view, to which a middleware may still respond.
     """
 
@@ -193,14 +193,14 @@ class DjangoRequest(WebRequest):
             self.status = None
             with self.resumed():
                 self.capture(error)
-            self.finish_later()  # no response will do this
+            self.finish_later()  # no response will finish it
 
     def streams(self, response: Any) -> bool:
         """Return True if the application still has to produce the body of a response."""
         return response.streaming and getattr(response, "file_to_stream", None) is None
 
     def follow(self, response: Any) -> None:
-        """Produce the body of a response inside the request, and finish the request when it is closed."""
+        """Produce the body of a response inside the request, and finish the request at its close."""
         closers = response._resource_closers
         closers[:] = [*(partial(self.call_resumed, close) for close in closers), self.finish]
         if self.streams(response):
@@ -249,7 +249,7 @@ def _on_exception(request: Any = None, **_: Any) -> None:
 def _on_finish(**_: Any) -> None:
     """Finish the request of this thread if its response was discarded."""
     tracked = _current.get()
-    if tracked is not None and not tracked.is_inside:  # inside, a view has requested another page
+    if tracked is not None and not tracked.is_inside:  # else a view has requested another page
         _current.set(None)
         tracked.finish()
 
@@ -262,7 +262,7 @@ def _has_credentials(request: Any) -> bool:
 
 
 def _user(request: Any) -> tuple[str, str | None] | None:
-    """Return primary key and e-mail address of the authenticated user. This may cost a database query."""
+    """Return primary key and e-mail address of the authenticated user. May cost a database query."""
     session: Any = getattr(request, "session", None)
     untouched = session is not None and not session.accessed
     user = None
@@ -272,7 +272,7 @@ def _user(request: Any) -> tuple[str, str | None] | None:
     except Exception:  # a backend that fails, or a view on an event loop, where Django forbids queries
         found = None
     if untouched and session.accessed:
-        # The page does not depend on the user because of this read, but it does when the view reads it.
+        # Only a read by the view makes the page depend on the user.
         state = getattr(user, "__dict__", {})
         value = state.get("_wrapped", state)
         if "_setupfunc" in state:
@@ -288,7 +288,7 @@ def _user(request: Any) -> tuple[str, str | None] | None:
 
 
 async def _authenticated(request: Any) -> tuple[str, str | None] | None:
-    """Do the same as `_user`, on an event loop."""
+    """Return the same as `_user`, on an event loop."""
     read: Any = getattr(request, "auser", None)
     session: Any = getattr(request, "session", None)
     untouched = session is not None and not session.accessed

@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 class LeanbaseFlask:
     """Gives each request of a Flask application a context with its identity and tags, and sends its events.
 
-    Exceptions for which Flask responds with status 500 are captured, each once. The extension is the WSGI
-    middleware, with two additions that Flask knows: the rule of the URL, and the exception behind a response.
+    Exceptions for which Flask responds with status 500 are captured, each once. The extension does the same
+    as the WSGI middleware. It adds the rule of the URL, and the exception that caused a response.
 
-    Sending blocks the request, at most `send_deadline` seconds for each send. It does not block if events are
-    sent after the response and the server uses threads.
+    Each send blocks the request, at most `send_deadline` seconds. It does not block if events are sent after
+    the response and the server uses threads.
 
     Args:
         app: The application. Without it, call `init_app` later.
-        client: Captures exceptions, and sends its retained events. Default: the default client.
+        client: Captures exceptions. Its retained events are sent as well. Default: the default client.
         flush: When events are sent: `"before_response"`, `"after_response"`, `"each"` (inside every capture)
             or `"auto"` (before the response if the platform may freeze the process afterwards, else after).
         capture_exceptions: Whether exceptions are captured.
-        request_filter: Receives the `flask.Request`. If it returns a false value, the request is not tracked.
-        extra_tags: Receives the `flask.Request`; returns additional tags, or `None`.
-        tag_map: Receives the dict of all tags and returns the dict to use.
+        request_filter: Called with the `flask.Request`. A false result means that the request is not tracked.
+        extra_tags: Called with the `flask.Request`. Returns additional tags, or `None`.
+        tag_map: Called with the dict of all tags. Returns the dict to use. If it raises, there are no tags.
 
     Raises:
         ConfigError: `flush` is not one of these values.
@@ -72,9 +72,9 @@ class LeanbaseFlask:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Track the requests of an application. A second call for the same one has no effect.
+        """Track the requests of an application. A second call for the same application has no effect.
 
-        `flask.current_app` is accepted too, while an application's context is active.
+        Also accepts `flask.current_app`, while an application's context is active.
         """
         app = target(app)
         if app.extensions.setdefault("leanbase", self) is self and not isinstance(app.wsgi_app, _Tracked):
@@ -83,7 +83,7 @@ class LeanbaseFlask:
 
 
 class _Tracked:
-    """Tracks the requests of an application, as a wrapper around its `wsgi_app`."""
+    """Wraps an application's `wsgi_app`, to track its requests."""
 
     def __init__(self, app: Flask, options: RequestOptions) -> None:
         self._app = app
@@ -101,10 +101,10 @@ class _Tracked:
 
 
 def _made(app: Flask, environ: dict[str, Any]) -> Request:
-    """Create a request of the application's class besides the view's. It does not read the body."""
+    """Create a second request object of the application's class. It cannot read the body."""
     before = environ.get("werkzeug.request")
     made = app.request_class(environ)
-    made.shallow = True  # a body that is read here is lost for the view
+    made.shallow = True  # if this read the body, the view could not
     if before is None:
         environ.pop("werkzeug.request", None)
     else:
@@ -120,9 +120,9 @@ def _capture(_sender: Flask, exception: BaseException, **_: Any) -> None:
 
 
 def _with_request(function: Any) -> Any:
-    """Wrap a function of the user, so that it receives a `flask.Request`.
+    """Wrap a user's function, so that it receives Flask's current request, or else a new one.
 
-    This is Flask's current request if it exists, because that knows its endpoint, or else a new one.
+    The current request knows its endpoint.
     """
     if not callable(function):
         return function

@@ -1,4 +1,4 @@
-"""Capture records of the standard library's `logging` as exceptions.
+"""Captures records of the standard library's `logging` as exceptions.
 
 Example:
     import logging
@@ -31,15 +31,15 @@ class LeanbaseHandler(logging.Handler):
     """Captures log records at a level and above.
 
     A record with exception information is captured as that exception. It is captured once, even if a context
-    or decorator around it sees the same exception. Any other record becomes an exception `LoggedError`,
-    `LoggedWarning` …, with the message and the stack of the logging call. Both carry the record's level and
+    or decorator around it also captures exceptions. Any other record becomes an exception `LoggedError`,
+    `LoggedWarning` …, with the message and the stack of the logging call. Both have the record's level and
     the properties `logger_name` and `logger_level`. The SDK's own records are skipped.
 
     Logging a record blocks like `capture`, and never raises.
 
     Args:
-        level: The lowest level to capture, a number or name of `logging`.
-        client: The client that captures. Default: the default client, once it has its settings.
+        level: The lowest level to capture, as a number or name of `logging`.
+        client: The client that captures the records. Default: the default client, once it has its settings.
 
     Raises:
         TypeError: `client` is not a client.
@@ -62,7 +62,7 @@ class LeanbaseHandler(logging.Handler):
             super().addFilter(filter)
 
     def handle(self, record: logging.LogRecord) -> Any:
-        """Filter and capture a record. No lock is held: threads must not wait for each other's requests."""
+        """Filter and capture a record, without a lock: threads must not wait for each other's requests."""
         passed: Any = self.filter(record)
         if passed:
             self.emit(passed if isinstance(passed, logging.LogRecord) else record)
@@ -75,7 +75,7 @@ class LeanbaseHandler(logging.Handler):
         if record.name == "leanbase" or record.name.startswith("leanbase."):
             return
         try:
-            _emitting.set(True)  # inside the `try`: a signal may interrupt right after it
+            _emitting.set(True)  # inside the `try`: a signal may interrupt after it
             self._capture(record)
         except Exception:
             self.handleError(record)
@@ -112,12 +112,12 @@ def _is_of_this_thread(record: logging.LogRecord) -> bool:
 
 
 def _place(record: logging.LogRecord) -> list[dict[str, Any]]:
-    """Return the one frame that is known of a logging call in another thread or process."""
+    """Return the only known frame of a logging call in another thread or process."""
     return [frame_text(record.pathname, record.lineno, record.funcName or "", None)]
 
 
 def _stack(record: logging.LogRecord) -> list[Call]:
-    """Return the stack of the logging call, up to the line that the record names if that is on it."""
+    """Return the stack of the logging call. It ends at the record's line, if it contains that line."""
     calls = stack_calls(sys._getframe(), without=_NOT_OF_THE_CALLER)
     for position in range(len(calls) - 1, -1, -1):
         frame, lineno = calls[position]

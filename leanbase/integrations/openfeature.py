@@ -1,4 +1,4 @@
-"""A provider for OpenFeature: `LeanbaseProvider`. Install `leanbase[openfeature]`."""
+"""OpenFeature: a provider for feature flags. Install `leanbase[openfeature]`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 NAME = "Leanbase"
 MAX_KEPT = 100
-"""Evaluations that one scope keeps: a job may evaluate for many people."""
+"""Evaluations that are cached for one scope: a job may evaluate flags for many persons."""
 
 RESERVED = frozenset({"groups", "group_properties"})
 """Attributes of an evaluation context that are not properties of the person."""
@@ -38,14 +38,24 @@ class _MismatchError(Exception):
 
 
 class LeanbaseProvider(AbstractProvider):
-    """Resolves flags by the evaluation context. The targeting key is the person, attributes are properties.
+    """Resolves flags for the person and the properties of an evaluation context.
 
-    The attributes `groups` and `group_properties` are those of `evaluate_flags`. A boolean is whether the
-    flag is on, a string its variant, a number its variant read as one, an object its payload. All reads
-    inside one handler, job or request see one evaluation, and cause one request at most.
+    The targeting key is the person's distinct id. Without a key, the identity of the Leanbase context counts.
+    The attributes are properties of the person, except `groups` and `group_properties`, which are arguments
+    of `evaluate_flags`. The type of the call decides what it returns:
+
+    * boolean: whether the flag is on.
+    * string: the variant.
+    * integer or float: the variant, converted to a number.
+    * object: the payload.
+
+    If the flag is off, all calls but the boolean return the default.
+
+    All calls for one evaluation context inside one handler, job or request share one evaluation, with at most
+    one request. They block for this request; the `async` calls do not block the event loop.
 
     Args:
-        client: The client. Default: the default client.
+        client: Evaluates the flags. Default: the default client.
 
     Examples:
         ```python
@@ -68,7 +78,7 @@ class LeanbaseProvider(AbstractProvider):
         return Metadata(name=NAME)
 
     def shutdown(self) -> None:
-        """Send what is pending. The client stays open: it may have other users."""
+        """Send pending events. The client stays open, because other code may use it. Blocks for the send."""
         self._client.flush()
 
     def track(
@@ -77,7 +87,7 @@ class LeanbaseProvider(AbstractProvider):
         evaluation_context: EvaluationContext | None = None,
         tracking_event_details: TrackingEventDetails | None = None,
     ) -> None:
-        """Capture an event. Its attributes are properties, and so is its value, if it has one."""
+        """Capture an event with the details' attributes as properties, and their value as `value`."""
         details = tracking_event_details
         properties = dict(details.attributes or {}) if details is not None else {}
         if details is not None and details.value is not None:
@@ -164,7 +174,7 @@ class LeanbaseProvider(AbstractProvider):
     ) -> FlagResolutionDetails[T]:
         flags = self._kept_flags(context)
         if flags is None:
-            # Only a request, or definitions that are too old, are worth a thread.
+            # A thread is needed only for a request, or to load definitions.
             flags = self._evaluated(context, only_locally=True) if self._client._has_fresh_flags() else None
             if flags is None or not flags.is_complete:
                 flags = await asyncio.to_thread(self._evaluated, context)
@@ -189,7 +199,7 @@ class LeanbaseProvider(AbstractProvider):
             only_evaluate_locally=only_locally,
         )
         if only_locally and not flags.is_complete:
-            return flags  # the server is asked next
+            return flags  # the caller asks the server next
         scope = open_scope()
         if scope is not None and scope.is_open:
             kept = self._kept.setdefault(scope, {})
@@ -200,7 +210,7 @@ class LeanbaseProvider(AbstractProvider):
         return flags
 
     def _tell(self, flags: FeatureFlagEvaluations) -> None:
-        """Emit an event if the state of the provider has changed, or the definitions."""
+        """Emit a provider event if the provider's state or the definitions have changed."""
         if not flags.is_about_somebody:
             return
         state = "error" if flags.error else "stale" if flags.is_stale else "ready"

@@ -1,4 +1,4 @@
-"""WSGI: a middleware for any application, and functions that other integrations use.
+"""WSGI: a middleware for any application, and helpers for other integrations.
 
 Example:
     app = LeanbaseMiddleware(app)
@@ -27,28 +27,27 @@ if TYPE_CHECKING:
     from ..handlers.web_request import Description, RequestFlushPolicy
 
 LAMBDA_EVENTS = ("apig_wsgi.full_event", "awsgi.event", "serverless.event")
-"""The keys of the environ in which adapters from Lambda to WSGI store the event."""
+"""Keys of the environ under which adapters from Lambda to WSGI store the event."""
 
 
 class LeanbaseMiddleware:
     """Gives each request a context with its identity and tags, and sends its events together.
 
     Exceptions that leave the application are captured and raised unchanged. Events that are captured while
-    the body is produced belong to the request too. "After the response" means in `close()` of the body. On a
-    server with threads, `close()` does not wait for the send.
+    the body is produced belong to the request too. "After the response" means in `close()` of the body.
 
-    Sending blocks the request, at most `send_deadline` seconds for each send. It does not block if events are
-    sent after the response and the server uses threads.
+    Each send blocks the request, at most `send_deadline` seconds. It does not block if events are sent after
+    the response and the server uses threads.
 
     Args:
         app: The application.
-        client: Captures exceptions, and sends its retained events. Default: the default client.
+        client: Captures exceptions. Its retained events are sent as well. Default: the default client.
         flush: When events are sent: `"before_response"`, `"after_response"`, `"each"` (inside every capture)
             or `"auto"` (before the response if the platform may freeze the process afterwards, else after).
         capture_exceptions: Whether exceptions that leave the application are captured.
-        request_filter: Receives the environ. If it returns a false value, the request is not tracked.
-        extra_tags: Receives the environ; returns additional tags, or `None`.
-        tag_map: Receives the dict of all tags and returns the dict to use.
+        request_filter: Called with the environ. A false result means that the request is not tracked.
+        extra_tags: Called with the environ. Returns additional tags, or `None`.
+        tag_map: Called with the dict of all tags. Returns the dict to use. If it raises, there are no tags.
 
     Raises:
         ConfigError: `flush` is not one of these values.
@@ -83,7 +82,7 @@ class LeanbaseMiddleware:
         )
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Call the application inside the boundary of a request."""
+        """Call the application inside the context and scope of a request."""
         __tracebackhide__ = True
         if not self._options.track(environ):
             return self._app(environ, start_response)
@@ -98,7 +97,7 @@ def track(
     describe: Callable[[], Description],
     request: Any,
 ) -> Iterable[bytes]:
-    """Call a WSGI application inside the boundary of a request."""
+    """Call a WSGI application inside the context and scope of a request."""
     __tracebackhide__ = True
     outer = environ.get(REQUEST_KEY)
     tracked = WebRequest(
@@ -142,12 +141,12 @@ def track(
     if isinstance(body, (list, tuple)):
         return _Parts(tracked, body)
     if _is_file(body, environ) and _finishes_on_close(body, tracked):
-        return body  # the server may have a faster way to send it, which a wrapper would hide
+        return body  # not wrapped: the server may have a faster way to send a file
     return _Body(tracked, body)
 
 
 class _Parts:
-    """A body that was produced already. It has a length: servers derive `Content-Length` from one part."""
+    """A body that is already produced. It has a length: servers derive `Content-Length` from one part."""
 
     def __init__(self, tracked: WebRequest, body: Sequence[bytes]) -> None:
         self._tracked = tracked
@@ -197,7 +196,7 @@ def _is_file(body: Any, environ: dict[str, Any]) -> bool:
 
 
 def _finishes_on_close(body: Any, tracked: WebRequest) -> bool:
-    """Make `close()` of a file body finish the request. Return False if the body does not allow it."""
+    """Make `close()` of a file body finish the request. Return False if the body has fixed attributes."""
     close = getattr(body, "close", None)
 
     def finish() -> None:

@@ -1,4 +1,4 @@
-"""The faults that the local server plays: it can refuse, be unavailable, or take its time."""
+"""The faults that the local server simulates: refusals, error statuses and delays."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ REFUSALS: Mapping[str, tuple[int, str]] = {
     "rate-limit": (429, "too many requests"),
     "quota": (200, ""),
 }
-"""The kinds of refusals that `--reject` plays: the status of the response, and its error."""
+"""The choices of `--reject`: the status of the response, and its error."""
 
 
 @dataclass(frozen=True)
 class Faults:
-    """What the server plays.
+    """The simulated faults. A batch that gets a simulated response is not stored.
 
     Attributes:
-        status: The status of every response to a batch; 0 for the real one. Nothing is stored then.
-        delay: Seconds before each response to a batch. Events are stored before that.
+        status: The status of every response to a batch; 0 for the real status.
+        delay: Seconds before each response to a batch. Events are stored before the delay.
         reject: A key of `REFUSALS`, or `""`.
-        reject_key: An API key that is refused, or `""`. It is never shown.
+        reject_key: An API key to refuse, or `""`. The page does not show it.
     """
 
     status: int = 0
@@ -39,10 +39,10 @@ class Faults:
     reject_key: str = ""
 
     def check(self) -> Faults:
-        """Return these faults, if the server can play them.
+        """Return these faults if they are valid.
 
         Raises:
-            ConfigError: It cannot.
+            ConfigError: A value is not valid.
         """
         if self.status and not 200 <= self.status <= 599:
             raise ConfigError(f"status must be from 200 to 599, not {self.status}")
@@ -53,14 +53,14 @@ class Faults:
         return self
 
     def shown(self) -> dict[str, Any]:
-        """Return the faults as the page shows them."""
+        """Return the faults for the page, without the key."""
         return {name: value for name, value in asdict(self).items() if name != "reject_key"}
 
     def changed(self, given: object) -> Faults:
-        """Return faults with the changes that the page asks for.
+        """Return the faults with the changes that the page requests.
 
         Raises:
-            ConfigError: They are not valid.
+            ConfigError: A change is not valid.
         """
         kinds = {"status": int, "delay": (int, float), "reject": str}
         if not isinstance(given, dict):
@@ -71,14 +71,14 @@ class Faults:
         return replace(self, **given).check()
 
     def answer(self, api_key: object) -> tuple[int, dict[str, str], dict[str, Any]] | None:
-        """Return the status, headers and body that are played for a batch, or `None` for none."""
+        """Return the simulated status, headers and body for a batch, or `None` for the real response."""
         if self.reject_key and api_key == self.reject_key:
             return _refusal("invalid-key")
         if self.reject:
             return _refusal(self.reject)
         if self.status:
             ok = 200 <= self.status < 300
-            return self.status, {}, {"status": 1} if ok else {"status": 0, "error": "played by --status"}
+            return self.status, {}, {"status": 1} if ok else {"status": 0, "error": "simulated by --status"}
         return None
 
 
@@ -90,7 +90,7 @@ def _refusal(kind: str) -> tuple[int, dict[str, str], dict[str, Any]]:
 
 
 class Stage:
-    """The faults that are played now. The page changes them while requests are served."""
+    """The current faults. The page changes them while requests are served."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults.check()
@@ -101,7 +101,7 @@ class Stage:
         return self._faults
 
     def change(self, body: bytes) -> Faults:
-        """Change the faults as the JSON of the page says. Raises as `Faults.changed`, or a ValueError."""
+        """Change the faults as the JSON body says. Raises as `Faults.changed`, or a ValueError."""
         with self._lock:
             self._faults = self._faults.changed(json.loads(body))
             return self._faults

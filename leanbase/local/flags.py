@@ -1,4 +1,4 @@
-"""Answers `/flags/` and `/flags/definitions` from a file, as the server does from its database."""
+"""Responds to `/flags/` and `/flags/definitions` from a file."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .validation import RefusedError
 
 
 class FlagsFile:
-    """The flags of a local server. The file is read at each request, so that it can be edited meanwhile.
+    """The flags of a local server. The file is read for each request, so it can be edited meanwhile.
 
     Args:
-        path: A bundle, or the server's answer; `None` for no flags at all.
+        path: A bundle, or a response of the server; `None` for no flags.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
     def definitions(self, authorization: str | None, known: str | None) -> tuple[str, dict[str, Any] | None]:
-        """Return the `ETag` and the definitions; `None` in place of those that the caller knows.
+        """Return the `ETag` and the definitions, or `None` if their `ETag` is `known`.
 
         Raises:
-            RefusedError: There is no secret key, or no file.
+            RefusedError: The request has no secret key, or there is no valid file.
         """
         if not (authorization or "").startswith("Bearer "):
             raise RefusedError("definitions need the secret key: Authorization: Bearer …", 401)
@@ -40,10 +40,10 @@ class FlagsFile:
         return etag, None if known == etag else data
 
     def evaluate(self, body: object) -> dict[str, Any]:
-        """Return the answer of `/flags/` for one request.
+        """Return the response of `/flags/` to one request.
 
         Raises:
-            RefusedError: The request names nobody.
+            RefusedError: `api_key` or `distinct_id` is missing, or the file is not valid.
         """
         if not isinstance(body, Mapping) or not body.get("api_key") or not body.get("distinct_id"):
             raise RefusedError("the request needs api_key and distinct_id", 400)
@@ -80,7 +80,7 @@ class FlagsFile:
 def _record(definitions: Definitions, key: str, identity: Identity) -> dict[str, Any]:
     flag = definitions.flag(key)
     decided = identity.decide(flag)
-    if isinstance(decided, Undecided):  # the real server knows what is missing here
+    if isinstance(decided, Undecided):  # the real server could decide this flag
         value: bool | str = False
         description = f"Undecided: {decided.reason.value}"
     else:

@@ -1,4 +1,4 @@
-"""Serve the HTTP requests of the local ingestion server."""
+"""Serves the HTTP requests of the local ingestion server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .validation import MAX_BODY_BYTES, RefusedError, decompress, parse
 
 IDLE_SECONDS = 120.0
 STREAM_SECONDS = 15.0
-"""The longest silence of `/events/stream`, so that proxies keep it open."""
+"""The maximum silence of `/events/stream`, so that proxies keep it open."""
 
 STREAM_LIMIT = 500
 TOKEN_BYTES = 16
@@ -41,7 +41,7 @@ _STATIC = {
     "/detail.js": ("detail.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-"""The files of the page, by their path."""
+"""The files of the page, by URL path."""
 
 SAFE = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -50,7 +50,7 @@ SAFE = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""Headers of every response: received events are shown, and must not run anything."""
+"""Headers of every response, because the page must not execute anything in received events."""
 
 _SECRET_HEADERS = ("authorization", "cookie", "proxy-authorization", "x-api-key")
 
@@ -59,17 +59,17 @@ class LocalServer:
     """An ingestion server for development. It runs inside a `with` block, or during `serve()`.
 
     Args:
-        host: The address to listen on. Beyond `127.0.0.1`, `::1` and `localhost` a token guards the server.
-        port: The port; `0` selects a free one.
-        store: Where events are stored. Default: in memory.
-        show: Whether received events are printed to stdout.
-        flags: A file with flag definitions, from which `/flags/` and `/flags/definitions` answer.
-        token: The first segment of every path, at least 8 letters, digits and `_.-`. Default: none on a
-            loopback address, else a new one.
-        faults: What the server plays.
+        host: The address to listen on.
+        port: The port; `0` selects a free port.
+        store: Stores the events. Default: in memory.
+        show: Whether to print received events to stdout.
+        flags: The file with flag definitions.
+        token: The first segment of every path: at least 8 letters, digits or `_.-`. Default: none on a
+            loopback address, else a random token.
+        faults: The faults to simulate.
 
     Raises:
-        ConfigError: The token is not valid, or a fault cannot be played.
+        ConfigError: The token or a fault is not valid.
         OSError: The port is in use.
 
     Examples:
@@ -101,22 +101,22 @@ class LocalServer:
             if store is None:
                 self.store.close()
             raise
-        # Check this often whether to stop: tests that start one server each should not wait at the end.
+        # A short interval: tests that start a server each must not wait for its shutdown.
         serve = partial(self._http.serve_forever, poll_interval=0.02)
         self._thread = threading.Thread(target=serve, name="leanbase-local", daemon=True)
 
     @property
     def url(self) -> str:
-        """The URL to set as `host`, which is also the page's. It has the token, if there is one."""
+        """The URL of the page, and the value for `host`. It includes the token."""
         name = str(self._http.server_address[0])
-        if name in ("0.0.0.0", "::"):  # noqa: S104 - every address; show one that others can use
+        if name in ("0.0.0.0", "::"):  # noqa: S104 - all addresses; show a name that other machines can use
             name = socket.gethostname()
         shown = f"[{name}]" if ":" in name else name
         token = f"/{self._token}" if self._token else ""
         return f"http://{shown}:{self._http.server_port}{token}"
 
     def serve(self) -> None:
-        """Serve in this thread. Blocks until it is interrupted."""
+        """Serve in this thread. Blocks until an interrupt."""
         self._http.serve_forever()
 
     def __enter__(self) -> LocalServer:
@@ -137,7 +137,7 @@ class LocalServer:
 
 
 def is_loopback(host: str) -> bool:
-    """Return True if a host name or address, without a port, is a loopback address."""
+    """Return True if a host name or address without a port is a loopback address."""
     if host.lower() == "localhost":
         return True
     try:
@@ -169,7 +169,7 @@ class _HTTPServer(ThreadingHTTPServer):
         self.stopping = threading.Event()
 
     def server_bind(self) -> None:
-        """Bind without the look-up of the host's own name, which `HTTPServer` never uses here."""
+        """Bind without the slow resolution of the machine's own name, which `HTTPServer.server_bind` does."""
         if self.allow_reuse_address:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
@@ -186,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = IDLE_SECONDS
     disable_nagle_algorithm = True
-    wbufsize = -1  # sends head and body of a response in one packet
+    wbufsize = -1  # send head and body of a response in one packet
     server: _HTTPServer
     _more: Mapping[str, str] = {}
 
@@ -234,9 +234,9 @@ class _Handler(BaseHTTPRequestHandler):
         return f"/{rest}" if is_right and slash else None
 
     def _is_allowed(self) -> bool:
-        """Return True if a page of another site cannot have made this request.
+        """Return False if a page of another site may have made this request.
 
-        Such a page can let its host name resolve to 127.0.0.1. A token, which it does not know, is better.
+        Such a page can let its own host name resolve to 127.0.0.1 (DNS rebinding), but has no token.
         """
         if self.server.token is not None:
             return self._path() is not None
@@ -264,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (RefusedError, ConfigError, ValueError) as error:
             status = error.status if isinstance(error, RefusedError) else 400
             content = {"status": 0, "error": str(error)}
-            self.close_connection = True  # the body may not have been read
+            self.close_connection = True  # the body may be unread
             self._print(f"refused with {status}: {printable(str(error))}")
         except Exception as error:
             status, content = 500, {"status": 0, "error": f"the local server failed: {type(error).__name__}"}
@@ -313,9 +313,9 @@ class _Handler(BaseHTTPRequestHandler):
         if played is not None:
             status, headers, content = played
             arrival.status = status
-            arrival.error = f"played: {content.get('error') or 'nothing is stored'}"
+            arrival.error = f"simulated: {content.get('error') or 'nothing is stored'}"
             self.server.store.add(None, arrival)
-            self._print(f"{len(envelope['batch'])} event(s) answered with {status}, as played")
+            self._print(f"{len(envelope['batch'])} event(s): simulated response {status}")
         else:
             status, headers, content = 200, {}, {"status": 1}
             for event, is_new in zip(
@@ -360,7 +360,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = self.headers
         etag, found = flags.definitions(headers.get("Authorization"), headers.get("If-None-Match"))
         self._more = {"ETag": etag}
-        self._print("flag definitions" if found is not None else "flag definitions, as known")
+        self._print("flag definitions" if found is not None else "flag definitions, not modified")
         return found
 
     # --- what the page reads -------------------------------------------------------------------------
@@ -401,9 +401,9 @@ class _Handler(BaseHTTPRequestHandler):
         return {"status": 1}
 
     def _stream(self) -> None:
-        """Send arrivals as server-sent events: each event, and as `request` each request.
+        """Send server-sent events: one for each event, `request` for each request, `clear` after a deletion.
 
-        With `brief` in the query an event comes without its properties. `clear` says that all were deleted.
+        With `brief` in the query, events have no properties.
         """
         store, is_brief = self.server.store, bool(self._query("brief"))
         known = store.newest()
@@ -452,11 +452,11 @@ class _Handler(BaseHTTPRequestHandler):
             sys.stdout.flush()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Print nothing: `_print` reports received events already."""
+        """Print nothing, because `_print` already reports what is received."""
 
 
 class _Played:
-    """A response with a status and headers of its own."""
+    """A response to a batch, with its status and headers."""
 
     def __init__(self, status: int, headers: Mapping[str, str], body: Any) -> None:
         self.status = status

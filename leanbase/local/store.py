@@ -51,14 +51,12 @@ CREATE TABLE IF NOT EXISTS requests (
 
 @dataclass
 class Arrival:
-    """What is known of one request to `/batch/`.
+    """One request to `/batch/`, without credentials in its headers.
 
     Attributes:
-        headers: Its headers, without credentials.
-        bytes: The size of its body as it was sent.
-        body_bytes: The size of its body, decompressed.
-        status: The status of the response.
-        error: Why it was refused, or `""`.
+        bytes: The size of its body as sent.
+        body_bytes: The size of its decompressed body.
+        error: Why the request was refused, or `""`.
     """
 
     headers: Mapping[str, str]
@@ -70,14 +68,14 @@ class Arrival:
 
 @dataclass
 class Filter:
-    """Which events are wanted: those with this name, this person, and this text in them. `""` is any."""
+    """Selects events by name, by distinct id, and by a string in them. `""` selects all."""
 
     event: str = ""
     distinct_id: str = ""
     text: str = ""
 
     def condition(self) -> tuple[str, list[Any]]:
-        """Return the condition in SQL, and its values."""
+        """Return the SQL condition and its values."""
         parts, values = ["1"], []
         for column in ("event", "distinct_id"):
             if value := getattr(self, column):
@@ -87,13 +85,13 @@ class Filter:
             parts.append(
                 "instr(folded(event || ' ' || distinct_id || ' ' || uuid || ' ' || properties), ?) > 0"
             )
-            # Properties are stored as JSON: look for the text as JSON has it.
+            # Properties are stored as JSON, so search for the text with JSON's escapes.
             values.append(json.dumps(self.text.casefold(), ensure_ascii=False)[1:-1])
         return " AND ".join(parts), values
 
 
 class Store:
-    """Events in the order of their arrival. Duplicates collapse as they do on the real server.
+    """Events in the order of their arrival. A duplicate is counted, not stored, as on the real server.
 
     Args:
         path: The database file, created with mode 0600. `None` stores events in memory.
@@ -117,14 +115,11 @@ class Store:
             raise
 
     def add(self, envelope: Mapping[str, Any] | None, arrival: Arrival) -> list[bool]:
-        """Store a request, and its events if it is accepted, all or none.
+        """Store a request and its events in one transaction. Return for each event whether it is new.
 
         Args:
-            envelope: The accepted request; `None` for one that is refused.
-            arrival: What else is known of the request.
-
-        Returns:
-            For each event whether it is new.
+            envelope: The decoded request; `None` if it was refused.
+            arrival: Its other data.
         """
         batch: Sequence[dict[str, Any]] = envelope["batch"] if envelope is not None else ()
         historical = bool(envelope and envelope["historical_migration"])
@@ -173,20 +168,19 @@ class Store:
         return False
 
     def events(self, after: int = 0, wanted: Filter | None = None) -> list[dict[str, Any]]:
-        """Return all events with an id above `after`, oldest first, each with the number of its request."""
+        """Return all selected events with an id above `after`, oldest first."""
         condition, values = (wanted or Filter()).condition()
         rows = self._rows(f"SELECT * FROM events WHERE id > ? AND {condition} ORDER BY id", after, *values)  # noqa: S608
         return [_event(row) for row in rows]
 
     def event(self, id: int) -> dict[str, Any] | None:
-        """Return one event, or `None`."""
         rows = self._rows("SELECT * FROM events WHERE id = ?", id)
         return _event(rows[0]) if rows else None
 
     def page(
         self, wanted: Filter, *, before: int | None = None, after: int | None = None, limit: int = PAGE_SIZE
     ) -> list[dict[str, Any]]:
-        """Return events in short, newest first; with `after`, oldest first."""
+        """Return summaries of events, newest first; with `after`, oldest first."""
         condition, values = wanted.condition()
         if after is not None:
             condition, order = f"{condition} AND id > ?", "id"
@@ -201,7 +195,7 @@ class Store:
         return [_in_short(row) for row in self._rows(query, *values, most)]
 
     def counts(self, wanted: Filter) -> dict[str, Any]:
-        """Return how many events there are, how many a filter wants, and the names and persons that occur."""
+        """Return the number of all events, selected events and requests, and the events by name."""
         condition, values = wanted.condition()
         (total,) = self._rows("SELECT count(*) AS n FROM events")
         matching = total
@@ -222,19 +216,18 @@ class Store:
     def requests(
         self, *, before: int | None = None, after: int = 0, limit: int = PAGE_SIZE
     ) -> list[dict[str, Any]]:
-        """Return requests, newest first."""
         most = max(1, min(limit, MAX_PAGE_SIZE))
         upper = before if before is not None else 2**62
         query = "SELECT * FROM requests WHERE number < ? AND number > ? ORDER BY number DESC LIMIT ?"
         return [_request(row) for row in self._rows(query, upper, after, most)]
 
     def newest(self) -> tuple[int, int, int]:
-        """Return the newest event's id, the newest request's number, and how often all were deleted."""
+        """Return the newest event's id, the newest request's number, and the number of `clear` calls."""
         with self._changed:
             return self._last("events", "id"), self._last("requests", "number"), self.clears
 
     def wait_beyond(self, known: tuple[int, int, int], seconds: float) -> tuple[int, int, int]:
-        """Wait until `newest` returns something else, at most `seconds`, and return it."""
+        """Wait up to `seconds` until `newest()` differs from `known`, and return it."""
         with self._changed:
             self._changed.wait_for(lambda: self.newest() != known, seconds)
             return self.newest()
@@ -244,7 +237,6 @@ class Store:
             return self._database.execute(query, values).fetchall()
 
     def clear(self) -> None:
-        """Delete all events and requests."""
         with self._changed, self._database:
             self._database.execute("DELETE FROM events")
             self._database.execute("DELETE FROM requests")
@@ -252,7 +244,6 @@ class Store:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Close the database."""
         self._database.close()
 
 

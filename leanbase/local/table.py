@@ -32,7 +32,7 @@ def rows(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]
 
 
 def properties_of_interest(properties: Mapping[str, Any]) -> str:
-    """Return the properties that distinguish events, on one line; the application's own come first."""
+    """Return the properties that distinguish events, on one line. The application's own come first."""
     what = _exception(properties)
     left_out = (*_EVERYWHERE, "$exception_") if what else _EVERYWHERE
     shown = {name: value for name, value in properties.items() if not name.startswith(left_out)}
@@ -41,7 +41,7 @@ def properties_of_interest(properties: Mapping[str, Any]) -> str:
 
 
 def _exception(properties: Mapping[str, Any]) -> list[str]:
-    """Return an exception event's type, message, level and innermost frame of the application."""
+    """Return the type, message, level and innermost in-app frame of an exception event, else `[]`."""
     try:
         first = properties["$exception_list"][0]
         what = [f"{first['type']}: {_short(first['value'])}"]
@@ -53,7 +53,7 @@ def _exception(properties: Mapping[str, Any]) -> list[str]:
         what.append(f"({properties['$exception_level']}{handled})")
         return [printable(each) for each in what]
     except (KeyError, IndexError, TypeError, AttributeError):
-        return []  # not an exception event, or one whose properties the application set itself
+        return []  # not an exception event, or the application set `$exception_list` itself
 
 
 def render(events: Iterable[Mapping[str, Any]], width: int) -> str:

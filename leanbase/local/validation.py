@@ -1,4 +1,4 @@
-"""Check a request body as the ingestion endpoint does, and give the reason for a refusal."""
+"""Checks a request body as the ingestion server does, and gives the reason for a refusal."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class RefusedError(Exception):
 
 
 def decompress(body: bytes, encoding: str) -> bytes:
-    """Decompress a request body.
+    """Decompress a request body, up to 20 MiB.
 
     Raises:
-        RefusedError: The encoding is unknown, the data is damaged, or the result exceeds 20 MiB.
+        RefusedError: The encoding is unknown, the data is damaged, or the result is too large.
     """
     if encoding in ("", "identity"):
         return body
@@ -52,8 +52,8 @@ def parse(body: bytes) -> dict[str, Any]:
     """Return the envelope of a batch.
 
     Raises:
-        RefusedError: The body is not strict JSON, or the envelope or one of its events is invalid. One
-            invalid event makes the endpoint refuse the whole batch.
+        RefusedError: The body is not strict JSON, or the envelope or one of its events is invalid. The real
+            server also refuses a whole batch for one invalid event.
     """
     try:
         envelope = json.loads(

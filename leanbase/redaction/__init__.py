@@ -1,4 +1,4 @@
-"""Redact secrets in names, strings and URLs, also secrets of the environment (V-3 to V-7, V-10 to V-12)."""
+"""Redact secrets in names, strings and URLs, also the environment's secrets (V-3 to V-7, V-10 to V-12)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEFAULT_MASK_PATTERNS = (
             "access_key", "cvv",
         )
     ),
-    # Each begins with a set of letters, for which a search passes over a text much faster.
+    # Each begins with a set of letters, which makes a search much faster.
     # The words pw, pin, otp and ssn:
     r"[pPoOsS\u017f](?i:(?<![a-z].)(?:(?<=p)(?:w|in)|(?<=o)tp|(?<=s)sn)(?![a-z]))",
     # sk_, but not in task_id or disk_usage; auth, but not in author:
@@ -117,7 +117,7 @@ class Redaction:
     ) -> None:
         self._detect_secrets = detect_secrets
         self._certain = partial(_certain, _secrets_of(os.environ, mask), mask_url_credentials)
-        # Functions and not methods: what remembers a method of `self` would be in a reference cycle with it.
+        # Not methods: they would put `self` in a reference cycle with the object that remembers them.
         self.is_ignored: Matcher = _Remembered(ignore).__getitem__
         self.is_masked: Matcher = _Remembered(mask).__getitem__
         self.key: Callable[[str], str] = _Remembered(partial(_key, self._certain, detect_secrets)).__getitem__
@@ -133,7 +133,7 @@ class Redaction:
 
 
 def _certain(secrets: Sequence[str], mask_url_credentials: bool, text: str) -> str:
-    """Replace what is certainly a secret: values of the environment, and credentials in URLs."""
+    """Replace definite secrets: values of the environment, and credentials in URLs."""
     for secret in secrets:
         if secret in text:
             text = text.replace(secret, REDACTED)
@@ -145,7 +145,7 @@ def _key(certain: Callable[[str], str], detect_secrets: bool, text: str) -> str:
     if not detect_secrets:
         return text
     masked = mask_known(text, REDACTED)
-    # A short string is replaced as a whole. The rest of a long one may be worth reading.
+    # Replace a short string as a whole. The rest of a long string may be worth reading.
     if looks_random(text) or (masked != text and len(text) <= MAX_SHORT_TEXT):
         return REDACTED
     return masked
@@ -156,13 +156,7 @@ def _value(is_masked: Matcher, key: Callable[[str], str], text: str) -> str:
 
 
 def redacted_value(value: Any, redaction: Redaction, name: str = "") -> Any:
-    """Return a plain value with its secrets replaced.
-
-    Args:
-        value: A value of JSON's types.
-        redaction: The rules of redaction.
-        name: The name that the value belongs to.
-    """
+    """Return a plain value with its secrets replaced. `name` is the name of the value, if it has one."""
     if name and redaction.is_masked(name):
         return REDACTED
     if isinstance(value, str):
@@ -175,13 +169,9 @@ def redacted_value(value: Any, redaction: Redaction, name: str = "") -> Any:
 
 
 def redacted_answer(body: bytes, limit: int) -> str:
-    """Return the body of a server's response, redacted by the default patterns: it may quote the request.
+    """Return at most `limit` characters of a server's response, which may quote the request, redacted.
 
     A string that names a secret is replaced as a whole, because the end of the secret in it is unknown.
-
-    Args:
-        body: JSON or plain text.
-        limit: The maximum number of characters to return.
     """
     redaction = Redaction(
         matcher(DEFAULT_MASK_PATTERNS), matcher(()), mask_url_credentials=True, detect_secrets=True
@@ -217,7 +207,7 @@ def _redacted_part(part: re.Match[str]) -> str:
 
 
 def _has_secret(url: str) -> bool:
-    """Return True if the URL in a parameter has itself a parameter with a secret's name."""
+    """Return True if the URL in a parameter itself has a parameter with a secret's name."""
     names = (part.partition("=")[0] for part in _QUERY_PART.findall(url.partition("?")[2] or url))
     return any(_is_secret_name(unquote_plus(name)) for name in names)
 
@@ -241,11 +231,11 @@ def _secrets_of(environment: Mapping[str, str], mask: Matcher) -> Sequence[str]:
 
 
 _latest_secrets: tuple[dict[Any, Any], Matcher, Sequence[str]] | None = None
-"""The environment that was read last, with what the patterns make of it. An environment seldom changes."""
+"""The environment that was read last, the patterns, and the secrets found. An environment seldom changes."""
 
 
 def _is_place(name: str, value: str) -> bool:
-    """Return True for the working directory or a path to a secret: paths are common in messages."""
+    """Return True for the working directory or the path of a secret: paths are common in messages."""
     return name in ("PWD", "OLDPWD") or (
         name.endswith(("_DIR", "_FILE", "_PATH", "_SOCK")) and value.startswith(("/", "./", "~"))
     )
@@ -287,5 +277,5 @@ def _in_base64(value: str) -> Iterator[str]:
 
 @lru_cache(maxsize=1024)
 def _is_secret_name(name: str) -> bool:
-    """Return True if the default patterns match, which also apply to clients with their own patterns."""
+    """Return True if the default patterns match. They also apply to clients with their own patterns."""
     return matcher(DEFAULT_MASK_PATTERNS)(name)

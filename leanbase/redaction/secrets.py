@@ -23,7 +23,7 @@ _CREDENTIALS = re.compile(
 )
 
 # For each format, a string that all its secrets contain, which is searched for first, and its pattern. The
-# formats are documented by the providers, or seen in their tokens.
+# providers document the formats, or their tokens show them.
 _FORMATS = [
     (marker, re.compile(rf"(?<![A-Za-z0-9]){pattern}"))
     for marker, pattern in [

@@ -1,6 +1,6 @@
-"""The relay: a Lambda function that delivers events from a queue or a log, `leanbase.relay.handler`.
+"""The relay: a Lambda function that delivers events from a queue or a log. Its handler is `handler`.
 
-It reads its API key, host and options from its own environment. It is a Powertools application: install
+It reads its API key, host and options from its own environment. It needs Powertools: install
 `leanbase[relay]`.
 """
 

@@ -23,21 +23,24 @@ _latest: tuple[Settings, dict[bool, HttpTransport]] | None = None
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any] | None:
     """Deliver the events that an SQS event source or a CloudWatch Logs subscription passes to the relay.
 
-    Invoked by a schedule, it publishes flag definitions instead: see `definitions`.
+    If a schedule invokes the relay, it publishes flag definitions instead, to `LEANBASE_FLAG_DEFINITIONS`.
 
-    The relay retains only connections between invocations: the source must redeliver events that failed.
-    Blocks until all events have an outcome, at most for the function's remaining time.
+    The relay keeps only connections between invocations: the source must redeliver events that failed.
+    Blocks until all events have an outcome, at most for the function's remaining time. It reserves 0.5 s of
+    that time, or a tenth of it if that is less.
 
     Args:
-        event: The Lambda event, from any of these.
-        context: The context object of the invocation.
+        event: The Lambda event from SQS, CloudWatch Logs or the schedule.
+        context: Lambda's context object.
 
     Returns:
-        For SQS, the messages to redeliver, in the format of `ReportBatchItemFailures`: exactly the messages
-        with an undelivered event. For CloudWatch Logs, `None`. For a schedule, what was published.
+        For SQS, the messages to redeliver, in the format of `ReportBatchItemFailures`: the messages with an
+        undelivered event. For a FIFO queue, also all messages after the first of them. For CloudWatch Logs,
+        `None`. For a schedule, the number of `flags` and whether they were `written`.
 
     Raises:
-        ConfigError: `LEANBASE_API_KEY` or `LEANBASE_HOST` is missing, or the event is from another source.
+        ConfigError: A setting is missing (`LEANBASE_API_KEY` and `LEANBASE_HOST`; for a schedule also
+            `LEANBASE_SECRET_KEY` and `LEANBASE_FLAG_DEFINITIONS`), or the event is from another source.
         NotDeliveredError: An event of a log was not delivered. Lambda then invokes the relay again.
         SourceError: Definitions were not published. The schedule then invokes the relay again.
 
@@ -62,14 +65,14 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any] | N
 
 
 def _transports(settings: Settings) -> Callable[[bool], HttpTransport]:
-    """Return a function that returns a transport, for imports of the past or for other events.
+    """Return a function that returns the transport for historical events (`True`) or others (`False`).
 
-    The transports of the last invocation are used again, with their connections, unless settings changed.
+    The transports and connections of the last invocation are reused, unless settings have changed.
     """
     global _latest
     missing = [f"LEANBASE_{name.upper()}" for name in HttpTransport.requires if not getattr(settings, name)]
     if missing:
-        # Raised before anything is taken from the source, so nothing is lost.
+        # Raised before any event is read from the source, so that no event is lost.
         raise ConfigError(f"the relay needs {' and '.join(missing)} in its environment")
     if _latest is None or _latest[0] != settings:
         _latest = settings, {}

@@ -1,7 +1,7 @@
 """Reads the log lines of a Lambda function, from a CloudWatch Logs subscription.
 
-Tagged lines carry events. Lines of the platform may report an end that no code inside the function could
-capture. Such an end becomes an `$exception` event. All other lines are skipped.
+Tagged lines carry events. The platform's own lines may report a failure that no code inside the function
+could capture: it becomes an `$exception` event. All other lines are skipped.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ logger = logging.getLogger("leanbase")
 MAX_LOG_BYTES = 64 * 1024 * 1024
 SOURCE = "aws_lambda.platform"
 SOURCE_INSIDE = "aws_lambda.runtime"
-"""The source of what the function itself has captured of an end: of an import, a result or a response."""
+"""The source of events that the function itself captures for a failed import, result or response."""
 
 PREFIX = "/aws/lambda/"
 TAGGED = re.compile(r'\{"leanbase":\s*\d')
-"""Matches the start of a batch of events in a line."""
+"""Matches the start of a batch of events."""
 
 _STREAM = re.compile(r"\d{4}/\d\d/\d\d/([^\[]*)\[([^\]]+)\]")
 
@@ -53,7 +53,7 @@ def relay(event: dict[str, Any], delivery: Delivery, settings: Settings) -> None
     """Deliver the events that the lines carry or report.
 
     Raises:
-        NotDeliveredError: A line was not delivered. Lambda then passes the same lines again.
+        NotDeliveredError: A line was not delivered. Lambda then invokes the relay again with the same lines.
     """
     data = _decoded(event)
     if data.message_type != "DATA_MESSAGE":
@@ -81,7 +81,7 @@ class _Stream:
 
     Attributes:
         records: The events to deliver, by the id of their line.
-        failures: The reason why a tagged line could not be read, by the id of the line.
+        failures: The errors of tagged lines that could not be read, by the id of the line.
     """
 
     def __init__(self, data: CloudWatchLogsDecodedData, settings: Settings) -> None:
@@ -97,13 +97,7 @@ class _Stream:
         self._unconfirmed: dict[str, Failure] = {}
 
     def read(self, id: str, timestamp: int, line: str) -> None:
-        """Read one line.
-
-        Args:
-            id: The id of the line, the same at each delivery.
-            timestamp: Milliseconds since the epoch.
-            line: The content of the line.
-        """
+        """Read one line. `id` is the same at each delivery. `timestamp` is milliseconds since the epoch."""
         tagged = TAGGED.search(line)
         if tagged is not None:
             self._take(id, line, tagged.start())  # output without a newline may precede it
@@ -119,7 +113,7 @@ class _Stream:
             return
         if found is None and (request_id := report_without_status(line, record)) is not None:
             found = self._unconfirmed.get(request_id)
-        # Several lines may report the same end. The report counts: Lambda writes one for every invocation.
+        # Several lines may report one failure. The report counts: Lambda writes one for every invocation.
         if found is not None and (key := found.request_id or id) not in self._reported:
             self._reported.add(key)
             uuid = failure_uuid(*self._name, key)
@@ -127,10 +121,10 @@ class _Stream:
                 self.records[id] = [self._exception(found, uuid, timestamp)]
 
     def _is_captured(self, found: Failure, uuid: str) -> bool:
-        """Return True if the function itself has captured this end, and its event is in these lines.
+        """Return True if these lines carry the function's own event about this failure.
 
-        Each event explains one report. An event without a request id is about an import. Lambda repeats a
-        failed initialisation inside the next request, whose report is then about the import, too.
+        Each event matches one report. An event without a request id is about an import. Lambda repeats a
+        failed initialisation inside the next request, so that request's report is also about the import.
         """
         if any(event.uuid == uuid for _, event in self._captured):
             return True
@@ -153,13 +147,13 @@ class _Stream:
                         self._inside.append((self._current, properties.get("faas.invocation_id")))
         except handoff.UnreadableError as error:
             if position == 0:
-                # A new exception without frames: the frames would keep the line in memory.
+                # Use a new exception: the frames of the old one would keep the line in memory.
                 self.failures[id] = handoff.UnreadableError(str(error))
             else:  # the application may have printed this string itself
                 logger.warning("part of a log line looks like events but cannot be read: %s", error)
 
     def _exception(self, found: Failure, uuid: str, timestamp: int) -> EncodedEvent:
-        """Return the event about an end. The uuid is the same at each delivery of the line."""
+        """Return the event about a failure. `uuid` is the same at each delivery of the line."""
         identity = self._identity(found.request_id) if found.request_id else None
         distinct_id, known = identity or (uuid, {"$process_person_profile": False})
         item = {
@@ -208,7 +202,7 @@ def _tags(data: CloudWatchLogsDecodedData) -> dict[str, str]:
         tags["cloud.region"] = region
     name = data.log_group.removeprefix(PREFIX) if data.log_group.startswith(PREFIX) else ""
     if match := _STREAM.match(data.log_stream):
-        # Functions may share a log group with a custom name. Its stream names contain the function's name.
+        # Functions may share a custom log group. Its stream names then contain the function's name.
         name = name or match[1]
         tags["faas.version"] = match[2]
     if name:

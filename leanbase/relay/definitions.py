@@ -1,4 +1,4 @@
-"""Publishes flag definitions: asks the server on a schedule, and writes what has changed to a store."""
+"""Publishes flag definitions: loads them from the server on a schedule, and writes changes to a store."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _stores: dict[str, S3Source | DynamoDbSource] = {}
 
 
 def matches(event: Mapping[str, Any]) -> bool:
-    """Return whether a Lambda event is that of a schedule: of EventBridge's rules, or of its scheduler."""
+    """Return True if a Lambda event is from a schedule: an EventBridge rule or EventBridge Scheduler."""
     return event.get("detail-type") == "Scheduled Event" or event.get("source") == "aws.scheduler"
 
 
 def publish(settings: Settings, deadline: Deadline) -> dict[str, Any]:
-    """Ask the server for definitions, and write them to `flag_definitions` if they have changed.
+    """Load definitions from the server, and write them to `flag_definitions` if they have changed.
 
     Blocks until the deadline at the latest.
 
     Returns:
-        How many flags there are, and whether they were written.
+        The number of `flags`, and whether they were `written`.
 
     Raises:
         ConfigError: A setting is missing, or `flag_definitions` is not one place in S3 or DynamoDB.
-        SourceError: The server or the store failed. The schedule then tries again.
+        SourceError: The server or the store failed. The schedule then invokes the relay again.
     """
     global _latest
     store = _store(settings)
@@ -61,7 +61,7 @@ def publish(settings: Settings, deadline: Deadline) -> dict[str, Any]:
     if found is None:
         raise SourceError("the server has no definitions")
     text = json.dumps(found.bundle(settings.host), ensure_ascii=False, separators=(",", ":"))
-    _latest = None  # if it cannot be written, the next run reads the store again
+    _latest = None  # if the write fails, the next run reads the store again
     store.publish(text.encode(), deadline=deadline)
     _latest = found
     logger.info("%d flags are published in %r", len(found), store)

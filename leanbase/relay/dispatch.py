@@ -14,7 +14,7 @@ from ..transports.receipt import Receipt
 MALFORMED = 400
 
 READING_SHARE = 0.5
-"""The share of an invocation's time that reading may take. The rest is for sending."""
+"""The maximum share of an invocation's time for reading. The rest is for sending."""
 
 Key = TypeVar("Key", int, str)
 
@@ -23,8 +23,8 @@ class Delivery:
     """Delivers the events of one invocation.
 
     Args:
-        transport_for: Returns where events go: imports of the past with `True`, all others with `False`.
-            These transports must not retain events.
+        transport_for: Returns the transport for historical events (`True`) or all others (`False`). It must
+            not retain events.
         deadline: The time by which the invocation must end.
     """
 
@@ -34,14 +34,14 @@ class Delivery:
         self._reading_until = deadline.remaining() * (1 - READING_SHARE)
 
     def must_send(self) -> bool:
-        """Return True if reading has used its share of the time, so that sending must begin."""
+        """Return True if reading has used its share of the time."""
         return self._deadline.remaining() < self._reading_until
 
     def deliver(self, records: Mapping[Key, Sequence[EncodedEvent]]) -> dict[Key, Exception]:
         """Send the events of all records together. Return the records that failed, with the reason.
 
-        The endpoint rejects a whole request, with status 400, for a single malformed event. The records of
-        such a request are resent, each by itself, so that only the record with the malformed event fails.
+        The server rejects a whole request, with status 400, for a single malformed event. The records of
+        such a request are resent one by one, so that only the record with the malformed event fails.
         """
         receipt = self._send(records)
         failures = _failed(records, receipt)

@@ -1,8 +1,8 @@
-"""Reads failures from Lambda's own log lines that no code inside the function can see.
+"""Reads failures that no code inside the function can see from Lambda's own log lines.
 
 In the text format these are the lines `REPORT`, `INIT_REPORT` and `Task timed out`. In the JSON format they
 are the records `platform.report`, `platform.runtimeDone` and `platform.initReport`. Errors that the handler
-raises are left out: they are captured where they happen.
+raises are skipped: the decorator captures them.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Failure:
     """A failure that the platform reports.
 
     Attributes:
-        request_id: The id of the request that failed. `None` if the initialisation failed.
+        request_id: The id of the failed request, or `None` if the initialisation failed.
         type: Lambda's name for the failure, such as `Runtime.OutOfMemory`.
-        text: A description of the failure, with duration and memory if known.
+        text: A description, with duration and memory if known.
         is_last_word: Whether the line is a report, which Lambda writes for every invocation.
     """
 
@@ -53,11 +53,9 @@ class Failure:
 
 
 def started(line: str, record: Mapping[str, Any] | None) -> str | None:
-    """Return the id of the request whose start a line reports, or `None` if it reports no start.
+    """Return the id of the request whose start a line reports, or `None`.
 
-    Args:
-        line: The line of the log.
-        record: The line parsed as a JSON object, or `None` in the text format.
+    `record` is the line parsed as a JSON object, or `None` in the text format.
     """
     if record is None:
         match = _START.match(line)
@@ -67,12 +65,7 @@ def started(line: str, record: Mapping[str, Any] | None) -> str | None:
 
 
 def report_without_status(line: str, record: Mapping[str, Any] | None) -> str | None:
-    """Return the request id of a report that has no status, or `None` if the line is not such a report.
-
-    Args:
-        line: The line of the log.
-        record: The line parsed as a JSON object, or `None` in the text format.
-    """
+    """Return the request id of a report without a status, or `None`. Arguments as in `started`."""
     if record is not None:
         about = _about(record)
         is_report = record.get("type") == "platform.report" and not _text(about, "status")
@@ -82,12 +75,7 @@ def report_without_status(line: str, record: Mapping[str, Any] | None) -> str | 
 
 
 def failure(line: str, record: Mapping[str, Any] | None) -> Failure | None:
-    """Return the failure that a line reports, or `None` if it reports no failure.
-
-    Args:
-        line: The line of the log.
-        record: The line parsed as a JSON object, or `None` in the text format.
-    """
+    """Return the failure that a line reports, or `None`. Arguments as in `started`."""
     if record is not None:
         about, kind = _about(record), record.get("type")
         if kind in ("platform.report", "platform.runtimeDone"):
@@ -112,7 +100,7 @@ def _of_invocation(
 
 def _of_initialisation(about: Mapping[str, Any]) -> Failure | None:
     if _text(about, "phase") == "invoke":
-        return None  # the report of the invocation contains the same failure
+        return None  # the invocation's report has the same failure
     found = _type_and_text(about, "the initialisation of the function")
     return Failure(None, *found) if found else None
 
@@ -153,7 +141,7 @@ def _fields(line: str) -> dict[str, str]:
 
 
 def _about(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fields of a record of the platform, merged with its metrics."""
+    """Return the fields and the metrics of one of the platform's records."""
     inner = record.get("record")
     about: Mapping[str, Any] = inner if isinstance(inner, Mapping) else {}
     metrics = about.get("metrics")

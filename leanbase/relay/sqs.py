@@ -53,7 +53,7 @@ def relay(event: dict[str, Any], context: Any, delivery: Delivery) -> dict[str, 
             try:
                 messages[position] = handoff.decode(record.body)
             except handoff.UnreadableError as error:
-                # A new exception without frames: the frames would keep the message in memory.
+                # Use a new exception: the frames of the old one would keep the message in memory.
                 failures[position] = handoff.UnreadableError(str(error))
         if is_fifo and position in failures:
             break

@@ -1,7 +1,7 @@
 """Helpers for tests of code that uses Leanbase.
 
 The package installs a pytest plugin. Under pytest, no client sends unless the test or the configuration
-allows it, the fixture `leanbase_events` holds the captured events, and `leanbase_flags` sets feature flags.
+allows it. The fixture `leanbase_events` holds the captured events, and `leanbase_flags` sets feature flags.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MODULES = {
 
 
 def _lazily(name: str) -> Any:
-    """Import a name at its first use: pytest loads the plugin wherever the package is installed."""
+    """Import a name at its first use, because pytest loads this package in every project that installs it."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The events that a test captured, and assertions about them."""
+"""Captured events of a test, and assertions about them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ NOTHING = (
 
 
 class CapturedEvents(list[dict[str, Any]]):
-    """Captured events as dicts, in the order in which they left.
+    """A list of captured events as dicts, in the order in which they were sent.
 
-    The keys are `event`, `distinct_id`, `uuid`, `timestamp` and `properties`.
+    The keys of an event are `event`, `distinct_id`, `uuid`, `timestamp` and `properties`.
 
     Examples:
         >>> events = CapturedEvents([{"event": "paid", "distinct_id": "u1", "properties": {"total": 42}}])
@@ -49,8 +49,8 @@ class CapturedEvents(list[dict[str, Any]]):
         Args:
             event: The event's name.
             distinct_id: The distinct id that the event must have. Default: any.
-            properties: Properties that the event must have. It may have others. They are compared in the
-                form in which they are sent: a `Decimal` as a number, an `Enum` as its value.
+            properties: Properties that the event must have; it may have others. They are compared in the form
+                in which they are sent: a `Decimal` as a number, an `Enum` as its value.
             times: The exact number of matching events. Default: one or more.
 
         Returns:
@@ -70,7 +70,7 @@ class CapturedEvents(list[dict[str, Any]]):
         return found[0] if found else {}
 
     def assert_not_captured(self, event: str | None = None) -> None:
-        """Assert that no event with this name was captured. Without a name, assert that no event was.
+        """Assert that no event with this name was captured. Without a name, assert that there is no event.
 
         Raises:
             AssertionError: Such an event was captured. The message lists the captured events.
@@ -80,7 +80,7 @@ class CapturedEvents(list[dict[str, Any]]):
             raise AssertionError(f"captured, but not expected: {event or 'anything'}\n{self._listed()}")
 
     def _differences(self, event: str, distinct_id: object, properties: Mapping[str, Any] | None) -> str:
-        """Describe how the most similar event with this name differs. Return an empty string without one."""
+        """Describe how the most similar event with this name differs, or return `""`."""
         wanted = sanitize(properties or {})
         person = coerce_id(distinct_id)
         lines: list[str] | None = None
@@ -115,7 +115,7 @@ def _fits(captured: dict[str, Any], distinct_id: object, properties: Mapping[str
 
 
 def _own(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the properties without those that the SDK, an invocation or a request adds."""
+    """Return the properties that the application set, as far as their names tell."""
     return {
         name: value
         for name, value in properties.items()
@@ -124,7 +124,6 @@ def _own(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _described(event: str, distinct_id: str | None, properties: Mapping[str, Any]) -> str:
-    """Return an event as one line."""
     own = dict(properties)
     whose = "" if distinct_id is None else f" of {distinct_id!r}"
     return f"{event!r}{whose}{f' with {own!r}' if own else ''}"

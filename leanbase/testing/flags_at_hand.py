@@ -1,4 +1,4 @@
-"""The flags that clients see in tests, in place of the server's."""
+"""Feature flags for tests, in place of the server's flags."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FlagsAtHand:
-    """Values of flags. Nothing is asked, and flags that are not set are missing.
+    """Values of feature flags. No request is made, and a flag that is not set is missing.
 
     Examples:
         >>> flags = FlagsAtHand()
@@ -33,36 +33,41 @@ class FlagsAtHand:
         self._reported: Reported | None = None
 
     def set(self, key: str, value: bool | str = True, payload: Any = None) -> None:
-        """Give a flag this value, for everybody.
+        """Set the value and the payload of a flag, for all persons.
+
+        Args:
+            key: The flag.
+            value: A boolean, or the name of a variant.
+            payload: A value that JSON can represent.
 
         Raises:
-            TypeError: The value is neither a boolean nor a variant.
+            TypeError: The value is neither a boolean nor a string.
         """
         if not isinstance(value, (bool, str)):
             raise TypeError(f"a flag is True, False or a variant, not {type(value).__name__}")
         self._set[key] = value, None if payload is None else json.dumps(payload)
 
     def unset(self, key: str) -> None:
-        """Take a value back. The flag is missing again, or evaluated by the file."""
+        """Remove the value of a flag. The flag is then missing, or evaluated from the file."""
         self._set.pop(key, None)
 
     def from_file(self, path: str | os.PathLike[str]) -> None:
-        """Evaluate flags by a bundle, as in production. Values that are set win over it.
+        """Evaluate flags from a bundle, as in production. Values from `set` take precedence.
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: There are no definitions in it.
+            ValueError: The file has no valid definitions.
         """
         from ..feature_flags import Definitions
 
         self._definitions = Definitions.from_json(Path(path).read_bytes())
 
     def values(self) -> dict[str, bool | str]:
-        """Return the values that are set."""
+        """Return the values from `set`, by flag."""
         return {key: value for key, (value, _) in self._set.items()}
 
     def clear(self) -> None:
-        """Forget all values, the file, and what was reported."""
+        """Remove all values, the file, and the record of reported reads."""
         self._set.clear()
         self._definitions = self._reported = None
 
@@ -70,7 +75,7 @@ class FlagsAtHand:
 
     @property
     def reported(self) -> Reported:
-        """Which reads were reported."""
+        """The record of reported reads."""
         if self._reported is None:
             from ..feature_flags.exposures import Reported
 
@@ -110,14 +115,14 @@ class FlagsAtHand:
         return result.payload if result is not None and result.get_value() == value else None
 
     def load(self, deadline: Any) -> bool:
-        """Return whether a file is used."""
+        """Return True if a file is used."""
         return self._definitions is not None
 
     def remote_config(self, key: str) -> Any:
-        """Return the decoded payload that is set for a flag."""
+        """Return the decoded payload of a flag."""
         payload = self._set.get(key, (False, None))[1]
         return None if payload is None else json.loads(payload)
 
 
 flags_at_hand = FlagsAtHand()
-"""The flags of this process. Clients see the same from test to test."""
+"""The flags of this process, for all tests."""

@@ -38,7 +38,7 @@ SIGTERM_SECONDS = 0.5
 LOOK_SECONDS = 0.05
 
 MOST_THAWED_SECONDS = 1.0
-"""Seconds that a thawed sandbox runs at most. Its clocks pass over the rest."""
+"""The maximum time that a thawed sandbox really runs. Its clocks skip the rest."""
 INITIALISATION_SECONDS = 10.0
 
 
@@ -49,7 +49,7 @@ class LambdaContext:
         timeout: Seconds from now until the function times out.
         function_name: The function's name.
         memory_limit_in_mb: The function's memory in MB.
-        aws_request_id: The invocation's request id. Default: a new one.
+        aws_request_id: The invocation's request id. Default: a new id.
 
     Examples:
         >>> context = LambdaContext(timeout=3.0)
@@ -78,17 +78,17 @@ class LambdaContext:
         self.log_stream_name = "2026/01/01/[$LATEST]0123456789abcdef0123456789abcdef"
 
     def get_remaining_time_in_millis(self) -> int:
-        """Return the milliseconds until the function times out, never negative."""
+        """Return the milliseconds until the function times out, at least 0."""
         return max(0, int((self._ends - time.monotonic()) * 1000))
 
 
 class FunctionError(Exception):
-    """An invocation that failed, as its caller sees it.
+    """An invocation failed.
 
     Attributes:
-        type: The class name of the exception that left the handler, or Lambda's name for the failure, such
+        type: The class name of the exception that the handler raised, or Lambda's name for the failure, such
             as `Sandbox.Timedout` or `Runtime.ExitError`.
-        stack: The traceback as a string. Empty if there is none.
+        stack: The traceback as a string, or `""`.
     """
 
     def __init__(self, type: str, message: str, stack: str = "") -> None:
@@ -98,24 +98,25 @@ class FunctionError(Exception):
 
 
 class LambdaSimulator:
-    """Runs a handler as Lambda does: in a process of its own, frozen between invocations.
+    """Runs a handler as Lambda does: in a separate process, frozen between invocations.
 
-    The first invocation is a cold start in a new process, and so is the first one after a timeout, a crash
-    or the end of the sandbox. The process is forked from the process of the test, so it has the patches of
-    the test. An event appears in `events` when it leaves the process: an event that would be lost in Lambda
-    does not appear. Nothing is sent, except by clients that were created earlier without the pytest plugin.
-    Works on Linux and macOS.
+    The first invocation is a cold start in a new process. The first invocation after a timeout, a crash or
+    the end of the sandbox is a cold start, too. The process is forked from the process of the test, so it has
+    the patches of the test. Works on Linux and macOS.
+
+    An event appears in `events` when the process would send it. An event that would be lost in Lambda does
+    not appear. Nothing is sent, except by clients that were created earlier without the pytest plugin.
 
     Args:
         handler: The handler, or its name as `"module.function"`, which the new process then imports.
         timeout: The function's timeout in seconds.
         environment: Environment variables of the function.
-        extension: Whether the function has an extension. With one, a timeout sends SIGTERM before it ends
-            the sandbox, as in Lambda from Python 3.12 on. Without one, it ends the sandbox at once.
-            Default: a handler decorated with `flush="after_response"` has an extension.
+        extension: Whether the function has an extension. With an extension, a timeout sends SIGTERM before
+            it ends the sandbox, as Lambda does from Python 3.12 on. Without an extension, a timeout ends the
+            sandbox at once. Default: a handler decorated with `flush="after_response"` has an extension.
 
     Attributes:
-        events: The events that have left the sandboxes so far, as `CapturedEvents`.
+        events: The events that the sandboxes have sent so far, as `CapturedEvents`.
 
     Examples:
         >>> import leanbase
@@ -164,15 +165,16 @@ class LambdaSimulator:
 
         Args:
             event: A value that JSON can represent.
-            request_id: The request id of the invocation, to repeat one that failed. Default: a new one.
+            request_id: The request id of the invocation. Pass the same id again to simulate a retry.
+                Default: a new id.
 
         Returns:
-            The result as its caller receives it, after a round trip through JSON.
+            The result as the caller receives it, after a round trip through JSON.
 
         Raises:
             FunctionError: The handler could not be loaded, raised, timed out, or ended its process.
 
-        Blocks at most for the function's timeout, plus 10 s at a cold start, and 0.5 s if SIGTERM is sent.
+        Blocks up to the function's timeout, plus 10 s at a cold start, plus 0.5 s if SIGTERM is sent.
         """
         __tracebackhide__ = True
         if self._sandbox is None:
@@ -192,15 +194,17 @@ class LambdaSimulator:
         return answer["result"]
 
     def freeze(self) -> None:
-        """Stop every process of the sandbox in the middle of its work. `invoke` does this at its end."""
+        """Stop all processes of the sandbox in the middle of their work. `invoke` does this at its end."""
         if self._sandbox is not None:
             self._sandbox.signal_all(signal.SIGSTOP)
 
     def thaw(self, seconds: float = 0.0) -> None:
-        """Let the sandbox run without an invocation, after it was frozen for this number of seconds.
+        """Let the sandbox run without an invocation.
 
-        The clocks of the function, `time.time()` and `time.monotonic()`, go on by this time. It runs for at
-        most 1 s of it.
+        Args:
+            seconds: The time by which the function's clocks advance, `time.time()` and `time.monotonic()`.
+                The sandbox runs for this time, but at most for 1 s. Its clocks skip the rest at the next
+                invocation.
         """
         if self._sandbox is not None:
             self._sandbox.signal_all(signal.SIGCONT)
@@ -223,7 +227,7 @@ class LambdaSimulator:
         return killed
 
     def kill(self) -> None:
-        """Kill the sandbox at once, as the kernel does when the sandbox is out of memory."""
+        """Kill the sandbox at once, as the kernel does when memory runs out."""
         sandbox, self._sandbox = self._sandbox, None
         if sandbox is not None:
             sandbox.close()
@@ -248,15 +252,15 @@ class _Sandbox:
         self._passed = 0.0
         self._exit: int | None = None
         with warnings.catch_warnings():
-            # Python 3.12 and later warn of a fork in a process with threads. The child does not use them.
+            # Python 3.12 and later warn about a fork in a process with threads. The child does not use them.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._pid = os.fork()
         if self._pid == 0:
-            os.setsid()  # a group of its own, which is frozen and killed as a whole
+            os.setsid()  # a new process group, which is frozen and killed as a whole
             os.close(self._write)
             os.close(self._read)
             _serve(handler, environment, timeout, questions, answers)
-        # If a test does not close its simulator, the frozen process would outlive it, with its open files.
+        # If a test does not close its simulator, this kills the frozen process.
         self._forgotten = weakref.finalize(self, _kill, self._pid)
         os.close(questions)
         os.close(answers)
@@ -274,10 +278,10 @@ class _Sandbox:
         self.has_extension: bool = answer["has_extension"]
 
     def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Send an event and wait for the answer of the process.
+        """Send an event to the process, and wait for its response.
 
         Raises:
-            _EndedError: No answer arrived in time, or the process has ended.
+            _EndedError: No response arrived in time, or the process has ended.
         """
         try:
             write_line(self._write, {**question, "passed": self._passed})
@@ -295,7 +299,7 @@ class _Sandbox:
         raise _EndedError("Sandbox.Timedout", f"Task timed out after {seconds:.2f} seconds")
 
     def _messages(self, seconds: float) -> list[dict[str, Any]]:
-        """Return the messages that arrive within `seconds`, if any. Store captured events in `events`."""
+        """Return the messages that arrive within `seconds`, and store captured events."""
         # In short steps: children of the process may hold the pipe open after it has ended.
         if not _is_readable(self._read, min(seconds, LOOK_SECONDS)):
             self._look_for_end(os.WNOHANG)
@@ -312,13 +316,13 @@ class _Sandbox:
         return [message for message in messages if "captured" not in message]
 
     def read_for(self, seconds: float) -> None:
-        """Store the events that the process captures within this number of seconds."""
+        """Store the events that the process sends within `seconds`."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and self._exit is None:
             self._messages(left)
 
     def ends_within(self, seconds: float) -> bool:
-        """Return True if the process ends by itself within this number of seconds."""
+        """Return True if the process ends by itself within `seconds`."""
         self.read_for(seconds)
         return self._exit is not None
 
@@ -329,12 +333,11 @@ class _Sandbox:
                 self._exit = os.waitstatus_to_exitcode(status)
 
     def signal_all(self, number: int) -> None:
-        """Send a signal to all processes of the sandbox."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, number)
 
     def pass_time(self, seconds: float) -> None:
-        """Move the clocks of the process on, at its next invocation."""
+        """Advance the clocks of the process at its next invocation."""
         self._passed += seconds
 
     def terminate(self) -> None:
@@ -342,7 +345,7 @@ class _Sandbox:
             os.kill(self._pid, signal.SIGTERM)
 
     def close(self) -> None:
-        """Kill all processes, wait for the end, and store the last captured events."""
+        """Kill all processes, and store the last events."""
         self._forgotten.detach()
         self.signal_all(signal.SIGKILL)
         self._look_for_end(0)
@@ -353,7 +356,7 @@ class _Sandbox:
 
 
 def _is_readable(descriptor: int, seconds: float) -> bool:
-    """Wait until there is something to read. Unlike `select()`, `poll()` takes descriptors above 1023."""
+    """Wait for data or EOF. Unlike `select()`, `poll()` supports descriptors above 1023."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
@@ -368,7 +371,7 @@ def _kill(pid: int) -> None:
 def _serve(
     handler: Handler | str, environment: dict[str, str], timeout: float, questions: int, answers: int
 ) -> NoReturn:
-    """Run in the sandbox: handle one invocation after the other, until the process is killed."""
+    """Handle invocations in the sandbox until the process is killed."""
     code = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -413,11 +416,7 @@ def _serve(
 
 
 class _Clock:
-    """Replaces the clocks of the module `time` by clocks that go on while the sandbox is frozen.
-
-    Attributes:
-        passed: The seconds that have passed besides those of the machine.
-    """
+    """Replaces the clocks of the module `time`. The new clocks are ahead by `passed` seconds."""
 
     def __init__(self) -> None:
         self.passed = 0.0

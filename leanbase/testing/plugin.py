@@ -1,7 +1,7 @@
-"""The pytest plugin: no client sends. `leanbase_events` holds what is captured, `leanbase_flags` sets flags.
+"""The pytest plugin: no client sends. It has the fixtures `leanbase_events` and `leanbase_flags`.
 
-The marker `leanbase_send` lets one test send. The setting `leanbase_send = true` lets all tests send. If the
-package has another module name, the plugin uses that name in place of `leanbase`.
+The marker `leanbase_send` allows one test to send. The setting `leanbase_send = true` allows all tests. If
+the package has another module name, the plugin uses that name in place of `leanbase`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def pytest_unconfigure() -> None:
 
 
 def _intercept() -> None:
-    # Imported here: pytest loads this module in every project in which the package is installed.
+    # Imported here, because pytest loads this module in every project that installs the package.
     from ..delivery import factory
     from ..flag_calls import override_flags
     from .flags_at_hand import flags_at_hand
@@ -52,7 +52,7 @@ def _intercept() -> None:
 
 @pytest.fixture(autouse=True, name=f"_{PACKAGE}_sends")
 def _leanbase_sends(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let a test with the marker send, with its own default client."""
+    """Allow a test with the marker to send, with a new default client."""
     if request.node.get_closest_marker(SEND) is None or request.config.getini(SEND):
         yield
         return
@@ -70,9 +70,9 @@ def _leanbase_sends(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(name=EVENTS)
 def leanbase_events(request: pytest.FixtureRequest) -> Iterator[CapturedEvents]:
-    """Return the events that any client captured during the test, in the order in which they left."""
+    """Return the events that all clients captured during the test, in the order in which they were sent."""
     if request.node.get_closest_marker(SEND) is not None or request.config.getini(SEND):
-        pytest.fail(f"{EVENTS} has nothing where events are sent: the test is marked {SEND}, or that is set")
+        pytest.fail(f"{EVENTS} is empty because this test sends: the marker or the ini option {SEND} is set")
     from .captured import CapturedEvents
     from .recording import recorder
 
@@ -83,9 +83,11 @@ def leanbase_events(request: pytest.FixtureRequest) -> Iterator[CapturedEvents]:
 
 @pytest.fixture(name=FLAGS)
 def leanbase_flags(request: pytest.FixtureRequest) -> Iterator[FlagsAtHand]:
-    """Set the values that clients see of feature flags. A flag that is not set is missing."""
+    """Return an object that sets the feature flags of all clients. A flag that is not set is missing."""
     if request.node.get_closest_marker(SEND) is not None or request.config.getini(SEND):
-        pytest.fail(f"{FLAGS} sets nothing where requests leave: the test is marked {SEND}, or that is set")
+        pytest.fail(
+            f"{FLAGS} has no effect because this test sends: the marker or the ini option {SEND} is set"
+        )
     from .flags_at_hand import flags_at_hand
 
     flags_at_hand.clear()

@@ -1,4 +1,4 @@
-"""The transport that records events in tests, in place of the configured transport."""
+"""Records events in tests, in place of the configured transport."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .captured import CapturedEvents
 
 
 class RecordingTransport(BaseTransport):
-    """Records events in a list or writes them to a pipe. Without either, it discards them.
+    """Records events in a list, or writes them to a pipe. With neither, it discards them.
 
     Attributes:
         recording: The list that receives the events, or `None`.
-        pipe: A file descriptor. If set, events are written to it instead, each as one line.
+        pipe: A file descriptor, to which events are written as lines instead, or `None`.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,6 @@ class RecordingTransport(BaseTransport):
         self.lock = threading.RLock()
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Record the events, and report them as delivered."""
         with self.lock:
             if self.pipe is not None:
                 for event in events:
@@ -57,4 +56,4 @@ def write_line(descriptor: int, message: object) -> None:
 
 
 recorder = RecordingTransport()
-"""The recording transport of this process. Clients use the same one from test to test."""
+"""The recording transport of this process, for all tests."""

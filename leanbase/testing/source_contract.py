@@ -1,4 +1,4 @@
-"""What every source of flag definitions must do, as tests to inherit."""
+"""Tests for authors of sources of flag definitions. Every source must pass them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class SourceContract:
-    """Tests of a `DefinitionsSource`. Inherit them, and override `make_source`.
+    """Tests for a `DefinitionsSource`. A subclass overrides `make_source`, and pytest runs the tests.
 
     Examples:
         ```python
@@ -23,7 +23,7 @@ class SourceContract:
     """
 
     seconds = 5.0
-    """How long one load may take."""
+    """The deadline of one load, in seconds."""
 
     def make_source(self) -> DefinitionsSource:
         """Return a new source that has definitions."""

@@ -1,4 +1,4 @@
-"""Tests that every transport must pass, for authors of transports."""
+"""Tests for authors of transports. Every transport must pass them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .plugin import SEND
 
 
 class TransportContract:
-    """Tests for a transport. A subclass provides the transport as a fixture, and pytest runs the tests.
+    """Tests for a transport. A subclass provides the fixture `transport`, and pytest runs the tests.
 
-    The fixture decides whether the transport delivers or fails: the tests must pass in both cases. The
-    transport receives a few hundred small events, named `"e0"`, `"e1"` and so on.
+    The tests must pass with a transport that delivers, and with a transport that fails. The transport
+    receives about 500 small events, named `"e0"`, `"e1"` and so on.
 
     Examples:
         ```python
@@ -34,7 +34,7 @@ class TransportContract:
         ```
     """
 
-    # Lets the clients send: Leanbase's own plugin would replace the transport that is tested.
+    # Allow sends: Leanbase's pytest plugin would replace the tested transport.
     pytestmark = getattr(pytest.mark, SEND)
 
     def test_every_event_has_exactly_one_outcome(self, transport: BaseTransport) -> None:
@@ -44,7 +44,9 @@ class TransportContract:
             assert isinstance(receipt, Receipt), f"send() returned a {type(receipt).__name__}, not a Receipt"
             assert _outcomes(receipt) == count, f"{count} events were sent; the receipt says {receipt}"
             undelivered = [each.event for each in receipt.undelivered]
-            assert _are_among(undelivered, sent), "the receipt speaks of an event that was not sent, or twice"
+            assert _are_among(undelivered, sent), (
+                "the receipt lists an event that was not sent, or one event twice"
+            )
 
     def test_sends_of_several_threads_at_once_keep_their_own_outcomes(self, transport: BaseTransport) -> None:
         ends: list[bool] = []
@@ -87,7 +89,7 @@ class TransportContract:
         assert _outcomes(transport.send(_events(1), deadline=Deadline.after(1))) >= 1
 
     def test_the_books_of_a_client_balance_on_it(self, transport: BaseTransport) -> None:
-        """The identity: captured = delivered + handed off + spooled + retained + dropped."""
+        """Captured = delivered + handed off + spooled + retained + dropped."""
         client = Leanbase("phc_contract", transport=transport)
         client.capture("e0", distinct_id="u")
         with client.delivery_scope():

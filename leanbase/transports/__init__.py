@@ -1,8 +1,8 @@
-"""The transports, one in each module, and what the author of a transport needs.
+"""The transports, one in each module, and the interface for writing one.
 
 `base` is the interface; `Deadline` and `Receipt` are its argument and its result. `http`, `sqs`, `log`,
-`spool` and `memory` take events somewhere. `fallback` and `buffered` wrap other transports. Modules with an
-underscore hold what the transports share.
+`spool` and `memory` deliver, hand off or store events. `fallback` and `buffered` wrap other transports. The
+transports share the modules with an underscore.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _MODULES = {
 
 
 def _lazily(name: str) -> Any:
-    """Import a name at its first use, so that a transport that is not used costs no import time."""
+    """Import a name when it is first used, so that an unused transport costs no import time."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

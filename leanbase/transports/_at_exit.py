@@ -25,9 +25,9 @@ EXIT_SECONDS = 2.0
 """The maximum number of seconds that all clients together may delay the end of the process (Q-52)."""
 
 MOST_ORPHANS = 100
-"""The number of watched transports above which the oldest orphan is abandoned and its events are lost.
+"""The number of watched transports above which the oldest orphan loses its pending events.
 
-An orphan is a transport whose client was garbage-collected with pending events.
+An orphan is a transport whose client was garbage-collected.
 """
 
 _watched: dict[RetainingTransport, None] = {}
@@ -39,9 +39,9 @@ _is_ending = False
 
 
 def begin() -> Deadline:
-    """Return the deadline of sends because of an uncaught exception, which usually ends the process.
+    """Start and return the deadline of sends after an uncaught exception, which usually ends the process.
 
-    If the process ends right after it, its exit hook has only what is left of this deadline.
+    If the process ends right after it, the exit hook only has the rest of this time.
     """
     global _begun
     _begun = Deadline.after(EXIT_SECONDS), Stopwatch()
@@ -52,13 +52,13 @@ def deadline() -> Deadline | None:
     """Return the deadline of all work at the end of the process; `None` before the end has begun."""
     global _deadline
     if _deadline is None and _registered_in != forking.generation and _main_thread_is_over():
-        # Exit hooks run already. Python would not call one that is registered now.
+        # Exit hooks already run. Python would not call a hook that is registered now.
         _deadline = Deadline.after(EXIT_SECONDS, "full")
     return _deadline
 
 
 def _main_thread_is_over() -> bool:
-    """Return whether Python has ended its main thread, which it does before it calls `atexit` hooks."""
+    """Return True if Python has ended its main thread, as it does before it calls `atexit` hooks."""
     main = threading.main_thread()
     try:
         # Not `is_alive()`: before 3.13 an interrupt in it marks the thread as stopped (python/cpython#90882).
@@ -68,7 +68,7 @@ def _main_thread_is_over() -> bool:
 
 
 def watch(transport: RetainingTransport) -> None:
-    """Close a transport with pending events at the end of the process, even if its client is collected."""
+    """Close a transport at the end of the process, even if its client was garbage-collected."""
     _register()
     _watched[transport] = None
     if len(_watched) > MOST_ORPHANS:
@@ -78,7 +78,7 @@ def watch(transport: RetainingTransport) -> None:
 
 
 def watch_collected(transport: RetainingTransport) -> None:
-    """Close a transport at the end of the process if an unclosed scope has then collected events for it."""
+    """Close a transport at the end of the process if an unclosed scope still has events for it."""
     _register()
     _collecting.add(transport)
 
@@ -101,18 +101,14 @@ def _lose(orphan: RetainingTransport) -> None:
 
 
 def forget(transport: RetainingTransport) -> None:
-    """Undo `watch`: the transport has no pending events any more."""
     _watched.pop(transport, None)
 
 
 def _end() -> bool:
-    """Close every watched transport; together they have EXIT_SECONDS.
-
-    Return False if this call has interrupted another call of this function that is still running.
-    """
+    """Close all watched transports within EXIT_SECONDS. Return False if another call is doing that."""
     global _deadline, _is_ending
     if _deadline is not None or _registered_in != forking.generation:
-        return not _is_ending  # it has run already, or this is a forked child without events
+        return not _is_ending  # the hook has run, or this is a forked child without events
     _is_ending, lost = True, 0
     _deadline = Deadline.after(EXIT_SECONDS, "full")
     if _begun is not None and _begun[1].seconds() < EXIT_SECONDS + 1:

@@ -1,7 +1,7 @@
 """The ledger of one client: where each of its events is, and how many had each outcome.
 
 A captured event is in exactly one place: collected in a delivery scope, retained for the next send, or in
-flight. When it leaves the last of these it has an outcome, and only the count of that outcome remains.
+flight. Once it has a final outcome, only the count of that outcome remains.
 
 A lock keeps threads apart. It does not stop a signal handler that captures, flushes or raises in the middle
 of its own thread's work. So every change here is one *step*, which no signal handler can interrupt.
@@ -9,9 +9,9 @@ of its own thread's work. So every change here is one *step*, which no signal ha
 CPython runs signal handlers at the beginning of a Python function, at a backward jump, and after a call of a
 function written in C. A step is a sequence of statements with none of these between its first change and its
 last. It may contain assignments, `+=` on an attribute, `list[slice] = ...`, `del dict[key]`, `is`, and at
-most one call of `list.append`, at its end. The values that a step needs are computed before it. Where a
-handler might have changed them since, they are compared again. So a handler always finds a consistent ledger,
-and an exception that it raises leaves the ledger consistent. The comment `# step` marks where a step begins.
+most one call of `list.append`, at its end. The values that a step needs are computed before it, and compared
+again if a handler might have changed them. So a handler always finds a consistent ledger, and an exception
+that it raises leaves the ledger consistent. The comment `# step` marks where a step begins.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 TRY_AGAIN_SECONDS = 1.0
-"""Seconds after a failed resend of an interrupted send's events, in which there is no other resend."""
+"""Seconds after a failed resend of an interrupted send's events before the next resend."""
 
 _FRONT = slice(0, 0)
 _END = slice(sys.maxsize, None)
 
 
 class Flight:
-    """An in-flight send: one send of one thread, and its events.
+    """One send of one thread, and its events.
 
-    It is launched when it gets its events, and has landed when their outcomes are in the ledger.
+    It is launched when it gets its events, and lands when the ledger gets their outcomes.
 
     Args:
         scope: The delivery scope that the send is for, if any.
@@ -52,15 +52,15 @@ class Flight:
     Attributes:
         events: The events whose outcomes this send must report, in order.
         sent: The events that are sent. They differ from `events` only after a signal handler has resent them:
-            `events` then holds those that the resend could not deliver.
-        has_backlog: Whether some events were retained by an earlier send, or taken over from one.
+            `events` then holds the events that the resend could not deliver.
+        has_backlog: Whether some events come from an earlier send, retained or taken over.
         interrupted: The send of the same thread that a signal handler interrupted to resend its events here.
-        tried: When a signal handler last resent its events, and did not deliver all.
+        tried: When a signal handler last resent its events without delivering all.
         receipt: The outcomes of its events, once it has landed.
         failed: Whether the transport retained some events.
         is_recorded: Whether the delivery scopes have recorded the outcomes.
-        is_followed: Whether a signal handler captured events during the send, which wait for its end.
-        admitted: Whether the ledger has the event that the send was created for.
+        is_followed: Whether a signal handler captured events during the send, to be sent after it.
+        admitted: Whether the ledger has admitted the event that the send was created for.
     """
 
     __slots__ = (
@@ -96,17 +96,16 @@ class Flight:
 
     @property
     def bytes(self) -> int:
-        """The size of its events, in bytes. It is measured again if there are other events."""
+        """The size of its events, in bytes. Measured again when the events have changed."""
         key = id(self.events), len(self.events)
         if self._measured[:2] != key:
             self._measured = (*key, _bytes(self.events))
         return self._measured[2]
 
     def may_be_replaced(self) -> bool:
-        """Return whether a flush in a signal handler may take over its events and resend them.
+        """Return True if a flush in a signal handler may take over its events and resend them.
 
-        It may not twice in a row. The first resend has failed or was itself interrupted, and the original
-        send may still succeed.
+        It may not twice in a row, because the original send may still succeed.
         """
         if self.tried is not None:
             return self.tried.seconds() >= TRY_AGAIN_SECONDS
@@ -117,10 +116,8 @@ class Collected:
     """The events of one client that one delivery scope has collected.
 
     Attributes:
-        events: The events, in order.
-        bytes: The size of the events, in bytes.
         since: When the first event was collected, in seconds on the monotonic clock.
-        is_taken: Whether the events have moved on, into a send or to the retained events.
+        is_taken: Whether the events have moved into a send or to the retained events.
     """
 
     __slots__ = ("bytes", "events", "is_taken", "since")
@@ -138,11 +135,11 @@ class Ledger:
     Args:
         limit: The maximum number of events retained for the next send. Above it, the oldest are dropped.
         limit_bytes: The maximum size of these events, in bytes.
-        drops_oldest: If `False`, no admitted event is dropped for lack of room. New events are refused
-            instead, and the limits count collected and in-flight events as well.
+        drops_oldest: `False` refuses new events instead of dropping admitted ones. The limits then count
+            collected and in-flight events as well.
 
     Attributes:
-        lock: Held for single steps, never while something is sent, logged or called back.
+        lock: Held for single steps, never during a send, a log call or a callback.
         tells: Whether the client reports dropped events to `on_error`.
         sealed: Whether no more events are admitted.
         closed: Whether events that a send retains are dropped.
@@ -158,7 +155,7 @@ class Ledger:
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """Start with an empty ledger in this process: the parent process delivers its own events."""
+        """Empty the ledger: the parent process delivers its own events."""
         self.lock = threading.RLock()
         self._landed = threading.Condition(self.lock)
         self._kept: list[EncodedEvent] = []
@@ -186,7 +183,7 @@ class Ledger:
                     return
 
     def keep(self, event: EncodedEvent) -> bool:
-        """Admit an event and retain it, after the others. Return False, and drop it, if there is no room.
+        """Admit and retain an event, after the others. If there is no room, drop it and return False.
 
         Raises:
             ClosedError: The ledger is sealed.
@@ -207,7 +204,7 @@ class Ledger:
         """Admit an event into a delivery scope.
 
         Returns:
-            All events that the scope has collected for this client; `None` if the scope is closed.
+            All events that the scope has collected for this client, or `None` if the scope is closed.
 
         Raises:
             ClosedError: The ledger is sealed.
@@ -243,9 +240,9 @@ class Ledger:
         Args:
             flight: The new send.
             event: Admit this event and send it last.
-            scope: Send the events that this delivery scope has collected, after the retained ones.
+            scope: Send the collected events of this delivery scope, after the retained events.
             first: Send only this many of the retained events, and nothing else.
-            over: In-flight sends whose events this one takes over, because they may never continue.
+            over: In-flight sends whose events this send takes over, because they may never continue.
 
         Raises:
             ClosedError: There is an event to admit, and the ledger is sealed.
@@ -310,9 +307,8 @@ class Ledger:
     def land(self, flight: Flight, receipt: Receipt) -> tuple[list[EncodedEvent], Receipt]:
         """End a send: count the outcomes, and put retained events in front of the others.
 
-        If the ledger is closed, retained events are dropped. If there is no room, the oldest of them are
-        dropped. Events that were taken over from an interrupted send go back to it, because it may still
-        succeed.
+        A closed ledger drops retained events. If there is no room, it drops the oldest. Events that were
+        taken over from an interrupted send go back to it, because it may still succeed.
 
         Args:
             flight: The launched send. If it has landed before, nothing happens. If another send has taken
@@ -320,7 +316,7 @@ class Ledger:
             receipt: The outcomes of its events.
 
         Returns:
-            The events that were counted, and the receipt for them.
+            The counted events, and the receipt for them.
         """
         with self.lock:
             if flight.sent is not flight.events:
@@ -360,7 +356,7 @@ class Ledger:
     def _divided(
         self, flight: Flight, receipt: Receipt
     ) -> tuple[Receipt, list[EncodedEvent], list[EncodedEvent]]:
-        """Return the receipt with excess events dropped, the events to retain, and those to give back."""
+        """Return the receipt with excess events dropped, the events to retain, and events to give back."""
         retained, back = receipt.retained_events(), []
         if self.closed:
             return receipt.giving_up(retained, _lost_at_shutdown(len(retained))), [], []
@@ -390,7 +386,7 @@ class Ledger:
     def _recall(self, flight: Flight, receipt: Receipt) -> Flight:
         """Return a new send with the retained events for which the receipt has a final outcome.
 
-        Another send took these events over and retained them, but `flight` has delivered or dropped them.
+        Another send took over and retained these events, but `flight` has delivered or dropped them.
         """
         came_back = Flight(flight.scope)
         came_back.has_backlog = True
@@ -408,7 +404,7 @@ class Ledger:
         return came_back
 
     def keep_collected(self, scope: Any) -> list[EncodedEvent]:
-        """Move the events that a delivery scope has collected behind the retained ones, and return them."""
+        """Move the collected events of a delivery scope behind the retained events, and return them."""
         moved: list[EncodedEvent] = []
         with self.lock:
             while (collected := self._collected.get(scope)) is not None:
@@ -422,17 +418,16 @@ class Ledger:
 
     @property
     def limits(self) -> str:
-        """The limits, for a message."""
         return f"max_queue_size is {self.limit}, max_queue_bytes {self.limit_bytes}"
 
     # --- reports of dropped events -----------------------------------------------------------------------
 
     def has_untold(self) -> bool:
-        """Return whether sends have dropped events that are not reported yet."""
+        """Return True if sends have dropped events that are not reported to `on_error` yet."""
         return bool(self._untold)
 
     def tell(self, call: Callable[[OutcomeGroup], object]) -> None:
-        """Call `call` with each group of events that sends have dropped. Later repeat an interrupted call."""
+        """Call `call` with each group of events that sends have dropped. Repeat a call that raised."""
         while self._untold:
             groups: list[OutcomeGroup] = []
             fresh: list[OutcomeGroup] = []
@@ -466,7 +461,7 @@ class Ledger:
             return list(self._collected)
 
     def has_room(self, size: int) -> bool:
-        """Return whether one more event of this size, in bytes, may be admitted."""
+        """Return True if there is room for one more event of this size, in bytes."""
         with self.lock:
             count, kept = len(self._kept), self._kept_bytes
             if not self.drops_oldest:
@@ -481,7 +476,6 @@ class Ledger:
             return self._excess(self._kept)
 
     def has_flights(self) -> bool:
-        """Return whether any send is in flight."""
         return bool(self._flights)
 
     def flights(self, wanted: Callable[[Flight], bool]) -> list[Flight]:
@@ -495,12 +489,12 @@ class Ledger:
         self.wait_until(lambda: awaited.isdisjoint(self._flights), seconds)
 
     def wait_until(self, condition: Callable[[], bool], seconds: float | None) -> None:
-        """Wait until `condition` is true, at most `seconds`. It is checked whenever a send lands."""
+        """Wait until `condition`, which is checked whenever a send lands, is true, at most `seconds`."""
         with self.lock:
             self._landed.wait_for(condition, seconds)
 
     def seal(self) -> None:
-        """Admit no more events. An event that is being admitted meanwhile is in the ledger afterwards."""
+        """Admit no more events. An event that another thread admits meanwhile is in the ledger afterwards."""
         with self.lock:
             self.sealed = True
 
@@ -513,7 +507,7 @@ class Ledger:
             return [*self._kept, *flying]
 
     def stats(self) -> Stats:
-        """Return the counts of this moment. Pending events are counted where they are, to check the sum."""
+        """Return the current counts. Pending events are counted where they are, to check the sum."""
         for _ in range(3):  # a signal handler may capture an event in between
             with self.lock:
                 captured, dropped = self._captured, self._dropped

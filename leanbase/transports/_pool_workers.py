@@ -1,8 +1,7 @@
-"""The end of a process that multiprocessing has started, or billiard, which is Celery's copy of it.
+"""The end of a child process of multiprocessing, or of billiard, which is Celery's copy of it.
 
-Such a process skips `atexit` before Python 3.13. A worker of a billiard pool ends itself immediately. A
-multiprocessing pool ends its workers with SIGTERM, which by default kills them immediately, and waits for
-them.
+Such a process skips `atexit` before Python 3.13. A worker of a billiard pool calls `os._exit`.
+A multiprocessing pool ends its workers with SIGTERM, which by default kills them immediately.
 """
 
 from __future__ import annotations
@@ -22,14 +21,13 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.01
 SECONDS_TO_DIE = 0.2
-"""Seconds that the main thread has to run the signal handler, after everything is sent."""
+"""Seconds that the main thread has to run the signal handler after all events are sent."""
 
 
 def register(end: Callable[[], bool]) -> None:
     """Call `end` when this process ends, if it is a child process of multiprocessing or billiard.
 
-    Args:
-        end: May be called more than once. It returns False if another call of it is still running.
+    `end` may be called more than once. It returns False if another call of it is still running.
     """
     process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
     if process is None or util is None:
@@ -65,8 +63,8 @@ def _register_in_worker(worker: Any, end: Callable[[], bool]) -> None:
 class _Sigterm:
     """Handles SIGTERM: calls `end`, then lets the signal kill the process.
 
-    A thread that is notified of the signal at once does the work. The main thread may be in a long call of C
-    code, and runs the signal handler only after it.
+    A helper thread, which gets the signal at once, calls `end`. The main thread may be in a long call of
+    C code, and runs the signal handler only after that.
     """
 
     def __init__(self, end: Callable[[], bool]) -> None:
@@ -80,7 +78,7 @@ class _Sigterm:
 
     def _handle(self, signum: int, _: object) -> None:
         if self._process == os.getpid() and not self._end():
-            return  # the call in progress, in the thread or at exit, ends the process
+            return  # another call of `end` is running; its caller ends the process
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
 

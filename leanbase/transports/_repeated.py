@@ -1,4 +1,4 @@
-"""Logs a failure that goes on once a minute, with the number of events since the last time."""
+"""Logs a continuing failure once a minute, with the number of events since the last record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_KINDS = 20
 
 
 class RepeatedLog:
-    """Logs each kind of failure at most once a minute, and counts the events in between."""
+    """Logs each kind of failure at most once a minute."""
 
     def __init__(self) -> None:
         self._said: dict[Hashable, Stopwatch] = {}

@@ -27,16 +27,16 @@ Report: TypeAlias = Callable[[Sequence[OutcomeGroup]], object]
 logger = logging.getLogger("leanbase")
 
 REST_SECONDS = 0.5
-"""Seconds that a caller that waits for room pauses after a send that made no room."""
+"""Seconds that a caller waits between two sends if the first made no room."""
 
 MOST_FOLLOWING = 100
-"""The maximum number of sends in a row for events that signal handlers capture during these sends."""
+"""The maximum number of sends in a row for events that signal handlers captured during such a send."""
 
 _NOTHING_TRIED = DroppedError(WAITING, "nothing was tried")
 
 
 class _ReceiptError(Exception):
-    """A transport returned something that is not a receipt for the events it was given."""
+    """A transport returned something other than a receipt for its events."""
 
 
 def _checked(receipt: object, call: str) -> Receipt:
@@ -58,11 +58,7 @@ def _what_is_wrong(call: str, error: Exception) -> str:
 
 
 def must_not_retain(inner: BaseTransport) -> None:
-    """Ensure that a transport can be inside another one.
-
-    Raises:
-        ConfigError: The transport retains events itself, so the one around it would retain them as well.
-    """
+    """Raise a ConfigError if a transport retains events: the transport around it would retain them too."""
     if isinstance(inner, RetainingTransport):
         raise ConfigError(
             f"{type(inner).__name__} wraps other transports and cannot be inside one; "
@@ -71,23 +67,22 @@ def must_not_retain(inner: BaseTransport) -> None:
 
 
 class RetainingTransport(BaseTransport):
-    """Wraps a transport and retains in its ledger, in order, the events that the transport could not deliver.
+    """Wraps a client's transport and retains in a ledger, in order, the events that it could not deliver.
 
-    Each client wraps its transport in one of these, so that an undelivered event is pending in exactly one
-    place. It never starts a send by itself.
+    So an undelivered event is pending in exactly one place. This class never starts a send by itself.
 
     Args:
         inner: The transport that delivers the events.
         limit: The maximum number of retained events. Above it, the oldest are dropped as `"overflow"`.
         limit_bytes: The maximum size of the retained events, in bytes.
-        waits_for_room: Whether a caller waits for room instead, so that no retained event is dropped.
+        waits_for_room: Whether a caller waits for room, instead of dropping retained events.
 
     Attributes:
         ledger: Where each event is, and the list of sends in flight.
         report: Called with the events that a send retained or a call refused. It also reports the dropped
             events that the ledger has not reported yet.
-        is_disabled: Returns whether the client is disabled, so that nothing may be sent for now.
-        is_buffer: Whether it sends retained events by itself, in a thread.
+        is_disabled: Returns True while the client is disabled, so that nothing may be sent.
+        is_buffer: Whether a thread of this transport sends retained events.
 
     Raises:
         ConfigError: `inner` also retains events, so each event would be retained twice.
@@ -121,17 +116,13 @@ class RetainingTransport(BaseTransport):
     def attach(
         self, report: Report, is_disabled: Callable[[], bool], *, owner: Callable[[], object], tells: bool
     ) -> Ledger:
-        """Attach this transport to the client that owns it. A closed transport reopens with a new ledger.
+        """Attach this transport to its client, and return the ledger. A closed transport gets a new ledger.
 
         Args:
             report: See the attribute.
             is_disabled: See the attribute.
-            owner: Returns the client, or an object that lives as long. Returns `None` once that object was
-                garbage-collected.
+            owner: Returns an object that lives as long as the client, or `None` once it no longer exists.
             tells: Whether the client reports dropped events to `on_error`.
-
-        Returns:
-            The ledger of that client.
 
         Raises:
             ConfigError: The transport belongs to another client, or another client is still closing it.
@@ -156,10 +147,10 @@ class RetainingTransport(BaseTransport):
         """Admit an event and send it, after the retained events. Blocks until the deadline at the latest.
 
         If a signal handler or a callback calls this inside a send of the same thread, the event is retained.
-        The interrupted call then sends it.
+        The interrupted send then sends it.
 
         Returns:
-            Whether the event was admitted.
+            True if the event was admitted.
 
         Raises:
             ClosedError: The client was shut down.
@@ -193,7 +184,7 @@ class RetainingTransport(BaseTransport):
         Inside a send of the same thread it returns at once: that send makes the room.
 
         Returns:
-            False if no room came free in time; the event is then dropped as `"overflow"`.
+            False if there was no room in time. The event is then dropped as `"overflow"`.
         """
         size = len(event)
         while not self.ledger.has_room(size) and not self.is_sending():
@@ -217,14 +208,14 @@ class RetainingTransport(BaseTransport):
         return False
 
     def is_sending(self) -> bool:
-        """Return whether a signal handler or a callback called this inside a send of its thread."""
+        """Return True if a signal handler or a callback called this inside a send of its thread."""
         return self.ledger.has_flights() and self._interrupted() is not None
 
     def _interrupted(self) -> tuple[Flight, bool] | None:
         """Return the send that this call is inside of, and whether a log record of that send led here.
 
-        An in-flight send that is not on the stack of its thread any more lost its frame to an exception, such
-        as a RecursionError. The next `send_pending` of the thread takes over its events.
+        An exception such as a RecursionError may remove an in-flight send from the stack of its thread. The
+        next `send_pending` of the thread then takes over its events.
         """
         flights = self._own_flights()
         if not flights:
@@ -245,7 +236,7 @@ class RetainingTransport(BaseTransport):
     # --- everything ------------------------------------------------------------------------------------
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Send the retained events and then `events`. The receipt is about both."""
+        """Send the retained events and then `events`. The receipt covers both."""
         if self.ledger.closed:
             for _ in events:
                 self.ledger.drop("shutdown")
@@ -257,16 +248,11 @@ class RetainingTransport(BaseTransport):
     def send_pending(
         self, deadline: Deadline, *, scope: Any = None, over: Sequence[Flight] | None = None
     ) -> Receipt:
-        """Send the retained events and those that a delivery scope has collected.
+        """Send the retained events and the collected events of a delivery scope. Blocks up to the deadline.
 
-        Blocks until the deadline at the latest.
-
-        Args:
-            deadline: When this call must have returned.
-            scope: The delivery scope.
-            over: In-flight sends whose events this send takes over. Default: the sends of this thread that a
-                signal handler interrupted, because the process may end when the handler does. (A log record
-                that a send writes takes over nothing.)
+        `over` are in-flight sends whose events this send takes over. By default these are the sends of this
+        thread that a signal handler interrupted, because the process may end when the handler does. (A log
+        handler that flushes takes over nothing.)
         """
         flight = Flight(scope)
         if over is None:
@@ -280,7 +266,7 @@ class RetainingTransport(BaseTransport):
         return self._fly(flight, deadline, scope=scope, over=over)
 
     def keep_collected(self, scope: Any) -> Receipt:
-        """Move the events that a delivery scope has collected to the retained ones. Does not block."""
+        """Move the collected events of a delivery scope to the retained events. Does not block."""
         if self.ledger.closed:
             return self._give_up((), scope)
         collected = self.ledger.keep_collected(scope)
@@ -298,7 +284,7 @@ class RetainingTransport(BaseTransport):
         return receipt
 
     def waiting(self) -> Receipt:
-        """Return a receipt for the retained events and those in flight in other threads. Does not send."""
+        """Return a receipt for the retained events and events in flight in other threads. Does not send."""
         return Receipt.retaining(self.ledger.pending(self._others()), WAITING, _NOTHING_TRIED)
 
     def _others(self, wanted: Callable[[Flight], bool] = lambda _: True) -> list[Flight]:
@@ -309,7 +295,7 @@ class RetainingTransport(BaseTransport):
         return self.ledger.flights(lambda flight: flight.thread != me and wanted(flight))
 
     def join(self, deadline: Deadline, wanted: Callable[[Flight], bool] = lambda _: True) -> bool:
-        """Wait for in-flight sends of other threads. Return whether all passed on all events in time."""
+        """Wait for in-flight sends of other threads. Return True if all passed on all events in time."""
         return not self._joined(self._others(wanted), deadline).groups
 
     def _joined(self, flights: Sequence[Flight], deadline: Deadline) -> Receipt:
@@ -359,12 +345,12 @@ class RetainingTransport(BaseTransport):
                 self._follow(flight, booked, deadline)
             return booked
         except BaseException as error:
-            # Raised by a signal handler or at the recursion limit: it must not cost the events.
+            # Raised by a signal handler or at the recursion limit: no event may be lost because of it.
             if receipt is None:
                 cut_off = DroppedError("interrupted", f"{type(error).__name__} ended the send")
                 receipt = Receipt.retaining(flight.events, "interrupted", cut_off)
             if flight.receipt is not None and not flight.is_recorded:
-                self._record(flight, flight.events, flight.receipt)  # it has landed but is not in its scopes
+                self._record(flight, flight.events, flight.receipt)  # landed, but not recorded in its scopes
             self._land(ledger, flight, receipt)
             self._watch()
             raise
@@ -403,7 +389,7 @@ class RetainingTransport(BaseTransport):
                 self._scopes.discard(scope)
 
     def _follow(self, flight: Flight, receipt: Receipt, deadline: Deadline) -> None:
-        """Send the events that signal handlers captured during a send, and during the sends that follow."""
+        """Send the events that signal handlers captured during a send, and during these sends in turn."""
         for _ in range(MOST_FOLLOWING):
             if not flight.is_followed or receipt.has_retained or deadline.expired:
                 return
@@ -427,7 +413,7 @@ class RetainingTransport(BaseTransport):
             return Receipt.retaining(batch, "failed", error)
 
     def _ask(self, call: Literal["flush", "close"], deadline: Deadline) -> Receipt:
-        """Call a method of the inner transport. Log its errors: they must not cost the caller its receipt."""
+        """Call a method of the inner transport. Log its errors, because the caller needs a receipt."""
         try:
             return _checked(getattr(self.inner, call)(deadline=deadline), call)
         except Exception as error:
@@ -443,10 +429,7 @@ class RetainingTransport(BaseTransport):
         self._ask("close", deadline)
 
     def close(self, *, deadline: Deadline) -> Receipt:
-        """Send the retained events a last time. Events that still fail are dropped as `"shutdown"`.
-
-        Blocks until the deadline at the latest.
-        """
+        """Send the retained events a last time, up to the deadline. Drop the rest as `"shutdown"`."""
         return self._end(deadline, last_try=True)
 
     def abandon(self, *, deadline: Deadline) -> Receipt:
@@ -457,7 +440,7 @@ class RetainingTransport(BaseTransport):
         try:
             # Close the inner transport first: this ends retry back-offs. Their events come back as retained.
             receipt = self._ask("close", deadline)
-            for scope in self.ledger.collecting():  # these scopes close too late or never
+            for scope in self.ledger.collecting():  # scopes that close too late or never
                 self.ledger.keep_collected(scope)
                 self._scopes.add(scope)
             self.join(deadline)
@@ -496,24 +479,22 @@ class RetainingTransport(BaseTransport):
             self._give_up(())
 
     def watch_collected(self) -> None:
-        """Ensure that events in a scope are sent at the end of the process if the scope is never closed."""
+        """Ensure that collected events are sent at the end of the process if their scope is never closed."""
         if not self._watches_collected:
             self._watches_collected = True
             _at_exit.watch_collected(self)
 
     def _forget(self) -> None:
-        """Undo `_watch`: no retained events are left."""
         self._is_watched = False
         _at_exit.forget(self)
         if not self.ledger.closed:
             self._watch()  # a signal handler may have captured an event just now
 
     def is_orphan(self) -> bool:
-        """Return whether the client that owned this transport was garbage-collected."""
+        """Return True if the client of this transport was garbage-collected."""
         return self._owner is not None and self._owner() is None
 
     def warm_up(self, *, deadline: Deadline) -> None:
-        """Warm up the inner transport."""
         self.inner.warm_up(deadline=deadline)
 
 

@@ -3,8 +3,8 @@
 A file is a header, then one event on each line. The header says up to which position all events have an
 outcome. So if the process is killed, at most the batch in flight is sent again.
 
-Each file belongs to one process, which holds a lock on it while the process lives. A process that sends the
-file of a process that has ended holds the lock meanwhile.
+Each file belongs to one process, which locks it until the process ends. Another process may then lock the
+file and send its events.
 """
 
 from __future__ import annotations
@@ -45,14 +45,7 @@ _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class SpoolFile:
-    """An open, locked spool file.
-
-    Positions only grow, even when the file is emptied and starts again.
-
-    Args:
-        descriptor: The file descriptor of the open file.
-        path: The path of the file.
-    """
+    """An open, locked spool file. Positions keep growing when the file is emptied."""
 
     def __init__(self, descriptor: int, path: str) -> None:
         self._descriptor = descriptor
@@ -80,8 +73,8 @@ class SpoolFile:
         """Read the events without an outcome, up to a position, batch by batch.
 
         Yields:
-            A list of events and a list of positions: one for each event, then the position after the last.
-            Lines that are not valid events are skipped, and the file then counts as damaged.
+            A list of events, and a list of their positions and the position after the last event. Lines that
+            are not valid events are skipped, and the file then counts as damaged.
         """
         position = self.done_with
         while position < until:
@@ -100,7 +93,7 @@ class SpoolFile:
             while len(batch) < BATCH_EVENTS and size < BATCH_BYTES and position < until:
                 line = file.readline(MAX_LINE_BYTES)
                 if not line.endswith(b"\n"):
-                    # The end, or a line that a kill cut off; its event was never reported as spooled.
+                    # The end, or a line that a kill cut short. Its event was never reported as spooled.
                     self._is_damaged = self._is_damaged or len(line) == MAX_LINE_BYTES
                     break
                 event = _event(line)
@@ -123,15 +116,7 @@ class SpoolFile:
 
 
 class OwnFile(SpoolFile):
-    """The file that this process writes to. It has mode 0600, and is locked before it gets its final name.
-
-    Args:
-        directory: The directory to create it in.
-        project: The project of its events; a part of the file's name.
-
-    Raises:
-        OSError: The file cannot be created.
-    """
+    """The file that this process writes to. It has mode 0600, and is locked before it gets its final name."""
 
     def __init__(self, directory: str, project: str) -> None:
         # The timestamp makes names sort by age; the rest makes them unique.
@@ -157,14 +142,7 @@ class OwnFile(SpoolFile):
         return os.fstat(self._descriptor).st_nlink == 0
 
     def append(self, events: Sequence[EncodedEvent], *, fsync: bool) -> int:
-        """Write events, all or none.
-
-        Args:
-            events: The events to write.
-            fsync: Whether to wait until the disk has stored them.
-
-        Returns:
-            The position of the first event.
+        """Write all events or none, and return the position of the first.
 
         Raises:
             OSError: The disk is full or failed.
@@ -194,10 +172,7 @@ class OwnFile(SpoolFile):
         return self._emptied + start
 
     def done(self, position: int) -> None:
-        """Record that every event before a position has an outcome. Empty the file if that is all of them.
-
-        If the file is closed, do nothing.
-        """
+        """Record that every event before a position has an outcome. Empty the file if no event is left."""
         if not self._is_open:
             return
         super().done(position)
@@ -209,7 +184,7 @@ class OwnFile(SpoolFile):
             self._write_header()
 
     def close(self) -> None:
-        """Close the file. Other processes send the events left in it; without any, it is removed."""
+        """Close the file, and remove it if no event is left. Other processes send the events left in it."""
         if self._done >= self._end:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)  # noqa: PTH108
@@ -227,9 +202,9 @@ class AbandonedFile(SpoolFile):
     @classmethod
     @contextlib.contextmanager
     def taken(cls, path: str) -> Iterator[AbandonedFile | None]:
-        """Lock a file and yield it, or yield `None` if another process has it.
+        """Lock a file and yield it, or yield `None` if another process has locked it.
 
-        At the end the file is removed, if every event in it has an outcome.
+        Afterwards, remove the file if every event in it has an outcome.
         """
         try:
             descriptor = os.open(path, _FLAGS)
@@ -277,7 +252,7 @@ def project_in(name: str) -> str:
 
 
 def _is_same_and_ours(descriptor: int, path: str) -> bool:
-    """Return whether the locked file still has this path, is a regular file, and belongs to this user."""
+    """Return True if the locked file still has this path, is a regular file, and belongs to this user."""
     opened, named = os.fstat(descriptor), os.lstat(path)
     return (
         (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)

@@ -25,8 +25,8 @@ class BaseTransport(ABC):
     in the receipt. (If it raises, the caller retains the events.)
 
     Attributes:
-        requires: The options without which the transport cannot deliver. A client that lacks one of them is
-            disabled and logs it.
+        requires: The options that the transport needs. If one is not set, the client is disabled and logs
+            an error.
 
     Examples:
         >>> class PrintTransport(BaseTransport):
@@ -63,12 +63,12 @@ class BaseTransport(ABC):
 
         Returns:
             A receipt with one outcome for every event: delivered, handed off, spooled, retained or dropped.
-            *Retained* means "not this time": the caller still owns the event and sends it again later. (A
-            transport that stores such events itself must say so in its documentation.)
+            The caller keeps *retained* events and sends them again later. (A transport that stores such
+            events itself must say so in its documentation.)
         """
 
     def flush(self, *, deadline: Deadline) -> Receipt:
-        """Send the events that the transport itself stores. By default there are none.
+        """Send the events that the transport itself stores. By default it stores none.
 
         Blocks until the deadline at the latest.
 
@@ -97,7 +97,7 @@ class BaseTransport(ABC):
     def warm_up(self, *, deadline: Deadline) -> None:  # noqa: B027 - optional
         """Prepare the first send: import modules, open a connection. By default this does nothing.
 
-        It must not raise: the first send meets the same failure and reports it.
+        It must not raise: the first send has the same failure and reports it.
 
         Args:
             deadline: When this call must have returned.

@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 LONGEST_WAIT_SECONDS = 60.0
-"""The longest time, in seconds, until the thread checks again whether its transport still exists."""
+"""The maximum seconds until the thread checks again whether its transport still exists."""
 
 
 class BufferedTransport(RetainingTransport):
-    """Takes events without blocking. A thread sends them when there are enough or the oldest is due.
+    """Accepts events without blocking. A thread sends them when enough are pending or the oldest is due.
 
     Events that could not be delivered are retained in the same buffer, and the next send takes them first.
     Only new events, a flush or the end of the process start a send. A full buffer refuses new events.
 
-    The thread starts with the first event. When the interpreter exits, pending events are sent within 2 s;
-    `shutdown()` of the client before that has more time. A delivery scope that collects events bypasses the
-    buffer and sends them when it closes. (The scope of a web request does so only if it sends before the
-    response.)
+    The thread starts with the first event. When the interpreter exits, the exit hook sends pending events
+    within 2 s. For more time, call the client's `shutdown()` before. A delivery scope that collects events
+    bypasses the buffer and sends them when it closes. (The scope of a web request does so only if it sends
+    before the response.)
 
     Args:
         inner: The transport that delivers the events.
@@ -48,9 +48,9 @@ class BufferedTransport(RetainingTransport):
         max_queue_size: The maximum number of events in the buffer.
         max_queue_bytes: The maximum size of the events in the buffer, in bytes.
         send_deadline: The maximum number of seconds for one send of the thread.
-        waits_for_room: Whether this is an import. The caller then sends each full batch itself, outside of
-            event loops, and waits for room, at most for the time of a send, if the buffer is full. Events in
-            flight count as well.
+        waits_for_room: Whether this is an import. The calling thread then sends each full batch itself,
+            except on an event loop. If the buffer is full, it waits for room, at most for the time of a send.
+            Events in flight count as well.
 
     Examples:
         >>> from leanbase.transports import HttpTransport
@@ -118,7 +118,7 @@ class BufferedTransport(RetainingTransport):
         """Put an event into the buffer. Does not block while the thread runs, unless an import sends a batch.
 
         Returns:
-            Whether the event was admitted. If it does not fit, it is dropped as `"overflow"`.
+            True if the event was admitted. If it does not fit, it is dropped as `"overflow"`.
 
         Raises:
             ClosedError: The client was shut down.
@@ -136,14 +136,13 @@ class BufferedTransport(RetainingTransport):
                 if self._new >= self._flush_at and self._sends_here():
                     self._send_here()
                 return admitted or self._refuse(event)
-        # No thread would empty the buffer any more, so send now.
+        # Send now, because no thread will empty the buffer any more.
         return super().put(event, deadline.earlier(_at_exit.deadline()), scope)
 
     def _sends_here(self) -> bool:
         """Return True if a full batch is sent in the caller's thread.
 
-        An import keeps its thread busy. The sending thread would hardly get the interpreter's lock, and each
-        event would wait for its attempts.
+        An import keeps its thread busy, so that the sending thread would hardly get the interpreter's lock.
         """
         return self.waits_for_room and not event_loop.is_running()
 
@@ -178,7 +177,7 @@ class BufferedTransport(RetainingTransport):
     def send_pending(
         self, deadline: Deadline, *, scope: Any = None, over: Sequence[Flight] | None = None
     ) -> Receipt:
-        """Send the events in the buffer and those that a delivery scope has collected, in this thread."""
+        """Send the events in the buffer and the collected events of a delivery scope, in this thread."""
         receipt = Receipt()
         for _ in range((self.ledger.kept - 1) // self._flush_at):
             part = Flight()
@@ -240,10 +239,7 @@ class BufferedTransport(RetainingTransport):
         return True
 
     def _seconds_until_due(self, changed: threading.Condition) -> float | None:
-        """Return the seconds until the next send is due, infinite without new events.
-
-        `None` means that the thread must end.
-        """
+        """Return the seconds until the next send, infinite without new events; `None` ends the thread."""
         if self._stopping or changed is not self._changed:  # closed, or reopened with a new ledger
             return None
         if not self._new:
@@ -295,7 +291,6 @@ class BufferedTransport(RetainingTransport):
     def attach(
         self, report: Report, is_disabled: Callable[[], bool], *, owner: Callable[[], object], tells: bool
     ) -> Ledger:
-        """Attach this transport to the client that owns it. A closed transport reopens with a new ledger."""
         ledger = super().attach(report, is_disabled, owner=owner, tells=tells)
         self._begin()
         return ledger
@@ -325,7 +320,7 @@ def _empty(reference: ref[BufferedTransport], changed: threading.Condition) -> N
                     changed.wait(seconds)
                     continue
             transport._send_due()
-            transport = None  # else this variable would keep it alive during the wait
+            transport = None  # otherwise this variable keeps it alive during the wait
     finally:
         transport = reference()
         if transport is not None and transport._changed is changed:

@@ -16,8 +16,8 @@ class Deadline:
 
     Args:
         at: That time in seconds, on the monotonic clock.
-        last_chance: Whether one attempt is made even while sends to the endpoint are paused, because there
-            may be no later send. `"brief"` if a later send is likely (in a flush), `"full"` at a real end.
+        last_chance: Allows one attempt even while sends to the endpoint are paused. `"brief"` if a later
+            send is likely, as after a flush. `"full"` if there is no later send.
 
     >>> Deadline.after(5.0).remaining() <= 5.0
     True
@@ -33,7 +33,7 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float, last_chance: LastChance | None = None) -> Deadline:
-        """Create a deadline this many seconds from now. A negative number counts as 0."""
+        """Create a deadline in this many seconds. A negative number counts as 0."""
         return cls(time.monotonic() + max(0.0, seconds), last_chance)
 
     def earlier(self, other: Deadline | None) -> Deadline:
@@ -43,7 +43,7 @@ class Deadline:
         return other if other.last_chance == self.last_chance else Deadline(other._at, self.last_chance)
 
     def at_most(self, seconds: float) -> Deadline:
-        """Return this deadline, or the one this many seconds from now if that is earlier."""
+        """Return this deadline, or a deadline in this many seconds if that is earlier."""
         return Deadline.after(seconds, self.last_chance).earlier(self)
 
     def remaining(self) -> float:
@@ -59,8 +59,8 @@ class Deadline:
 class Stopwatch:
     """Counts the seconds since it was created, on the monotonic or the wall clock, whichever counted more.
 
-    The monotonic clock may stop while a sandbox is frozen. The wall clock is corrected after the thaw. Use it
-    for "has this been idle too long?", not to measure durations.
+    The monotonic clock may stop while a sandbox is frozen; the wall clock is corrected after the thaw. Use it
+    to check how old something is, not to measure durations.
     """
 
     __slots__ = ("_monotonic", "_wall")

@@ -1,4 +1,4 @@
-"""A transport that sends through a second transport what the first could not deliver."""
+"""A transport that tries a second transport for events that the first could not deliver."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ TOO_LARGE = "too_large"
 
 
 class FallbackTransport(BaseTransport):
-    """Sends events through the first transport, and through the second what the first could not deliver.
+    """Sends events through one transport, and events that it could not deliver through another.
 
-    The second gets the events that the first retains or drops as `"too_large"`, in order. It does not get
-    events that a server rejected permanently.
+    The second transport gets the events that the first retains or drops as `"too_large"`, in order. It does
+    not get events that a server rejected permanently.
 
     Args:
         first: The transport that gets all events.
@@ -50,7 +50,7 @@ class FallbackTransport(BaseTransport):
         return f"FallbackTransport({self._first!r}, {self._second!r})"
 
     def send(self, events: Sequence[EncodedEvent], *, deadline: Deadline) -> Receipt:
-        """Send through the first transport, then through the second what the first could not deliver.
+        """Send through the first transport, then send events that it could not deliver through the second.
 
         Blocks until the deadline at the latest. A part of the time is reserved for the second transport.
         """
@@ -90,7 +90,7 @@ class FallbackTransport(BaseTransport):
 
 
 def with_reserve(deadline: Deadline) -> Deadline:
-    """Return an earlier deadline for the first transport, which leaves time for the second."""
+    """Return an earlier deadline for the first transport, so that the second has time left."""
     left = deadline.remaining()
     return Deadline.after(left - min(RESERVE_SECONDS, left * RESERVE_SHARE), deadline.last_chance)
 

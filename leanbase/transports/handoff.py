@@ -1,9 +1,8 @@
 """The format of the messages that hand events to a queue or a log, and that the relay reads.
 
-A message is one JSON object: `{"leanbase": 1, "events": [...]}` or `{"leanbase": 1, "gzip": "<base64>"}`. The
-second contains a message of the first kind, compressed. With the member `"historical_migration": true` the
-events are an import of the past. Readers ignore unknown keys. Any other version number means an incompatible
-format.
+A message is one JSON object: `{"leanbase": 1, "events": [...]}`, or `{"leanbase": 1, "gzip": "<base64>"}`,
+which contains a compressed message of the first kind. With `"historical_migration": true` the events are a
+historical import. Readers ignore unknown keys. Any other version number means an incompatible format.
 """
 
 from __future__ import annotations
@@ -23,16 +22,13 @@ from ..events.event import checked
 VERSION = 1
 COMPRESSION_LEVEL = 1
 MAX_UNPACKED_BYTES = 8 * 1024 * 1024
-"""Eight times what the transports put into a message.
-
-A limit is necessary: a few hundred KB of gzip can decompress to a gigabyte.
-"""
+"""Eight times the limit of the transports. Without a limit, 1 MB of gzip can decompress to a gigabyte."""
 
 MAX_OTHER_CHARACTERS = 64 * 1024
 """The maximum length of a value outside the list of events, unless it is a string."""
 
 HISTORICAL = b'"historical_migration":true,'
-"""What `encode` gets as `more` for an import of the past."""
+"""The argument `more` of `encode` for a historical import."""
 
 _HEAD = b'{"leanbase":1,'
 _EVENTS = b'"events":['
@@ -45,27 +41,19 @@ _OVERHEAD = len(_HEAD) + len(_EVENTS) + len(_TAIL)
 
 
 def encode(events: Sequence[EncodedEvent], more: bytes = b"") -> bytes:
-    """Encode events as one uncompressed message.
-
-    Args:
-        events: The events.
-        more: Other members of the JSON object, each followed by a comma.
-    """
+    """Encode events as one uncompressed message; `more` are other members, each followed by a comma."""
     return b"".join((_HEAD, more, _EVENTS, b",".join([event.body for event in events]), _TAIL))
 
 
 def encode_gzip(events: Sequence[EncodedEvent], more: bytes = b"") -> bytes:
-    """Encode events as one compressed message. For the arguments see `encode`."""
+    """Encode events as one compressed message."""
     packer = zlib.compressobj(COMPRESSION_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     data = packer.compress(encode(events)) + packer.flush()
     return b"".join((_HEAD, more, _GZIP, b64encode(data), _GZIP_TAIL))
 
 
 def split_by_size(events: Sequence[EncodedEvent], limit: int) -> Iterator[Sequence[EncodedEvent]]:
-    """Split events into runs, each of at most `limit` bytes as an uncompressed message.
-
-    An event that is larger than that is alone in its run.
-    """
+    """Split events into messages of at most `limit` bytes, uncompressed. Larger events stay alone."""
     start, size = 0, _OVERHEAD
     for position, event in enumerate(events):
         if position > start and size + len(event) + 1 > limit:
@@ -83,11 +71,8 @@ class UnreadableError(Exception):
 def decode(message: str | bytes, position: int | None = None) -> list[EncodedEvent]:
     """Return the events of a message, each validated and encoded again.
 
-    Events are read one after the other, so that an invalid event is found before the rest takes memory.
-
-    Args:
-        message: The message, or a string that contains it.
-        position: Where the message begins in that string. Default: the string is the message.
+    Events are read one after the other, so that an invalid event is found before the rest takes memory. With
+    `position`, the message begins there and may end before the string does.
 
     Raises:
         UnreadableError: The message is malformed, has an unsupported version, is too large once decompressed,
@@ -119,11 +104,7 @@ class _Reader:
         self.is_historical = False
 
     def read(self, start: int | None = None) -> None:
-        """Read the object that begins at `start`; by default the whole string must be the object.
-
-        Raises:
-            UnreadableError: As in `decode`.
-        """
+        """Read the object that begins at `start`. By default the whole string must be the object."""
         version: object = None
         position = self._skip(self._expect("{", self._skip(start or 0)))
         while self._peek(position) != "}":
@@ -166,7 +147,7 @@ class _Reader:
 
     def _value(self, position: int, limit: int = MAX_OTHER_CHARACTERS) -> tuple[Any, int]:
         """Return the value that begins at a position, and the position of what follows it."""
-        # A string takes memory of its own length, any other value up to a hundred times its length.
+        # A string takes as much memory as its length, any other value up to a hundred times as much.
         text = self._text
         window = text if text.startswith('"', position) else text[position : position + limit]
         start = position if window is text else 0
@@ -192,11 +173,7 @@ class _Reader:
 
 
 def gunzip(data: bytes, limit: int) -> bytes:
-    """Decompress gzip data.
-
-    Args:
-        data: The compressed data.
-        limit: The maximum size of the result, in bytes.
+    """Decompress gzip data to at most `limit` bytes.
 
     Raises:
         UnreadableError: The data is not gzip, is incomplete, or is too large once decompressed.
@@ -242,7 +219,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def _event(value: Any, position: int) -> EncodedEvent:
-    # Never invent these here: every redelivery would then look like a new event.
+    # Never invent a uuid or timestamp here: every redelivery would then look like a new event.
     for name, form in (("uuid", _UUID), ("timestamp", _UTC)):
         given = value.get(name) if isinstance(value, dict) else None
         if not isinstance(given, str) or not form.fullmatch(given):

@@ -35,7 +35,7 @@ PROXY_AUTHENTICATION_REQUIRED = 407
 RETRIED_4XX = (PROXY_AUTHENTICATION_REQUIRED, 408, 429)
 PAYLOAD_TOO_LARGE = 413
 REFUSALS_OF_AN_EVENT = frozenset({400, PAYLOAD_TOO_LARGE, 422})
-"""Refusals that may be about one event of a batch. Every other one would meet all events."""
+"""Statuses that may concern one event of a batch. Any other refusal would concern all events."""
 MAX_QUOTED_CHARACTERS = 200
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_RETRY_AFTER_SECONDS = 300.0
@@ -54,11 +54,11 @@ _EXPLAINED = {
 class HttpTransport(BaseTransport):
     """Posts events to `{host}/batch/` over kept-alive connections.
 
-    Its only state is its connections and its circuit breaker. It stores no events: what it could not deliver
-    is retained by the caller. (A client sends retained events first in its next send.)
+    Its only state is its connections and its circuit breaker. It stores no events: the caller retains events
+    that could not be delivered. (A client sends them first in its next send.)
 
     Attributes:
-        is_over_quota: Whether the server has discarded the events of the last response that named a quota.
+        is_over_quota: Whether the server discarded events over a quota, by its last response about quotas.
 
     Args:
         api_key: The project API key.
@@ -118,7 +118,7 @@ class HttpTransport(BaseTransport):
         """Post the events in as few requests as the limits allow.
 
         Blocks until the deadline at the latest. A batch that the server rejects permanently is dropped, and
-        the next one is sent. After the first batch that is retained, the rest is retained without an attempt.
+        the next batch is sent. Once a batch is retained, all later events are retained without an attempt.
         """
         if len(events) == 1:
             return self._send_batch(events, deadline)
@@ -205,8 +205,8 @@ class HttpTransport(BaseTransport):
     def _redirected(self, response: Response) -> str | None:
         """Return the target URL of a 307 or 308 if it is on the configured host, else `None`.
 
-        Only path and query come from the response. The host comes from the configured URL, so it does not
-        matter whether two URL parsers see the same host in the response.
+        Only path and query come from the response. The host comes from the configured URL, in case two URL
+        parsers see different hosts in the response.
         """
         from urllib.parse import urljoin, urlsplit
 
@@ -274,13 +274,9 @@ def host_in(location: str | None) -> str:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds to wait that a `Retry-After` header asks for.
+    """Return the seconds of a `Retry-After` header, from 0 to 300; `None` if it is missing or invalid.
 
-    Args:
-        value: The header: a non-negative number of seconds or an HTTP date.
-
-    Returns:
-        Seconds from 0 to 300, or `None` if the header is missing or invalid.
+    The header is a number of seconds or an HTTP date.
 
     >>> parse_retry_after("1.5"), parse_retry_after("-1"), parse_retry_after("86400")
     (1.5, None, 300.0)

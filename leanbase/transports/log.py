@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 MAX_LINE_BYTES = 200_000
-"""CloudWatch Logs accepts 256 KB for one line. The rest is room for what a log agent may add to it."""
+"""CloudWatch Logs accepts 256 KB for one line. A log agent may add to the line."""
 
 STDOUT = 1
 
@@ -37,10 +37,10 @@ HIGH_LEVELS = ("WARN", "ERROR", "FATAL")
 class LogTransport(BaseTransport):
     """Writes events to stdout: one line for each batch, in one write, without Python's buffers.
 
-    In Lambda the line goes to CloudWatch Logs, from where a subscription takes it to the relay. With Lambda's
-    JSON log format the line has a level that passes the function's `AWS_LAMBDA_LOG_LEVEL`. An event that does
-    not fit into a line is compressed. If it still does not fit, it is dropped with the reason `"too_large"`,
-    and a fallback, if there is one, gets it.
+    In Lambda the line goes to CloudWatch Logs, and a subscription sends it to the relay. With Lambda's JSON
+    log format the line has a level that passes the function's `AWS_LAMBDA_LOG_LEVEL`. An event that does not
+    fit into a line is compressed. If it still does not fit, the fallback gets it. Without a fallback it is
+    dropped as `"too_large"`.
 
     Args:
         descriptor: The file descriptor to write to. Default: stdout.
@@ -98,7 +98,7 @@ class LogTransport(BaseTransport):
     def _write(self, line: bytes, deadline: Deadline) -> None:
         with self._lock:
             if self._descriptor == STDOUT:
-                # Flush what the program has printed, so that it stays in front and its lines stay whole.
+                # Flush the program's own output first, so that its lines stay whole and in order.
                 with contextlib.suppress(Exception):
                     sys.stdout.flush()
             self._writes = this = self._writes + 1
@@ -117,10 +117,7 @@ class LogTransport(BaseTransport):
 
 
 def _json_log_members() -> bytes:
-    """Return the JSON members `level` and `timestamp`, if Lambda filters JSON log lines by level.
-
-    The level passes the filter.
-    """
+    """Return JSON members with a level that passes Lambda's filter, or nothing without JSON logging."""
     if os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() != "JSON":
         return b""
     level = os.environ.get("AWS_LAMBDA_LOG_LEVEL", "").upper()

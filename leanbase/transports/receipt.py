@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     class Stats(TypedDict):
         """Numbers of events of one client in this process, by outcome.
 
-        `captured` is the sum of the others. Retained events are pending in an open delivery scope, in memory
+        `captured` is the sum of all others. Retained events are pending: in an open delivery scope, in memory
         or in an in-flight send. Dropped events are lost; `dropped` counts them by reason.
         """
 
@@ -100,10 +100,7 @@ class Undelivered:
 
 
 class OutcomeGroup:
-    """Events with the same outcome, reason and error.
-
-    One group holds many events, so that a receipt for ten thousand events does not need ten thousand objects.
-    """
+    """Events with the same outcome, reason and error, so that a receipt does not need an object for each."""
 
     __slots__ = ("error", "events", "outcome", "reason")
 
@@ -238,14 +235,10 @@ class Receipt:
         return Receipt(self.delivered, self.handed_off, self.spooled, tuple(groups))
 
     def about(self, some: Iterable[EncodedEvent], batch: Sequence[EncodedEvent]) -> Receipt:
-        """Return the part of the receipt that is about some events of a batch.
+        """Return the part of the receipt that is about some events of its batch, given in the order sent.
 
-        The receipt does not say which events were delivered, handed off or spooled, only how many. Transports
-        send in order, so the first of these count as delivered, the next as handed off, the last as spooled.
-
-        Args:
-            some: The events that the result is about.
-            batch: All events that this receipt is about, in the order in which they were sent.
+        The receipt only knows how many events were delivered, handed off and spooled. Transports send in
+        order, so the first of these count as delivered, the next as handed off, the last as spooled.
         """
         wanted = set(map(id, some))
         undelivered = {id(event) for group in self.groups for event in group.events}
@@ -290,6 +283,6 @@ def no_stats() -> Stats:
 
 
 def imbalance(stats: Stats) -> int:
-    """Return how many captured events are not accounted for; negative if some count twice."""
+    """Return how many captured events are unaccounted for; negative if some count twice."""
     settled = stats["delivered"] + stats["handed_off"] + stats["spooled"] + sum(stats["dropped"].values())
     return stats["captured"] - settled - stats["retained"]

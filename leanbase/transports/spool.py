@@ -48,11 +48,11 @@ class SpoolTransport(BaseTransport):
     """Stores events in a directory until another transport has delivered them.
 
     With `write_first`, each event is on disk before it is sent. If the process is killed, no event is lost,
-    and at most the batch in flight is sent again, with the same uuids. Without it, only events that could not
-    be delivered are written. In either case stored events are sent first: those of processes that have ended,
-    oldest first, then this process's own.
+    and at most the batch in flight is sent again, with the same uuids. With `write_first=False`, only events
+    that could not be delivered are written. In either case stored events are sent first: the events of ended
+    processes, oldest first, then the events of this process.
 
-    Without an inner transport events are only written, for another process to send.
+    Without an inner transport, events are only stored, and another process must send them.
 
     Args:
         directory: The directory to store events in. It is created with mode 0700 if it is missing.
@@ -62,7 +62,7 @@ class SpoolTransport(BaseTransport):
             default, writes files of no project and sends all files.
         write_first: Whether to write events before they are sent.
         fsync: Whether to wait until the disk has stored the events, so that they survive a power failure.
-        max_bytes: The maximum size of all files in the directory, in bytes. Events above it are not written;
+        max_bytes: The maximum size of all files in the directory, in bytes. Events above it are not stored;
             if they cannot be delivered, the caller retains them.
 
     Raises:
@@ -167,7 +167,7 @@ class SpoolTransport(BaseTransport):
             positions = [
                 *itertools.accumulate((len(event) + 1 for event in events), initial=written.position)
             ]
-            # Another thread may have sent some of these events from the file before.
+            # Another thread may already have sent some of these events from the file.
             gone = sum(position < written.file.done_with for position in positions[:-1])
             events, positions = events[gone:], positions[gone:]
             if not events:
@@ -180,7 +180,7 @@ class SpoolTransport(BaseTransport):
         return receipt.without(retained) + self._spool(retained, written) if retained else receipt
 
     def flush(self, *, deadline: Deadline) -> Receipt:
-        """Send stored events, also those of processes that have ended.
+        """Send stored events, including the events of ended processes.
 
         Blocks until the deadline at the latest.
         """
@@ -192,7 +192,7 @@ class SpoolTransport(BaseTransport):
         return self._inner.flush(deadline=deadline)
 
     def replay(self, *, deadline: Deadline) -> Receipt:
-        """Send stored events, and return their outcomes. Files that a running process writes are left to it.
+        """Send stored events, and return their outcomes. Skips the files of other running processes.
 
         Blocks until the deadline at the latest. Events that were already counted as spooled count here as
         delivered, dropped or, if they are still stored, retained.
@@ -203,7 +203,7 @@ class SpoolTransport(BaseTransport):
             return self._replay(self._inner, deadline, None) if has_turn else Receipt()
 
     def close(self, *, deadline: Deadline) -> Receipt:
-        """Flush, and leave the events that could not be sent to the next process."""
+        """Flush, and leave events that could not be sent to the next process."""
         try:
             receipt = self.flush(deadline=deadline)
         finally:
@@ -215,7 +215,7 @@ class SpoolTransport(BaseTransport):
         return receipt if self._inner is None else receipt + self._inner.close(deadline=deadline)
 
     def _close_retired(self) -> None:
-        """Close retired files. If a send is in flight, it does this when it ends."""
+        """Close retired files, unless a send is in flight, which does it at its end."""
         while self._retired and acquired(self._sending, 0.0):
             with self._sending:
                 self._sending.release()
@@ -231,17 +231,14 @@ class SpoolTransport(BaseTransport):
 
     @contextlib.contextmanager
     def _turn(self, deadline: Deadline) -> Iterator[bool]:
-        """Wait for the turn to send. Yield False if no time is left.
-
-        Yield False also in a signal handler that interrupted the send of its own thread.
-        """
+        """Wait until no other thread sends. Yield False at the deadline, or inside this thread's own send."""
         try:
             if not acquired(self._sending, deadline.remaining()):
                 yield False
                 return
             with self._sending:
                 self._sending.release()
-                if self._is_sending:  # a signal handler has interrupted this thread's own send
+                if self._is_sending:  # a signal handler interrupted this thread's own send
                     yield False
                     return
                 self._is_sending = True
@@ -266,7 +263,7 @@ class SpoolTransport(BaseTransport):
                     make_private(self._directory)
                     self._file = OwnFile(self._directory, self._project or "")
                 return _Written(self._file, self._file.append(events, fsync=self._fsync))
-            except BlockingIOError:  # a signal handler has interrupted an append of this thread
+            except BlockingIOError:  # a signal handler interrupted an append of this thread
                 return None
             except (OSError, ConfigError) as error:
                 logger.error("the spool cannot be written: %s", type(error).__name__)
@@ -287,7 +284,7 @@ class SpoolTransport(BaseTransport):
     def _replay(self, inner: BaseTransport, deadline: Deadline, until: _Written | None) -> Receipt:
         """Send the files of ended processes, then this process's file up to a position.
 
-        Unreadable files are skipped. The receipt has retained events if some of the others could not be sent.
+        Unreadable files are skipped. Events that could not be sent are retained in the receipt.
         """
         own = self._file
         receipt = Receipt()
@@ -379,8 +376,8 @@ def default_directory() -> str:
 def project_of(api_key: str | None, host: str | None) -> str:
     """Return a string that identifies an API key and host in file names without revealing the key.
 
-    Without a host it identifies the key alone: processes with that key and any host send such files. Without
-    a key it is `""`.
+    Without a host it identifies only the key, and processes with any host send the files. Without a key it is
+    `""`.
     """
     import hashlib
 
@@ -391,11 +388,11 @@ def project_of(api_key: str | None, host: str | None) -> str:
 
 
 def make_private(directory: str) -> None:
-    """Create a directory that only this user can enter, or check that an existing one is private.
+    """Create a directory that only this user can enter, or check an existing directory.
 
     Raises:
-        UnusableError: It cannot be created, belongs to another user, or is accessible to others; or the
-            platform has no file locks.
+        UnusableError: The directory cannot be created, belongs to another user, or is accessible to others;
+            or the platform has no file locks.
     """
     if not HAS_LOCKS:
         raise UnusableError("the spool needs the file locks of Linux or macOS")
@@ -420,7 +417,7 @@ class Stored(NamedTuple):
 
 
 def stored(directory: str, project: str) -> list[Stored]:
-    """Return the files in a directory that have events, for a process of a project."""
+    """Return the spool files in a directory, each with whether a process of `project` may send it."""
     found = []
     for entry in sorted(_entries(directory), key=lambda entry: entry.name):
         with contextlib.suppress(FileNotFoundError):

@@ -46,8 +46,7 @@ REFUSED = "refused"
 FAULTS_OF_A_MESSAGE = frozenset({"InvalidMessageContents", "InvalidParameterValue"})
 THROTTLED = frozenset({"RequestThrottled", "Throttling", "KmsThrottled", "TooManyRequests"})
 
-# SQS accepts only the characters of XML 1.0. These two are the only ones that JSON leaves unescaped and that
-# XML 1.0 does not allow.
+# SQS accepts only the characters of XML 1.0. JSON leaves only these two of the others unescaped.
 _NONCHARACTERS = ((b"\xef\xbf\xbe", rb"\ufffe"), (b"\xef\xbf\xbf", rb"\uffff"))
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d+")
 _THAN_BYTES = re.compile(r"(?:shorter|longer) than (\d+) bytes")
@@ -72,10 +71,10 @@ class SqsTransport(BaseTransport):
     takes them from the queue and delivers them. A FIFO queue gets the events of one `distinct_id` in order.
 
     Requests are signed with the credentials of the environment (as in Lambda), which are read again for every
-    request. Without these, botocore finds the credentials if it is installed (`leanbase[aws]`).
+    request. If it has none, botocore finds the credentials, if it is installed (`leanbase[aws]`).
 
-    Its only state is its connections and its circuit breaker. Events that the queue did not accept are
-    retained by the caller, even if the permission to send is missing.
+    Its only state is its connections and its circuit breaker. The caller retains events that the queue did
+    not accept, even if the permission to send is missing.
 
     Args:
         queue_url: The URL of the queue. If it does not contain the region, `AWS_REGION` must be set. Requests
@@ -162,16 +161,16 @@ class SqsTransport(BaseTransport):
         """Find the credentials, and return in words where they are.
 
         Raises:
-            TransportError: There are none.
+            TransportError: There are no credentials, or they could not be read in time.
         """
         self._credentials.current(deadline)
         return self._credentials.place
 
     def check(self, deadline: Deadline) -> None:
-        """Ask the queue to accept no messages, which it refuses in its own words if it may be sent to.
+        """Check that the queue accepts messages, by sending an empty batch, which it rejects as empty.
 
         Raises:
-            TransportError: There is no such queue, it may not be sent to, or it does not answer.
+            TransportError: The queue does not exist, does not permit sending, or does not respond.
         """
         credentials = self._credentials.current(deadline)
         response = self._posted(_request(self._queue_url, ()), credentials, deadline)
@@ -188,7 +187,7 @@ class SqsTransport(BaseTransport):
 
         Raises:
             RejectedError: The queue rejected the whole request permanently.
-            TransportError: The queue did not accept all messages this time; `work` has the events left.
+            TransportError: The queue did not accept all messages; `work` holds the other events.
         """
         batch = self._batch(work)
         if not batch:
@@ -228,7 +227,7 @@ class SqsTransport(BaseTransport):
                 yield from self._fitting(run, group)
 
     def _fitting(self, events: Sequence[EncodedEvent], group: str) -> Iterator[_Message]:
-        """Yield one message, or several if one would be too large. A single event may still be too large."""
+        """Yield one message, or several if one would be too large. One event may still be too large."""
         body = handoff.encode(events, self._more)
         for character, escaped in _NONCHARACTERS:
             body = body.replace(character, escaped)
@@ -300,7 +299,7 @@ class _Message:
 
 
 class _Work:
-    """The events of one send: those that are left, in groups, and a receipt for the others."""
+    """The events of one send: the remaining events, in groups, and a receipt for all others."""
 
     def __init__(self, events: Sequence[EncodedEvent], *, by_distinct_id: bool) -> None:
         self.receipt = Receipt()
@@ -322,7 +321,7 @@ class _Work:
         self._take_out(message)
 
     def retained(self, error: TransportError) -> Receipt:
-        """Return a receipt that retains the events that are left, in their original order."""
+        """Return a receipt that retains the remaining events, in their original order."""
         return Receipt.retaining(list(self._left.values()), error.reason, error)
 
     def _take_out(self, message: _Message) -> None:

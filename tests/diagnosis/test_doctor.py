@@ -67,7 +67,7 @@ def test_5_a_host_name_that_does_not_exist(set: Set, doctor: Any) -> None:
     set(host="https://leanbase.invalid")
     code, steps = doctor()
     assert (code, failed(steps)) == (1, ["dns"])
-    assert "leanbase.invalid is not resolved" in steps["dns"]["found"]
+    assert "leanbase.invalid cannot be resolved" in steps["dns"]["found"]
 
 
 def test_6_a_port_where_nobody_listens(set: Set, doctor: Any) -> None:
@@ -134,7 +134,7 @@ def test_11_a_proxy_that_is_no_url(set: Set, doctor: Any) -> None:
             "a redirect to www.example.com",
         ),
         (Behaviour(status=503), "responds with 503"),
-        (Behaviour(body=b"<html>", headers={"Content-Type": "text/html"}), "and a page"),
+        (Behaviour(body=b"<html>", headers={"Content-Type": "text/html"}), "with an HTML page"),
         (Behaviour(instead="reset"), "ConnectionResetError"),
     ],
     ids=["404", "redirect", "503", "page", "reset"],

@@ -288,7 +288,7 @@ def test_a_folder_in_a_fixed_order(
     )
     written(folder / "0.csv", HEADER + LINE.replace("user_1", "user_3"))
     assert main(["import", str(folder)]) == 1
-    assert "is of another file than" in capsys.readouterr().err
+    assert "belongs to another file, not to" in capsys.readouterr().err
     assert sorted(each.name for each in tmp_path.iterdir()) == ["export", "export.checkpoint"]
 
 
@@ -311,7 +311,7 @@ def test_standard_input(
     ("arguments", "message"),
     [
         (["missing.csv"], "there is no file missing.csv"),
-        (["README.md"], "the suffix of README.md says nothing"),
+        (["README.md"], "the suffix of README.md is not a known format"),
         (["--format", "segment", "--event", "x", "README.md"], "--format segment knows its columns"),
     ],
 )

@@ -246,7 +246,7 @@ def test_faults_are_switched_on_the_page(local: LocalServer, open_page: Any) -> 
     client.capture("e", distinct_id="u")
     assert client.stats()["retained"] == 1
     page.get_by_role("tab", name="Requests").click()
-    appears(page, "played by --status")
+    appears(page, "simulated by --status")
     page.get_by_label("Status").select_option("as it is")
     page.wait_for_function("() => document.querySelector('#playing').textContent === 'none'")
     assert client.flush()

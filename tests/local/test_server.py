@@ -380,7 +380,7 @@ def test_definitions_need_a_secret_and_a_file(
 @pytest.mark.parametrize(
     ("faults", "expected"),
     [
-        (Faults(status=503), (503, {"status": 0, "error": "played by --status"})),
+        (Faults(status=503), (503, {"status": 0, "error": "simulated by --status"})),
         (Faults(status=204), (204, None)),
         (Faults(reject="invalid-key"), (401, {"status": 0, "error": "API key invalid"})),
         (Faults(reject="rate-limit"), (429, {"status": 0, "error": "too many requests"})),

@@ -1,1 +1,1 @@
-"""What tests of several folders share: servers that misbehave, processes, the accounting identity."""
+"""Shared by tests of several folders: servers with faults, processes, transports."""

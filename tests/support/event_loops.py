@@ -1,4 +1,4 @@
-"""An event loop of the thread, for libraries that use `asyncio.get_event_loop()`."""
+"""An event loop for libraries that call `asyncio.get_event_loop()`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def current_event_loop() -> Iterator[None]:
-    """Set an event loop, and close it afterwards. Mangum otherwise creates one that it never closes."""
+    """Set an event loop, and close it afterwards. Without one, Mangum creates a loop and never closes it."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:

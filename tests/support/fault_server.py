@@ -1,7 +1,7 @@
-"""A real HTTP server on a real socket that misbehaves as it is told.
+"""A real HTTP server on a real socket, with scripted faults.
 
-Each request takes the next `Behaviour` of the script; when the script is used up, every request is
-answered with 200. What arrived is in `requests`, in order, decoded; what a 2xx was begun for, in `accepted`.
+Each request takes the next `Behaviour` of the script. After the script, every request gets a 200. `requests`
+has all requests in order. `accepted` has the requests for which a 2xx response was begun.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ OK_BODY = b'{"status": 1}'
 
 @dataclass
 class Behaviour:
-    """How to treat one request."""
+    """How the server handles one request."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = OK_BODY
     delay: float = 0.0
-    """Seconds before the answer starts."""
+    """Seconds before the response starts."""
     interim: int = 0
-    """Status of a response before the answer."""
+    """The status of an interim response before the response."""
     trickle: float = 0.0
-    """Seconds between single bytes of the answer."""
+    """Seconds between the bytes of the response."""
     close_after: bool = False
-    """Close the connection after the answer without having said so."""
+    """Whether to close the connection after the response, without announcing it."""
     respond: Callable[[Request], bytes] | None = None
-    """Makes the body of the answer."""
+    """Makes the body of the response."""
     instead: str = ""
-    """`reset`, `close` or `silence` instead of an answer; `half` closes in the middle of the status line."""
+    """`reset`, `close` or `silence` instead of a response; `half` closes in the middle of the status line."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class FaultServer:
         self.accepted: list[Request] = []
         self.connections = 0
         self.routes: dict[str, Behaviour] = {}
-        """How to treat requests whose path begins so; the first that fits counts."""
+        """Behaviours by path prefix. The first matching prefix counts."""
         self._script: list[Behaviour] = []
         self._forever = Behaviour()
         self._resets = 0
@@ -94,20 +94,20 @@ class FaultServer:
         return [event for each in self.requests if "/flags" not in each.line for event in each.events]
 
     def script(self, *behaviours: Behaviour) -> None:
-        """Treat the next requests so."""
+        """Add behaviours for the next requests."""
         with self._lock:
             self._script.extend(behaviours)
 
     def always(self, behaviour: Behaviour) -> None:
-        """Treat every request so, once the script is used up."""
+        """Set the behaviour for all requests after the script."""
         self._forever = behaviour
 
     def reset_connections(self, count: int) -> None:
-        """Reset the next connections as soon as they are made."""
+        """Reset the next connections as soon as they are accepted."""
         self._resets = count
 
     def close_connections(self) -> None:
-        """Close what is kept alive, as a server does with idle connections."""
+        """Close all open connections, as a server does with idle connections."""
         with self._lock:
             for connection in self._open:
                 try:
@@ -165,7 +165,7 @@ class FaultServer:
         length = int(headers.get("content-length", 0))
         raw = reader.read(length)
         if not header or len(raw) < length:
-            return False  # the connection ended in the middle of a request, which then is none
+            return False  # the connection ended in the middle of a request
         with self._lock:
             request = Request(line, headers, raw, number, time.monotonic())
             self.requests.append(request)
@@ -212,7 +212,7 @@ class FaultServer:
 
 
 def black_hole() -> socket.socket:
-    """A listening socket whose backlog is full: connecting to it hangs, as to a host without a route."""
+    """Return a listening socket with a full backlog. A connection attempt hangs, as to a host without a route."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(0)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 HANG_SECONDS = 20.0
-"""After this time the child counts as deadlocked."""
+"""The time after which the child counts as deadlocked."""
 
 
 def run_in_forked_child(function: Callable[[], object]) -> None:
@@ -20,8 +20,8 @@ def run_in_forked_child(function: Callable[[], object]) -> None:
         try:
             # Show where the child hangs, if it does.
             faulthandler.dump_traceback_later(HANG_SECONDS - 5, exit=True, file=2)
-            # Another thread may have held the lock of the stream that log records are written to, and CPython
-            # does not renew such locks in a child (python/cpython#84579).
+            # Another thread may have held the lock of the log stream, and CPython does not reset such locks in
+            # a child (python/cpython#84579).
             logging.disable(logging.CRITICAL)
             function()
             os._exit(0)

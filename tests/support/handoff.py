@@ -1,4 +1,4 @@
-"""Reads hand-off messages independently of the package's own reader."""
+"""Reads hand-off messages without the package's own reader."""
 
 from __future__ import annotations
 

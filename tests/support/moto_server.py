@@ -1,4 +1,4 @@
-"""moto in server mode: AWS as a process of its own, over real HTTP."""
+"""moto in server mode: simulates AWS in a separate process, over real HTTP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CREDENTIALS = {
 
 
 class MotoServer:
-    """Starts the server and speaks to it with boto3."""
+    """Starts the server, and calls it with boto3."""
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -41,7 +41,7 @@ class MotoServer:
         self.sqs = self.client("sqs")
 
     def client(self, service: str) -> Any:
-        """A client of boto3."""
+        """Return a boto3 client."""
         import boto3
 
         return boto3.client(
@@ -53,7 +53,7 @@ class MotoServer:
         )
 
     def queue(self, *, fifo: bool = False, **attributes: str) -> str:
-        """The URL of a new queue, whose messages come again after a second."""
+        """Return the URL of a new queue. By default its messages become visible again after 1 s."""
         if fifo:
             attributes["FifoQueue"] = "true"
         name = uuid4().hex + (".fifo" if fifo else "")
@@ -62,7 +62,7 @@ class MotoServer:
         return url
 
     def receive(self, queue: str, *, wait: int = 0) -> dict[str, Any] | None:
-        """Up to ten messages as Lambda passes them; `None` if there are none."""
+        """Return up to ten messages in the form of a Lambda event, or `None` if the queue has no messages."""
         messages = self.sqs.receive_message(
             QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=wait, AttributeNames=["All"]
         ).get("Messages")

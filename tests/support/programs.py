@@ -1,4 +1,4 @@
-"""Runs the programs of the tests, each in a process of its own.
+"""Runs the programs of the tests, each in a separate process.
 
 A program is a module `tests/FOLDER/programs/NAME.py`. It runs as `python -m tests.FOLDER.programs.NAME
 ARGUMENTS`, with the root of the repository as the current directory, as under pytest.

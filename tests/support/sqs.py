@@ -1,4 +1,4 @@
-"""Responses of SQS, for a `FaultServer` that stands for its endpoint."""
+"""Responses of SQS, for a `FaultServer` in the place of SQS."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 from tests.support.fault_server import Request
 
 QUEUE_PATH = "/123456789012/events"
-"""The path of a queue's URL, after the URL of the server."""
+"""The path of a queue's URL."""
 
 Failure = tuple[str, bool, str]
 """The code of a failure, whether the sender is at fault, and the message."""
 
 
 def accept_messages(*failures: Failure | None) -> Callable[[Request], bytes]:
-    """Return a `Behaviour.respond` that accepts all messages but those with a failure at their position."""
+    """Return a `Behaviour.respond` that accepts all messages, except those with a failure at their position."""
 
     def respond(request: Request) -> bytes:
         successful, failed = [], []

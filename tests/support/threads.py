@@ -14,7 +14,7 @@ def start_thread(call: Callable[..., object], *args: object, **kwargs: object) -
 
 
 def run_in_threads(*calls: Callable[[], object]) -> None:
-    """Call each function in a thread of its own, all at once, and wait for the end of all."""
+    """Call all functions in parallel, each in a thread, and wait until all have returned."""
     threads = [start_thread(call) for call in calls]
     for thread in threads:
         thread.join()

@@ -1,4 +1,4 @@
-"""Tools that a machine may lack: `@pytest.mark.needs("git")` skips a test where its tool is missing."""
+"""Tools that a machine may lack. `@pytest.mark.needs("git")` skips a test if the tool is missing."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ EMULATOR = "AWS's Lambda emulator"
 
 
 def is_installed(tool: str) -> bool:
-    """Whether a test may use a tool: a program on the path, or the emulator in its virtual environment."""
+    """Return True if a tool is available: a program on the path, or the emulator in its environment."""
     return find_emulator() is not None if tool == EMULATOR else shutil.which(tool) is not None

@@ -1,4 +1,4 @@
-"""Transports that fail, block or take long, on purpose."""
+"""Transports that fail or block on purpose."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ class GatedTransport(MemoryTransport):
     """Blocks each send until the test lets it continue.
 
     Args:
-        outcomes: Of the first sends: `"delivered"`, `"retained"` or `"rejected"`. Later sends deliver.
+        outcomes: The outcomes of the first sends: `"delivered"`, `"retained"` or `"rejected"`. Later sends
+            deliver.
 
     Attributes:
-        begun: Released once by each send when it begins.
-        may_continue: Release it once for each send that may continue.
+        begun: Each send releases it once when it begins.
+        may_continue: The test releases it once for each send that may continue.
         batches: For each send that has begun, the names of its events.
     """
 

@@ -1,4 +1,4 @@
-"""The URL of a host that never accepts a connection."""
+"""A URL that never accepts a connection."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from tests.support.fault_server import black_hole
 
 @contextmanager
 def unreachable_url() -> Iterator[str]:
-    """Open a URL to which every attempt to connect hangs, as to a host without a route."""
+    """Return a URL to which every connection attempt hangs, as to a host without a route."""
     with black_hole() as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"

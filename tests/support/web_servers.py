@@ -1,4 +1,4 @@
-"""Web servers in processes of their own, for real, with an application of the tests."""
+"""Runs real web servers in separate processes, with an application of the tests."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class WebServer:
     """A running server.
 
     Attributes:
-        url: Its address, without a slash at the end.
-        output: What it wrote, once it has ended.
+        url: Its URL, without a slash at the end.
+        output: Its output, after it has ended.
     """
 
     url: str
@@ -47,13 +47,13 @@ class WebServer:
     output: str = ""
 
     def get(self, path: str = "/", **options: Any) -> urllib3.BaseHTTPResponse:
-        """Ask it for something, over a new connection. The whole response is read."""
+        """Send a request over a new connection, and read the whole response."""
         options = {"timeout": 30, "retries": False, "redirect": False, **options}
         with urllib3.PoolManager() as pool:
             return pool.request(options.pop("method", "GET"), f"{self.url}{path}", **options)
 
     def stop(self) -> None:
-        """End it as a platform does."""
+        """Stop the server with SIGTERM, as a platform does."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -67,13 +67,13 @@ class WebServer:
 def serving(
     command: Sequence[str], *, cwd: Path | None = None, stops: bool = True, **environment: str
 ) -> Iterator[WebServer]:
-    """A server, from when it accepts connections until it has stopped.
+    """Start a server, wait until it accepts connections, and stop it at the end.
 
     Args:
-        command: A module and its arguments, in which `{port}` stands for the port.
-        cwd: Where it runs. Default: the repository.
-        stops: Whether it is to end well when it is asked to.
-        environment: Variables beside those of this process.
+        command: A module and its arguments. `{port}` is replaced by the port.
+        cwd: The current directory. Default: the repository.
+        stops: Whether to fail if the server's output has a traceback.
+        environment: Variables in addition to those of this process.
     """
     port = free_port()
     process = subprocess.Popen(
@@ -114,7 +114,7 @@ def gunicorn(app: str, *options: str) -> list[str]:
 
 @dataclass
 class Application:
-    """An application on a web server, whose events go to the local ingestion server."""
+    """An application on a web server. Its events go to a local ingestion server."""
 
     server: WebServer
     local: LocalServer
@@ -122,14 +122,14 @@ class Application:
     def ask(
         self, path: str, *, count: int | None = None, headers: Mapping[str, str] | None = None, **options: Any
     ) -> tuple[urllib3.BaseHTTPResponse, list[dict[str, Any]]]:
-        """Ask for something as somebody new; the response, and the events of that person.
+        """Send a request as a new person. Return the response, and the events of that person.
 
         Args:
             path: The path.
-            count: So many events are waited for; a moment longer, so that more would show. Without it, those
-                that are there when the response is.
+            count: The number of events to wait for. With 0, wait 0.3 s for an unexpected event. With `None`,
+                do not wait.
             headers: Request headers.
-            options: Of `WebServer.get`.
+            options: As for `WebServer.get`.
         """
         who = str(uuid.uuid4())
         given = {"X-LEANBASE-DISTINCT-ID": who, **(headers or {})}
@@ -137,7 +137,7 @@ class Application:
         return response, self.events_of(who, count)
 
     def events_of(self, who: str, count: int | None = None) -> list[dict[str, Any]]:
-        """The events of a person."""
+        """Return the events of a person. For `count` see `ask`."""
         end = time.monotonic() + ARRIVAL_SECONDS
         while True:
             found = [event for event in self.local.store.events() if event["distinct_id"] == who]
@@ -151,11 +151,11 @@ class Application:
 
 @contextmanager
 def application(command: Sequence[str], **options: Any) -> Iterator[Application]:
-    """An application on a web server, with a local ingestion server of its own. For options see `serving`."""
+    """Start an application and a local ingestion server. For options see `serving`."""
     with LocalServer() as local, serving(command, **{**configuration(local.url), **options}) as server:
         yield Application(server, local)
 
 
 def configuration(host: str) -> dict[str, str]:
-    """The variables that set the default client of an application up."""
+    """Return the environment variables for the default client of an application."""
     return {"INGESTION": host, "LEANBASE_API_KEY": "phc_test", "LEANBASE_HOST": host}

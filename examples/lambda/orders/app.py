@@ -1,7 +1,7 @@
 """A Lambda function behind an HTTP API that takes orders.
 
-Set LEANBASE_API_KEY and LEANBASE_HOST in the function's environment. All events of an invocation leave
-in one request before the response is returned.
+Set LEANBASE_API_KEY and LEANBASE_HOST in the function's environment. All events of an invocation are sent in
+one request, before the response is returned.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import leanbase
 
 @leanbase.lambda_handler
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Take one order. The web SDK's headers say who and in which session; nothing to do for that."""
+    """Take one order. Leanbase reads the person and the session from the web SDK's headers."""
     leanbase.capture("$pageview", properties={"$current_url": "https://shop.example.com/checkout"})
     order = json.loads(event["body"])
     leanbase.tag("channel", "web")

@@ -1,6 +1,6 @@
 """A Lambda function behind an SQS queue that ships orders, one record at a time.
 
-A message that is delivered once more captures the same events, with the same ids, so that they count once.
+A redelivered message captures the same events with the same ids, so the server counts them once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 
 def ship(record: SQSRecord) -> None:
     """Ship one order."""
-    with leanbase.record_context(record):  # the one line: a context for the record, and ids derived from it
+    with leanbase.record_context(record):  # a context for the record; event ids are derived from it
         order = json.loads(record.body)
         leanbase.identify_context(order["customer"])
         leanbase.capture("order shipped", properties={"carrier": order["carrier"]})
@@ -26,5 +26,5 @@ def ship(record: SQSRecord) -> None:
 
 @leanbase.lambda_handler(idempotent=True)
 def handler(event: dict[str, Any], context: Any) -> Any:
-    """Ship a batch of orders; those that fail come again, and only those."""
+    """Ship a batch of orders. Only the orders that fail are delivered again."""
     return process_partial_response(event, ship, processor, context)

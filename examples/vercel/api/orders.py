@@ -1,7 +1,7 @@
 """An ASGI application on Vercel, which takes orders.
 
-Set LEANBASE_API_KEY and LEANBASE_HOST in the project's environment. The events of a request leave before the
-end of its response: Vercel may freeze the process after that.
+Set LEANBASE_API_KEY and LEANBASE_HOST in the project's environment. The events of a request are sent before
+the end of its response, because Vercel may freeze the process after it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ app.add_middleware(LeanbaseMiddleware)
 
 
 class Line(BaseModel):
-    """What is ordered."""
+    """One line of an order."""
 
     sku: str
     quantity: int

@@ -1,7 +1,7 @@
 """A WSGI application on Vercel, which shows reports.
 
-Set LEANBASE_API_KEY and LEANBASE_HOST in the project's environment. The events of a request leave before its
-response: Vercel may freeze the process after that.
+Set LEANBASE_API_KEY and LEANBASE_HOST in the project's environment. The events of a request are sent before
+its response, because Vercel may freeze the process after it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Where definitions come from. An option names a source as `transport` names a transport.
+"""The sources of definitions. The option `flag_definitions` names them, as `transport` names a transport.
 
 base           `DefinitionsSource`, which applications may subclass, and `SourceError`
 api            the server, with the secret key
 file           a bundle in a file
-s3, dynamodb   a bundle in a store that functions share, by one signed request
+s3, dynamodb   a bundle in a store that functions share
 appconfig      a bundle that AWS AppConfig's agent serves on localhost
-provider       a cache provider that was written for posthog-python
-host_file      the latest answer, in a file for all processes of this host
+provider       a cache provider for posthog-python
+host_file      the server's latest response, in a file for all processes of this host
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["DefinitionsSource", "SourceError", "sources_of"]
 
 
 def sources_of(settings: Settings) -> list[DefinitionsSource]:
-    """Return the sources that the option `flag_definitions` names; `api` with a secret key alone.
+    """Return the sources that the option `flag_definitions` names. Default: `api` if there is a secret key.
 
     Raises:
-        ConfigError: A source is unknown, or cannot be created.
+        ConfigError: A source is unknown or cannot be created.
     """
     given: Any = settings.flag_definitions
     if given is None:

@@ -26,13 +26,7 @@ FORBIDDEN = {
 
 
 class ApiSource(DefinitionsSource):
-    """Asks the server, and only for what has changed.
-
-    Args:
-        host: The address of the server.
-        api_key: The project API key.
-        secret_key: The key that may read definitions.
-    """
+    """Loads definitions from the server, which sends them only if they have changed."""
 
     def __init__(self, host: str, api_key: str, secret_key: str) -> None:
         self._host = host
@@ -42,7 +36,7 @@ class ApiSource(DefinitionsSource):
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ApiSource:
-        """Create the source with the client's host and keys."""
+        """Create the source with the client's host and keys. Raises `SourceError` if one is missing."""
         if not (settings.host and settings.api_key and settings.secret_key):
             raise SourceError("host, api_key and secret_key are needed to load definitions from the server")
         return cls(settings.host, settings.api_key, settings.secret_key)
@@ -58,7 +52,7 @@ class ApiSource(DefinitionsSource):
             raise SourceError(str(error), is_timeout=is_timeout(error)) from error
         except TooLargeError as error:
             raise SourceError(str(error)) from error
-        except ValueError:  # `http.client` quotes the header
+        except ValueError:  # raised without its cause: `http.client` quotes the header
             raise SourceError("secret_key has characters that a header cannot have") from None
         if response.status == 304:
             answered = response.headers.get("ETag")

@@ -18,7 +18,7 @@ DEFAULT_PORT = "2772"
 
 
 class AppConfigSource(DefinitionsSource):
-    """Asks the agent, which keeps the configuration itself.
+    """Reads the configuration from the agent, which caches it.
 
     Args:
         place: `//application/environment/profile`.

@@ -1,4 +1,4 @@
-"""One signed request to AWS, with the SDK's own signer: the application need not have boto3."""
+"""Requests to AWS, signed without boto3."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class AwsClient:
-    """Sends requests to one service.
+    """Sends requests to one service of AWS.
 
     Args:
-        service: The name of the service, such as `s3`.
+        service: Its name, such as `s3`.
         user: The option that needs it, for messages.
 
     Raises:
-        ConfigError: The environment names no region, or has no credentials.
+        ConfigError: The environment has no region, or credentials need botocore, which is not installed.
     """
 
     def __init__(self, service: str, user: str) -> None:
@@ -39,7 +39,7 @@ class AwsClient:
 
     @property
     def endpoint(self) -> str | None:
-        """The address of a service that is not AWS's own, as `AWS_ENDPOINT_URL` names it."""
+        """The address from `AWS_ENDPOINT_URL…`, or `None` for AWS's own."""
         own = os.environ.get(f"AWS_ENDPOINT_URL_{self._service.upper()}")
         return (own or os.environ.get("AWS_ENDPOINT_URL") or "").rstrip("/") or None
 
@@ -53,7 +53,7 @@ class AwsClient:
         """Send one request and return the response. Blocks until the deadline at the latest.
 
         Raises:
-            SourceError: There was no response, or there are no credentials.
+            SourceError: There was no response, or the credentials could not be read.
         """
         try:
             sent = signed(

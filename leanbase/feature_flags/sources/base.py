@@ -1,4 +1,4 @@
-"""What a source of definitions is."""
+"""The base class of all sources of definitions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class SourceError(LeanbaseError):
-    """A source has no definitions now.
+    """A source could not load definitions.
 
     Attributes:
-        is_final: Whether what was loaded before must be forgotten, because the server does not allow its use.
-        is_timeout: Whether the source took all the time that it had.
+        is_final: Whether definitions that are already loaded must be discarded: the server forbids their use.
+        is_timeout: Whether the source did not respond in time.
     """
 
     def __init__(self, message: str, *, is_final: bool = False, is_timeout: bool = False) -> None:
@@ -27,11 +27,12 @@ class SourceError(LeanbaseError):
 
 
 class DefinitionsSource:
-    """Where definitions come from. Override `load`.
+    """A source of definitions. Subclasses override `load`.
 
     Attributes:
-        is_local: Whether `load` reads a file of this machine, so that it is fast.
-        is_dated: Whether what `load` says may be older than the call; `fetched_at` then tells its age.
+        is_local: Whether `load` only reads a local file, and so is fast.
+        is_dated: Whether `load` may return definitions older than the call. Their age is then that of
+            `fetched_at`.
 
     Examples:
         >>> from leanbase.feature_flags import Definitions, DefinitionsSource
@@ -45,23 +46,23 @@ class DefinitionsSource:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> DefinitionsSource:  # noqa: ARG003 - for subclasses
-        """Create the source for `module:Class`. Default: without arguments."""
+        """Create the source for `module:Class`. By default, it calls the class without arguments."""
         return cls()
 
     def load(self, known: Definitions | None, *, deadline: Deadline) -> Definitions | None:
-        """Return the definitions, or `None` when `known` is still right. Blocks until the deadline at most.
+        """Return the definitions, or `None` if `known` is still current. Blocks until the deadline at most.
 
         Args:
-            known: What was loaded last, by this source or by another.
-            deadline: By when to return.
+            known: The definitions that were loaded last, by this source or another; `None` at first.
+            deadline: The time by which `load` returns.
 
         Raises:
-            SourceError: There are none, or they cannot be read. Every other exception counts as the same.
+            SourceError: There are no definitions, or they cannot be read. Any other exception counts as this.
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close idle connections. The next load opens them again. By default there are none."""
+        """Close idle connections. The next load opens them again. Default: does nothing."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"

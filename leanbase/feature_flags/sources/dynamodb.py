@@ -1,4 +1,4 @@
-"""Definitions from an item in DynamoDB, which a publisher writes."""
+"""Definitions from an item in DynamoDB, which the publisher writes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from ...transports.deadline import Deadline
 
 MAX_TEXT_BYTES = 300 * 1024
-"""Larger definitions are compressed: an item has at most 400 KB."""
+"""Larger bundles are compressed: an item has at most 400 KB."""
 
 
 class DynamoDbSource(DefinitionsSource):
-    """Reads one item: its key is the string attribute `id`, its attribute `value` holds the bundle.
+    """Reads one item. Its key is the string attribute `id`. The attribute `value` holds the bundle.
 
     Args:
         place: `//table/key`.
@@ -47,11 +47,7 @@ class DynamoDbSource(DefinitionsSource):
         return None if is_known else found
 
     def publish(self, content: bytes, *, deadline: Deadline) -> None:
-        """Write the item.
-
-        Raises:
-            SourceError: It was not written.
-        """
+        """Write the item. Raises `SourceError`."""
         value = {"S": content.decode()}
         if len(content) > MAX_TEXT_BYTES:
             packer = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)

@@ -1,4 +1,4 @@
-"""Definitions from a file: a bundle that was deployed with the function."""
+"""Definitions from a file that is deployed with the program."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ if TYPE_CHECKING:
 
 
 class FileSource(DefinitionsSource):
-    """Reads a bundle, or an answer of the server as it came.
-
-    Args:
-        path: The path of the file. A relative one is looked for below the working directory.
-    """
+    """Reads a bundle, or a response of the server. A relative `path` is below the working directory."""
 
     is_local = True
 

@@ -1,7 +1,7 @@
-"""The latest definitions in a file of this host, which all processes of one user read.
+"""Caches the latest definitions in a file of this host, for all processes of one user.
 
-One process asks the server, the others read what it has written: the workers of a web server, the tasks of a
-container, a sandbox whose process was started again.
+One process asks the server, and the others read the file: the workers of a web server, the tasks of a
+container, a sandbox after a restart of its process.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ LOOK_SECONDS = 0.05
 
 
 class HostFileSource(DefinitionsSource):
-    """Asks `inner` if the file is old, and nobody else is asking.
+    """Loads from `inner` if the file is old, and no other process is loading.
 
     Args:
-        inner: Where definitions come from.
+        inner: The source that asks the server.
         path: The file. Its directory is private.
-        ttl: Seconds for which what the file has needs no question.
-        max_age: Seconds after which it is worth waiting for a process that is asking.
+        ttl: Seconds for which the content of the file is used without a load.
+        max_age: Seconds after which this process waits for a load by another process.
     """
 
     is_dated = True
@@ -53,7 +53,7 @@ class HostFileSource(DefinitionsSource):
 
     @classmethod
     def around(cls, inner: DefinitionsSource, settings: Settings) -> DefinitionsSource:
-        """Return this source around another; the other alone where a file cannot be locked or written."""
+        """Return this source around `inner`, or `inner` where a file cannot be locked or written."""
         from ...transports.spool import default_directory, make_private
 
         if fcntl is None:
@@ -72,11 +72,11 @@ class HostFileSource(DefinitionsSource):
         found = self._read()
         while found is None or self._age(found) >= self._ttl:
             with self._opened() as (file, is_locked):
-                found = self._read()  # another process may have asked meanwhile
+                found = self._read()  # another process may have written it meanwhile
                 if is_locked and (found is None or self._age(found) >= self._ttl):
                     return self._asked(file, _newest(known, found), deadline)
             if found is not None and self._age(found) < self._max_age:
-                break  # another process is asking; what there is may be used
+                break  # another process is loading; use the old definitions
             if deadline.remaining() < 2 * LOOK_SECONDS:
                 break
             time.sleep(LOOK_SECONDS)
@@ -104,7 +104,7 @@ class HostFileSource(DefinitionsSource):
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[int | None, bool]]:
-        """Open the file, and lock it if no other process has."""
+        """Open the file, and lock it if no other process holds the lock."""
         try:
             file = os.open(self._path, _FLAGS, 0o600)
         except OSError:
@@ -120,7 +120,7 @@ class HostFileSource(DefinitionsSource):
             yield file, is_locked
         finally:
             if is_locked:
-                fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
+                fcntl.flock(file, fcntl.LOCK_UN)  # a forked child may also hold it open
             os.close(file)
 
     def _read(self) -> Definitions | None:
@@ -132,7 +132,7 @@ class HostFileSource(DefinitionsSource):
             try:
                 return Definitions.from_json(file.read(MAX_BYTES))
             except (OSError, ValueError, RecursionError):
-                return None  # empty, or half-written when a process was killed
+                return None  # empty, or half-written by a killed process
 
     def _write(self, file: int, current: Definitions) -> None:
         content = json.dumps(current.bundle(None), separators=(",", ":"), ensure_ascii=False).encode()

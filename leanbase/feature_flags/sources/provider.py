@@ -1,4 +1,4 @@
-"""Definitions from a cache provider of posthog-python: an object with four methods, each maybe `async`."""
+"""Definitions from a cache provider for posthog-python: an object with four methods, plain or `async`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ logger = logging.getLogger("leanbase")
 
 
 class ProviderSource(DefinitionsSource):
-    """Reads what the provider has, or asks the server if the provider says so.
+    """Reads definitions from the provider, or from the server if the provider says so.
 
     Args:
         provider: The provider.
-        api: Where definitions come from; `None` without a secret key.
+        api: The source that asks the server; `None` without a secret key.
     """
 
     def __init__(self, provider: Any, api: DefinitionsSource | None) -> None:
@@ -79,10 +79,10 @@ class ProviderSource(DefinitionsSource):
 
 
 def _result(given: Any, deadline: Deadline) -> Any:
-    """Return a result, or run the coroutine that gives it, until the deadline at the latest.
+    """Return a result, or run the coroutine that returns it, until the deadline at the latest.
 
     Raises:
-        RuntimeError: It is a coroutine, and an event loop runs in this thread.
+        RuntimeError: `given` is a coroutine, and an event loop runs in this thread.
     """
     if not inspect.iscoroutine(given):
         return given

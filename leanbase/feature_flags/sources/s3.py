@@ -1,4 +1,4 @@
-"""Definitions from an object in S3, which a publisher writes."""
+"""Definitions from an object in S3, which the publisher writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXPLAINED = {
 
 
 class S3Source(DefinitionsSource):
-    """Reads an object, and only if it has changed.
+    """Reads an object, if it has changed.
 
     Args:
         place: `//bucket/key`.
@@ -41,7 +41,7 @@ class S3Source(DefinitionsSource):
         if self._aws.endpoint:
             return f"{self._aws.endpoint}/{bucket}/{path}"
         host = f"s3.{self._aws.region}.amazonaws.com"
-        # No certificate is valid for a name with a dot in front of the host.
+        # The certificate of S3 is not valid for a bucket name with a dot.
         return f"https://{host}/{bucket}/{path}" if "." in bucket else f"https://{bucket}.{host}/{path}"
 
     def load(self, known: Definitions | None, *, deadline: Deadline) -> Definitions | None:
@@ -54,7 +54,7 @@ class S3Source(DefinitionsSource):
         if response.status != 200:
             raise SourceError(EXPLAINED.get(response.status, f"S3 responded with {response.status}"))
         self._has_read = True
-        self._etag = response.headers.get("ETag")  # also of an object that is to be replaced
+        self._etag = response.headers.get("ETag")  # `publish` needs it, even if the object cannot be read
         try:
             return Definitions.from_json(response.body)
         except (ValueError, RecursionError) as error:
@@ -62,10 +62,10 @@ class S3Source(DefinitionsSource):
             raise SourceError("the object has no definitions in it") from error
 
     def publish(self, content: bytes, *, deadline: Deadline) -> None:
-        """Write the object, unless another publisher has written it since it was read.
+        """Write the object, unless another publisher has written it since the last read.
 
         Raises:
-            SourceError: It was not written.
+            SourceError: The object was not written.
         """
         headers = {"Content-Type": "application/json"}
         headers.update({"If-Match": self._etag} if self._etag else {"If-None-Match": "*"})

@@ -1,4 +1,4 @@
-"""The decorator for AWS Lambda handlers, and its work while the function initialises."""
+"""The decorator for AWS Lambda handlers, and what it prepares while the function initialises."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 WARM_UP_SECONDS = 1.0
-"""Seconds that connecting may add to a cold start, if the endpoint does not respond."""
+"""Maximum seconds that connecting adds to a cold start, if the server does not respond."""
 
 INITIALISATION_SECONDS = 2.0
-"""Seconds that all sends during the initialisation may take together. Lambda ends it after 10 s."""
+"""Maximum seconds of all sends during the initialisation. Lambda ends the initialisation after 10 s."""
 
 FLUSH_POLICIES = ("end", "each", "after_response")
 
@@ -79,39 +79,39 @@ def lambda_handler(
     handler's result and exceptions do not change.
 
     Events captured inside carry the tags `faas.*` and `cloud.*`. For HTTP events (API Gateway, Function URL,
-    ALB) they also carry the request's tags and the caller's session id and distinct id. Events captured in
-    other threads belong to the invocation if the thread carries its context: use `asyncio.to_thread`, or
-    start the thread with `contextvars.copy_context().run`.
+    ALB) they also carry the request's tags and the caller's session id and distinct id. Events of other
+    threads belong to the invocation if the thread carries its context: use `asyncio.to_thread`, or start the
+    thread with `contextvars.copy_context().run`.
 
     Args:
         handler: The handler, if the decorator is used without parentheses.
         flush: `"end"` sends all events of the invocation together, also if the handler raises. `"each"`
             sends inside every capture, for functions that may be killed half-way. `"after_response"` sends
-            together when the caller has the response and before the sandbox freezes, with an internal
-            extension. That time is billed, and counts against the timeout. Without an Extensions API it
-            is the same as `"end"`.
-        client: The client that captures the handler's exceptions, and whose retained events are sent as
-            well. Default: the default client.
-        capture_exceptions: Whether an exception that leaves the handler is captured. Its event leaves with
+            all events together after the caller has the response, and before the sandbox freezes. An
+            internal extension does this. That time is billed, and counts against the timeout. Without an
+            Extensions API it is the same as `"end"`.
+        client: The client that captures the handler's exceptions. Its retained events are sent as well.
+            Default: the default client.
+        capture_exceptions: Whether an exception that leaves the handler is captured. Its event is sent with
             the other events of the invocation. Lambda receives the exception unchanged.
         preconnect: Whether to open a connection while the function initialises, for at most 1 s. Only in
             the Lambda runtime.
         idempotent: Whether to derive the ids and timestamps of events from the invocation's request id and
-            the Lambda event's own time. An asynchronous invocation that Lambda retries then captures the
-            same events again, which the server counts once. For the records of a batch see
+            the Lambda event's own timestamp. An asynchronous invocation that Lambda retries then captures
+            the same events again, and the server counts them once. For the records of a batch see
             `record_context`.
-        timeout_warning: Whether a function that is about to time out first sends what it has captured,
-            with an exception `LambdaTimeout` that shows the stack of the handler's thread. A thread that
-            lives as long as the invocation does this when only the reserved time is left. Default: the
-            environment variable `LEANBASE_LAMBDA_TIMEOUT_WARNING`, and `False` without one.
+        timeout_warning: Whether to send the captured events shortly before the function times out. An
+            exception `LambdaTimeout` with the stack of the handler's thread is sent with them. A thread
+            does this when only the reserved time (see below) is left. Default: the environment variable
+            `LEANBASE_LAMBDA_TIMEOUT_WARNING`, else `False`.
 
     Raises:
         ValueError: `flush` is not one of these values.
         TypeError: The decorated object is not callable or is a generator function, or `client` is not a
             client.
 
-    Sending blocks until the events have an outcome, at most `send_deadline` seconds. It always leaves 0.5 s
-    of the function's remaining time, or a tenth of it if that is less, for the handler's response.
+    Sending blocks until the events have an outcome, at most `send_deadline` seconds. It reserves 0.5 s of the
+    function's remaining time, or a tenth of it if that is less, for the handler's response.
 
     Examples:
         >>> import leanbase
@@ -194,10 +194,10 @@ def flush_policy_of(handler: Any) -> str | None:
 def _initialise(client: Leanbase, preconnect: bool, after_response: bool) -> LambdaExtension | None:
     """Prepare the first send during the initialisation phase, which has a full CPU.
 
-    Returns the extension if events leave after the response and there is one.
+    Return the extension, if `after_response` needs it and it is available.
     """
     if "AWS_LAMBDA_RUNTIME_API" in os.environ:
-        # After a restore, a connection in the snapshot would have no peer.
+        # A connection in a snapshot is dead after the restore.
         snapshot = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start"
         if snapshot:
             from . import snapstart  # not needed to import leanbase
@@ -211,7 +211,7 @@ def _initialise(client: Leanbase, preconnect: bool, after_response: bool) -> Lam
 
 
 def _extension() -> LambdaExtension | None:
-    """Return the extension of this process, or `None`. The first handler that needs it registers it."""
+    """Return the extension of this process, or `None`. The first call registers it."""
     global _registered
     if _registered is None:
         from . import extension  # not needed to import leanbase

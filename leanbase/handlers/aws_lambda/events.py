@@ -1,6 +1,6 @@
 """Reads Lambda events: the caller's identity and session, the request, and when the event was created.
 
-Nothing here changes an event. Unknown or malformed events, and values of an unexpected type, yield nothing.
+Read-only helpers. Unknown or malformed events, and values of an unexpected type, yield nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TRACE_ROOT = re.compile(r"Root=1-([0-9a-f]{8})-")
 
 
 def raw(event: object) -> Mapping[str, Any]:
-    """Return an event or a record as Lambda passes it, without the wrapper of Powertools."""
+    """Return an event or record as Lambda passes it, unwrapped from a data class of Powertools."""
     event = getattr(event, "raw_event", event)
     return event if isinstance(event, Mapping) else {}
 
@@ -55,7 +55,7 @@ _PARTS = (
 
 
 def found_in(event: Mapping[str, Any]) -> Found:
-    """Return the identity and the request tags of an HTTP event. Other events have none."""
+    """Return the identity and request tags of an HTTP event; nothing for any other event."""
     headers = Headers.of(event.get("headers"), event.get("multiValueHeaders"))
     tags: dict[str, Any] = {}
     request = _request_line(event)
@@ -71,11 +71,7 @@ def source_ip(event: object, headers: Headers) -> str | None:
     """Return the caller's IP address.
 
     The address that the platform reports is preferred, because the caller cannot forge it.
-
-    Args:
-        event: An HTTP event.
-        headers: Its headers. `X-Forwarded-For` is used for an ALB (the last entry, which the ALB adds), and
-            if the platform reports no address.
+    `X-Forwarded-For` is used if the platform reports none, and for an ALB, which adds the last entry.
     """
     context = _mapping(raw(event).get("requestContext"))
     if "elb" in context:
@@ -89,7 +85,7 @@ def client_ip(headers: Headers, peer: str | None, event: object = None) -> str |
 
     Args:
         headers: The headers of the request.
-        peer: The address of the other end of the connection. Used if nothing else is known.
+        peer: The address of the other end of the connection: the last resort.
         event: The Lambda event behind the request, if an adapter passes it on.
     """
     if event is None and "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
@@ -130,7 +126,7 @@ def _query(event: Mapping[str, Any]) -> str:
     parameters = event.get("multiValueQueryStringParameters") or event.get("queryStringParameters")
     if not isinstance(parameters, Mapping):
         return ""
-    # An ALB passes query parameters still encoded, API Gateway decodes them.
+    # An ALB passes query parameters encoded, API Gateway decoded.
     encoded = "elb" in _mapping(event.get("requestContext"))
     pairs = [
         (str(name), str(value))
@@ -155,7 +151,7 @@ def event_timestamp(event: object) -> object:
     """Return the event's creation time, which is the same at each retry, or `None` if it carries none."""
     event = raw(event)
     records = event.get("Records") or event.get("records")
-    if isinstance(records, Mapping):  # Kafka's, by partition
+    if isinstance(records, Mapping):  # Kafka: by partition
         records = next(iter(records.values()), None)
     if isinstance(records, list) and records and (timestamp := record_timestamp(records[0])) is not None:
         return timestamp

@@ -1,8 +1,7 @@
-"""Work after the response: an internal extension, which is a thread in the runtime process.
+"""Runs work after the response, as an internal extension: a thread in the runtime process.
 
 Lambda returns the response when the runtime posts it. It freezes the sandbox when the runtime and every
-extension have requested their next event. This extension requests it when it has finished the work that an
-invocation left.
+extension have requested their next event. This extension requests it after an invocation's deferred work.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ API = "/2020-01-01/extension"
 REGISTER_SECONDS = 1.0
 FIRST_LOOK_SECONDS = 0.02
 LONGEST_LOOK_SECONDS = 0.16
-"""The longest interval between checks whether the runtime has finished an invocation.
+"""Maximum seconds between two checks whether the runtime has finished an invocation.
 
 Needed for handlers that are not decorated: they do not wake the extension.
 """
 
 RESPONSE_LOOK_SECONDS = 0.001
 RESPONSE_SECONDS = 1.0
-"""Seconds that work waits for the response to be posted."""
+"""Maximum seconds that deferred work waits until the response is posted."""
 
 LONGEST_PAUSE_SECONDS = 1.0
 
@@ -52,13 +51,10 @@ class ExtensionUnavailableError(Exception):
 
 
 class ExtensionsApi:
-    """A client of the Extensions API that has its own socket.
+    """A client of the Extensions API at `host:port`, with its own socket.
 
-    It does not send through `http.client`: tracers patch that, and would record every wait for an event as a
-    request of the application.
-
-    Args:
-        address: Host and port.
+    It does not send through `http.client`: tracers patch that module, and would record every wait for an
+    event as a request of the application.
     """
 
     def __init__(self, address: str) -> None:
@@ -68,11 +64,7 @@ class ExtensionsApi:
         self._method = ""
 
     def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> None:
-        """Send a request on the open connection, or on a new one.
-
-        Raises:
-            OSError: The request cannot be sent.
-        """
+        """Send a request on the open connection, or on a new one. Raises `OSError`."""
         if self.sock is None:
             import socket  # imported here: only Lambda needs it
 
@@ -84,12 +76,7 @@ class ExtensionsApi:
         self.sock.sendall("\r\n".join(lines).encode() + body)
 
     def getresponse(self) -> HTTPResponse:
-        """Wait for the response and read its headers.
-
-        Raises:
-            OSError: The connection was closed.
-            http.client.HTTPException: The response is not valid HTTP.
-        """
+        """Wait for the response and read its headers. Raises `OSError` or `HTTPException`."""
         from http.client import HTTPResponse
 
         if self.sock is None:
@@ -110,12 +97,7 @@ class ExtensionsApi:
 
 
 class LambdaExtension:
-    """Runs the work that invocations leave, after their responses.
-
-    Args:
-        connection: The connection to the Extensions API.
-        identifier: The id that the API has assigned to this extension.
-    """
+    """Runs the deferred work of invocations after their responses."""
 
     def __init__(self, connection: ExtensionsApi, identifier: str) -> None:
         self._connection = connection
@@ -128,15 +110,15 @@ class LambdaExtension:
     def _reset_after_fork(self) -> None:
         # Reentrant: a signal handler may end an invocation.
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)  # never `with` it: its `__enter__` is Python code
+        self._changed = threading.Condition(self._lock)  # never use `with`: its `__enter__` is Python code
         self._working = threading.RLock()
         self._running = 0
         self._has_begun = False
         self._work: list[After] = []
-        self._is_alive = False  # in a forked child: only its parent has the thread
+        self._is_alive = False  # a forked child does not have the thread
 
     def start(self) -> None:
-        """Request the first event, without which the initialisation does not end, and start the thread."""
+        """Request the first event, which ends the initialisation, and start the thread."""
         self._ask()
         atexit.register(self._finish)
         threading.Thread(target=self._run, name="leanbase-extension", daemon=True).start()
@@ -151,7 +133,7 @@ class LambdaExtension:
         """Finish an invocation except for `work`. Return False if the extension cannot run it later.
 
         Args:
-            request_id: The invocation's request id. `None` means that the work cannot be deferred.
+            request_id: The invocation's request id; `None` if the work cannot be deferred.
             work: Called after the response is posted. It must respect the invocation's deadline.
         """
         with self._lock:
@@ -161,7 +143,7 @@ class LambdaExtension:
             if deferred:
                 self._work.append(work)
             elif not self._running:
-                self._has_begun = False  # it left no work, so the sandbox need not be released
+                self._has_begun = False  # no work was deferred, so the sandbox need not be released
             self._changed.notify_all()
         return deferred
 
@@ -181,7 +163,7 @@ class LambdaExtension:
                 pause = 0.0
                 self._is_alive = True
             except Exception as error:
-                # At every invocation Lambda waits until this extension requests an event: retry for ever.
+                # Lambda waits at every invocation until this extension requests an event: retry for ever.
                 logger.error(
                     "the Lambda extension failed: %s; events are sent before the response from now on",
                     type(error).__name__,
@@ -206,8 +188,8 @@ class LambdaExtension:
     def _wait_for_end(self) -> None:
         """Wait until every invocation has ended, or until an event has arrived and the runtime is idle again.
 
-        The end of the handler wakes this thread, not the event: reading that earlier would take time from
-        the handler.
+        The end of the handler wakes this thread. The event does not: to read it earlier would delay the
+        handler.
         """
         pause = FIRST_LOOK_SECONDS
         has_event = False
@@ -215,7 +197,7 @@ class LambdaExtension:
             while not self._changed.wait_for(lambda: self._has_begun and not self._running, pause):
                 if has_event and lambda_runtime.is_idle():
                     return  # the handler is not decorated, or a thread still runs it
-                # Decide at the next check only: the runtime may have the same event, but not have begun yet.
+                # Decide at the next check: the runtime may have received the event, but not have begun yet.
                 has_event = self._connection.is_readable()
                 pause = min(pause * 2, LONGEST_LOOK_SECONDS) if has_event else FIRST_LOOK_SECONDS
         until = time.monotonic() + RESPONSE_SECONDS
@@ -252,7 +234,7 @@ def _json_of(response: HTTPResponse) -> dict[str, str]:
 
 
 def register() -> LambdaExtension:
-    """Register this process as an extension of its sandbox. Only possible while the function initialises.
+    """Register this process as an extension of its sandbox. Possible only while the function initialises.
 
     Raises:
         ExtensionUnavailableError: The Extensions API is missing or has refused the registration.
@@ -274,7 +256,7 @@ def register() -> LambdaExtension:
             raise ExtensionUnavailableError(
                 f"the Extensions API responded with {response.status} {answer.strip()}"
             )
-        connection.timeout = None  # also for later connections: waiting for an event has no limit
+        connection.timeout = None  # also for later connections: the wait for an event has no limit
         if connection.sock is not None:
             connection.sock.settimeout(None)
         extension = LambdaExtension(connection, identifier)

@@ -1,7 +1,7 @@
-"""What all events about the end of one invocation share, in the function and in the relay.
+"""The uuid and the properties of an event about the failure of one invocation.
 
-Code inside the function may report the end (a timeout that comes near, a result that cannot be sent). The
-relay may report it too, from the lines of the platform. Both use this module, so that it is one event.
+The function itself may report a failure (a timeout that comes near, a result that cannot be sent). The relay
+may report the same failure, from the platform's log lines. Both use this module, so that it is one event.
 """
 
 from __future__ import annotations
@@ -16,24 +16,20 @@ if TYPE_CHECKING:
     from typing import Any
 
 OF_A_REQUEST = ("$context_tags", "$groups", "$process_person_profile", "$session_id")
-"""The properties that an event about a request takes from the request's other events, besides their tags."""
+"""The properties that a failure takes from the request's other events, besides their tags."""
 
 
 NOT_OF_A_PERSON = ("$create_alias", "$groupidentify")
-"""Events whose distinct id may be that of another person, or of none."""
+"""Events whose distinct id may not be that of the request's person."""
 
 
 def failure_uuid(account: str, log_group: str, log_stream: str, request_id: str) -> str:
-    """Return the uuid of the event about the end of a request."""
+    """Return the uuid of the event about the failure of a request."""
     return derived_uuid(f"{account}/{log_group}/{log_stream}/{request_id}")
 
 
 def own_failure_uuid(context: Any) -> str | None:
-    """Return `failure_uuid` for an invocation of this function, or `None` outside Lambda.
-
-    Args:
-        context: The context of the invocation.
-    """
+    """Return `failure_uuid` for an invocation of this function, or `None` outside Lambda."""
     try:
         account = context.invoked_function_arn.split(":")[4]
         group, stream = os.environ["AWS_LAMBDA_LOG_GROUP_NAME"], os.environ["AWS_LAMBDA_LOG_STREAM_NAME"]
@@ -43,7 +39,7 @@ def own_failure_uuid(context: Any) -> str | None:
 
 
 def of_request(captured: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the properties that an event about a request takes from another event of the request."""
+    """Return the properties that a failure takes from another event of the same request."""
     properties = captured["properties"]
     tags = properties.get("$context_tags")
     names = [*OF_A_REQUEST, *(tags if isinstance(tags, list) else [])]

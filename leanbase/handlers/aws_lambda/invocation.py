@@ -1,4 +1,4 @@
-"""One invocation of a Lambda function: its tags, its deadline, its ids, and when its scope closes."""
+"""One invocation of a Lambda function: its tags, deadline and ids, and the end of its scope."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .timeout import TimeoutWarning
 
     class LambdaContext(Protocol):
-        """The context object of the Lambda runtime: the attributes that are read here."""
+        """The attributes of Lambda's context object that are read here."""
 
         function_name: str
         function_version: str
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 RESERVE_SECONDS = 0.5
-"""Seconds of the function's remaining time that are reserved, so that it responds before it times out."""
+"""Seconds of the remaining time that are reserved for the response."""
 
 RESERVE_SHARE = 0.1
-"""The largest share of the remaining time that is reserved. It matters for short timeouts."""
+"""The maximum share of the remaining time that is reserved, for short timeouts."""
 
 INITIALISED_AHEAD = ("provisioned-concurrency", "lambda-managed-instances")
-"""Kinds of initialisation for which no caller waits."""
+"""Types of initialisation during which no caller waits."""
 
 _cold = True
 
 
 class Invocation(Boundary):
-    """One call of a handler. Its methods do not raise."""
+    """One call of a handler. Its methods never raise."""
 
     def __init__(
         self,
@@ -82,7 +82,6 @@ class Invocation(Boundary):
 
     @property
     def has_warned(self) -> bool:
-        """Whether a warning of a timeout was captured."""
         return self._warning is not None and self._warning.has_warned
 
     def begin(self) -> None:
@@ -138,10 +137,10 @@ class Invocation(Boundary):
 
 
 class EndedInvocation:
-    """What is needed of an invocation after its end, to report that its result cannot be sent.
+    """The part of an invocation that a report after its end needs: its result could not be sent.
 
     Attributes:
-        context: Its context, with the identity and the tags that the handler has set.
+        context: The context, with the identity and tags that the handler has set.
         deadline: The time by which every send must end.
     """
 
@@ -159,7 +158,7 @@ class EndedInvocation:
 
     @property
     def failure_uuid(self) -> str | None:
-        """The uuid of the event about its end, or `None` if a warning of its timeout has this uuid."""
+        """The uuid of the event about its failure, or `None` if the timeout warning has this uuid."""
         from .failures import own_failure_uuid
 
         return None if self._has_warned else own_failure_uuid(self._lambda_context)
@@ -169,13 +168,13 @@ _ended: ContextVar[EndedInvocation | None] = ContextVar("leanbase_ended_invocati
 
 
 def ended_invocation(request_id: str | None) -> EndedInvocation | None:
-    """Return the invocation that has just ended in this thread, if it has this request id."""
+    """Return the latest invocation that ended in this thread, if it has this request id."""
     ended = _ended.get()
     return ended if ended is not None and request_id is not None and ended.request_id == request_id else None
 
 
 def time_limit(context: Any) -> Deadline | None:
-    """Return the deadline for the sends of an invocation, or `None` if its context has no remaining time."""
+    """Return the deadline for the sends of an invocation, or `None` if the remaining time is unknown."""
     try:
         remaining = context.get_remaining_time_in_millis() / 1000
         return Deadline.after(remaining - min(RESERVE_SECONDS, remaining * RESERVE_SHARE))
@@ -213,7 +212,7 @@ def forget_invocations() -> None:
 
 
 def function_tags(name: str | None, version: str | None, request_id: str | None) -> dict[str, str]:
-    """Return the tags about a function and an invocation of it, as far as they are known."""
+    """Return the known tags about a function and an invocation."""
     tags = {
         "faas.name": name,
         "faas.version": version,
@@ -232,7 +231,7 @@ def _parts(event: Any) -> dict[str, Any]:
 
 
 def _found(parts: dict[str, Any], context: Any, is_cold: bool) -> Found:
-    """Return the identity and the tags of an invocation. The tags are looked up for its first event."""
+    """Return the identity and tags of an invocation. Called for its first event."""
     names = ("function_name", "function_version", "aws_request_id")
     tags = function_tags(*(_str_attr(context, name) for name in names))
     try:

@@ -22,19 +22,19 @@ logger = logging.getLogger("leanbase")
 class record_context:  # noqa: N801 - used like a function
     """Open a context for one record of a batch: of SQS, SNS, SES, S3, Kinesis, DynamoDB Streams or Kafka.
 
-    The context inherits the tags and identity of the invocation. Those that are set inside end with the
-    record. The tag `messaging.message.id` is the record's message id or sequence number. An exception that
-    leaves the context is captured and propagates, so that Powertools' `BatchProcessor` sees it.
+    The context inherits the tags and identity of the invocation. Tags and identity that are set inside end
+    with the record. The tag `messaging.message.id` is the record's message id or sequence number. An
+    exception that leaves the context is captured and propagates: Powertools' `BatchProcessor` sees it.
 
     In a handler decorated with `lambda_handler(idempotent=True)`, the ids and timestamps of events captured
     inside are derived from the record. A record that is delivered again is then not counted twice.
 
     Args:
         record: The record, as Lambda passes it or as a data class of Powertools.
-        capture_exceptions: `False` captures no exceptions. By default they are captured.
+        capture_exceptions: Whether exceptions are captured. Default: they are.
         client: The client that captures exceptions. Default: the default client.
 
-    Never raises. Leaving it blocks like `capture` if an exception is captured, and otherwise not at all.
+    Never raises. Its end blocks, as `capture` does, only if an exception is captured.
 
     Examples:
         >>> import leanbase
@@ -79,7 +79,7 @@ _has_warned = False
 
 
 def _warn_of(record: object) -> None:
-    """Warn once, and not for each record of each batch."""
+    """Warn once per process."""
     global _has_warned
     if _has_warned:
         return

@@ -1,8 +1,8 @@
-"""Captures the errors that AWS's runtime client reports, and that no code inside the handler can see.
+"""Captures errors that AWS's runtime client reports, and that no code inside the handler can see.
 
 These are exceptions of the import of the handler's module, results that cannot be serialised, and responses
-that are too large. The runtime client reports them with its functions `make_error` and
-`post_invocation_result`, which are wrapped here. What it reports does not change.
+that are too large. The module wraps the runtime client's functions `make_error` and `post_invocation_result`.
+What they report does not change.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
 WHERE = "the report of Lambda's runtime client"
 
 SECONDS = 2.0
-"""Seconds that the sends of a report may take, if the time that is left is not known."""
+"""Maximum seconds for the sends of a report, if the remaining time is not known."""
 
 MAX_RESPONSE_BYTES = 6 * 1024 * 1024 + 100
-"""The maximum size of a response: the constant `MaxPayloadSize` of AWS's runtime interface emulator."""
+"""The maximum size of a response, as `MaxPayloadSize` of AWS's runtime interface emulator."""
 
 TOO_LARGE = "Function.ResponseSizeTooLarge"
 OF_AN_IMPORT = ("Runtime.ImportModuleError", "Runtime.UserCodeSyntaxError")
-"""Errors that the runtime client raises while it handles the exception of the import."""
+"""Errors that the runtime client raises while it handles an exception of the import."""
 
 _reported: BaseException | None = None
-"""The exception of an import that `leanbase.auto` has reported."""
+"""The import's exception that `leanbase.auto` has reported."""
 
 
 def watch() -> None:
-    """Watch the reports of the runtime client. Elsewhere than in Lambda it does nothing. Never raises."""
+    """Watch the reports of the runtime client. Does nothing outside Lambda. Never raises."""
     try:
         runtime = lambda_runtime.client()
         _wrap(runtime, "make_error", _see_error)
         client = getattr(runtime, "LambdaRuntimeClient", None)
         name = "post_invocation_result"
-        # The class that defines the method: the runtime client has another one for concurrent invocations.
+        # Wrap the class that defines the method: concurrent invocations have a class of their own.
         _wrap(
             next((each for each in getattr(client, "__mro__", ()) if name in vars(each)), None),
             name,
@@ -60,9 +60,7 @@ def watch() -> None:
 
 
 def report_import(error: Exception, *, by_default: bool) -> None:
-    """Capture an exception of the import of a handler's module, and send it.
-
-    Blocks for the send. Never raises.
+    """Capture an exception of the import of a handler's module, and send it. Blocks; never raises.
 
     Args:
         error: The exception that `runtime.import_handler` raised.
@@ -73,11 +71,11 @@ def report_import(error: Exception, *, by_default: bool) -> None:
         _send(_subject(error), None, [default_client] if by_default else [])
     except Exception as problem:
         log_internal_error(WHERE, problem)
-    _reported = error  # the runtime client will report it, too
+    _reported = error  # the runtime client will also report it
 
 
 def _wrap(owner: Any, name: str, see: Callable[..., bool]) -> None:
-    """Call `see` with the arguments of a function before that function. It returns True if it captured."""
+    """Call `see` with the arguments of a function before the function. `see` returns whether it captured."""
     original = getattr(owner, name, None)
     wrapped_by = getattr(original, "__leanbase_packages__", ())
     if original is None or __package__ in wrapped_by:
@@ -93,7 +91,7 @@ def _wrap(owner: Any, name: str, see: Callable[..., bool]) -> None:
         try:
             return original(*args, **kwargs)
         except Exception as error:
-            if has_captured:  # Lambda has refused the response, which ends the process
+            if has_captured:  # Lambda refused the response; this error ends the process
                 from ...error_tracking import hooks
 
                 hooks.never_capture(error)
@@ -104,7 +102,7 @@ def _wrap(owner: Any, name: str, see: Callable[..., bool]) -> None:
 
 
 def _see_error(*args: Any, **kwargs: Any) -> bool:
-    """See the arguments of `make_error`, which is called while the runtime client handles the error."""
+    """Capture the error that the runtime client is handling while it calls `make_error`."""
     error = sys.exc_info()[1]
     runtime = lambda_runtime.client()
     if not isinstance(error, Exception) or error is _reported:
@@ -113,15 +111,15 @@ def _see_error(*args: Any, **kwargs: Any) -> bool:
         return False
     request_id = args[3] if len(args) > 3 else kwargs.get("invoke_id")
     if request_id is not None and not isinstance(error, getattr(runtime, "FaultException", ())):
-        return False  # the handler raised it: the decorator captures it, if it should be captured
+        return False  # the handler raised it: this is the decorator's responsibility
     return _send(_subject(error), request_id)
 
 
 def _see_response(
     _client: object, invoke_id: str, result_data: Any, *_others: object, **_named: object
 ) -> bool:
-    """See the arguments of `post_invocation_result`."""
-    # Most responses are far from the limit, and their number of characters shows it.
+    """Capture a response that is too large for `post_invocation_result`."""
+    # The number of characters shows that most responses are far below the limit.
     if len(result_data) * 4 > MAX_RESPONSE_BYTES:
         is_text = isinstance(result_data, str)
         size = len(result_data.encode("utf-8", "surrogatepass") if is_text else result_data)
@@ -132,7 +130,7 @@ def _see_response(
 
 
 def _subject(error: Exception) -> object:
-    """Return what to capture. For an error of the runtime client itself, use Lambda's name for it."""
+    """Return what to capture. An error of the runtime client itself gets Lambda's name for it."""
     runtime = lambda_runtime.client()
     if not isinstance(error, getattr(runtime, "FaultException", ())):
         return error
@@ -149,10 +147,9 @@ def _described(type: str, text: str, traceback: Any = None) -> object:
 
 
 def _send(subject: object, request_id: str | None, clients: Any = ()) -> bool:
-    """Capture an error and send it, with these clients and those that capture uncaught exceptions.
+    """Capture an error and send it, with `clients` and every client that captures uncaught exceptions.
 
-    Returns:
-        Whether there is such a client.
+    Return whether there is such a client.
     """
     from ...error_tracking import hooks
 
@@ -170,14 +167,14 @@ def _send(subject: object, request_id: str | None, clients: Any = ()) -> bool:
 
 
 def _prepare_default_client() -> None:
-    """Create the default client, if it captures uncaught exceptions. The module may not have used it."""
+    """Create the default client if it captures uncaught exceptions. The program may not have used it yet."""
     from ...settings import Settings
 
     try:
         if default_client._is_configured() and Settings.resolve({}).enable_exception_autocapture:
             default_client.setup()
     except ConfigError:
-        pass  # the default client is not usable; other clients may be
+        pass  # other clients may be usable
 
 
 def _send_with(
@@ -187,7 +184,7 @@ def _send_with(
     invocation: EndedInvocation | None,
     deadline: Deadline,
 ) -> None:
-    """Capture an error and send it, in the context of the request that has just ended."""
+    """Capture an error and send it, in the context of the request that has ended."""
     from ...error_tracking import metadata
 
     uuid, tags = None, {}
@@ -195,7 +192,7 @@ def _send_with(
         innermost.set(invocation.context)
         uuid = invocation.failure_uuid
     else:
-        # Not in a context: an exception that was captured outside of contexts is not captured again.
+        # Without a context: an exception that was captured outside contexts is not captured again.
         name, version = map(os.environ.get, ("AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_VERSION"))
         tags = function_tags(name, version, request_id)
     scope = DeliveryScope("end", deadline)

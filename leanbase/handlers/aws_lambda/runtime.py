@@ -1,7 +1,7 @@
-"""AWS's runtime client: what it is doing now, and how it imports a handler.
+"""Reads what AWS's runtime client is doing, and imports a handler as it does.
 
-Lambda does not notify code inside a function when it initialises, or when its response is posted. For an
-unknown runtime client, these functions report that it is idle.
+Lambda does not tell a function that it initialises, or that its response is posted. With an unknown runtime
+client, these functions report "idle".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def client() -> ModuleType | None:
-    """Return the runtime client's main module, or `None` elsewhere than in Lambda."""
+    """Return the runtime client's main module, or `None` outside Lambda."""
     return sys.modules.get("awslambdaric.bootstrap")
 
 
@@ -27,7 +27,7 @@ def is_initialising() -> bool:
 
 
 def is_idle() -> bool:
-    """Return True if the runtime client waits for an invocation, so the last response is posted."""
+    """Return True if the runtime client waits for an invocation: it has posted the last response."""
     return not _is_known() or _is_in("wait_next_invocation")
 
 
@@ -35,7 +35,7 @@ def import_handler(name: str) -> Any:
     """Import a handler as the runtime client does: `folder/module.function`, with dots or slashes.
 
     Raises:
-        Exception: The runtime client's error or the module's own one.
+        Exception: An error of the runtime client or of the module.
     """
     get_handler = getattr(client(), "_get_handler", None)
     if get_handler is not None:
@@ -47,8 +47,8 @@ def import_handler(name: str) -> Any:
 def as_reported(error: Exception) -> Any:
     """Convert an error of `import_handler` so that Lambda reports its type, message and stack unchanged.
 
-    A report of the original one would show the frames through which `import_handler` was called. With an
-    unknown runtime client the error is returned as it is.
+    Unconverted, the report would also show the callers of `import_handler`. With an unknown runtime client,
+    the error is returned unchanged.
     """
     runtime: Any = client()
     try:

@@ -1,4 +1,4 @@
-"""SnapStart: keeps pending events and open connections out of a snapshot."""
+"""Keeps pending events and open connections out of a SnapStart snapshot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _registered: set[int] = set()
 def register(client: Leanbase) -> None:
     """Send pending events before the snapshot, and close connections before it and after a restore.
 
-    Ids need no handling: their random bits come from the operating system at each call.
+    Ids stay unique: their random bits come from the operating system at each call.
     """
     try:
         from snapshot_restore_py import register_after_restore, register_before_snapshot
@@ -23,7 +23,7 @@ def register(client: Leanbase) -> None:
             "snapshot_restore_py is not installed: a snapshot's connections are replaced at their first use"
         )
         return
-    if id(client) not in _registered:  # once, however many handlers a module decorates
+    if id(client) not in _registered:  # once, even if several handlers are decorated
         _registered.add(id(client))
         register_before_snapshot(client.disconnect)
         register_after_restore(client.disconnect, 0.0)

@@ -1,4 +1,4 @@
-"""Sends what an invocation has captured shortly before the function times out, and reports where it was."""
+"""Sends the captured events shortly before the function times out, with the stack of the handler."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger("leanbase")
 TYPE = "LambdaTimeout"
 
 SHARE = 0.8
-"""The share of the reserved time that the send may take."""
+"""The maximum share of the reserved time that the send takes."""
 
 
 class TimeoutWarning:
@@ -32,14 +32,8 @@ class TimeoutWarning:
     Start it in the thread of the handler, inside the invocation's context and scope.
 
     Args:
-        client: The client that captures the warning.
-        scope: The scope of the invocation.
-        context: The context of the invocation.
         deadline: When to warn. The time from then to the timeout is reserved.
-        total: The seconds until the timeout.
-
-    Attributes:
-        has_warned: Whether the warning was captured.
+        total: Seconds until the timeout.
     """
 
     def __init__(
@@ -60,15 +54,12 @@ class TimeoutWarning:
 
     @staticmethod
     def prepare() -> None:
-        """Import what a warning needs: an import may take longer than the reserved time."""
+        """Import what a warning needs early: an import may take longer than the reserved time."""
         from ...error_tracking import capture, describer  # noqa: F401
 
     @classmethod
     def started(cls, client: Leanbase, scope: DeliveryScope, context: Any) -> TimeoutWarning | None:
-        """Start to watch an invocation.
-
-        Return `None` if its context does not know the remaining time, or if the client captures nothing.
-        """
+        """Start to watch an invocation. Return `None` without a deadline or a client that captures."""
         if scope.deadline is None or not client._is_configured() or client.disabled:
             return None
         try:
@@ -82,7 +73,7 @@ class TimeoutWarning:
             return None
 
     def cancel(self) -> None:
-        """End the watch. If the warning is being sent, wait for the send, which ends before the timeout."""
+        """End the watch. If a warning is in flight, wait for it: it ends before the timeout."""
         self._is_over.set()
         if self._thread.is_alive():
             self._thread.join(self._reserve)
@@ -99,7 +90,7 @@ class TimeoutWarning:
         logger.warning("the function is about to time out: its events are sent now")
         scope = self._scope
         scope.deadline = deadline  # a full scope sends inside the capture
-        collects, scope.collects = scope.collects, True  # one request for all
+        collects, scope.collects = scope.collects, True  # send all events in one request
         try:
             self._capture()
         finally:
@@ -128,7 +119,7 @@ class TimeoutWarning:
     def _identity(self, uuid: str | None) -> tuple[str | None, dict[str, Any]]:
         """Return the distinct id and properties of the invocation's latest event, as the relay does.
 
-        This thread has the context of the handler's start, and does not see what the handler set later.
+        This thread's context is a copy from the handler's start: identities that are set later are not in it.
         """
         latest = self._scope.latest or {}
         for outbox in self._client._outboxes():

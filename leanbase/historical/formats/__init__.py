@@ -1,4 +1,4 @@
-"""The formats of files: each maps the fields of a row to events."""
+"""The formats of export files. Each maps the fields of a row to an event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Amplitude: events as its Export API has them, one JSON object a line, in gzip files in a zip archive."""
+"""Amplitude: events from its Export API, one JSON object a line, in gzip files in a zip archive."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ OF_PAGES = {
 
 
 def event_of(fields: Mapping[str, Any]) -> HistoricalEvent:
-    """Return the event of a row."""
     user, device = (fields.get(name) for name in ("user_id", "device_id"))
     own = mapping(fields, "event_properties")
     groups = {kind: _group_key(key) for kind, key in mapping(fields, "groups").items()}

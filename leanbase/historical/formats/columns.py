@@ -1,4 +1,4 @@
-"""Rows whose columns are an event: CSV, JSON lines and Parquet files of any origin."""
+"""Maps columns to events: CSV, JSON lines and Parquet files of any origin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FIRST_OF_JSON = frozenset("-0123456789tf{[")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column is what. Columns that form the event are not properties as well.
+    """Maps columns to an event.
 
     Args:
         event: The column with the event's name.
@@ -27,8 +27,8 @@ class Columns:
         timestamp: The column with the time.
         uuid: The column with the event's own id, or `None`.
         properties: The columns that become properties. Default: all others.
-        is_text: Whether all values are strings, as in CSV. A number, `true`, `false`, an object or an array
-            is then read as JSON, and an empty string is no property.
+        is_text: Whether all values are strings, as in CSV. Numbers, `true`, `false`, objects and arrays are
+            then read as JSON, and an empty string is not a property.
     """
 
     event: str = "event"
@@ -63,7 +63,7 @@ class Columns:
         if missing:
             option, name = next(iter(missing.items()))
             are = f"The columns are {', '.join(map(repr, names))}"
-            if not all(_LIKE_A_NAME.fullmatch(each) for each in names):  # values, which are not shown
+            if not all(_LIKE_A_NAME.fullmatch(each) for each in names):  # never show values of a row
                 are = f"The first line has {len(names)} cells, and does not look like a header"
             raise ConfigError(f"there is no column {name!r}; name another with {option}. {are}")
         unknown = [name for name in self.properties or () if name not in names]
@@ -71,7 +71,6 @@ class Columns:
             raise ConfigError(f"--properties names {unknown[0]!r}, which is not a column")
 
     def event_of(self, fields: Mapping[str, Any]) -> HistoricalEvent:
-        """Return the event of a row."""
         formed = self._formed
         if self.properties is None and self.is_text:
             chosen = {
@@ -95,7 +94,7 @@ class Columns:
 
 
 def value_of(text: str) -> Any:
-    """Return a cell as the number, boolean, object or array that it is in JSON, else as the string.
+    """Parse a cell that is a number, boolean, object or array in JSON. Return any other cell unchanged.
 
     >>> value_of("42"), value_of("007"), value_of("true"), value_of("null")
     (42, '007', True, 'null')
@@ -114,7 +113,7 @@ def object_of(line: bytes) -> Mapping[str, Any]:
     """Return the JSON object of a line.
 
     Raises:
-        UnusableRowError: The line is something else.
+        UnusableRowError: The line is not a JSON object.
     """
     try:
         found = json.loads(line)

@@ -1,4 +1,4 @@
-"""Reads fields of a row whose types nobody has checked."""
+"""Reads the unchecked fields of a row."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..rows import UnusableRowError
 
 
 def mapping(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a field as a dict: an object, or the JSON of one, as columns of Parquet have it.
+    """Return a field that is an object, or the JSON of one as in Parquet. A missing field is `{}`.
 
     Raises:
-        UnusableRowError: The field is something else.
+        UnusableRowError: The field is not an object.
     """
     value = fields.get(name)
     if isinstance(value, str) and value.strip():
@@ -29,15 +29,15 @@ def mapping(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def present(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries that have a value: neither `None` nor an empty string, list or object."""
+    """Return the entries that are neither `None` nor an empty string, list or object."""
     return {name: value for name, value in values.items() if value is not None and value not in ("", [], {})}
 
 
 def first(fields: Mapping[str, Any], names: Iterable[str]) -> Any:
-    """Return the first field of these that has a value, or `None`."""
+    """Return the first of the fields that is neither `None` nor `""`, or else `None`."""
     return next((fields[name] for name in names if fields.get(name) not in (None, "")), None)
 
 
 def renamed(fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields that have a value, under the names that they get here."""
+    """Return the fields that have a value, under their new names."""
     return present({new: fields.get(old) for old, new in names.items()})

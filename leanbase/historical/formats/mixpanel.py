@@ -1,4 +1,4 @@
-"""Mixpanel: events as its raw export has them, and profiles as its engage query has them, one a line."""
+"""Mixpanel: events from its raw export and profiles from its engage query, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EVENTS = {"$mp_web_page_view": "$pageview"}
 
 
 def event_of(fields: Mapping[str, Any]) -> HistoricalEvent:
-    """Return the event of a row: an event, a profile, or one of the events that join ids."""
+    """Return the event of a row: an event, a profile, or an event that joins ids."""
     if "$distinct_id" in fields:
         return _profile(fields)
     given = mapping(fields, "properties")

@@ -1,4 +1,4 @@
-"""PostHog: events and persons as its batch exports have them, in JSON lines or Parquet."""
+"""PostHog: events and persons from its batch exports, in JSON lines or Parquet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segment: the calls as its S3 destination and its warehouse exports have them, one JSON object a line."""
+"""Segment: calls from its S3 destination and its warehouse exports, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _screen(event: HistoricalEvent, fields: Mapping[str, Any]) -> None:
 def _identify(event: HistoricalEvent, fields: Mapping[str, Any]) -> None:
     event.name = "$identify"
     event.properties |= present({"$set": mapping(fields, "traits"), "$anon_distinct_id": event.previous_id})
-    event.previous_id = None  # the event itself links the two
+    event.previous_id = None  # the event itself links the two ids
 
 
 def _group(event: HistoricalEvent, fields: Mapping[str, Any]) -> None:

@@ -1,9 +1,9 @@
-// Shows one event or request. Everything that was received becomes text nodes: it is never parsed as HTML.
+// Shows one event or request. Received data becomes text nodes, and is never parsed as HTML.
 
-const LONG = 600; // characters of a string that are shown at once
-const MANY = 200; // entries of an object or array that are shown at once
+const LONG = 600; // characters of a string that are shown at first
+const MANY = 200; // entries of an object or array that are shown per step
 
-/** Make an element. Children are elements or strings; strings become text. */
+/** Create an element. Children are elements or strings; strings become text nodes. */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -14,10 +14,10 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// Control characters, and characters without a width or that change the direction of the text.
+// Control characters, zero-width characters, and characters that change the direction of text.
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 
-/** Return nodes that show a string: isolated from the direction of its surroundings, hidden characters as codes. */
+/** Return nodes that show a string, isolated from the surrounding text direction, with hidden characters as codes. */
 export function shown(text, className = "") {
   const box = element("bdi", className ? { class: className } : {});
   let from = 0;
@@ -71,11 +71,11 @@ function entries(value, depth) {
   return list;
 }
 
-/** Return properties as a tree; those of the SDK come last. */
+/** Return properties as a tree. The properties of the SDK come last. */
 export function tree(properties) {
   const names = Object.keys(properties).sort((a, b) => a.startsWith("$") - b.startsWith("$") || (a < b ? -1 : 1));
   const sorted = Object.fromEntries(names.map((name) => [name, properties[name]]));
-  // Object.fromEntries puts integer-like names first, which is as good an order as any.
+  // Object.fromEntries puts integer-like names first. This does no harm here.
   return element("div", { class: "tree" }, entries(sorted, 0));
 }
 
@@ -94,7 +94,7 @@ function frame(each, isOpen) {
   return element("li", {}, element("details", { open: isOpen }, element("summary", {}, title), element("pre", { tabindex: "0" }, ...lines)));
 }
 
-/** Return the exceptions of an event with their frames, the innermost first; null if it has none. */
+/** Return the exceptions of an event with their frames, innermost first; null if it has no exceptions. */
 export function exceptions(properties) {
   const list = properties.$exception_list;
   if (!Array.isArray(list)) return null;

@@ -1,9 +1,9 @@
-// The page of the local server: a list of what arrived, live, and one event or request in detail.
+// The page of the local server: a live list of events or requests, and the details of one.
 
 import { bytes, element, exceptions, facts, shown, tree } from "./detail.js";
 
 const PAGE = 100;
-const MOST_ROWS = 500; // rows that are kept while new ones arrive; older ones are a click away
+const MOST_ROWS = 500; // maximum rows while new ones arrive; a button loads older rows
 const $ = (id) => document.getElementById(id);
 
 const state = { view: "events", paused: false, chosen: null, oldest: null, filters: {}, waiting: [], connected: false };
@@ -62,7 +62,7 @@ async function load({ older = false } = {}) {
   const isEvents = state.view === "events";
   const wanted = JSON.stringify([state.view, state.filters]);
   const found = isEvents ? (await ask(`events/page${query(before)}`)).events : (await ask(`requests${before.before ? `?before=${before.before}` : ""}`)).requests;
-  if (wanted !== JSON.stringify([state.view, state.filters])) return; // the user has gone on meanwhile
+  if (wanted !== JSON.stringify([state.view, state.filters])) return; // the user has changed the view meanwhile
   if (!older) $("rows").replaceChildren();
   $("rows").append(...found.map(rowOf));
   if (found.length) state.oldest = idOf(found[found.length - 1]);
@@ -105,7 +105,7 @@ async function count() {
 function fits(event) {
   const { event: name, distinct_id: who, text } = state.filters;
   if ((name && event.event !== name) || (who && event.distinct_id !== who)) return false;
-  return !text; // the server looks into the properties
+  return !text; // only the server can search the properties
 }
 
 let isDrawing = false;

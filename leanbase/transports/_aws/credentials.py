@@ -18,10 +18,10 @@ TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105
 
 
 class CredentialsSource:
-    """Finds the current credentials. Roles, profiles and Lambda functions renew theirs.
+    """Finds the current credentials. Call it for each request: AWS renews temporary credentials.
 
     Args:
-        user: The option that needs them, for messages.
+        user: The option that needs the credentials, for the message of the error.
 
     Raises:
         MissingDependencyError: The environment has no credentials, and botocore is not installed.
@@ -39,9 +39,7 @@ class CredentialsSource:
         return "in the environment" if _of_environment() is not None else "through botocore"
 
     def current(self, deadline: Deadline) -> Credentials:
-        """Return the current credentials.
-
-        Blocks while botocore requests them, until the deadline at the latest.
+        """Return the current credentials. Blocks while botocore requests them, until the deadline.
 
         Raises:
             TransportError: There are no credentials, or they could not be read in time.

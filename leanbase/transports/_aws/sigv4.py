@@ -42,14 +42,8 @@ def signed(
 ) -> dict[str, str]:
     """Return the headers of a request with a signature for the current time.
 
-    Args:
-        url: The URL of the request, without a query. For S3 the path is quoted.
-        body: The whole body.
-        headers: The other headers. All are signed except `User-Agent`, which proxies change.
-        credentials: The credentials to sign with.
-        region: The AWS region, such as `eu-west-1`.
-        service: The AWS service, such as `sqs`.
-        method: The method of the request.
+    The URL has no query; for S3 its path is quoted. All `headers` are signed except `User-Agent`, which
+    proxies change. `service` is a name such as `sqs`.
     """
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     sent = {**headers, "X-Amz-Date": now}
@@ -89,7 +83,7 @@ def signed(
 
 
 def _host(url: str) -> str:
-    """Return the `Host` header for a URL. It has a port only if that is not the default of the scheme."""
+    """Return the `Host` header for a URL, which omits the default port of the scheme."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2].lower()
     default = f":{DEFAULT_PORTS[parts.scheme]}"

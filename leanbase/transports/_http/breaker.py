@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("leanbase")
 
 Ticket = int
-"""The epoch of the breaker in which a send was admitted; only failures of the current epoch count."""
+"""The breaker's epoch when it admitted the send. Only failures of the current epoch count."""
 
 FAILURES_TO_OPEN = 3
 FIRST_PAUSE_SECONDS = 30.0
@@ -24,10 +24,7 @@ LONGEST_PAUSE_SECONDS = 300.0
 
 BRIEF_SECONDS = 1.0
 BRIEF_EVERY_SECONDS = 10.0
-"""Limits of a brief last chance if the endpoint did not respond at all the last time.
-
-It takes at most BRIEF_SECONDS, and there is one in BRIEF_EVERY_SECONDS.
-"""
+"""If the last attempt had no response, a brief last chance may take BRIEF_SECONDS, once in this time."""
 
 
 class CircuitBreaker:
@@ -43,7 +40,7 @@ class CircuitBreaker:
         self._pause = FIRST_PAUSE_SECONDS
         self._opened: Stopwatch | None = None
         # Incremented when the circuit opens and when a probe starts. Failures of sends that were admitted
-        # before that are not new information, so they are ignored.
+        # earlier are ignored: they are not new information.
         self._epoch = 1
         self._responded = True
         self._last_brief: Stopwatch | None = None
@@ -67,7 +64,6 @@ class CircuitBreaker:
             return self._epoch
 
     def seconds_left(self) -> float:
-        """Return for how many more seconds sends are paused."""
         opened = self._opened
         return 0.0 if opened is None else max(0.0, self._pause - opened.seconds())
 

@@ -36,7 +36,7 @@ from ..deadline import Deadline, Stopwatch
 from .sockets import Attempt, DeadlineTLSSocket, connect, current_attempt
 
 MAX_IDLE_SECONDS = 60.0
-"""Load balancers close idle connections after about a minute (AWS: 60 s by default)."""
+"""Load balancers close connections that are idle for about a minute (AWS: 60 s by default)."""
 
 MAX_RESPONSE_BYTES = 64 * 1024
 POOLED_CONNECTIONS = 32
@@ -48,7 +48,7 @@ FAILURES = (HTTPError, HTTPException, OSError)
 
 
 class Response:
-    """A response: the status, the headers, and the body up to the size that was asked for."""
+    """A response, with the body up to the requested size."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -98,9 +98,9 @@ class Connections:
 
         Blocks until the deadline at the latest.
 
-        If a kept-alive connection fails before a byte of the response has arrived, the same bytes are resent
-        at once on a new connection. The server closed the old one while the client was idle or frozen. This
-        says nothing about the server's health.
+        If a kept-alive connection fails before a byte of the response has arrived, the request is resent at
+        once on a new connection. The server closed the old connection while the client was idle or frozen,
+        which says nothing about the server's health.
 
         Raises:
             TransportError: There was no response: connection refused or reset, host name not resolved,
@@ -140,11 +140,7 @@ class Connections:
             current_attempt.set(others)
 
     def open_one(self, url: str, *, deadline: Deadline) -> None:
-        """Connect ahead of the first request. Blocks until the deadline at the latest.
-
-        Raises:
-            TransportError: The connection failed, or was not open before the deadline.
-        """
+        """Connect ahead of the first request, or raise a TransportError before the deadline."""
         others = current_attempt.get(None)
         try:
             current_attempt.set(Attempt(deadline))
@@ -237,9 +233,9 @@ class _Connection(HTTPConnection):
     def exchange(
         self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]
     ) -> HTTPResponse:
-        """Send one request and return the response, whose body is not read yet.
+        """Send one request and return the response, before its body is read.
 
-        Uses the methods of `http.client`. With those of urllib3 a request takes twice the instructions.
+        Uses the methods of `http.client`: urllib3's take twice the instructions.
         """
         self._last_used = Stopwatch()
         try:
@@ -302,7 +298,7 @@ class _Pool(HTTPConnectionPool):
     QueueCls: Any = _IdleConnections
 
     def open_one(self, target: str) -> None:
-        """Open a connection, if there is none that is idle."""
+        """Open a connection, unless one is idle."""
         connection: Any = self._get_conn()
         try:
             self._open(connection, target)
@@ -315,7 +311,7 @@ class _Pool(HTTPConnectionPool):
     def exchange(
         self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], most: int
     ) -> Response:
-        """Send one request. The connection is used again, unless the server closes it or something fails."""
+        """Send one request. Keep the connection, unless the server closes it or something fails."""
         connection: Any = self._get_conn()
         is_reusable = False
         try:
@@ -336,7 +332,7 @@ class _Pool(HTTPConnectionPool):
             self._put_conn(connection)
 
     def _open(self, connection: Any, target: str) -> bool:
-        """Connect if necessary. Return whether the connection is a tunnel through a proxy."""
+        """Connect if necessary. Return True if the connection is a tunnel through a proxy."""
         scheme = "http" if target.startswith("http:") else None
         is_tunnelled = connection_requires_http_tunnel(self.proxy, self.proxy_config, scheme)
         if connection.is_closed:
@@ -374,10 +370,10 @@ def _manager_for(url: str) -> urllib3.PoolManager:
 
 
 def proxy_of(url: str) -> tuple[str, str | None] | None:
-    """Return the proxy of the environment for a URL: its URL, and its credentials as `user:password`.
+    """Return the environment's proxy for a URL: its URL, and its credentials as `user:password`.
 
     Raises:
-        TransportError: The environment names one that is not a valid URL.
+        TransportError: The proxy is not a valid `http://` or `https://` URL.
     """
     target = urlsplit(url)
     proxies = getproxies()
@@ -388,11 +384,6 @@ def proxy_of(url: str) -> tuple[str, str | None] | None:
 
 
 def _proxy(given: str) -> tuple[str, str | None]:
-    """Return the URL of a proxy and its credentials as `user:password`, or `None` without credentials.
-
-    Raises:
-        TransportError: The value is not a valid `http://` or `https://` URL.
-    """
     try:
         parts = urlsplit(given if "://" in given else f"http://{given}")
         address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
@@ -406,7 +397,7 @@ def _proxy(given: str) -> tuple[str, str | None]:
 
 
 def _is_past_proxy(target: SplitResult, exceptions: str) -> bool:
-    """Return whether `NO_PROXY` contains the host of a URL, a suffix of it, or a network that it is in."""
+    """Return True if `NO_PROXY` contains the host of a URL, a suffix of it, or its network."""
     if proxy_bypass(target.netloc.rpartition("@")[2]):
         return True
     try:
@@ -423,8 +414,8 @@ def _is_past_proxy(target: SplitResult, exceptions: str) -> bool:
 def tls_context() -> ssl.SSLContext:
     """Return a verifying TLS context with the CAs that the environment names, else with the system's.
 
-    OpenSSL itself reads `SSL_CERT_FILE` and `SSL_CERT_DIR`. Requests and curl read `REQUESTS_CA_BUNDLE` and
-    `CURL_CA_BUNDLE`, each a file or a directory. If several are set, the CAs of all are trusted.
+    OpenSSL itself reads `SSL_CERT_FILE` and `SSL_CERT_DIR`. `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE` are
+    the variables of requests and curl, each a file or a directory. The CAs of all variables are trusted.
 
     Raises:
         TransportError: `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE` cannot be loaded.
@@ -454,7 +445,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _is_untrusted(error: BaseException) -> bool:
-    """Return whether the error is that the server's certificate is not trusted."""
+    """Return True if the server's certificate is not trusted."""
     cause = _cause(error)
     if isinstance(cause, urllib3.exceptions.SSLError) and cause.args:
         cause = cause.args[0]  # the `ssl` error that it wraps

@@ -28,10 +28,9 @@ DEADLINE = "deadline"
 
 
 class _Latch:
-    """A gate that is opened once, and that threads wait for.
+    """A `threading.Event` without a lock.
 
-    It replaces `threading.Event`, which has a lock. A signal handler that calls `close` would wait forever if
-    it interrupted the holder of that lock.
+    A signal handler that calls `close` would wait forever if it interrupted the holder of that lock.
     """
 
     def __init__(self) -> None:
@@ -45,7 +44,6 @@ class _Latch:
             pass  # it is open already
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the latch is open, at most this many seconds. Return whether it is open."""
         is_open = self._lock.acquire(timeout=seconds)
         if is_open:
             self._lock.release()  # so that the other waiting threads continue
@@ -77,8 +75,7 @@ class HttpSender:
     def send_with_retries(self, attempt: Callable[[Deadline], object], deadline: Deadline) -> None:
         """Call `attempt` until it succeeds, fails permanently, or the deadline expires.
 
-        While the circuit breaker pauses sends, nothing is tried. With a last-chance deadline one attempt is
-        still made.
+        While the circuit breaker pauses sends, only a last-chance deadline allows an attempt.
 
         Raises:
             RejectedError: The server rejected the request permanently.
@@ -86,7 +83,7 @@ class HttpSender:
                 `"deadline"`.
         """
         if deadline.expired:
-            # This says nothing about the endpoint, so it is not reported to the breaker.
+            # Not reported to the breaker: this says nothing about the endpoint.
             raise TransportError("no time was left to send", reason=DEADLINE)
         if deadline.last_chance != "full" and event_loop.is_running():  # a real end may block the loop
             event_loop.warn_of_blocking()
@@ -130,11 +127,7 @@ class HttpSender:
                     raise
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], *, deadline: Deadline) -> Response:
-        """Send one POST and return the response. Blocks until the deadline at the latest.
-
-        Raises:
-            TransportError: There was no response.
-        """
+        """Send one POST and return the response, or raise a TransportError if there is none."""
         return self._connected().request("POST", url, body, headers, deadline=deadline)
 
     def _connected(self) -> Connections:
@@ -177,7 +170,7 @@ class HttpSender:
 def _wait_before_retry(attempt: int, retry_after: float | None) -> float:
     """Return the seconds to wait after attempt number `attempt`, counted from 0 (Q-11).
 
-    They are not fewer than the server asked for, up to LONGEST_WAIT_SECONDS (Q-12).
+    At least `retry_after`, up to LONGEST_WAIT_SECONDS (Q-12).
     """
     backoff = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0**attempt)
     wait = max(SHORTEST_WAIT_SECONDS, backoff * (1 - random.random() / 2))  # noqa: S311 - jitter

@@ -1,4 +1,4 @@
-"""Sockets with a deadline: each call on them ends when the deadline of the attempt expires.
+"""Sockets whose calls end when the deadline of the attempt expires.
 
 A socket's own timeout limits only a single wait. A slow name server, a list of dead addresses or a body that
 arrives byte by byte can take many times longer.
@@ -88,7 +88,7 @@ class DeadlineTLSSocket(DeadlineSocket, ssl.SSLSocket):
 
 
 def connect(host: str, port: int, attempt: Attempt, options: list[Any]) -> socket.socket:
-    """Connect to the first address of `host` that accepts. Each address gets an equal share of the time left.
+    """Connect to the first address of `host` that accepts. Addresses share the time left equally.
 
     Raises:
         OSError: No address accepted before the deadline, or the host name could not be resolved.
@@ -115,8 +115,8 @@ def connect(host: str, port: int, attempt: Attempt, options: list[Any]) -> socke
 def _resolve(host: str, port: int, attempt: Attempt) -> list[Any]:
     """Call `getaddrinfo` with the time left as its timeout.
 
-    The C library's resolver takes no timeout and can block for half a minute. So host name resolution runs in
-    its own thread, and the caller stops waiting at the deadline. The thread ends with the resolution.
+    The C library's resolver takes no timeout and can block for half a minute. So it runs in its own thread,
+    and the caller stops waiting at the deadline.
     """
     for family in (socket.AF_INET, socket.AF_INET6):
         try:

@@ -10,19 +10,10 @@ T = TypeVar("T")
 
 
 def call_with_timeout(function: Callable[[], T], seconds: float, *, name: str) -> T:
-    """Call `function` in a new thread and wait for its result, at most `seconds`.
-
-    Args:
-        function: The function to call. Its thread goes on after the timeout.
-        seconds: The maximum number of seconds to wait.
-        name: The name of the thread.
-
-    Returns:
-        The result of `function`.
+    """Call `function` in a new thread and return its result, or raise its exception.
 
     Raises:
-        TimeoutError: `function` did not finish in time.
-        Exception: `function` raised it.
+        TimeoutError: `function` did not finish in time. Its thread continues.
     """
     results: list[T] = []
     failures: list[Exception] = []
