@@ -705,9 +705,9 @@ class Leanbase(FlagCalls):
         if client is not None and not isinstance(client, Leanbase):
             logger.warning("client must be a Leanbase, not %s; it is ignored", type(client).__name__)
             client = None
-        return (client or self)._leaves_context
+        return (client or self)._on_context_exception
 
-    def _leaves_context(self, error: BaseException | None) -> None:
+    def _on_context_exception(self, error: BaseException | None) -> None:
         self._capture_escaping(error, "CONTEXT")
 
     def _capture_escaping(
@@ -967,7 +967,7 @@ class Leanbase(FlagCalls):
         logger.setLevel(logging.DEBUG if value else logging.WARNING)
         if value and not logger.hasHandlers():
             handler = logging.StreamHandler()
-            handler.addFilter(_is_said_by_nobody_else)
+            handler.addFilter(_no_other_handler)
             handler.setFormatter(logging.Formatter("[leanbase] %(levelname)s %(message)s"))
             logger.addHandler(handler)
 
@@ -1025,7 +1025,7 @@ class _ClientScope:
             self._activated.__exit__()
 
 
-def _is_said_by_nobody_else(_: logging.LogRecord) -> bool:
+def _no_other_handler(_: logging.LogRecord) -> bool:
     """Return False once the program has configured logging, which then prints each record itself."""
     return not (logger.propagate and logging.getLogger().handlers)
 

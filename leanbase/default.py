@@ -59,8 +59,8 @@ class DefaultClient(Leanbase):
     def _reset_after_fork(self) -> None:
         self._lock = threading.RLock()
         self._end_lock = threading.RLock()
-        self._making: int | None = None  # id of the thread that configures the client
-        self._early: deque[tuple[Context, Callable[[], object]]] = deque()
+        self._creating_thread: int | None = None  # id of the thread that configures the client
+        self._queued_calls: deque[tuple[Context, Callable[[], object]]] = deque()
         self._ended = None
 
     def note_set(self, name: str) -> None:
@@ -140,13 +140,13 @@ class DefaultClient(Leanbase):
             pipeline = None
         if pipeline is None:
             if self._is_being_made():
-                return _BeingMade(self._early)  # type: ignore[return-value]  # it has what callers use
+                return _PipelineStub(self._queued_calls)  # type: ignore[return-value]  # it has what callers use
             reset_in_child(self)
             with self._lock:
                 pipeline = self._make()
-            while self._early:
+            while self._queued_calls:
                 try:
-                    context, call = self._early.popleft()
+                    context, call = self._queued_calls.popleft()
                 except IndexError:
                     break  # another thread took it
                 context.run(call)
@@ -157,7 +157,9 @@ class DefaultClient(Leanbase):
 
     def _make(self) -> Pipeline:
         try:
-            self._making = threading.get_ident()  # from here on, a signal handler queues its captures
+            self._creating_thread = (
+                threading.get_ident()
+            )  # from here on, a signal handler queues its captures
             pipeline = self._latest
             if pipeline is None:
                 pipeline = self._configure()
@@ -167,7 +169,7 @@ class DefaultClient(Leanbase):
                     self._latest = pipeline
             return pipeline
         finally:
-            self._making = None
+            self._creating_thread = None
 
     def _configure(self) -> Pipeline:
         from .pipeline import Pipeline  # imported lazily to keep `import leanbase` fast
@@ -206,7 +208,7 @@ class DefaultClient(Leanbase):
     # --- for a signal handler that interrupts its own thread while it creates the client, in mid-import
 
     def _is_being_made(self) -> bool:
-        return self._making is not None and self._making == threading.get_ident()
+        return self._creating_thread is not None and self._creating_thread == threading.get_ident()
 
     def _emit(self, draft: Draft) -> str | None:
         return self._later(draft, super()._emit) if self._is_being_made() else super()._emit(draft)
@@ -220,7 +222,7 @@ class DefaultClient(Leanbase):
     def _later(self, draft: Draft, emit: Callable[[Draft], str | None]) -> str:
         """Queue a draft until the client is created, and return the uuid of its event."""
         uuid = pinned(draft)
-        self._early.append((copy_context(), partial(self._capture_early, emit, draft)))
+        self._queued_calls.append((copy_context(), partial(self._capture_early, emit, draft)))
         return uuid
 
     @event_call
@@ -269,19 +271,19 @@ def _all_set(attributes: dict[str, Any], names: list[str]) -> bool:
     return all(isinstance(value := attributes.get(name), str) and value.strip() for name in names)
 
 
-class _BeingMade:
+class _PipelineStub:
     """Replaces the pipeline and the outbox while the default client is being created."""
 
     disabled = closed = False
     missing = hooks = ()
 
-    def __init__(self, early: deque[tuple[Context, Callable[[], object]]]) -> None:
-        self._early = early
+    def __init__(self, queued_calls: deque[tuple[Context, Callable[[], object]]]) -> None:
+        self._queued_calls = queued_calls
         self.outbox = self.settings = self
         self.host = self.flags = None
 
     def drop(self, reason: str) -> None:
-        self._early.append((copy_context(), partial(default_client._drop, reason)))
+        self._queued_calls.append((copy_context(), partial(default_client._drop, reason)))
 
     def stats(self) -> Stats:
         return no_stats()

@@ -24,7 +24,7 @@ def is_running() -> bool:
 def warn_of_blocking() -> None:
     """Warn once that a send blocks the event loop, and how to avoid that."""
     logger.warning(
-        "an event is sent on the event loop, and blocks it: capture inside "
+        "sending an event blocks the event loop: capture inside "
         "`async with leanbase.delivery_scope()`, or add the middleware of leanbase.integrations.asgi"
     )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .feature_flags import FeatureFlagEvaluations, FeatureFlagResult
     from .feature_flags.exposures import Exposure
     from .feature_flags.flags import FeatureFlags
-    from .feature_flags.snapshot import Answer, FlagValue, Record
+    from .feature_flags.snapshot import Evaluation, FlagValue, Record
     from .pipeline import Pipeline
 
     P = ParamSpec("P")
@@ -80,9 +80,9 @@ def _check_arguments(method: Callable[..., Any], self: object, args: Any, kwargs
 
 def _nothing() -> FeatureFlagEvaluations:
     from .feature_flags import FeatureFlagEvaluations
-    from .feature_flags.snapshot import Answer
+    from .feature_flags.snapshot import Evaluation
 
-    return FeatureFlagEvaluations(Answer(None, {}))
+    return FeatureFlagEvaluations(Evaluation(None, {}))
 
 
 class FlagCalls:
@@ -139,7 +139,7 @@ class FlagCalls:
             >>> flags.is_enabled("checkout")
             False
         """
-        return self._answer(
+        return self._evaluation(
             distinct_id,
             groups,
             person_properties,
@@ -281,7 +281,7 @@ class FlagCalls:
 
         See `evaluate_flags`, also for the arguments.
         """
-        return self._answer(
+        return self._evaluation(
             distinct_id, groups, person_properties, group_properties, disable_geoip, device_id,
             keys=flag_keys_to_evaluate, only_locally=only_evaluate_locally,
         ).values()  # fmt: skip
@@ -303,16 +303,16 @@ class FlagCalls:
 
         Payloads are JSON strings. Captures no event. See `evaluate_flags`, also for the arguments.
         """
-        answer = self._answer(
+        evaluation = self._evaluation(
             distinct_id, groups, person_properties, group_properties, disable_geoip, device_id,
             keys=flag_keys_to_evaluate, only_locally=only_evaluate_locally,
         )  # fmt: skip
         payloads = {
             key: text
-            for key, record in answer.records.items()
+            for key, record in evaluation.records.items()
             if record.value is not None and (text := record.payload_text()) is not None
         }
-        return {"featureFlags": answer.values(), "featureFlagPayloads": payloads}
+        return {"featureFlags": evaluation.values(), "featureFlagPayloads": payloads}
 
     @_flag_call(lambda: None)
     def get_remote_config_payload(self, key: str) -> Any:
@@ -422,12 +422,12 @@ class FlagCalls:
         device_id: object,
         only_locally: bool,
     ) -> FeatureFlagEvaluations:
-        return self._answer(
+        return self._evaluation(
             distinct_id, groups, person_properties, group_properties, disable_geoip, device_id,
             keys=[str(resolved(key))], only_locally=only_locally,
         ).snapshot(self._report)  # fmt: skip
 
-    def _answer(
+    def _evaluation(
         self,
         distinct_id: object,
         groups: Mapping[str, Any] | None,
@@ -438,14 +438,14 @@ class FlagCalls:
         *,
         keys: Sequence[str] | None,
         only_locally: bool,
-    ) -> Answer:
+    ) -> Evaluation:
         person = contexts.coerce_id(distinct_id)
         person = contexts.get_context_distinct_id() if person is None else person
         pipeline = self._current()
         if person is None or self._is_off():
-            from .feature_flags.snapshot import Answer
+            from .feature_flags.snapshot import Evaluation
 
-            return Answer(None, {})
+            return Evaluation(None, {})
         stored, stored_of_groups = self._stored_properties()
         device = None if device_id is None else contexts.coerce_id(device_id)
         without_geoip = None if disable_geoip is None else resolved(disable_geoip)
@@ -486,7 +486,7 @@ class FlagCalls:
         options = resolved(send_feature_flags)
         options = options if isinstance(options, Mapping) else {}
         groups: Any = draft.groups
-        answer = self._answer(
+        evaluation = self._evaluation(
             draft.distinct_id,
             groups,
             options.get("person_properties"),
@@ -496,23 +496,23 @@ class FlagCalls:
             keys=options.get("flag_keys_filter"),
             only_locally=options.get("only_evaluate_locally") is True,
         )
-        return answer.snapshot().event_properties()
+        return evaluation.snapshot().event_properties()
 
-    def _report(self, answer: Answer, key: str, record: Record | None) -> None:
+    def _report(self, evaluation: Evaluation, key: str, record: Record | None) -> None:
         """Report a read of a flag, unless it was reported before. Never raises."""
-        if answer.distinct_id is None:
+        if evaluation.distinct_id is None:
             return
         try:
             from .feature_flags.exposures import exposures_of
 
             reported = self._flags().reported
-            for exposure in exposures_of(answer, key, record):
-                reported.once(exposure.key, partial(self._captured, answer, exposure))
+            for exposure in exposures_of(evaluation, key, record):
+                reported.once(exposure.key, partial(self._captured, evaluation, exposure))
         except Exception as error:
             raise_interrupt(error)
             log_internal_error("the report of a feature flag", error)
 
-    def _captured(self, answer: Answer, exposure: Exposure) -> bool:
+    def _captured(self, evaluation: Evaluation, exposure: Exposure) -> bool:
         """Capture one event, and return True if it counts as reported: sent, or dropped by `before_send`."""
         built = False
 
@@ -526,11 +526,11 @@ class FlagCalls:
         draft = Draft(
             exposure.name,
             {**exposure.properties, **exposure.fixed},
-            answer.distinct_id,
+            evaluation.distinct_id,
             None,
             uuid,
             None,
-            groups=answer.groups or None,
+            groups=evaluation.groups or None,
             with_runtime=True,
             finalize=finalize,
         )

@@ -49,10 +49,10 @@ class Pipeline:
         "_common",
         "_created",
         "_describer",
+        "_dropped_in_a_row",
         "_flags",
-        "_has_said_dropped",
+        "_has_logged_drop",
         "_has_warned_of_top_level",
-        "_hooked_in_vain",
         "exception_hooks",
         "hooks",
         "missing",
@@ -66,8 +66,8 @@ class Pipeline:
         self.exception_hooks: ExceptionHooks | None = None
         self._created = time.time()
         self.shows_events = settings.debug
-        self._has_said_dropped = False
-        self._hooked_in_vain: int | None = 0
+        self._has_logged_drop = False
+        self._dropped_in_a_row: int | None = 0
         self._has_warned_of_top_level = False
         self._describer: ExceptionDescriber | None = None
         self._flags: FeatureFlags | None = None
@@ -180,9 +180,9 @@ class Pipeline:
                 hooked = self._hooked(_encode(event, draft, *written).decode())
                 if hooked is None:
                     self.outbox.drop("before_send")
-                    self._count_in_vain()
+                    self._count_dropped_by_hooks()
                     return None
-                self._hooked_in_vain = None
+                self._dropped_in_a_row = None
                 event, written = checked(hooked, is_history=settings.historical_migration), ()
             return _encode(event, draft, *written)
         except EventTooLargeError as error:
@@ -219,11 +219,11 @@ class Pipeline:
         self._warn_of_top_level(final)
         return final
 
-    def _count_in_vain(self) -> None:
+    def _count_dropped_by_hooks(self) -> None:
         """Warn if a hook has dropped all of the first events: it may have forgotten to return them."""
-        if self._hooked_in_vain is not None:
-            self._hooked_in_vain += 1
-            if self._hooked_in_vain == SUSPICIOUS_DROPS:
+        if self._dropped_in_a_row is not None:
+            self._dropped_in_a_row += 1
+            if self._dropped_in_a_row == SUSPICIOUS_DROPS:
                 logger.warning(
                     "before_send dropped each of the first %d events; check that it returns the event",
                     SUSPICIOUS_DROPS,
@@ -231,8 +231,8 @@ class Pipeline:
 
     def _say_dropped(self, name: str) -> None:
         """Log at INFO once, then at DEBUG: a hook may drop most events on purpose (H-4)."""
-        level = logging.DEBUG if self._has_said_dropped else logging.INFO
-        self._has_said_dropped = True
+        level = logging.DEBUG if self._has_logged_drop else logging.INFO
+        self._has_logged_drop = True
         logger.log(level, "before_send returned None; event %r is dropped", name)
 
     def _warn_of_top_level(self, event: dict[str, Any]) -> None:

@@ -88,8 +88,8 @@ class Settings:
     )
     spool_directory: str | None = _option(
         None,
-        "The directory in which the spool stores events. By default `$XDG_STATE_HOME/leanbase`, else one of "
-        "this user among the temporary files.",
+        "The directory in which the spool stores events. By default `$XDG_STATE_HOME/leanbase`, else "
+        "`leanbase-<user id>` in the directory for temporary files.",
     )
     spool_fsync: bool = _option(
         False,
@@ -175,24 +175,24 @@ class Settings:
     )
     secret_key: str | None = _option(
         None,
-        "The key with which flag definitions are loaded from the server. Keep it out of functions that get "
-        "them from elsewhere.",
+        "The key that loads flag definitions from the server. Do not give it to functions that load them "
+        "from another source.",
         secret=True,
     )
     flag_definitions: FlagDefinitions | None = _option(
         None,
-        "Where flag definitions come from: `api`, `file:…`, `s3://…`, `dynamodb://…`, `appconfig://…`, "
-        "`module:Class`, an instance, or several of them. By default `api` if there is a `secret_key`; else "
-        "the server evaluates flags.",
+        "The sources of flag definitions: `api`, `file:…`, `s3://…`, `dynamodb://…`, `appconfig://…`, "
+        "`module:Class`, an instance, or several of them. Default: `api` if there is a `secret_key`. Without "
+        "a source the server evaluates flags.",
     )
     flags_ttl: float = _option(
         60.0,
-        "The number of seconds after which the source of flag definitions is asked again.",
+        "The number of seconds after which flag definitions are refreshed from their source.",
         least=0.1,
     )
     flags_max_age: float = _option(
         300.0,
-        "The number of seconds after which flag definitions are not used before their source was asked.",
+        "The number of seconds after which flag definitions are reloaded before they are used.",
         least=0.1,
     )
     flags_timeout: float = _option(

@@ -44,7 +44,7 @@ PUBLIC = {
         *("SqsTransport", "Undelivered"),
     },
     "leanbase.testing": {
-        *("CapturedEvents", "FlagsAtHand", "FunctionError", "LambdaContext", "LambdaSimulator"),
+        *("CapturedEvents", "FlagOverrides", "FunctionError", "LambdaContext", "LambdaSimulator"),
         *("SourceContract", "TransportContract"),
     },
     "leanbase.feature_flags": {

@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError(f"there is no directory {directory}")
     spool = SpoolTransport(
         directory,
-        _Keeping(transport),
+        _RetainingWhenAllRefused(transport),
         project=project,
         max_bytes=settings.spool_max_bytes,
     )
@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if receipt.has_retained or refused else 0
 
 
-class _Keeping(BaseTransport):
+class _RetainingWhenAllRefused(BaseTransport):
     """Retains events if the server refuses all events, for example because the key is wrong."""
 
     def __init__(self, inner: BaseTransport) -> None:

@@ -64,8 +64,10 @@ class Outbox:
     ) -> None:
         self.disabled = False
         self._transport = transport
-        tells = on_error is not None
-        self._ledger = transport.attach(self._report, lambda: self.disabled, owner=owner, tells=tells)
+        reports_dropped = on_error is not None
+        self._ledger = transport.attach(
+            self._report, lambda: self.disabled, owner=owner, reports_dropped=reports_dropped
+        )
         self.send_seconds = send_seconds
         self.is_buffered = transport.is_buffer
         self._flush_at = flush_at
@@ -98,10 +100,10 @@ class Outbox:
                 raise ClosedError(event)
             self._ledger.drop("send_off")
             return True
-        if self._on_error is not None and self._is_telling():
+        if self._on_error is not None and self._is_reporting():
             event.is_quiet = not is_in_signal_handler()
         carried = scope = open_scope()
-        if scope is not None and (not scope.is_open or (self.is_buffered and not scope.past_buffers)):
+        if scope is not None and (not scope.is_open or (self.is_buffered and not scope.bypasses_buffers)):
             scope = None
         if self._transport.waits_for_room and not self.disabled:
             deadline = send_deadline(self.send_seconds)
@@ -163,10 +165,10 @@ class Outbox:
             return self._transport.keep_collected(scope)
         if deadline is None:
             deadline = send_deadline(self.send_seconds, scope.last_chance if scope.closed else None)
-        if self._ledger.has_untold():
+        if self._ledger.has_unreported():
             self._report(())
-        over = self._ledger.flights(lambda flight: flight.scope is scope) if take_over else None
-        return self._transport.send_pending(deadline, scope=scope, over=over)
+        taking_over = self._ledger.flights(lambda flight: flight.scope is scope) if take_over else None
+        return self._transport.send_pending(deadline, scope=scope, taking_over=taking_over)
 
     def keep_collected(self, scope: DeliveryScope) -> None:
         """Leave the events that a scope has collected to the next send."""
@@ -196,7 +198,7 @@ class Outbox:
             if self.disabled:
                 return True
             deadline = send_deadline(self.send_seconds)
-            if self._ledger.has_untold():
+            if self._ledger.has_unreported():
                 self._report(())
             passed_on = not self._transport.send_pending(deadline).has_retained
             return passed_on and (not waits or self._transport.join(deadline))
@@ -206,7 +208,7 @@ class Outbox:
 
     def join(self, scope: DeliveryScope | None, deadline: Deadline | None = None) -> None:
         """Wait for the sends of other threads for a scope; `None` means their sends outside of scopes."""
-        if self._is_telling() or not self._ledger.has_flights():
+        if self._is_reporting() or not self._ledger.has_flights():
             return
         if deadline is None:
             deadline = send_deadline(self.send_seconds)
@@ -240,11 +242,11 @@ class Outbox:
             deadline: When this call must have returned. It replaces `timeout` and `last_chance`.
             last_chance: Allows one attempt even while sends pause; see `Deadline`.
         """
-        if self.disabled or self._is_telling():
+        if self.disabled or self._is_reporting():
             return self.waiting()
         if deadline is None:
             deadline = send_deadline(self.send_seconds if timeout is None else timeout, last_chance)
-        if self._ledger.has_untold():
+        if self._ledger.has_unreported():
             self._report(())
         receipt = self._send_open_scope(deadline)
         if receipt.has_retained:
@@ -255,9 +257,9 @@ class Outbox:
         """Refuse new events, send pending events, and close the transport. Blocks up to `timeout` seconds."""
         self._ledger.seal()
         deadline = send_deadline(timeout, last_chance)
-        if self.disabled or self._is_telling():
+        if self.disabled or self._is_reporting():
             return self._transport.abandon(deadline=deadline)
-        if self._ledger.has_untold():
+        if self._ledger.has_unreported():
             self._report(())
         receipt = self._send_open_scope(deadline)
         # After a failed send, close without an immediate retry.
@@ -290,7 +292,7 @@ class Outbox:
 
         `groups` are events that a send has retained, or that a call has refused.
         """
-        if self._on_error is None or self._is_telling():
+        if self._on_error is None or self._is_reporting():
             return  # the outer call reports dropped events when `on_error` returns
         by_cause: dict[int, OutcomeGroup] = {}
         for group in groups:
@@ -302,16 +304,16 @@ class Outbox:
         try:
             _telling.set((*others, self))  # inside the `try`: an interrupt may come right after it
             for group in by_cause.values():
-                self._tell(group)
-            self._ledger.tell(self._tell)
+                self._report_dropped(group)
+            self._ledger.report_dropped(self._report_dropped)
         finally:
             _telling.set(others)
 
-    def _is_telling(self) -> bool:
+    def _is_reporting(self) -> bool:
         """Return True if this call comes from inside `on_error`."""
         return self in _telling.get()
 
-    def _tell(self, group: OutcomeGroup) -> None:
+    def _report_dropped(self, group: OutcomeGroup) -> None:
         events = [event.decode() for event in group.events if not event.is_quiet]
         if events and self._on_error is not None:
             try:

@@ -66,7 +66,7 @@ class DeliveryScope:
             scope may then stay open for long, so the first capture after the oldest event has waited
             `flush_interval` seconds also sends.
         last_chance: How the close sends, if the process may end after it; see `Deadline`.
-        is_handlers: Whether the scope belongs to a handler, job or task. A request inside such a scope
+        belongs_to_handler: Whether the scope belongs to a handler, job or task. A request inside such a scope
             inherits its context.
 
     Attributes:
@@ -85,7 +85,7 @@ class DeliveryScope:
 
     is_request = False
     is_async = False
-    past_buffers = True
+    bypasses_buffers = True
     """Whether the scope also collects the events of clients that have a buffer."""
 
     def __init__(
@@ -94,7 +94,7 @@ class DeliveryScope:
         deadline: Deadline | None = None,
         last_chance: LastChance | None = None,
         *,
-        is_handlers: bool = False,
+        belongs_to_handler: bool = False,
     ) -> None:
         if flush not in ("end", "each"):
             raise ValueError(f"flush must be 'end' or 'each', not {flush!r}")
@@ -104,7 +104,7 @@ class DeliveryScope:
         self.closed = False
         self.finished = False
         self.deferred = False
-        self.is_handlers = is_handlers
+        self.belongs_to_handler = belongs_to_handler
         self.collects = flush == "end"
         self.senders: dict[Sender, None] = {}
         self.latest: dict[Sender, EncodedEvent] | None = None
@@ -187,8 +187,8 @@ class DeliveryScope:
         return receipt
 
     def _of(self, others: Sequence[Sender]) -> Sequence[Sender]:
-        """Return the clients that this scope flushes: clients with a buffer only if `past_buffers` is set."""
-        return others if self.past_buffers else [sender for sender in others if not sender.is_buffered]
+        """Return the clients that this scope flushes: those with a buffer only with `bypasses_buffers`."""
+        return others if self.bypasses_buffers else [sender for sender in others if not sender.is_buffered]
 
     def send_later(self, *others: Sender) -> None:
         """Let a background thread send everything soon. Does not block."""
@@ -265,9 +265,9 @@ class RequestScope(DeliveryScope):
         deadline: As for `DeliveryScope`.
         is_async: As for `DeliveryScope`.
         is_long: Whether events are also sent before the close, because the request may last, as a WebSocket.
-        past_buffers: Whether the scope also collects the events of clients that have a buffer. Otherwise the
-            buffer batches these events, and a request needs no send.
-        leaves_sends: Whether a thread sends for every capture inside, so that other requests need not wait.
+        bypasses_buffers: Whether the scope also collects the events of clients that have a buffer. Otherwise
+            the buffer batches these events, and a request needs no send.
+        sends_in_thread: Whether a thread sends for every capture inside, so that other requests do not wait.
     """
 
     is_request = True
@@ -279,17 +279,17 @@ class RequestScope(DeliveryScope):
         *,
         is_async: bool,
         is_long: bool,
-        past_buffers: bool,
-        leaves_sends: bool,
+        bypasses_buffers: bool,
+        sends_in_thread: bool,
     ) -> None:
         super().__init__(flush, deadline)
         self.is_async = is_async
-        self.past_buffers = past_buffers
+        self.bypasses_buffers = bypasses_buffers
         self._is_long = is_long
-        self._leaves_sends = leaves_sends
+        self._sends_in_thread = sends_in_thread
 
     def may_block(self) -> bool:
-        return not self._leaves_sends and super().may_block()
+        return not self._sends_in_thread and super().may_block()
 
     @property
     def sends_at_intervals(self) -> bool:
@@ -358,7 +358,7 @@ def warn_of_other_thread() -> None:
     global _has_warned_of_thread
     if _has_warned_of_thread or threading.current_thread() is threading.main_thread():
         return
-    if any(scope.is_handlers and scope.is_open for scope in unfinished_scopes()):
+    if any(scope.belongs_to_handler and scope.is_open for scope in unfinished_scopes()):
         _has_warned_of_thread = True
         logger.warning(
             "a thread captured an event outside the context of the handler or job: it has no tags and no "

@@ -150,12 +150,12 @@ def _warn_of_zone(moment: Any) -> None:
     """Warn once that a naive datetime counts as UTC, if this machine has another time zone."""
     if not moment.astimezone().utcoffset():
         return
-    _say_zone()
+    _warn_about_time_zone()
 
 
 @cache
-def _say_zone() -> None:
+def _warn_about_time_zone() -> None:
     logger.warning(
-        "a timestamp without a UTC offset is taken as UTC, but the time zone of this machine is another; "
+        "a timestamp without a UTC offset is taken as UTC, but this machine's time zone is not UTC; "
         "pass datetimes with a tzinfo"
     )

@@ -90,7 +90,7 @@ class Flag:
 
     Attributes:
         is_active: Whether the flag is switched on.
-        keeps_experience: Whether an id keeps its earlier value, which only the server knows.
+        has_sticky_values: Whether an id keeps its earlier value, which only the server knows.
         group_type: The flag's group type; `None` for persons, `UNSUPPORTED` for an unknown type.
         by_device: Whether the flag is bucketed by device id.
         enrolment: The person property that decides the flag, if persons opt in.
@@ -106,7 +106,7 @@ class Flag:
         self.raw = raw
         self.key: str = raw["key"]
         self.is_active = bool(raw.get("active"))
-        self.keeps_experience = bool(raw.get("ensure_experience_continuity"))
+        self.has_sticky_values = bool(raw.get("ensure_experience_continuity"))
         self.defect: Undecided | None = None
         self.results: dict[bool | str, Any] = {}
         self.group_type: str | Undecided | None = None

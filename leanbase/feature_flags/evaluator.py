@@ -74,7 +74,7 @@ class Identity:
         """Return the value of a flag (`True`, `False` or the variant), or why it is undecided."""
         if not flag.is_active:
             return False
-        if flag.keeps_experience:
+        if flag.has_sticky_values:
             return CONTINUITY
         if flag.defect is not None:
             return flag.defect
@@ -113,7 +113,7 @@ class Identity:
         value: Value | Undecided
         if not flag.is_active:
             value = False
-        elif flag.keeps_experience:
+        elif flag.has_sticky_values:
             value = CONTINUITY
         elif flag.defect is not None:
             value = flag.defect

@@ -23,7 +23,7 @@ def obstacle(flag: Flag) -> tuple[str | None, bool]:
     """Return why a flag may not be evaluated locally (or `None`), and whether it never can be."""
     if not flag.is_active:
         return None, False
-    if flag.keeps_experience:
+    if flag.has_sticky_values:
         return _OBSTACLES[Reason.EXPERIENCE_CONTINUITY], True
     if flag.defect is not None or isinstance(flag.group_type, Undecided):
         return _OBSTACLES[Reason.UNSUPPORTED_DEFINITION], True
@@ -54,7 +54,7 @@ def explained(flag: Flag, identity: Identity) -> Iterator[str]:
     if not flag.is_active:
         yield "it is switched off"
         return
-    if flag.keeps_experience:
+    if flag.has_sticky_values:
         yield _OBSTACLES[Reason.EXPERIENCE_CONTINUITY]
         return
     subject = identity.subject(flag.group_type, by_device=flag.by_device)
@@ -67,11 +67,11 @@ def explained(flag: Flag, identity: Identity) -> Iterator[str]:
     properties, who = subject
     yield f"it is about {_whom(flag)} {who!r}"
     if flag.enrolment is not None:
-        yield f"people opt into it: {flag.enrolment} is {_spelled(properties.get(flag.enrolment))}"
+        yield f"people opt into it: {flag.enrolment} is {_shown(properties.get(flag.enrolment))}"
         return
     if flag.holdout is not None:
         place = holdout_hash(who)
-        yield f"{flag.holdout[0]}: {_percent(flag.holdout[1])} are held out, the place is {_percent(place)}"
+        yield f"{flag.holdout[0]}: {_percent(flag.holdout[1])} are held out, the hash is {_percent(place)}"
         if flag.holdout[1] >= 1.0 or place <= flag.holdout[1]:
             return
     conditions = (flag.raw.get("filters") or {}).get("groups") or []
@@ -111,13 +111,13 @@ def _condition(
         key = each.get("key")
         given = "" if each.get("type") in ("cohort", "flag") else f", given {_given(properties, key)}"
         operator = each.get("operator") or ("in" if each.get("type") == "cohort" else "exact")
-        yield False, f"{key} {operator} {_spelled(each.get('value'))}{given}: {said}"
+        yield False, f"{key} {operator} {_shown(each.get('value'))}{given}: {said}"
     if not all(outcome is True for outcome in outcomes):
         return
     if condition.share is not None:
         place = rollout_hash(flag.key, who)
         is_in = place <= condition.share
-        place_text = f"the place of {who!r} is {_percent(place)}"
+        place_text = f"the hash of {who!r} is {_percent(place)}"
         yield (
             flag.ends_early and not is_in,
             f"rollout to {_percent(condition.share)}, {place_text}: {'in' if is_in else 'out'}",
@@ -125,7 +125,7 @@ def _condition(
         if not is_in:
             return
     if flag.variants and condition.variant is None:
-        yield True, f"the place among the variants is {_percent(variant_hash(flag.key, who))}"
+        yield True, f"the hash for the variant is {_percent(variant_hash(flag.key, who))}"
     else:
         yield True, "it matches" if condition.variant is None else f"it gives {condition.variant!r}"
 
@@ -137,10 +137,10 @@ def _whom(flag: Flag) -> str:
 
 
 def _given(properties: Mapping[str, Any], key: Any) -> str:
-    return _spelled(properties[key]) if key in properties else "nothing"
+    return _shown(properties[key]) if key in properties else "nothing"
 
 
-def _spelled(value: Any) -> str:
+def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 

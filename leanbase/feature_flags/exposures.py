@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from .. import forking
-from .snapshot import LOCAL_REASON, Answer, Record
+from .snapshot import LOCAL_REASON, Evaluation, Record
 
 CALLED = "$feature_flag_called"
 EXPOSURE = "$experiment_exposure"
@@ -60,16 +60,16 @@ class Exposure(NamedTuple):
                 del properties[name]
 
 
-def exposures_of(answer: Answer, key: str, record: Record | None) -> list[Exposure]:
+def exposures_of(evaluation: Evaluation, key: str, record: Record | None) -> list[Exposure]:
     """Return the events about a read of a flag, including those that are already captured."""
-    called = _called(answer, key, record)
+    called = _called(evaluation, key, record)
     found = [called]
     if record is not None and record.is_exposure:
-        found.append(_exposure(answer, called, record))
+        found.append(_exposure(evaluation, called, record))
     return found
 
 
-def _called(answer: Answer, key: str, record: Record | None) -> Exposure:
+def _called(evaluation: Evaluation, key: str, record: Record | None) -> Exposure:
     response = None if record is None else record.value
     fixed: dict[str, Any] = {
         "$feature_flag": key,
@@ -77,25 +77,25 @@ def _called(answer: Answer, key: str, record: Record | None) -> Exposure:
         "locally_evaluated": record is not None and record.is_local,
     }
     properties: dict[str, Any] = {f"$feature/{key}": response}
-    errors = list(answer.errors)
+    errors = list(evaluation.errors)
     if record is None:
-        errors.append(INCONCLUSIVE if key in answer.unresolved else FLAG_MISSING)
+        errors.append(INCONCLUSIVE if key in evaluation.unresolved else FLAG_MISSING)
     else:
         if record.error is not None:
             errors.append(record.error)
-        properties.update(_known(answer, record))
+        properties.update(_known(evaluation, record))
         fixed.update(record.attribution or {})
     if errors:
         fixed["$feature_flag_error"] = ",".join(dict.fromkeys(errors))
     is_minimal = record is not None and record.has_experiment is False
     if record is not None and is_minimal:
-        is_minimal = answer.is_minimal_here if record.is_local else answer.is_minimal
+        is_minimal = evaluation.is_minimal_locally if record.is_local else evaluation.is_minimal
     attribution = sorted((record.attribution or {}).items()) if record is not None else ()
-    identity = _key(answer, key, repr(response), fixed.get("$feature_flag_error"), attribution)
+    identity = _key(evaluation, key, repr(response), fixed.get("$feature_flag_error"), attribution)
     return Exposure(CALLED, identity, properties, fixed, is_minimal)
 
 
-def _known(answer: Answer, record: Record) -> dict[str, Any]:
+def _known(evaluation: Evaluation, record: Record) -> dict[str, Any]:
     found: dict[str, Any] = {
         "$feature_flag_payload": record.decoded_payload(),
         "$feature_flag_id": record.id,
@@ -104,12 +104,12 @@ def _known(answer: Answer, record: Record) -> dict[str, Any]:
         "$feature_flag_has_experiment": record.has_experiment,
     }
     if not record.is_local:
-        found["$feature_flag_request_id"] = answer.request_id
-        found["$feature_flag_evaluated_at"] = answer.evaluated_at
+        found["$feature_flag_request_id"] = evaluation.request_id
+        found["$feature_flag_evaluated_at"] = evaluation.evaluated_at
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _exposure(answer: Answer, called: Exposure, record: Record) -> Exposure:
+def _exposure(evaluation: Evaluation, called: Exposure, record: Record) -> Exposure:
     names = ("$feature_flag", "$feature_flag_response", "locally_evaluated")
     attribution = ("$feature_flag_variant_key", "$feature_flag_rule_id")
     if_known = (
@@ -121,12 +121,12 @@ def _exposure(answer: Answer, called: Exposure, record: Record) -> Exposure:
     fixed = {name: called.fixed[name] for name in (*names, *attribution)}
     properties = {name: called.properties[name] for name in if_known if name in called.properties}
     rule = [called.fixed[name] for name in attribution]
-    return Exposure(EXPOSURE, _key(answer, record.key, EXPOSURE, *rule), properties, fixed, False)
+    return Exposure(EXPOSURE, _key(evaluation, record.key, EXPOSURE, *rule), properties, fixed, False)
 
 
-def _key(answer: Answer, *parts: object) -> bytes:
+def _key(evaluation: Evaluation, *parts: object) -> bytes:
     """Return 64 bits that identify a report and its identity."""
-    text = repr((answer.distinct_id, sorted(answer.groups.items()), parts))
+    text = repr((evaluation.distinct_id, sorted(evaluation.groups.items()), parts))
     return blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).digest()
 
 

@@ -14,7 +14,7 @@ from .evaluator import Identity
 from .exposures import Reported
 from .operators import UNSUPPORTED, Undecided
 from .remote import RemoteFlags
-from .snapshot import LOCAL_REASON, Answer, Record
+from .snapshot import LOCAL_REASON, Evaluation, Record
 from .sources import sources_of
 from .store import DefinitionsStore
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("leanbase")
 
 MAX_STORES = 16
 
-Whom: TypeAlias = tuple[
+Subject: TypeAlias = tuple[
     str, Mapping[str, str], Mapping[str, Any], Mapping[str, Mapping[str, Any]], "str | None"
 ]
 """The arguments of `identity_of` from `distinct_id` on."""
@@ -91,7 +91,7 @@ class FeatureFlags:
         without_geoip: bool,
         keys: Sequence[str] | None = None,
         only_locally: bool = False,
-    ) -> Answer:
+    ) -> Evaluation:
         """Evaluate flags locally, and the others with one request to the server.
 
         Blocks as `DefinitionsStore.pinned` does, and for the request. Never raises.
@@ -100,52 +100,59 @@ class FeatureFlags:
         the sender's IP address. `keys` are the flags; `None` means all. With `only_locally`, no request is
         sent.
         """
-        answer = Answer(distinct_id, groups)
+        evaluation = Evaluation(distinct_id, groups)
         if keys is not None and not keys:
-            return answer
+            return evaluation
         identity = (distinct_id, groups, person_properties, group_properties, device_id)
-        definitions = self._evaluate_here(identity, keys, answer)
-        is_complete = definitions is not None and not answer.unresolved
-        if is_complete and keys is not None and definitions is not None and len(answer.records) < len(keys):
+        definitions = self._evaluate_locally(identity, keys, evaluation)
+        is_complete = definitions is not None and not evaluation.unresolved
+        if (
+            is_complete
+            and keys is not None
+            and definitions is not None
+            and len(evaluation.records) < len(keys)
+        ):
             unknown = self.store.unknown if self.store is not None else ()
             is_complete = all(key in definitions or key in unknown for key in keys)
-        answer.is_complete = is_complete
+        evaluation.is_complete = is_complete
         if not (is_complete or only_locally or self._settings.flags_only_evaluate_locally):
-            self._ask(identity, without_geoip, keys, answer, definitions)
-            answer.is_complete = not answer.errors
-        return answer
+            self._ask(identity, without_geoip, keys, evaluation, definitions)
+            evaluation.is_complete = not evaluation.errors
+        return evaluation
 
-    def _evaluate_here(self, whom: Whom, keys: Sequence[str] | None, answer: Answer) -> Definitions | None:
+    def _evaluate_locally(
+        self, subject: Subject, keys: Sequence[str] | None, evaluation: Evaluation
+    ) -> Definitions | None:
         if self.store is None:
             return None
-        definitions, now, answer.is_stale = self.store.pinned()
+        definitions, now, evaluation.is_stale = self.store.pinned()
         if definitions is None:
             return None
         if not self._has_checked_host:
             self._check_host(definitions)
-        answer.is_minimal_here = definitions.is_minimal
-        answer.definitions_etag = definitions.etag
-        evaluated_here(identity_of(definitions, now, *whom), keys, answer, definitions)
+        evaluation.is_minimal_locally = definitions.is_minimal
+        evaluation.definitions_etag = definitions.etag
+        evaluated_here(identity_of(definitions, now, *subject), keys, evaluation, definitions)
         return definitions
 
     def _ask(
         self,
-        whom: Whom,
+        subject: Subject,
         without_geoip: bool,
         keys: Sequence[str] | None,
-        answer: Answer,
+        evaluation: Evaluation,
         definitions: Definitions | None,
     ) -> None:
         remote = self._remote
         if remote is None:
             return
         deadline = send_deadline(remote.most_seconds)
-        found = remote.evaluate(_fields(*whom, without_geoip), keys, answer, deadline=deadline)
+        found = remote.evaluate(_request_fields(*subject, without_geoip), keys, evaluation, deadline=deadline)
         for key, record in found.items():
-            if (keys is None or key in keys) and key not in answer.records:
-                answer.records[key] = record
-                answer.unresolved.pop(key, None)
-        if definitions is not None and keys is not None and not answer.errors and self.store is not None:
+            if (keys is None or key in keys) and key not in evaluation.records:
+                evaluation.records[key] = record
+                evaluation.unresolved.pop(key, None)
+        if definitions is not None and keys is not None and not evaluation.errors and self.store is not None:
             self.store.unknown.update(key for key in keys if key not in found and key not in definitions)
 
     def _check_host(self, definitions: Definitions) -> None:
@@ -183,7 +190,7 @@ class FeatureFlags:
         return payload_of(self._settings, key)
 
 
-def _fields(
+def _request_fields(
     distinct_id: str,
     groups: Mapping[str, str],
     person_properties: Mapping[str, Any],
@@ -206,9 +213,9 @@ def _fields(
 
 
 def evaluated_here(
-    identity: Identity, keys: Sequence[str] | None, answer: Answer, definitions: Definitions
+    identity: Identity, keys: Sequence[str] | None, evaluation: Evaluation, definitions: Definitions
 ) -> None:
-    """Evaluate flags locally, and add the outcomes to `answer`."""
+    """Evaluate flags locally, and add the outcomes to `evaluation`."""
     for key in definitions if keys is None else keys:
         if key not in definitions:
             continue
@@ -218,12 +225,12 @@ def evaluated_here(
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             value = UNSUPPORTED  # an unforeseen definition must not affect other flags
         if isinstance(value, Undecided):
-            answer.unresolved[key] = value.reason
+            evaluation.unresolved[key] = value.reason
         else:
             record = flag.results.get(value)
             if record is None:
                 record = flag.results[value] = _record(flag, value)
-            answer.records[key] = record
+            evaluation.records[key] = record
 
 
 def _record(flag: Flag, value: bool | str) -> Record:
@@ -252,7 +259,7 @@ def _store_of(settings: Settings) -> DefinitionsStore | None:
         settings.host,
         settings.api_key,
         settings.secret_key,
-        str(named) if isinstance(named, (str, type(None))) else tuple(map(_named, _listed(named))),
+        str(named) if isinstance(named, (str, type(None))) else tuple(map(_source_name, _as_sequence(named))),
         settings.flags_ttl,
         settings.flags_max_age,
     )
@@ -277,9 +284,9 @@ def forget_stores() -> None:
     _stores.clear()
 
 
-def _listed(named: Any) -> Sequence[Any]:
+def _as_sequence(named: Any) -> Sequence[Any]:
     return named if isinstance(named, (list, tuple)) else (named,)
 
 
-def _named(source: Any) -> Any:
+def _source_name(source: Any) -> Any:
     return source if isinstance(source, str) else id(source)

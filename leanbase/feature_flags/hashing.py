@@ -13,20 +13,20 @@ def rollout_hash(key: str, who: str) -> float:
     >>> round(rollout_hash("checkout", "user-123"), 6)
     0.507882
     """
-    return _place(f"{key}.{who}")
+    return _hash(f"{key}.{who}")
 
 
 def variant_hash(key: str, who: str) -> float:
     """Return the hash of an id for a flag's variants."""
-    return _place(f"{key}.{who}variant")
+    return _hash(f"{key}.{who}variant")
 
 
 def holdout_hash(who: str) -> float:
     """Return the hash of an id for every holdout. The id is held out if the hash is at most the share."""
-    return _place(f"holdout-{who}")
+    return _hash(f"holdout-{who}")
 
 
-def _place(text: str) -> float:
+def _hash(text: str) -> float:
     # The first 60 bits: fifteen hexadecimal digits.
     digest = sha1(text.encode("utf-8", "replace"), usedforsecurity=False).digest()
     return (int.from_bytes(digest[:8], "big") >> 4) / _LARGEST

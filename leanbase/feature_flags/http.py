@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from ..transports._http.connection import Connections, Response
     from ..transports.deadline import Deadline
 
-MAX_ANSWER_BYTES = 16 * 1024 * 1024
+MAX_BODY_BYTES = 16 * 1024 * 1024
 
 JSON_HEADERS = {**HEADERS, "Accept-Encoding": "gzip"}
 
 
 class TooLargeError(ValueError):
-    """A response exceeds `MAX_ANSWER_BYTES`."""
+    """A response exceeds `MAX_BODY_BYTES`."""
 
 
 class HttpClient:
@@ -59,9 +59,7 @@ class HttpClient:
             if self._connections is None:
                 self._connections = Connections()
             connections = self._connections
-        response = connections.request(
-            method, url, body, headers, deadline=deadline, most=MAX_ANSWER_BYTES + 1
-        )
+        response = connections.request(method, url, body, headers, deadline=deadline, most=MAX_BODY_BYTES + 1)
         response.body = _decompressed(response)
         return response
 
@@ -71,13 +69,13 @@ def _decompressed(response: Response) -> bytes:
     if (response.headers.get("Content-Encoding") or "").strip().lower() == "gzip" and body:
         unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
         try:
-            body = unpacker.decompress(body, MAX_ANSWER_BYTES + 1)
+            body = unpacker.decompress(body, MAX_BODY_BYTES + 1)
         except zlib.error:
             return b""
-        if not unpacker.eof and len(body) <= MAX_ANSWER_BYTES:
+        if not unpacker.eof and len(body) <= MAX_BODY_BYTES:
             return b""  # truncated
-    if len(body) > MAX_ANSWER_BYTES:
-        raise TooLargeError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
+    if len(body) > MAX_BODY_BYTES:
+        raise TooLargeError(f"the response has more than {MAX_BODY_BYTES} bytes")
     return body
 
 

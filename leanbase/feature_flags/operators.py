@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 from . import values
 from .regexes import UnlikeError, compiled
-from .values import NotAValueError, ascii_lower, is_boolean_like, is_truthy, spelled
+from .values import NotAValueError, ascii_lower, is_boolean_like, is_truthy, to_string
 
 
 class Reason(str, Enum):
@@ -84,26 +84,26 @@ def _equality(value: Any, matching_version: int, *, negated: bool) -> Test:
     if matching_version < 2 and is_boolean_like(value):  # also true for an empty list
         expected = is_truthy(value)
         return lambda given, _: (is_truthy(given) is expected) is not negated
-    wanted = frozenset(spelled(each).lower() for each in (value if type(value) is list else [value]))
-    return lambda given, _: (spelled(given).lower() in wanted) is not negated
+    wanted = frozenset(to_string(each).lower() for each in (value if type(value) is list else [value]))
+    return lambda given, _: (to_string(given).lower() in wanted) is not negated
 
 
 def _text(compare: Callable[[str, str], bool], *, negated: bool) -> Callable[[Any], Test]:
     def make(value: Any) -> Test:
-        wanted = ascii_lower(spelled(value))
-        return lambda given, _: compare(ascii_lower(spelled(given)), wanted) is not negated
+        wanted = ascii_lower(to_string(value))
+        return lambda given, _: compare(ascii_lower(to_string(given)), wanted) is not negated
 
     return make
 
 
 def _regex(*, negated: bool) -> Callable[[Any], Test]:
     def make(value: Any) -> Test:
-        search = compiled(spelled(value))
+        search = compiled(to_string(value))
 
         def test(given: Any, _: HasNow) -> Outcome:
             if search is None:
                 return False  # an invalid expression never matches, even negated
-            found = search(spelled(given))
+            found = search(to_string(given))
             return UNSUPPORTED if found is None else found is not negated
 
         return test
@@ -130,15 +130,15 @@ def _date(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Test | Undecid
     def make(value: Any) -> Test | Undecided:
         is_relative = values.is_relative(value)
 
-        def test(given: Any, whom: HasNow) -> Outcome:
-            now = whom.now
-            limit = values.relative_moment(value, now) if is_relative else values.moment(value, now)
+        def test(given: Any, subject: HasNow) -> Outcome:
+            now = subject.now
+            limit = values.relative_timestamp(value, now) if is_relative else values.timestamp(value, now)
             if limit is None:
                 return UNSUPPORTED
-            found = values.moment(given, now)
+            found = values.timestamp(given, now)
             return MISSING if found is None else compare(found, limit)
 
-        return test if is_relative or values.moment(value, _ANY_TIME) is not None else UNSUPPORTED
+        return test if is_relative or values.timestamp(value, _ANY_TIME) is not None else UNSUPPORTED
 
     return make
 
@@ -148,12 +148,12 @@ _ANY_TIME = datetime(2024, 2, 28)
 
 def _version_comparison(compare: Callable[[Any, Any], bool]) -> Callable[[Any], Test | Undecided]:
     def make(value: Any) -> Test | Undecided:
-        limit = values.version(spelled(value))
+        limit = values.version(to_string(value))
         if limit is None:
             return UNSUPPORTED
 
         def test(given: Any, _: HasNow) -> Outcome:
-            found = values.version(spelled(given))
+            found = values.version(to_string(given))
             return MISSING if found is None else compare(found, limit)
 
         return test
@@ -165,13 +165,13 @@ def _version_range(
     bounds_of: Callable[[str], tuple[values.Version, values.Version] | None],
 ) -> Callable[[Any], Test | Undecided]:
     def make(value: Any) -> Test | Undecided:
-        bounds = bounds_of(spelled(value))
+        bounds = bounds_of(to_string(value))
         if bounds is None:
             return UNSUPPORTED
         low, high = bounds
 
         def test(given: Any, _: HasNow) -> Outcome:
-            found = values.version(spelled(given))
+            found = values.version(to_string(given))
             return MISSING if found is None else low <= found < high
 
         return test

@@ -15,7 +15,7 @@ from ..transports.deadline import Deadline
 from .breaker import FAIR_SECONDS, SHORT_PAUSE_SECONDS, breaker_of
 from .http import JSON_HEADERS, HttpClient, decoded, is_refused, is_timeout
 from .responses import UNKNOWN, UnreadableError, read
-from .snapshot import Answer, Record
+from .snapshot import Evaluation, Record
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -53,36 +53,41 @@ class RemoteFlags:
         self._http.close()
 
     def evaluate(
-        self, fields: Mapping[str, Any], keys: Sequence[str] | None, answer: Answer, *, deadline: Deadline
+        self,
+        fields: Mapping[str, Any],
+        keys: Sequence[str] | None,
+        evaluation: Evaluation,
+        *,
+        deadline: Deadline,
     ) -> dict[str, Record]:
-        """Return the server's records by key. Failures are added to `answer.errors`. Blocks.
+        """Return the server's records by key. Failures are added to `evaluation.errors`. Blocks.
 
         Args:
             fields: The fields of the request about the identity, as JSON values.
             keys: The flags to evaluate; `None` for all.
-            answer: Also receives the server's request id and timestamp.
+            evaluation: Also receives the server's request id and timestamp.
             deadline: The time by which the call returns.
         """
         breaker = breaker_of(self._url)
         if breaker.is_open:
-            answer.errors.append(CONNECTION_ERROR)
+            evaluation.errors.append(CONNECTION_ERROR)
             return {}
         given = deadline.remaining()
         if given <= 0.0:
-            answer.errors.append(TIMEOUT)
+            evaluation.errors.append(TIMEOUT)
             return {}
         try:
-            records = self._asked(fields, keys, answer, deadline)
+            records = self._asked(fields, keys, evaluation, deadline)
         except TransportError as error:
             error_of_flags = TIMEOUT if is_timeout(error) else CONNECTION_ERROR
             if error_of_flags == TIMEOUT and given < min(self._seconds, FAIR_SECONDS):
                 breaker.failed(at_once=True, seconds=SHORT_PAUSE_SECONDS)  # the request had little time
             else:
                 breaker.failed(at_once=error_of_flags == TIMEOUT)
-            self._failed(answer, error_of_flags, str(error))
+            self._failed(evaluation, error_of_flags, str(error))
         except (UnreadableError, ValueError, RecursionError):
             breaker.succeeded()
-            self._failed(answer, UNKNOWN, "the response is not an answer of the flags service")
+            self._failed(evaluation, UNKNOWN, "the response is not one of the flags service")
         else:
             if records is not None:
                 breaker.succeeded()
@@ -91,7 +96,11 @@ class RemoteFlags:
         return {}
 
     def _asked(
-        self, fields: Mapping[str, Any], keys: Sequence[str] | None, answer: Answer, deadline: Deadline
+        self,
+        fields: Mapping[str, Any],
+        keys: Sequence[str] | None,
+        evaluation: Evaluation,
+        deadline: Deadline,
     ) -> dict[str, Record] | None:
         asked = {} if keys is None else {"flag_keys_to_evaluate": list(keys)}
         wait = FIRST_WAIT_SECONDS
@@ -107,16 +116,16 @@ class RemoteFlags:
                     raise
             else:
                 if 200 <= response.status < 300:
-                    return read(decoded(response), answer)
+                    return read(decoded(response), evaluation)
                 if is_last or response.status not in RETRIED:
                     text = f"the server responded with {response.status}"
-                    self._failed(answer, f"api_error_{response.status}", text)
+                    self._failed(evaluation, f"api_error_{response.status}", text)
                     return {} if response.status < 500 else None
             time.sleep(wait)
             wait *= 2
         raise AssertionError("the last attempt returns or raises")
 
-    def _failed(self, answer: Answer, error: str, what: str) -> None:
-        answer.errors.append(error)
+    def _failed(self, evaluation: Evaluation, error: str, what: str) -> None:
+        evaluation.errors.append(error)
         text = f"about flags failed: {what}; flags without a value have their defaults"
         self._repeated.log(logging.WARNING, error, 1, text, "request(s)")

@@ -23,7 +23,7 @@ def payload_of(settings: Settings, key: str) -> Any:
     Blocks until the deadline of the open scope, at most `flags_timeout` seconds.
     """
     if not settings.secret_key:
-        logger.warning("get_remote_config_payload() needs secret_key; None is returned")
+        logger.warning("get_remote_config_payload() returns None: secret_key is not set")
         return None
     path = f"/api/projects/@current/feature_flags/{quote(key, safe='')}/remote_config"
     url = f"{settings.host}{path}?token={quote(settings.api_key or '', safe='')}"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .snapshot import Answer, FlagValue, Record
+from .snapshot import Evaluation, FlagValue, Record
 
 QUOTA_LIMITED = "quota_limited"
 ERRORS_WHILE_COMPUTING = "errors_while_computing_flags"
@@ -32,8 +32,8 @@ class UnreadableError(ValueError):
     """A field has an invalid type."""
 
 
-def read(body: object, answer: Answer) -> dict[str, Record]:
-    """Return the records of a response. Sets the fields of `answer` that apply to all of them.
+def read(body: object, evaluation: Evaluation) -> dict[str, Record]:
+    """Return the records of a response. Sets the fields of `evaluation` that apply to all of them.
 
     Raises:
         UnreadableError: This is not a response of `/flags/`.
@@ -42,7 +42,7 @@ def read(body: object, answer: Answer) -> dict[str, Record]:
         raise UnreadableError("not a JSON object")
     limited = body.get("quotaLimited")
     if isinstance(limited, list) and "feature_flags" in limited:
-        answer.errors.append(QUOTA_LIMITED)
+        evaluation.errors.append(QUOTA_LIMITED)
         return {}
     flags = body.get("flags")
     if isinstance(flags, Mapping):
@@ -52,11 +52,11 @@ def read(body: object, answer: Answer) -> dict[str, Record]:
     else:
         raise UnreadableError("no flags")
     if body.get("errorsWhileComputingFlags") is True:
-        answer.errors.append(ERRORS_WHILE_COMPUTING)
+        evaluation.errors.append(ERRORS_WHILE_COMPUTING)
     request_id, evaluated_at = body.get("requestId"), body.get("evaluatedAt")
-    answer.request_id = request_id if isinstance(request_id, str) else None
-    answer.evaluated_at = _integer(evaluated_at) if _is_integer(evaluated_at) else None
-    answer.is_minimal = body.get("minimalFlagCalledEvents") is True
+    evaluation.request_id = request_id if isinstance(request_id, str) else None
+    evaluation.evaluated_at = _integer(evaluated_at) if _is_integer(evaluated_at) else None
+    evaluation.is_minimal = body.get("minimalFlagCalledEvents") is True
     return records
 
 

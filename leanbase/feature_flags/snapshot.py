@@ -126,7 +126,7 @@ class FeatureFlagResult:
         return f"<FeatureFlagResult {self.key!r}: {self.get_value()!r}>"
 
 
-class Answer:
+class Evaluation:
     """The result of one evaluation. Snapshots are views of it.
 
     Attributes:
@@ -137,7 +137,7 @@ class Answer:
         errors: The errors of the request, for `$feature_flag_error`.
         evaluated_at: When the server evaluated the flags, in milliseconds since the epoch.
         is_minimal: Whether the server asks for minimal mode, for flags without an experiment.
-        is_minimal_here: Whether the definitions ask for minimal mode.
+        is_minimal_locally: Whether the definitions ask for minimal mode.
         is_stale: Whether the definitions were older than `flags_ttl`.
         is_complete: Whether every requested flag that exists was evaluated, locally or by the server.
     """
@@ -150,7 +150,7 @@ class Answer:
         "groups",
         "is_complete",
         "is_minimal",
-        "is_minimal_here",
+        "is_minimal_locally",
         "is_stale",
         "records",
         "request_id",
@@ -166,7 +166,7 @@ class Answer:
         self.request_id: str | None = None
         self.evaluated_at: int | None = None
         self.is_minimal = False
-        self.is_minimal_here = False
+        self.is_minimal_locally = False
         self.is_stale = False
         self.is_complete = True
         self.definitions_etag: str | None = None
@@ -180,7 +180,7 @@ class Answer:
         return {key: record.value for key, record in self.records.items() if record.value is not None}
 
 
-Report = Callable[[Answer, str, "Record | None"], object]
+Report = Callable[[Evaluation, str, "Record | None"], object]
 
 
 @final
@@ -202,12 +202,12 @@ class FeatureFlagEvaluations:
         True
     """
 
-    __slots__ = ("_accessed", "_answer", "_is_filtered", "_keys", "_report")
+    __slots__ = ("_accessed", "_evaluation", "_is_filtered", "_keys", "_report")
 
     def __init__(
-        self, answer: Answer, report: Report | None = None, keys: frozenset[str] | None = None
+        self, evaluation: Evaluation, report: Report | None = None, keys: frozenset[str] | None = None
     ) -> None:
-        self._answer = answer
+        self._evaluation = evaluation
         self._report = report
         self._keys = keys
         self._is_filtered = keys is not None
@@ -215,31 +215,31 @@ class FeatureFlagEvaluations:
 
     @property
     def error(self) -> str | None:
-        return ",".join(self._answer.errors) or None
+        return ",".join(self._evaluation.errors) or None
 
     @property
     def unresolved_flags(self) -> Mapping[str, Reason]:
-        return MappingProxyType({} if self._is_filtered else self._answer.unresolved)
+        return MappingProxyType({} if self._is_filtered else self._evaluation.unresolved)
 
     @property
     def is_about_somebody(self) -> bool:
         """Whether flags were evaluated for a distinct id."""
-        return self._answer.distinct_id is not None
+        return self._evaluation.distinct_id is not None
 
     @property
     def is_complete(self) -> bool:
         """Whether every requested flag that exists was evaluated, locally or by the server."""
-        return self._answer.is_complete
+        return self._evaluation.is_complete
 
     @property
     def is_stale(self) -> bool:
         """Whether the definitions were older than `flags_ttl`."""
-        return self._answer.is_stale
+        return self._evaluation.is_stale
 
     @property
     def definitions_etag(self) -> str | None:
         """The `ETag` of the definitions that were used, or `None`."""
-        return self._answer.definitions_etag
+        return self._evaluation.definitions_etag
 
     def is_local(self, key: str) -> bool:
         """Return True if a flag was evaluated locally."""
@@ -302,12 +302,12 @@ class FeatureFlagEvaluations:
         known = frozenset(record.key for record in self._records())
         if unknown := sorted(map(str, wanted - known)):
             logger.warning("flags.only(): there are no flags %s; they are left out", ", ".join(unknown))
-        return FeatureFlagEvaluations(self._answer, self._report, wanted & known)
+        return FeatureFlagEvaluations(self._evaluation, self._report, wanted & known)
 
     def only_accessed(self) -> FeatureFlagEvaluations:
         """Return a copy with the flags that `is_enabled` and `get_flag` have read so far."""
         known = frozenset(record.key for record in self._records())
-        return FeatureFlagEvaluations(self._answer, self._report, frozenset(self._accessed) & known)
+        return FeatureFlagEvaluations(self._evaluation, self._report, frozenset(self._accessed) & known)
 
     def event_properties(self) -> dict[str, Any]:
         """Return the properties that `capture(flags=…)` adds to an event."""
@@ -321,14 +321,14 @@ class FeatureFlagEvaluations:
         return f"<FeatureFlagEvaluations of {len(self.keys)} flags>"
 
     def _records(self) -> Sequence[Record]:
-        records = self._answer.records.values()
+        records = self._evaluation.records.values()
         return [each for each in records if self._keys is None or each.key in self._keys]
 
     def _record(self, key: str) -> Record | None:
         if self._keys is not None and key not in self._keys:
             return None
         try:
-            return self._answer.records.get(key)
+            return self._evaluation.records.get(key)
         except TypeError:
             return None  # the key is not hashable
 
@@ -339,5 +339,5 @@ class FeatureFlagEvaluations:
         self._accessed.add(key)
         is_missing_by_filter = self._is_filtered and record is None
         if is_reported and self._report is not None and not is_missing_by_filter:
-            self._report(self._answer, key, record)
+            self._report(self._evaluation, key, record)
         return None if record is None else record.value

@@ -76,7 +76,7 @@ class DefinitionsStore:
         self._loading = threading.Lock()
         self._asked: Stopwatch | None = None
         self._pins: WeakKeyDictionary[DeliveryScope, Pinned] = WeakKeyDictionary()
-        self._at_close = _AtClose(self)
+        self._at_close = _LoadAfterScope(self)
 
     # --- reading -----------------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class DefinitionsStore:
             try:
                 found = source.load(self._current, deadline=deadline)
                 if found is None and self._current is None:
-                    raise SourceError("it has no definitions, and nothing is loaded")
+                    raise SourceError("the source returned no definitions")
             except Exception as error:
                 raise_interrupt(error)
                 self._failed(source, error, seconds=PAUSE_SECONDS if has_time else SHORT_PAUSE_SECONDS)
@@ -227,14 +227,14 @@ class DefinitionsStore:
         if seconds:
             self._breaker.failed(at_once=True, seconds=self._max_age if is_final else seconds)
         what = str(error) if isinstance(error, SourceError) else type(error).__name__
-        use = "those that are loaded are used" if self._current is not None else "none are loaded"
+        use = "the loaded definitions are used" if self._current is not None else "none are loaded"
         level = logging.ERROR if is_final else logging.WARNING
         text = f"for flag definitions to {source!r} failed: {what}; {use}"
         self._repeated.log(level, (repr(source), is_final), 1, text, "request(s)")
         logger.debug("loading flag definitions failed here:", exc_info=error)
 
 
-class _AtClose:
+class _LoadAfterScope:
     """Loads definitions after a delivery scope has sent its events.
 
     It has the methods of a client: the scope joins all clients after all of them have sent.

@@ -29,13 +29,13 @@ class NotAValueError(ValueError):
     """A value cannot be written as JSON, such as NaN."""
 
 
-def spelled(value: Any) -> str:
+def to_string(value: Any) -> str:
     """Return a value as the server compares it: strings unchanged, any other value as JSON with sorted keys.
 
     Raises:
         NotAValueError: The value cannot be written as JSON.
 
-    >>> spelled("Pro"), spelled(None), spelled(5.0), spelled({"b": [1], "a": True})
+    >>> to_string("Pro"), to_string(None), to_string(5.0), to_string({"b": [1], "a": True})
     ('Pro', 'null', '5.0', '{"a":true,"b":[1]}')
     """
     if type(value) is str:
@@ -97,7 +97,7 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def moment(value: Any, now: datetime) -> datetime | None:
+def timestamp(value: Any, now: datetime) -> datetime | None:
     """Return the timestamp that a string contains, or `None`. Without an offset, it is in UTC.
 
     A year alone means today's month and day in that year, as on the server.
@@ -133,12 +133,12 @@ def is_relative(value: Any) -> bool:
     return type(value) is str and re.fullmatch(_RELATIVE, value) is not None
 
 
-def relative_moment(value: str, now: datetime) -> datetime | None:
+def relative_timestamp(value: str, now: datetime) -> datetime | None:
     """Return the timestamp of a relative date before `now`; `None` if it is out of range.
 
     Months and years are subtracted one at a time, each to the last day of a shorter month.
 
-    >>> relative_moment("-1m", datetime(2025, 3, 31, tzinfo=timezone.utc)).isoformat()
+    >>> relative_timestamp("-1m", datetime(2025, 3, 31, tzinfo=timezone.utc)).isoformat()
     '2025-02-28T00:00:00+00:00'
     """
     found = re.fullmatch(_RELATIVE, value)

@@ -102,7 +102,7 @@ class _Run(Boundary):
     def __init__(self, client: Leanbase, flush: FlushPolicy, capture_exceptions: bool) -> None:
         from .termination import termination  # not needed to import leanbase
 
-        scope = DeliveryScope(flush, last_chance="full", is_handlers=True)
+        scope = DeliveryScope(flush, last_chance="full", belongs_to_handler=True)
         super().__init__(client, scope, "JOB", capture_exceptions=capture_exceptions)
         self._termination = termination()
         self._installed = False

@@ -103,7 +103,7 @@ class RequestOptions:
             self._may_die_of_sigterm = False
             install_sigterm_handler(self.client)
 
-    def need_no_signal(self) -> None:
+    def skip_sigterm(self) -> None:
         """Do not handle SIGTERM, unless the platform is abrupt: the server announces its end."""
         self._may_die_of_sigterm = self._may_die_of_sigterm and self._is_abrupt
 
@@ -216,10 +216,10 @@ class WebRequest(Boundary):
             deadline,
             is_async=is_async,
             is_long=is_long,
-            past_buffers=self.sends_before_response,
-            leaves_sends=is_concurrent and options.flush == "after_response",
+            bypasses_buffers=self.sends_before_response,
+            sends_in_thread=is_concurrent and options.flush == "after_response",
         )
-        inherits = isinstance(outer, WebRequest) or scope.is_handlers
+        inherits = isinstance(outer, WebRequest) or scope.belongs_to_handler
         super().__init__(
             options.client,
             scope,

@@ -260,11 +260,13 @@ class Importer:
                 if batch.events and not self._is_dry_run:
                     batch.future = self._lanes.send(batch.events)
                 self._in_flight.append(batch)
-                self._settle(leave=LANES)
-            self._settle(leave=0)
+                self._wait_and_commit(leave=LANES)
+            self._wait_and_commit(leave=0)
         except KeyboardInterrupt:
             self._lanes.stop()
-            self._tell(at_once=True, waiting_for="the requests in flight; interrupt again to end now")
+            self._report_progress(
+                at_once=True, waiting_for="the requests in flight; interrupt again to end now"
+            )
             self._settle_finished()
             raise
         except StoppedError as error:
@@ -275,7 +277,7 @@ class Importer:
             with contextlib.suppress(StoppedError):
                 self._settle_finished()
             raise
-        self._tell(at_once=True)
+        self._report_progress(at_once=True)
         return self.report
 
     # --- reading ------------------------------------------------------------------------------------
@@ -285,7 +287,7 @@ class Importer:
             rows: Rows | None = None
             try:
                 rows = self._reading = source.open()
-                yield from self._of_source(number, source, rows)
+                yield from self._batches_of(number, source, rows)
             except ConfigError as error:
                 if number == 0:
                     raise
@@ -303,7 +305,7 @@ class Importer:
         if len(self._done) > len(self._sources):
             raise ConfigError("the checkpoint covers more files than were given")
 
-    def _of_source(self, number: int, source: Source, rows: Rows) -> Iterator[_Batch]:
+    def _batches_of(self, number: int, source: Source, rows: Rows) -> Iterator[_Batch]:
         iterator, namespace = iter(rows), rows.namespace
         running, count = self._skip(number, rows, iterator)
         batch = _Batch()
@@ -337,7 +339,7 @@ class Importer:
             running.update(digest_of(rows.namespace + rows.content(row)))
             self.skipped += 1
             if not count % MAX_BATCH_ROWS:
-                self._tell()
+                self._report_progress()
         if done and running.digest() != expected:
             raise ConfigError(
                 self._other_file(rows, f"its first {done} rows are not those that were passed on")
@@ -407,19 +409,19 @@ class Importer:
 
     # --- outcomes -----------------------------------------------------------------------------------
 
-    def _settle(self, leave: int) -> None:
+    def _wait_and_commit(self, leave: int) -> None:
         """Wait for the oldest batches and commit them, until `leave` batches are left."""
         while len(self._in_flight) > leave:
             future = self._in_flight[0].future
             while future is not None and not future.done():
-                self._tell()
+                self._report_progress()
                 try:
                     future.result(timeout=PROGRESS_SECONDS)
                 except FutureTimeoutError:
                     continue
             self._note(self._in_flight[0])
             self._in_flight.popleft()
-            self._tell()
+            self._report_progress()
 
     def _settle_finished(self) -> None:
         """Commit the batches that were passed on, up to the first that was not."""
@@ -454,7 +456,7 @@ class Importer:
         totals[REJECTS_BYTES] = self._rejects.write(totals.get(REJECTS_BYTES, 0), rejects)
         self._checkpoint.commit(batch.keys, batch.place, totals)
 
-    def _tell(self, *, at_once: bool = False, waiting_for: str | None = None) -> None:
+    def _report_progress(self, *, at_once: bool = False, waiting_for: str | None = None) -> None:
         now = time.monotonic()
         if self._on_progress is None or (not at_once and now - self._last_progress < PROGRESS_SECONDS):
             return
@@ -467,7 +469,7 @@ class Importer:
                 Progress(self.report, self.skipped, fraction, waiting_for or self._lanes.waiting_for)
             )
         except Exception as error:
-            logger.warning("on_progress raised %s; the import goes on", type(error).__name__)
+            logger.warning("on_progress raised %s; the import continues", type(error).__name__)
 
 
 class _Rejects:

@@ -111,7 +111,7 @@ class Lanes:
 
     def _attempt(self, events: Sequence[EncodedEvent]) -> Receipt:
         """Send once. While the server is unavailable, only one lane sends at a time."""
-        is_trial = self._turn()
+        is_trial = self._wait_for_turn()
         try:
             # "full" skips the circuit breaker's pauses: the lanes have waits of their own.
             receipt = self._transport.send(events, deadline=Deadline.after(self._seconds, "full"))
@@ -131,7 +131,7 @@ class Lanes:
                 self._failures = 0
         return receipt
 
-    def _turn(self) -> bool:
+    def _wait_for_turn(self) -> bool:
         """Wait until this lane may send. Return True if it is the lane that retries during an outage."""
         with self._changed:
             while not self._reason:

@@ -101,7 +101,7 @@ class LeanbaseMiddleware:
         """Call the application inside the context and scope of a request."""
         __tracebackhide__ = True
         if scope["type"] == "lifespan":
-            self._options.need_no_signal()
+            self._options.skip_sigterm()
             return await self._app(scope, receive, partial(self._send_of_lifespan, send))
         if scope["type"] not in ("http", "websocket") or not self._options.track(scope):
             return await self._app(scope, receive, send)

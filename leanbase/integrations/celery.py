@@ -162,7 +162,7 @@ class _TaskRun(Boundary):
     def __init__(self, client: Leanbase, task: Task, task_id: str, carried: Any) -> None:
         around = open_scope()
         self._is_nested = around is not None and around.is_open
-        scope = around if around is not None and around.is_open else DeliveryScope(is_handlers=True)
+        scope = around if around is not None and around.is_open else DeliveryScope(belongs_to_handler=True)
         eager = bool(task.request.is_eager)
         super().__init__(
             client, scope, "CELERY", capture_exceptions=True, context=new_context(fresh=not eager)
@@ -238,7 +238,7 @@ def _carried() -> str | None:
     text = json.dumps({name: value for name, value in found.items() if value})
     if len(text) > MAX_HEADER_CHARACTERS:
         logger.warning(
-            "tags of %d characters are too large for a task's headers: it gets the identity without tags",
+            "tags of %d characters are too large for a task's headers: the task gets its identity alone",
             len(text),
         )
         text = json.dumps({name: value for name, value in found.items() if value and name != "tags"})

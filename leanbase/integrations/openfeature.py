@@ -206,10 +206,10 @@ class LeanbaseProvider(AbstractProvider):
             while len(kept) >= MAX_KEPT:
                 kept.pop(next(iter(kept)), None)
             kept[_key(context)] = flags
-        self._tell(flags)
+        self._emit_changes(flags)
         return flags
 
-    def _tell(self, flags: FeatureFlagEvaluations) -> None:
+    def _emit_changes(self, flags: FeatureFlagEvaluations) -> None:
         """Emit a provider event if the provider's state or the definitions have changed."""
         if not flags.is_about_somebody:
             return

@@ -89,7 +89,7 @@ def _refusal(kind: str) -> tuple[int, dict[str, str], dict[str, Any]]:
     return status, headers, body
 
 
-class Stage:
+class CurrentFaults:
     """The current faults. The page changes them while requests are served."""
 
     def __init__(self, faults: Faults) -> None:

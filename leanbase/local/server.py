@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ..errors import ConfigError
-from .faults import Faults, Stage
+from .faults import CurrentFaults, Faults
 from .store import PAGE_SIZE, Arrival, Filter, Store
 from .table import printable, properties_of_interest
 from .validation import MAX_BODY_BYTES, RefusedError, decompress, parse
@@ -96,7 +96,7 @@ class LocalServer:
         self.store = store or Store()
         self._token = token
         try:
-            self._http = _HTTPServer((host, port), self.store, show, flags, token, Stage(faults))
+            self._http = _HTTPServer((host, port), self.store, show, flags, token, CurrentFaults(faults))
         except BaseException:
             if store is None:
                 self.store.close()
@@ -156,7 +156,7 @@ class _HTTPServer(ThreadingHTTPServer):
         show: bool,
         flags: Path | None,
         token: str | None,
-        stage: Stage,
+        current_faults: CurrentFaults,
     ) -> None:
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
@@ -165,7 +165,7 @@ class _HTTPServer(ThreadingHTTPServer):
         self.show = show
         self.flags = flags
         self.token = token
-        self.stage = stage
+        self.current_faults = current_faults
         self.stopping = threading.Event()
 
     def server_bind(self) -> None:
@@ -211,8 +211,8 @@ class _Handler(BaseHTTPRequestHandler):
                 "/events/export": self._export,
                 "/events/counts": lambda: self.server.store.counts(self._filter()),
                 "/requests": self._requests,
-                "/faults": lambda: self.server.stage.faults.shown(),
-                "/flags/definitions": self._define,
+                "/faults": lambda: self.server.current_faults.faults.shown(),
+                "/flags/definitions": self._definitions,
             }
         )
 
@@ -259,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise RefusedError(_NOTHING_THERE, 404)
             content = route()
             status = 304 if content is None else 200
-            if isinstance(content, _Played):
+            if isinstance(content, _SimulatedResponse):
                 status, self._more, content = content.status, content.headers, content.body
         except (RefusedError, ConfigError, ValueError) as error:
             status = error.status if isinstance(error, RefusedError) else 400
@@ -299,7 +299,7 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in self.headers.items()
         }
         arrival = Arrival(shown, int(self.headers.get("Content-Length") or 0))
-        faults = self.server.stage.faults
+        faults = self.server.current_faults.faults
         try:
             body = self._body()
             arrival.body_bytes = len(body)
@@ -326,7 +326,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._print(f"{name}  {who}  {properties_of_interest(event['properties'])}{again}")
         if faults.delay:
             self.server.stopping.wait(faults.delay)
-        return _Played(status, headers, content)
+        return _SimulatedResponse(status, headers, content)
 
     def _body(self) -> bytes:
         kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -346,14 +346,14 @@ class _Handler(BaseHTTPRequestHandler):
 
         body = json.loads(self._body())
         if isinstance(body, dict):
-            played = self.server.stage.faults.answer(body.get("api_key"))
+            played = self.server.current_faults.faults.answer(body.get("api_key"))
             if played is not None and played[0] == 401:
                 raise RefusedError(played[2]["error"], 401)
         answer = FlagsFile(self.server.flags).evaluate(body)
         self._print(f"flags of {printable(str(body['distinct_id']))}: {len(answer['flags'])}")
         return answer
 
-    def _define(self) -> dict[str, Any] | None:
+    def _definitions(self) -> dict[str, Any] | None:
         from .flags import FlagsFile
 
         flags = FlagsFile(self.server.flags)
@@ -394,7 +394,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"requests": self.server.store.requests(before=int(before) if before else None)}
 
     def _play(self) -> dict[str, Any]:
-        return self.server.stage.change(self._body()).shown()
+        return self.server.current_faults.change(self._body()).shown()
 
     def _clear(self) -> dict[str, Any]:
         self.server.store.clear()
@@ -455,7 +455,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing, because `_print` already reports what is received."""
 
 
-class _Played:
+class _SimulatedResponse:
     """A response to a batch, with its status and headers."""
 
     def __init__(self, status: int, headers: Mapping[str, str], body: Any) -> None:

@@ -22,7 +22,7 @@ from aws_lambda_powertools.utilities.data_classes.cloud_watch_logs_event import 
 from ..errors import NotDeliveredError
 from ..events.encoding import EncodedEvent, encode, sanitize
 from ..events.event import Common, Draft, build
-from ..handlers.aws_lambda.failures import NOT_OF_A_PERSON, failure_uuid, of_request
+from ..handlers.aws_lambda.failures import PERSONLESS_EVENTS, failure_uuid, request_properties
 from ..transports import handoff
 from .platform_failures import Failure, failure, report_without_status, started
 
@@ -108,7 +108,7 @@ class _Stream:
             return
         self._current = started(line, record) or self._current
         found = failure(line, record)
-        if found is not None and not found.is_last_word:
+        if found is not None and not found.is_report:
             self._unconfirmed[found.request_id or id] = found
             return
         if found is None and (request_id := report_without_status(line, record)) is not None:
@@ -187,11 +187,11 @@ class _Stream:
             if current != request_id and request_id.encode() not in event.body:
                 continue
             captured = event.decode()
-            if captured["event"] in NOT_OF_A_PERSON:
+            if captured["event"] in PERSONLESS_EVENTS:
                 continue
             properties = captured["properties"]
             if properties.get("faas.invocation_id", current) == request_id:
-                return captured["distinct_id"], of_request(captured)
+                return captured["distinct_id"], request_properties(captured)
         return None
 
 

@@ -64,7 +64,7 @@ def publish(settings: Settings, deadline: Deadline) -> dict[str, Any]:
     _latest = None  # if the write fails, the next run reads the store again
     store.publish(text.encode(), deadline=deadline)
     _latest = found
-    logger.info("%d flags are published in %r", len(found), store)
+    logger.info("published %d flags to %r", len(found), store)
     return {"flags": len(found), "written": True}
 
 

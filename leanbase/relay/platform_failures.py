@@ -40,16 +40,16 @@ class Failure:
         request_id: The id of the failed request, or `None` if the initialisation failed.
         type: Lambda's name for the failure, such as `Runtime.OutOfMemory`.
         text: A description, with duration and memory if known.
-        is_last_word: Whether the line is a report, which Lambda writes for every invocation.
+        is_report: Whether the line is a report, which Lambda writes for every invocation.
     """
 
-    __slots__ = ("is_last_word", "request_id", "text", "type")
+    __slots__ = ("is_report", "request_id", "text", "type")
 
-    def __init__(self, request_id: str | None, type: str, text: str, is_last_word: bool = True) -> None:
+    def __init__(self, request_id: str | None, type: str, text: str, is_report: bool = True) -> None:
         self.request_id = request_id
         self.type = type
         self.text = text
-        self.is_last_word = is_last_word
+        self.is_report = is_report
 
 
 def started(line: str, record: Mapping[str, Any] | None) -> str | None:
@@ -79,7 +79,7 @@ def failure(line: str, record: Mapping[str, Any] | None) -> Failure | None:
     if record is not None:
         about, kind = _about(record), record.get("type")
         if kind in ("platform.report", "platform.runtimeDone"):
-            return _of_invocation(_request_id(about), about, is_last_word=kind == "platform.report")
+            return _of_invocation(_request_id(about), about, is_report=kind == "platform.report")
         return _of_initialisation(about) if kind == "platform.initReport" else None
     if match := _REPORT.match(line):
         return _of_invocation(match[1], _fields(match[2]))
@@ -87,15 +87,15 @@ def failure(line: str, record: Mapping[str, Any] | None) -> Failure | None:
         return _of_initialisation(_fields(match[1]))
     if match := _TIMED_OUT.fullmatch(line):
         about = {"status": "timeout", "durationMs": str(float(match[2]) * 1000)}
-        return _of_invocation(match[1], about, is_last_word=False)
+        return _of_invocation(match[1], about, is_report=False)
     return None
 
 
 def _of_invocation(
-    request_id: str | None, about: Mapping[str, Any], *, is_last_word: bool = True
+    request_id: str | None, about: Mapping[str, Any], *, is_report: bool = True
 ) -> Failure | None:
     found = _type_and_text(about, "the function")
-    return Failure(request_id, *found, is_last_word) if found and request_id else None
+    return Failure(request_id, *found, is_report) if found and request_id else None
 
 
 def _of_initialisation(about: Mapping[str, Any]) -> Failure | None:

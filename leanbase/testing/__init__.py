@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .captured import CapturedEvents
-    from .flags_at_hand import FlagsAtHand
+    from .flag_overrides import FlagOverrides
     from .lambda_simulator import FunctionError, LambdaContext, LambdaSimulator
     from .source_contract import SourceContract
     from .transport_contract import TransportContract
 
 __all__ = [
     "CapturedEvents",
-    "FlagsAtHand",
+    "FlagOverrides",
     "FunctionError",
     "LambdaContext",
     "LambdaSimulator",
@@ -28,7 +28,7 @@ __all__ = [
 
 _MODULES = {
     "CapturedEvents": "captured",
-    "FlagsAtHand": "flags_at_hand",
+    "FlagOverrides": "flag_overrides",
     "FunctionError": "lambda_simulator",
     "LambdaContext": "lambda_simulator",
     "LambdaSimulator": "lambda_simulator",

@@ -13,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from .captured import CapturedEvents
-    from .flags_at_hand import FlagsAtHand
+    from .flag_overrides import FlagOverrides
 
 PACKAGE = __name__.partition(".")[0]
 SEND = f"{PACKAGE}_send"
@@ -43,11 +43,11 @@ def _intercept() -> None:
     # Imported here, because pytest loads this module in every project that installs the package.
     from ..delivery import factory
     from ..flag_calls import override_flags
-    from .flags_at_hand import flags_at_hand
+    from .flag_overrides import flag_overrides
     from .recording import recorder
 
     factory.override_transport(recorder)
-    override_flags(flags_at_hand)
+    override_flags(flag_overrides)
 
 
 @pytest.fixture(autouse=True, name=f"_{PACKAGE}_sends")
@@ -82,14 +82,14 @@ def leanbase_events(request: pytest.FixtureRequest) -> Iterator[CapturedEvents]:
 
 
 @pytest.fixture(name=FLAGS)
-def leanbase_flags(request: pytest.FixtureRequest) -> Iterator[FlagsAtHand]:
+def leanbase_flags(request: pytest.FixtureRequest) -> Iterator[FlagOverrides]:
     """Return an object that sets the feature flags of all clients. A flag that is not set is missing."""
     if request.node.get_closest_marker(SEND) is not None or request.config.getini(SEND):
         pytest.fail(
             f"{FLAGS} has no effect because this test sends: the marker or the ini option {SEND} is set"
         )
-    from .flags_at_hand import flags_at_hand
+    from .flag_overrides import flag_overrides
 
-    flags_at_hand.clear()
-    yield flags_at_hand
-    flags_at_hand.clear()
+    flag_overrides.clear()
+    yield flag_overrides
+    flag_overrides.clear()

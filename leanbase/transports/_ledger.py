@@ -59,7 +59,7 @@ class Flight:
         receipt: The outcomes of its events, once it has landed.
         failed: Whether the transport retained some events.
         is_recorded: Whether the delivery scopes have recorded the outcomes.
-        is_followed: Whether a signal handler captured events during the send, to be sent after it.
+        has_followers: Whether a signal handler captured events during the send, to be sent after it.
         admitted: Whether the ledger has admitted the event that the send was created for.
     """
 
@@ -69,8 +69,8 @@ class Flight:
         "events",
         "failed",
         "has_backlog",
+        "has_followers",
         "interrupted",
-        "is_followed",
         "is_recorded",
         "receipt",
         "scope",
@@ -90,7 +90,7 @@ class Flight:
         self.has_backlog = False
         self.receipt: Receipt | None = None
         self.failed = False
-        self.is_followed = False
+        self.has_followers = False
         self.is_recorded = False
         self.admitted = False
 
@@ -140,7 +140,7 @@ class Ledger:
 
     Attributes:
         lock: Held for single steps, never during a send, a log call or a callback.
-        tells: Whether the client reports dropped events to `on_error`.
+        reports_dropped: Whether the client reports dropped events to `on_error`.
         sealed: Whether no more events are admitted.
         closed: Whether events that a send retains are dropped.
     """
@@ -149,7 +149,7 @@ class Ledger:
         self.limit = limit
         self.limit_bytes = limit_bytes
         self.drops_oldest = drops_oldest
-        self.tells = False
+        self.reports_dropped = False
         self.sealed = False
         self.closed = False
         self.reset_after_fork()
@@ -162,7 +162,7 @@ class Ledger:
         self._kept_bytes = 0
         self._collected: dict[Hashable, Collected] = {}
         self._flights: dict[Flight, None] = {}
-        self._untold: list[OutcomeGroup] = []
+        self._unreported: list[OutcomeGroup] = []
         self._captured = 0
         self._delivered = 0
         self._handed_off = 0
@@ -233,7 +233,7 @@ class Ledger:
         *,
         scope: Any = None,
         first: int | None = None,
-        over: Iterable[Flight] = (),
+        taking_over: Iterable[Flight] = (),
     ) -> None:
         """Begin a send: move events into it.
 
@@ -242,7 +242,7 @@ class Ledger:
             event: Admit this event and send it last.
             scope: Send the collected events of this delivery scope, after the retained events.
             first: Send only this many of the retained events, and nothing else.
-            over: In-flight sends whose events this send takes over, because they may never continue.
+            taking_over: In-flight sends whose events this send takes over, because they may never continue.
 
         Raises:
             ClosedError: There is an event to admit, and the ledger is sealed.
@@ -251,7 +251,7 @@ class Ledger:
             if event is not None and self.sealed:
                 raise ClosedError(event)
             self._flights[flight] = None
-            for other in over:
+            for other in taking_over:
                 while other in self._flights and other is not flight:
                     if flight in self._flights:  # step
                         flight.has_backlog = True
@@ -328,7 +328,7 @@ class Ledger:
             flight.receipt = receipt
             interrupted = flight.interrupted
             dropped: list[OutcomeGroup] = []
-            if receipt.groups and self.tells:
+            if receipt.groups and self.reports_dropped:
                 dropped = [group for group in receipt.groups if group.outcome == "dropped"]
             size = _bytes(kept) if kept else 0
             while flight in self._flights:
@@ -340,7 +340,7 @@ class Ledger:
                         self._flights[interrupted] = None
                     self._kept[_FRONT] = kept
                     self._kept_bytes += size
-                    self._untold[_END] = dropped
+                    self._unreported[_END] = dropped
                     self._delivered += receipt.delivered
                     self._handed_off += receipt.handed_off
                     self._spooled += receipt.spooled
@@ -422,26 +422,26 @@ class Ledger:
 
     # --- reports of dropped events -----------------------------------------------------------------------
 
-    def has_untold(self) -> bool:
+    def has_unreported(self) -> bool:
         """Return True if sends have dropped events that are not reported to `on_error` yet."""
-        return bool(self._untold)
+        return bool(self._unreported)
 
-    def tell(self, call: Callable[[OutcomeGroup], object]) -> None:
+    def report_dropped(self, call: Callable[[OutcomeGroup], object]) -> None:
         """Call `call` with each group of events that sends have dropped. Repeat a call that raised."""
-        while self._untold:
+        while self._unreported:
             groups: list[OutcomeGroup] = []
             fresh: list[OutcomeGroup] = []
             try:
                 with self.lock:
-                    groups[_END] = self._untold  # step
-                    self._untold = fresh
+                    groups[_END] = self._unreported  # step
+                    self._unreported = fresh
                 while groups:
                     call(groups[0])
                     del groups[0]
             finally:
                 if groups:
                     with self.lock:
-                        self._untold[_FRONT] = groups
+                        self._unreported[_FRONT] = groups
 
     # --- counts and pending events ---------------------------------------------------------------------
 

@@ -114,7 +114,12 @@ class RetainingTransport(BaseTransport):
         self._scopes = set()
 
     def attach(
-        self, report: Report, is_disabled: Callable[[], bool], *, owner: Callable[[], object], tells: bool
+        self,
+        report: Report,
+        is_disabled: Callable[[], bool],
+        *,
+        owner: Callable[[], object],
+        reports_dropped: bool,
     ) -> Ledger:
         """Attach this transport to its client, and return the ledger. A closed transport gets a new ledger.
 
@@ -122,7 +127,7 @@ class RetainingTransport(BaseTransport):
             report: See the attribute.
             is_disabled: See the attribute.
             owner: Returns an object that lives as long as the client, or `None` once it no longer exists.
-            tells: Whether the client reports dropped events to `on_error`.
+            reports_dropped: Whether the client reports dropped events to `on_error`.
 
         Raises:
             ConfigError: The transport belongs to another client, or another client is still closing it.
@@ -136,7 +141,7 @@ class RetainingTransport(BaseTransport):
             self._is_watched = False
         self._is_attached = True
         self._owner = owner
-        self.ledger.tells = tells
+        self.ledger.reports_dropped = reports_dropped
         self.report = report
         self.is_disabled = is_disabled
         return self.ledger
@@ -157,7 +162,7 @@ class RetainingTransport(BaseTransport):
         """
         if self.ledger.has_flights() and (interrupted := self._interrupted()) is not None:
             flight, is_logged = interrupted
-            flight.is_followed = flight.is_followed or not is_logged
+            flight.has_followers = flight.has_followers or not is_logged
             return self.keep(event)
         flight = Flight(scope)
         try:
@@ -246,24 +251,24 @@ class RetainingTransport(BaseTransport):
         return receipt + self._fly(Flight(), deadline, events[-1])
 
     def send_pending(
-        self, deadline: Deadline, *, scope: Any = None, over: Sequence[Flight] | None = None
+        self, deadline: Deadline, *, scope: Any = None, taking_over: Sequence[Flight] | None = None
     ) -> Receipt:
         """Send the retained events and the collected events of a delivery scope. Blocks up to the deadline.
 
-        `over` are in-flight sends whose events this send takes over. By default these are the sends of this
-        thread that a signal handler interrupted, because the process may end when the handler does. (A log
-        handler that flushes takes over nothing.)
+        `taking_over` are in-flight sends whose events this send takes over. By default these are the sends of
+        this thread that a signal handler interrupted, because the process may end when the handler does. (A
+        log handler that flushes takes over nothing.)
         """
         flight = Flight(scope)
-        if over is None:
-            over = self._own_flights() if self.ledger.has_flights() else ()
-            interrupted = self._interrupted() if over else None
+        if taking_over is None:
+            taking_over = self._own_flights() if self.ledger.has_flights() else ()
+            interrupted = self._interrupted() if taking_over else None
             if interrupted is not None:
                 flight.interrupted, is_logged = interrupted
                 if is_logged or not flight.interrupted.may_be_replaced():
                     pending = Receipt.retaining(flight.interrupted.events, WAITING, _NOTHING_TRIED)
                     return pending + self._fly(Flight(scope), deadline, scope=scope)
-        return self._fly(flight, deadline, scope=scope, over=over)
+        return self._fly(flight, deadline, scope=scope, taking_over=taking_over)
 
     def keep_collected(self, scope: Any) -> Receipt:
         """Move the collected events of a delivery scope to the retained events. Does not block."""
@@ -315,9 +320,9 @@ class RetainingTransport(BaseTransport):
     def flush(self, *, deadline: Deadline) -> Receipt:
         """Send the retained events, flush the inner transport, and wait for the sends in flight."""
         if not self.ledger.kept and not self.ledger.has_flights():
-            return self._ask("flush", deadline)
+            return self._call_inner("flush", deadline)
         others = self._others()
-        receipt = self.send_pending(deadline) + self._ask("flush", deadline)
+        receipt = self.send_pending(deadline) + self._call_inner("flush", deadline)
         return receipt + self._joined(others, deadline).without(receipt.retained_events())
 
     # --- one send --------------------------------------------------------------------------------------
@@ -330,18 +335,18 @@ class RetainingTransport(BaseTransport):
         *,
         scope: Any = None,
         first: int | None = None,
-        over: Sequence[Flight] = (),
+        taking_over: Sequence[Flight] = (),
         follow: bool = True,
     ) -> Receipt:
         """Run one send: launch it, transmit its events, and land it even if an exception interrupts it."""
         receipt: Receipt | None = None
         ledger = self.ledger  # `self.ledger` changes when another client attaches
         try:
-            ledger.launch(flight, event, scope=scope, first=first, over=over)
+            ledger.launch(flight, event, scope=scope, first=first, taking_over=taking_over)
             receipt = self._transmit(flight.events, deadline)
             flight.failed = receipt.has_retained
             booked = self._land(ledger, flight, receipt)
-            if flight.is_followed and follow:
+            if flight.has_followers and follow:
                 self._follow(flight, booked, deadline)
             return booked
         except BaseException as error:
@@ -391,7 +396,7 @@ class RetainingTransport(BaseTransport):
     def _follow(self, flight: Flight, receipt: Receipt, deadline: Deadline) -> None:
         """Send the events that signal handlers captured during a send, and during these sends in turn."""
         for _ in range(MOST_FOLLOWING):
-            if not flight.is_followed or receipt.has_retained or deadline.expired:
+            if not flight.has_followers or receipt.has_retained or deadline.expired:
                 return
             flight = Flight()
             receipt = self._fly(flight, deadline, follow=False)
@@ -412,7 +417,7 @@ class RetainingTransport(BaseTransport):
             logger.debug("the transport failed here:", exc_info=error)
             return Receipt.retaining(batch, "failed", error)
 
-    def _ask(self, call: Literal["flush", "close"], deadline: Deadline) -> Receipt:
+    def _call_inner(self, call: Literal["flush", "close"], deadline: Deadline) -> Receipt:
         """Call a method of the inner transport. Log its errors, because the caller needs a receipt."""
         try:
             return _checked(getattr(self.inner, call)(deadline=deadline), call)
@@ -426,7 +431,7 @@ class RetainingTransport(BaseTransport):
 
     def disconnect(self, *, deadline: Deadline) -> None:
         """Close idle connections but keep accepting events."""
-        self._ask("close", deadline)
+        self._call_inner("close", deadline)
 
     def close(self, *, deadline: Deadline) -> Receipt:
         """Send the retained events a last time, up to the deadline. Drop the rest as `"shutdown"`."""
@@ -439,7 +444,7 @@ class RetainingTransport(BaseTransport):
     def _end(self, deadline: Deadline, *, last_try: bool) -> Receipt:
         try:
             # Close the inner transport first: this ends retry back-offs. Their events come back as retained.
-            receipt = self._ask("close", deadline)
+            receipt = self._call_inner("close", deadline)
             for scope in self.ledger.collecting():  # scopes that close too late or never
                 self.ledger.keep_collected(scope)
                 self._scopes.add(scope)
@@ -449,7 +454,7 @@ class RetainingTransport(BaseTransport):
             # A signal handler may run this inside a send of its own thread, which may never continue.
             own = self._own_flights()
             if last_try:
-                receipt += self.send_pending(deadline, over=own) + self._ask("close", deadline)
+                receipt += self.send_pending(deadline, taking_over=own) + self._call_inner("close", deadline)
             else:
                 receipt += self._give_up(own)
             # A thread may have begun to send retained events just before the ledger was closed.
@@ -458,11 +463,11 @@ class RetainingTransport(BaseTransport):
         finally:
             self._is_attached = False
 
-    def _give_up(self, over: Sequence[Flight], scope: Any = None) -> Receipt:
+    def _give_up(self, taking_over: Sequence[Flight], scope: Any = None) -> Receipt:
         """Drop the pending events, because the ledger is closed."""
         ledger, flight = self.ledger, Flight(scope)
         try:
-            ledger.launch(flight, over=over, scope=scope)
+            ledger.launch(flight, taking_over=taking_over, scope=scope)
         finally:
             given_up = self._land(ledger, flight, Receipt.retaining(flight.events, WAITING, _NOTHING_TRIED))
         return given_up

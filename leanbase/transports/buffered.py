@@ -175,7 +175,7 @@ class BufferedTransport(RetainingTransport):
         return waiting.giving_up(refused, error) if refused else waiting
 
     def send_pending(
-        self, deadline: Deadline, *, scope: Any = None, over: Sequence[Flight] | None = None
+        self, deadline: Deadline, *, scope: Any = None, taking_over: Sequence[Flight] | None = None
     ) -> Receipt:
         """Send the events in the buffer and the collected events of a delivery scope, in this thread."""
         receipt = Receipt()
@@ -184,7 +184,7 @@ class BufferedTransport(RetainingTransport):
             receipt += self._fly(part, deadline, first=self._flush_at)
             if part.failed:
                 return receipt + self.keep_collected(scope)
-        return receipt + super().send_pending(deadline, scope=scope, over=over)
+        return receipt + super().send_pending(deadline, scope=scope, taking_over=taking_over)
 
     def _transmit(self, batch: Sequence[EncodedEvent], deadline: Deadline) -> Receipt:
         with self.ledger.lock:
@@ -289,9 +289,14 @@ class BufferedTransport(RetainingTransport):
                 self._changed.notify_all()
 
     def attach(
-        self, report: Report, is_disabled: Callable[[], bool], *, owner: Callable[[], object], tells: bool
+        self,
+        report: Report,
+        is_disabled: Callable[[], bool],
+        *,
+        owner: Callable[[], object],
+        reports_dropped: bool,
     ) -> Ledger:
-        ledger = super().attach(report, is_disabled, owner=owner, tells=tells)
+        ledger = super().attach(report, is_disabled, owner=owner, reports_dropped=reports_dropped)
         self._begin()
         return ledger
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 OUTCOMES = {
     "delivered": "the server responded with 2xx",
     "handed_off": "a queue or the log has it; the relay delivers it",
-    "spooled": "it was written to the spool's directory, for the next send of any process, which does not "
+    "spooled": "it is in the directory of the spool. The next send of any process delivers it, and does not "
     "count it again",
     "retained": "it is pending: in an open scope, in a buffer, in a send, or in memory for the next send",
     "dropped": "it was discarded, and is counted by reason",
@@ -44,8 +44,8 @@ OUTCOMES = {
 RETAINED_REASONS = {
     "unavailable": "no connection, no response in time, 407, 408, 429, 5xx",
     "refused": "the client lacks permission for the queue, or the queue does not exist; the log says which",
-    "paused": "three sends in a row had failed, or one had no response until its deadline; sending "
-    "pauses for 30 s, doubling up to 5 min",
+    "paused": "sending pauses for 30 s, doubling up to 5 min, because three sends in a row failed or one had "
+    "no response until its deadline",
     "deadline": "no time was left for an attempt",
     "interrupted": "an exception, such as the exit of a signal handler, ended the send",
     "failed": "the transport raised",

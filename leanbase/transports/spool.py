@@ -289,7 +289,7 @@ class SpoolTransport(BaseTransport):
         own = self._file
         receipt = Receipt()
         for entry in sorted(_entries(self._directory), key=lambda entry: entry.name):
-            if (own is not None and entry.name == own.name) or not self._is_ours(entry.name):
+            if (own is not None and entry.name == own.name) or not self._may_send(entry.name):
                 continue
             try:
                 with AbandonedFile.taken(entry.path) as file:
@@ -298,17 +298,17 @@ class SpoolTransport(BaseTransport):
                         if receipt.has_retained:
                             return receipt
             except OSError as error:
-                self._leave_alone(entry.name, error)
+                self._skip_file(entry.name, error)
         if own is None:
             return receipt
         end = until.position if until is not None and until.file is own else own.end
         try:
             return receipt + self._send_from(own, end, inner, deadline)
         except OSError as error:
-            self._leave_alone(own.name, error)
+            self._skip_file(own.name, error)
             return receipt
 
-    def _is_ours(self, name: str) -> bool:
+    def _may_send(self, name: str) -> bool:
         return name not in self._unusable and (self._project is None or _is_of(self._project, name))
 
     def _send_from(self, file: SpoolFile, until: int, inner: BaseTransport, deadline: Deadline) -> Receipt:
@@ -341,9 +341,9 @@ class SpoolTransport(BaseTransport):
             with self._file_lock:
                 file.done(not_done[0] if not_done else positions[-1])
         except OSError as error:
-            self._leave_alone(file.name, error)
+            self._skip_file(file.name, error)
 
-    def _leave_alone(self, name: str, error: OSError) -> None:
+    def _skip_file(self, name: str, error: OSError) -> None:
         self._unusable.add(name)
         logger.error("skipping spool file %s: %s", name, error.strerror)
 

@@ -91,10 +91,10 @@ def test_eval_shows_each_step(bundle: str, capsys: pytest.CaptureFixture[str]) -
         "  it is about the person 'user-123'",
         "  condition 1 of 2",
         '    plan exact "pro", given "pro": matches',
-        "    rollout to 0.00 %, the place of 'user-123' is 50.79 %: out",
+        "    rollout to 0.00 %, the hash of 'user-123' is 50.79 %: out",
         "  condition 2 of 2",
         '    country exact ["DE", "FR"], given "DE": matches',
-        "    the place among the variants is 83.34 %",
+        "    the hash for the variant is 83.34 %",
         '  payload: {"copy": "new"}',
     ]
 

@@ -448,4 +448,4 @@ def test_on_error_may_capture_with_another_client_that_has_its_own_on_error(serv
     for _ in range(5):
         client.capture("e", distinct_id="u")
     assert reported == ["an error"] * 5
-    assert not other._pipeline.outbox._ledger.has_untold()
+    assert not other._pipeline.outbox._ledger.has_unreported()

@@ -72,7 +72,7 @@ def test_a_launch_begins_again_after_a_signal_handler_has_taken_over_its_flight(
             if self.is_first:
                 self.is_first = False
                 takeover = Flight()
-                ledger.launch(takeover, scope=scope, over=[flight])
+                ledger.launch(takeover, scope=scope, taking_over=[flight])
                 ledger.land(takeover, Receipt(delivered=len(takeover.events)))
                 ledger.collect(event(), scope)
             return super().get(key, default)

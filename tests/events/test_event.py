@@ -241,7 +241,7 @@ def test_an_invalid_timestamp_drops_the_event_of_a_historical_migration(memory: 
 def test_a_naive_datetime_is_utc_with_one_warning_if_local_time_differs(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    timestamps._say_zone.cache_clear()
+    timestamps._warn_about_time_zone.cache_clear()
     for zone, warnings in (("UTC", 0), ("EST5", 1)):
         monkeypatch.setenv("TZ", zone)
         time.tzset()

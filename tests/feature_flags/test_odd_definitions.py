@@ -12,7 +12,7 @@ from leanbase import Leanbase
 from leanbase.feature_flags import SourceError
 from leanbase.feature_flags.regexes import UnlikeError, compiled
 from leanbase.feature_flags.sources.api import ApiSource
-from leanbase.feature_flags.values import spelled
+from leanbase.feature_flags.values import to_string
 from leanbase.transports.deadline import Deadline
 from tests.feature_flags.conftest import EVERYBODY, PRO, FlagServer, flag
 from tests.support.fault_server import Behaviour
@@ -93,7 +93,7 @@ def test_usual_expressions_are_searched_here(pattern: str, text: str, found: boo
     ],
 )
 def test_numbers_are_spelled_as_the_service_spells_them(value: float, text: str) -> None:
-    assert spelled(value) == text
+    assert to_string(value) == text
 
 
 def test_what_has_no_json_is_left_to_the_server(flags: FlagServer, client_of: Make) -> None:

@@ -202,7 +202,7 @@ def test_the_last_definitions_serve_while_the_source_is_away(
     pinned = ours.pinned()
     assert (keys(pinned.definitions), pinned.is_stale) == (["a"], True)
     assert "RuntimeError" in caplog.text
-    assert "those that are loaded are used" in caplog.text
+    assert "the loaded definitions are used" in caplog.text
 
 
 @pytest.mark.rule("F-11")
@@ -316,7 +316,7 @@ def test_endless_definitions_are_refused(
 ) -> None:
     from leanbase.feature_flags import http
 
-    monkeypatch.setattr(http, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(http, "MAX_BODY_BYTES", 1000)
     flags.definitions = {"flags": [flag(f"flag-{number}") for number in range(100)]}
     assert client_of(flags, secret_key="phs_secret").load_feature_flags() is False
 

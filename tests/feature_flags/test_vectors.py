@@ -14,8 +14,8 @@ from leanbase.feature_flags.evaluator import Identity
 from leanbase.feature_flags.hashing import holdout_hash, rollout_hash, variant_hash
 from leanbase.feature_flags.operators import Undecided
 from leanbase.feature_flags.responses import read
-from leanbase.feature_flags.snapshot import Answer, FeatureFlagEvaluations
-from leanbase.feature_flags.values import relative_moment
+from leanbase.feature_flags.snapshot import Evaluation, FeatureFlagEvaluations
+from leanbase.feature_flags.values import relative_timestamp
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors.json").read_text())
 NOW = datetime.fromisoformat("2025-01-01T00:00:00+00:00")
@@ -73,17 +73,17 @@ def test_flags(vector: dict[str, Any]) -> None:
 
 @of("relative_dates")
 def test_relative_dates(vector: dict[str, Any]) -> None:
-    found = relative_moment(vector["value"], datetime.fromisoformat(vector["now"]))
+    found = relative_timestamp(vector["value"], datetime.fromisoformat(vector["now"]))
     assert (found and found.isoformat()) == vector["expected"]
 
 
 @of("responses")
 def test_responses(vector: dict[str, Any]) -> None:
-    answer = Answer("user_1", {})
-    answer.records = read(vector["body"], answer)
-    flags = FeatureFlagEvaluations(answer)
+    evaluation = Evaluation("user_1", {})
+    evaluation.records = read(vector["body"], evaluation)
+    flags = FeatureFlagEvaluations(evaluation)
     found = {
         key: {"value": flags.get_flag(key), "payload": flags.get_flag_payload(key)} for key in flags.keys
     }
     assert found == vector["expected"]
-    assert [key for key, record in answer.records.items() if record.value is None] == vector["failed"]
+    assert [key for key, record in evaluation.records.items() if record.value is None] == vector["failed"]

@@ -57,7 +57,7 @@ class ApiSource(DefinitionsSource):
         if response.status == 304:
             answered = response.headers.get("ETag")
             if etag is None or answered not in (None, etag):
-                raise SourceError("the server calls something current that was not asked about")
+                raise SourceError("the server responded with 304 for definitions that are not here")
             return None
         if response.status in FORBIDDEN:
             raise SourceError(

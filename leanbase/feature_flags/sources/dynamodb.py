@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ..definitions import Definitions
-from ..http import MAX_ANSWER_BYTES, decoded
+from ..http import MAX_BODY_BYTES, decoded
 from .aws import AwsClient
 from .base import DefinitionsSource, SourceError
 
@@ -84,4 +84,4 @@ def _content(value: dict[str, Any]) -> str | bytes:
     if "S" in value:
         return str(value["S"])
     unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    return unpacker.decompress(b64decode(value["B"]), MAX_ANSWER_BYTES)
+    return unpacker.decompress(b64decode(value["B"]), MAX_BODY_BYTES)

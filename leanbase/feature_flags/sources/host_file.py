@@ -81,7 +81,7 @@ class HostFileSource(DefinitionsSource):
                 break
             time.sleep(LOOK_SECONDS)
         if found is None:
-            raise SourceError("another process asks, and has no answer yet", is_timeout=True)
+            raise SourceError("another process is still loading definitions", is_timeout=True)
         return None if known is not None and found.fetched_at <= known.fetched_at else found
 
     def _age(self, found: Definitions) -> float:

@@ -45,7 +45,7 @@ class ProviderSource(DefinitionsSource):
             try:
                 return Definitions.from_json(data)
             except ValueError as error:
-                raise SourceError("what the provider has are no definitions") from error
+                raise SourceError("the provider returned something other than definitions") from error
         if known is not None or self._api is None:
             return None
         return self._fetched(self._api, known, deadline)

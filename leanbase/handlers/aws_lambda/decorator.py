@@ -135,7 +135,7 @@ def lambda_handler(
         def invocation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invocation:
             event, context = _event_and_context(handler, args, kwargs)
             policy: FlushPolicy = "each" if flush == "each" else "end"
-            scope = DeliveryScope(policy, time_limit(context), is_handlers=True)
+            scope = DeliveryScope(policy, time_limit(context), belongs_to_handler=True)
             return Invocation(
                 event,
                 context,

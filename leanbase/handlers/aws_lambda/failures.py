@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-OF_A_REQUEST = ("$context_tags", "$groups", "$process_person_profile", "$session_id")
+REQUEST_PROPERTIES = ("$context_tags", "$groups", "$process_person_profile", "$session_id")
 """The properties that a failure takes from the request's other events, besides their tags."""
 
 
-NOT_OF_A_PERSON = ("$create_alias", "$groupidentify")
+PERSONLESS_EVENTS = ("$create_alias", "$groupidentify")
 """Events whose distinct id may not be that of the request's person."""
 
 
@@ -38,9 +38,9 @@ def own_failure_uuid(context: Any) -> str | None:
         return None  # a test calls the handler with another context
 
 
-def of_request(captured: Mapping[str, Any]) -> dict[str, Any]:
+def request_properties(captured: Mapping[str, Any]) -> dict[str, Any]:
     """Return the properties that a failure takes from another event of the same request."""
     properties = captured["properties"]
     tags = properties.get("$context_tags")
-    names = [*OF_A_REQUEST, *(tags if isinstance(tags, list) else [])]
+    names = [*REQUEST_PROPERTIES, *(tags if isinstance(tags, list) else [])]
     return {name: properties[name] for name in names if isinstance(name, str) and name in properties}

@@ -10,7 +10,7 @@ from contextvars import copy_context
 from ...delivery.scope import DeliveryScope
 from ...messages import log_internal_error
 from ...transports.deadline import Deadline
-from .failures import NOT_OF_A_PERSON, of_request, own_failure_uuid
+from .failures import PERSONLESS_EVENTS, own_failure_uuid, request_properties
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,8 +124,8 @@ class TimeoutWarning:
         latest = self._scope.latest or {}
         for outbox in self._client._outboxes():
             captured = latest[outbox].decode() if outbox in latest else None
-            if captured is not None and captured["event"] not in NOT_OF_A_PERSON:
-                return captured["distinct_id"], of_request(captured)
+            if captured is not None and captured["event"] not in PERSONLESS_EVENTS:
+                return captured["distinct_id"], request_properties(captured)
         if uuid is None or self._client.get_context_distinct_id() is not None:
             return None, {}
         return uuid, {"$process_person_profile": False}

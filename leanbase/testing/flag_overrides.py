@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..feature_flags import Definitions, FeatureFlagEvaluations
     from ..feature_flags.exposures import Reported
-    from ..feature_flags.snapshot import Answer
+    from ..feature_flags.snapshot import Evaluation
 
 
-class FlagsAtHand:
+class FlagOverrides:
     """Values of feature flags. No request is made, and a flag that is not set is missing.
 
     Examples:
-        >>> flags = FlagsAtHand()
+        >>> flags = FlagOverrides()
         >>> flags.set("checkout", "blue", payload={"copy": "new"})
         >>> flags.values()
         {'checkout': 'blue'}
@@ -93,21 +93,21 @@ class FlagsAtHand:
         without_geoip: bool,
         keys: Sequence[str] | None = None,
         only_locally: bool = False,
-    ) -> Answer:
+    ) -> Evaluation:
         """Evaluate as `FeatureFlags` does, without a server."""
         from ..feature_flags.flags import evaluated_here, identity_of
-        from ..feature_flags.snapshot import Answer, Record
+        from ..feature_flags.snapshot import Evaluation, Record
 
-        answer = Answer(distinct_id, groups)
+        evaluation = Evaluation(distinct_id, groups)
         if self._definitions is not None:
             whom = distinct_id, groups, person_properties, group_properties, device_id
             identity = identity_of(self._definitions, time.time(), *whom)
-            evaluated_here(identity, keys, answer, self._definitions)
+            evaluated_here(identity, keys, evaluation, self._definitions)
         for key, (value, payload) in self._set.items():
             if keys is None or key in keys:
-                answer.records[key] = Record(key, value, payload=payload, is_local=True)
-                answer.unresolved.pop(key, None)
-        return answer
+                evaluation.records[key] = Record(key, value, payload=payload, is_local=True)
+                evaluation.unresolved.pop(key, None)
+        return evaluation
 
     def payload_of(self, key: str, value: bool | str, flags: FeatureFlagEvaluations) -> Any:
         """Return the payload of a flag, if it has this value."""
@@ -124,5 +124,5 @@ class FlagsAtHand:
         return None if payload is None else json.loads(payload)
 
 
-flags_at_hand = FlagsAtHand()
+flag_overrides = FlagOverrides()
 """The flags of this process, for all tests."""
