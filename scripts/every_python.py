@@ -37,6 +37,7 @@ LEFT_OUT = [
     "tests/relay",
     "tests/test_distributions.py",
     "tests/test_names.py",
+    "tests/test_pages.py",
     "tests/test_repository.py",
     "tests/test_soak.py",
     "tests/transports/test_buffered_servers.py",

@@ -45,7 +45,7 @@ PUBLIC = {
     },
     "leanbase.testing": {
         *("CapturedEvents", "FlagOverrides", "FunctionError", "LambdaContext", "LambdaSimulator"),
-        *("SourceContract", "TransportContract"),
+        *("SourceContract", "TransportContract", "capture_events"),
     },
     "leanbase.feature_flags": {
         *("Definitions", "DefinitionsSource", "FeatureFlagEvaluations", "FeatureFlagResult"),

@@ -30,15 +30,16 @@ ENTRY_POINTS = transports.__name__
 
 
 _override: BaseTransport | None = None
+_spares_memory = True
 
 
-def override_transport(transport: BaseTransport | None) -> None:
-    """Make every new client use this transport, except clients configured with `memory`. For tests.
+def override_transport(transport: BaseTransport | None, *, spares_memory: bool = True) -> None:
+    """Make every new client use this transport, or with `None` its configured transport. For tests.
 
-    `None` restores the configured transports.
+    By default, clients configured with `memory` keep theirs: a test reads its events.
     """
-    global _override
-    _override = transport
+    global _override, _spares_memory
+    _override, _spares_memory = transport, spares_memory
 
 
 def is_overridden() -> bool:
@@ -51,7 +52,7 @@ def create(settings: Settings) -> RetainingTransport:
     Raises:
         ConfigError: The transport does not exist, or cannot be created.
     """
-    if _override is not None and not _is_memory(settings.transport):
+    if _override is not None and not (_spares_memory and _is_memory(settings.transport)):
         return retaining(_override, settings)
     try:
         transport = _made(settings.transport, "transport", settings)

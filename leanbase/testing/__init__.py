@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .captured import CapturedEvents
     from .flag_overrides import FlagOverrides
     from .lambda_simulator import FunctionError, LambdaContext, LambdaSimulator
+    from .recording import capture_events
     from .source_contract import SourceContract
     from .transport_contract import TransportContract
 
@@ -24,6 +25,7 @@ __all__ = [
     "LambdaSimulator",
     "SourceContract",
     "TransportContract",
+    "capture_events",
 ]
 
 _MODULES = {
@@ -34,6 +36,7 @@ _MODULES = {
     "LambdaSimulator": "lambda_simulator",
     "SourceContract": "source_contract",
     "TransportContract": "transport_contract",
+    "capture_events": "recording",
 }
 
 

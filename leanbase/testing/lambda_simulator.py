@@ -382,7 +382,7 @@ def _serve(
         if (flags := sys.modules.get(f"{__package__.partition('.')[0]}.feature_flags.flags")) is not None:
             flags.forget_stores()
         recorder.pipe = answers
-        factory.override_transport(recorder)
+        factory.override_transport(recorder, spares_memory=False)  # no test can read the sandbox's memory
         default_client.shutdown()
         invocation.forget_invocations()
         try:

@@ -73,12 +73,10 @@ def leanbase_events(request: pytest.FixtureRequest) -> Iterator[CapturedEvents]:
     """Return the events that all clients captured during the test, in the order in which they were sent."""
     if request.node.get_closest_marker(SEND) is not None or request.config.getini(SEND):
         pytest.fail(f"{EVENTS} is empty because this test sends: the marker or the ini option {SEND} is set")
-    from .captured import CapturedEvents
-    from .recording import recorder
+    from .recording import capture_events
 
-    before, recorder.recording = recorder.recording, CapturedEvents()
-    yield recorder.recording
-    recorder.recording = before
+    with capture_events() as events:
+        yield events
 
 
 @pytest.fixture(name=FLAGS)

@@ -1,12 +1,15 @@
-"""Records events in tests, in place of the configured transport."""
+"""Records the events of tests, in place of the configured transport."""
 
 from __future__ import annotations
 
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from ..default import default_client
+from ..delivery import factory
 from ..events.encoding import EncodedEvent
 from ..transports.base import BaseTransport
 from ..transports.deadline import Deadline
@@ -57,3 +60,34 @@ def write_line(descriptor: int, message: object) -> None:
 
 recorder = RecordingTransport()
 """The recording transport of this process, for all tests."""
+
+
+@contextmanager
+def capture_events() -> Iterator[CapturedEvents]:
+    """Record the events captured in the block. None of them is sent, and no key or host is needed.
+
+    It records events of the default client, and of clients that are created in the block. A client that was
+    created before keeps its transport. Blocks may be nested: an event is recorded by the innermost one.
+
+    Yields:
+        The events, as dicts, in the order in which they were sent.
+
+    Examples:
+        >>> import leanbase
+        >>> with capture_events() as events:
+        ...     uuid = leanbase.capture("order created", distinct_id="user_1")
+        >>> events.assert_captured("order created", distinct_id="user_1")["uuid"] == uuid
+        True
+    """
+    is_first = not factory.is_overridden()
+    if is_first:
+        default_client.shutdown()
+        factory.override_transport(recorder, spares_memory=False)
+    before, recorder.recording = recorder.recording, CapturedEvents()
+    try:
+        yield recorder.recording
+    finally:
+        recorder.recording = before
+        if is_first:
+            default_client.shutdown()
+            factory.override_transport(None)

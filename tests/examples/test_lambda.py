@@ -13,18 +13,15 @@ from typing import Any
 
 import pytest
 
-from leanbase.delivery import factory
-from leanbase.testing import FunctionError, LambdaSimulator
-from leanbase.testing.recording import recorder
+from leanbase.testing import FunctionError, LambdaSimulator, capture_events
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "lambda"
 
 
 @pytest.fixture(autouse=True)
 def recording_transport() -> Iterator[None]:
-    factory.override_transport(recorder)
-    yield
-    factory.override_transport(None)
+    with capture_events():
+        yield
 
 
 def example_event(path: str) -> Any:

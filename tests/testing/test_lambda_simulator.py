@@ -19,9 +19,14 @@ from typing import Any
 import pytest
 
 import leanbase
-from leanbase.delivery import factory
-from leanbase.testing import CapturedEvents, FunctionError, LambdaContext, LambdaSimulator, lambda_simulator
-from leanbase.testing.recording import recorder
+from leanbase.testing import (
+    CapturedEvents,
+    FunctionError,
+    LambdaContext,
+    LambdaSimulator,
+    capture_events,
+    lambda_simulator,
+)
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork()")
 
@@ -30,9 +35,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork()
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Record events as the plugin does in users' sessions. Give a sandbox more time, because the machine may be busy."""
     monkeypatch.setattr(lambda_simulator, "SIGTERM_SECONDS", 3.0)
-    factory.override_transport(recorder)
-    yield
-    factory.override_transport(None)
+    with capture_events():
+        yield
 
 
 @leanbase.lambda_handler
