@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..delivery import factory
 from ..errors import ConfigError
-from ..settings import LOOPBACK_HOSTS, Settings, forget_warnings
+from ..settings import LOOPBACK_HOSTS, Settings, forget_warnings, module_attributes
 from .report import Step
 
 SECRET_PREFIXES = ("phs_", "phx_")
@@ -68,9 +69,17 @@ def _step(settings: Settings, missing: list[str], warnings: list[str]) -> Step:
         way += f", fallback {_described(settings.fallback)}"
     if not settings.sync_mode:
         way += ", sync_mode off"
-    if warnings:
-        return Step("settings", "warning", f"transport {way}", "; ".join(warnings))
-    return Step("settings", "ok", f"transport {way}")
+    found = ", ".join([f"transport {way}", *_origins()])
+    return Step("settings", "warning" if warnings else "ok", found, "; ".join(warnings))
+
+
+def _origins() -> Iterator[str]:
+    """Say where the host and the key are set: a forgotten variable is a frequent reason for a wrong key."""
+    module = module_attributes()
+    for name, options in {"host": ("host",), "key": ("project_api_key", "api_key")}.items():
+        places = {f"leanbase.{each}": module.get(each) for each in options}
+        places |= {f"LEANBASE_{each.upper()}": os.environ.get(f"LEANBASE_{each.upper()}") for each in options}
+        yield from [f"{name} from {place}" for place, value in places.items() if str(value or "").strip()][:1]
 
 
 def _described(transport: Any) -> str:

@@ -73,6 +73,9 @@ def test_pull_to_standard_output(
     error = capsys.readouterr().err
     assert "secret_key is not valid for this project" in error
     assert "phs_secret" not in error
+    flags.serve_definitions(status=404)
+    assert main(["flags", "pull"]) == 1
+    assert "it has no flag definitions; check host (a local server needs --flags)" in capsys.readouterr().err
     assert main(["flags", "pull", "--output", "/no/such/folder/flags.json"]) == 1
 
 

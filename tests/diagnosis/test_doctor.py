@@ -58,6 +58,18 @@ def test_3_a_secret_key_in_the_wrong_place(set: Set, doctor: Any, server: FaultS
     assert not server.requests, "it is not sent to find out"
 
 
+def test_the_key_and_the_host_have_a_place(set: Set, doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    set(host="http://127.0.0.1:9")
+    found = doctor()[1]["settings"]["found"]
+    assert found == "transport http, host from LEANBASE_HOST, key from LEANBASE_API_KEY"
+    monkeypatch.setenv("LEANBASE_PROJECT_API_KEY", "phc_other")
+    leanbase.host = "http://127.0.0.1:9"
+    found = doctor()[1]["settings"]["found"]
+    assert found == "transport http, host from leanbase.host, key from LEANBASE_PROJECT_API_KEY"
+    leanbase.api_key = "phc_third"
+    assert doctor()[1]["settings"]["found"].endswith("key from leanbase.api_key")
+
+
 def test_4_a_client_that_is_disabled(set: Set, doctor: Any) -> None:
     set(host="http://127.0.0.1:1", disabled="true")
     assert doctor()[1]["settings"]["found"] == "the client sends nothing: disabled"
@@ -236,7 +248,7 @@ def test_for_people(set: Set, server: FaultServer, capsys: pytest.CaptureFixture
     set(host="http://127.0.0.1:9")
     assert main(["doctor"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["ok", "settings", "transport", "http"]
+    assert lines[0].split()[:4] == ["ok", "settings", "transport", "http,"]
     assert lines[-2].startswith("failed   tcp")
     assert lines[-1].strip() == "-> is it the right port?"
     assert main(["--quiet", "doctor"]) == 1

@@ -23,6 +23,7 @@ FORBIDDEN = {
     401: "secret_key is not valid for this project",
     402: "the project is over its quota of flag requests",
 }
+HINTS = {404: ": it has no flag definitions; check host (a local server needs --flags)"}
 
 
 class ApiSource(DefinitionsSource):
@@ -64,7 +65,7 @@ class ApiSource(DefinitionsSource):
                 f"the server responded with {response.status}: {FORBIDDEN[response.status]}", is_final=True
             )
         if response.status != 200:
-            raise SourceError(f"the server responded with {response.status}")
+            raise SourceError(f"the server responded with {response.status}{HINTS.get(response.status, '')}")
         try:
             return Definitions.from_json(
                 decoded(response), etag=response.headers.get("ETag"), fetched_at=asked_at
