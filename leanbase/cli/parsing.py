@@ -60,8 +60,12 @@ def pair(text: str, option: str) -> tuple[str, str]:
 
 
 def value_of(text: str) -> Any:
-    """Return an argument decoded from JSON, or unchanged if it is not valid JSON."""
+    """Return an argument decoded from JSON, or unchanged if it is not valid JSON, as `NaN` is not."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return text
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

@@ -27,8 +27,8 @@ def add(commands: Any) -> None:
     parser = command(
         commands,
         "replay",
-        "Send the events that a spool holds, and report what became of them. Files of running processes are "
-        "left to these. Exits 1 if some events could not be sent.",
+        "Send the events in a spool, and report the outcomes. Running processes send their own files. Exits "
+        "1 if events could not be sent, or if all files belong to another key or host.",
         _run,
         "leanbase replay",
         "leanbase replay --directory /var/spool/leanbase --json",
@@ -72,7 +72,8 @@ def _run(options: argparse.Namespace) -> int:
         _show(report, is_away=receipt.has_retained)
     for reason in sorted(failures):
         print(f"{PROGRAM}: {reason}", file=sys.stderr)
-    return 1 if receipt.has_retained or refused else 0
+    is_of_others_alone = report["files_of_other_projects"] and not (receipt.delivered or report["left_files"])
+    return 1 if receipt.has_retained or refused or is_of_others_alone else 0
 
 
 class _RetainingWhenAllRefused(BaseTransport):
@@ -115,4 +116,5 @@ def _show(report: dict[str, Any], *, is_away: bool) -> None:
         why = "still stored" if is_away else "in use by running processes"
         print(f"{report['left_files']} file(s) with {report['left_bytes']:,} bytes are {why}")
     if report["files_of_other_projects"]:
-        print(f"{report['files_of_other_projects']} file(s) belong to another key or host")
+        others = report["files_of_other_projects"]
+        print(f"{others} file(s) belong to another key or host; replay them with its settings")

@@ -8,7 +8,6 @@ from functools import wraps
 from ..client import Leanbase
 from ..default import default_client
 from ..delivery.scope import DeliveryScope
-from ..messages import log_lost_at_exit
 from .boundary import Boundary
 from .callables import is_async, is_generator
 
@@ -114,9 +113,7 @@ class _Run(Boundary):
         self._installed = self._termination.install(self.client)
 
     def close(self, error: BaseException | None) -> None:
-        receipt = self.client._close_scope(self.scope)
-        if receipt.retained:
-            log_lost_at_exit(receipt.retained)
+        self.client._close_scope(self.scope)
         self._termination.wait()  # after SIGTERM, the process ends here
 
     def end(self) -> None:

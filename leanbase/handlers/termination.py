@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from weakref import WeakSet
 
 from ..client import Leanbase
@@ -15,7 +15,6 @@ from ..delivery.scope import DeliveryScope, unfinished_scopes
 from ..forking import reset_in_child
 from ..messages import log_lost_at_exit
 from ..transports.deadline import Deadline
-from ..transports.receipt import Receipt
 from ..waking import Waker
 
 TYPE_CHECKING = False
@@ -171,18 +170,17 @@ def _is_of_asyncio(handler: Any) -> bool:
     return named == ("asyncio.unix_events", "_sighandler_noop")
 
 
-def flush_all(clients: Iterable[Leanbase], deadline: Deadline) -> None:
+def flush_all(clients: Collection[Leanbase], deadline: Deadline) -> None:
     """Send all events that open scopes have collected or in flight, or that the clients have retained."""
-    latest: dict[Leanbase, Receipt] = {}
-    lost: set[str] = set()
+    dropped = 0
     for scope in unfinished_scopes() or [DeliveryScope()]:
         scope.closed = True  # events that are captured from now on are sent at once
         for client in clients:
-            receipt = latest[client] = client._send_scope(scope, deadline)  # with the events retained so far
-            lost |= {each.uuid for each in receipt.undelivered if each.outcome == "dropped"}
-    lost |= {each.uuid for receipt in latest.values() for each in receipt.undelivered}
+            receipt = client._send_scope(scope, deadline)  # with the events retained so far
+            dropped += sum(receipt.dropped.values())
+    lost = dropped + sum(client.stats()["retained"] for client in clients)
     if lost:
-        log_lost_at_exit(len(lost))
+        log_lost_at_exit(lost)
 
 
 _latest: Termination | None = None

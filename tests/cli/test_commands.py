@@ -34,6 +34,8 @@ def test_capture(configured: FaultServer, capsys: pytest.CaptureFixture[str]) ->
         "ok=true",
         "-p",
         "equation=a=b",
+        "-p",
+        "ratio=NaN",
         "--group",
         "company=acme",
     ]
@@ -51,6 +53,7 @@ def test_capture(configured: FaultServer, capsys: pytest.CaptureFixture[str]) ->
         "seconds": 42,
         "ok": True,
         "equation": "a=b",
+        "ratio": "NaN",
         "$groups": {"company": "acme"},
     }
     assert {name: event["properties"][name] for name in expected} == expected

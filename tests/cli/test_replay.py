@@ -133,8 +133,13 @@ def test_files_of_another_project_are_left_to_it(
     end(writer(server, spool, 2))
     monkeypatch.setenv("LEANBASE_API_KEY", "phc_other")
     server.always(Behaviour())
+    assert main(["replay", "--directory", str(spool)]) == 1
+    assert capsys.readouterr().out == (
+        "0 events sent, 0 refused\n1 file(s) belong to another key or host; replay them with its settings\n"
+    )
+    monkeypatch.setenv("LEANBASE_API_KEY", "phc_test")
     assert main(["replay", "--directory", str(spool)]) == 0
-    assert capsys.readouterr().out == "0 events sent, 0 refused\n1 file(s) belong to another key or host\n"
+    assert "2 events sent" in capsys.readouterr().out
 
 
 def test_what_replay_needs(

@@ -67,7 +67,8 @@ def test_a_long_job_sends_a_hundred_events_at_a_time(server: FaultServer) -> Non
 def test_events_lost_at_the_end_of_the_process_are_logged(server: FaultServer) -> None:
     server.always(Behaviour(status=503))
     ended = run(server, "return_normally", LEANBASE_MAX_RETRIES="0")
-    assert "1 event(s) could not be delivered and will be lost at exit" in ended.output
+    (line,) = [line for line in ended.output.splitlines() if "lost" in line]
+    assert line == "1 event(s) are lost: they could not be delivered before the process ended"
 
 
 # --- SIGTERM -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ConfigError
-from ..rows import HistoricalEvent, UnusableRowError, decode_json
+from ..rows import HistoricalEvent, UnusableRowError, decode_json, with_groups
 
 MAX_DIGITS_OF_INT = 19
 _LIKE_A_NAME = re.compile(r"[A-Za-z_$][\w $./()-]{0,60}")
@@ -84,6 +84,8 @@ class Columns:
             chosen = {name: fields[name] for name in self.properties if fields.get(name) not in (None, "")}
             if self.is_text:
                 chosen = {name: value_of(text) for name, text in chosen.items()}
+        if isinstance(chosen.get("groups"), Mapping):
+            chosen = with_groups(chosen, chosen.pop("groups"))
         return HistoricalEvent(
             self.name or fields.get(self.event),
             fields.get(self.distinct_id),
