@@ -1,4 +1,4 @@
-"""`leanbase flags`: a bundle of definitions, which flags can be decided here, and why one has its value."""
+"""`leanbase flags`: load, check and evaluate definitions of feature flags."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ LOAD_SECONDS = 10.0
 
 
 def add(commands: Any) -> None:
-    flags = commands.add_parser("flags", help="flag definitions: pull, check, eval", description=__doc__)
+    summary = "Pull, check or evaluate definitions of feature flags"
+    flags = commands.add_parser("flags", help=summary, description=f"{summary}.")
     actions = flags.add_subparsers(title="actions", metavar="ACTION", required=True)
     pull = command(
         actions,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import ConfigError
 
 PROGRAM = __name__.partition(".")[0]
+WIDTH = 79
 
 
 class UsageError(ConfigError):
@@ -32,7 +34,7 @@ def command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary.partition(". ")[0].rstrip("."),
-        description=summary,
+        description=textwrap.fill(summary, WIDTH),
         epilog=f"example{'s' if len(examples) > 1 else ''}:\n{shown}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
