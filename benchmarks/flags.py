@@ -117,7 +117,7 @@ def outage() -> str:
 
     from leanbase import Leanbase
 
-    rows = ["| | first read, s | next read, s | the 100 after that, ms each |", "|---|---:|---:|---:|"]
+    rows = ["| | first read, s | second read, s | each of the next 100 reads, ms |", "|---|---:|---:|---:|"]
     with silent_server() as url, tempfile.TemporaryDirectory() as directory:
         clients: dict[str, Any] = {
             "leanbase": Leanbase(KEY, url, secret_key="phs", spool_directory=directory),
@@ -152,7 +152,7 @@ def memory() -> str:
         reported.once(number.to_bytes(8, "big"), lambda: True)
     taken = (tracemalloc.get_traced_memory()[0] - before) / 2**20
     tracemalloc.stop()
-    return f"{MAX_REPORTED:,} reads that were reported take {taken:.2f} MiB."
+    return f"The record of {MAX_REPORTED:,} reported reads takes {taken:.2f} MiB of memory."
 
 
 TRAFFIC = {
@@ -169,7 +169,10 @@ INVOCATIONS, SECONDS_OF_ONE, SECONDS_TO_LIVE = 1000, 0.3, 360.0
 
 def requests() -> str:
     """Count the requests of 1000 invocations, with a real store for each sandbox, on a simulated clock."""
-    rows = ["| traffic | sandboxes | `api` | `api`, with a bundle: whole answers |", "|---|---:|---:|---:|"]
+    rows = [
+        "| invocations | sandboxes | `api`: requests | `api` with a bundle: responses with definitions |",
+        "|---|---:|---:|---:|",
+    ]
     for name, rate in TRAFFIC.items():
         sandboxes, asked, _ = _simulated(rate, bundled=False)
         _, _, whole = _simulated(rate, bundled=True)

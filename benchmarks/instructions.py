@@ -240,10 +240,10 @@ def imports() -> Iterator[Callable[[], Any]]:
 
 ROWS: dict[str, Callable[[], contextlib.AbstractContextManager[Callable[[], Any]]]] = {
     "capture in a scope": capture,
-    "the same by hand": handwritten,
+    "the same event by hand": handwritten,
     "posthog, to its queue": posthog_to_its_queue,
     "capture in a context with six tags": capture_in_context,
-    "the same by hand, with tags": handwritten_in_context,
+    "the same event by hand, with tags": handwritten_in_context,
     "capture with one datetime": capture_with_datetime,
     "capture without properties": capture_without_properties,
     "an empty scope": empty_scope,

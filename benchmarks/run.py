@@ -99,7 +99,8 @@ def imports() -> str:
     ratio = over["leanbase"] / over["json, logging"]
     return (
         table(samples, "json, logging", "ms", 1000)
-        + f"\n\nOver a bare interpreter, leanbase takes {ratio:.2f} times what `import json, logging` does."
+        + f"\n\nWithout the time of the bare interpreter, leanbase takes {ratio:.2f} times as long as "
+        "`import json, logging`."
     )
 
 
@@ -129,7 +130,7 @@ def one_capture() -> str:
         ratio = statistics.median(samples["leanbase"]) / statistics.median(samples["posthog sync_mode"])
         return (
             table(samples, "bare urllib3", "ms", 1000)
-            + f"\n\nleanbase takes {ratio:.2f} times what posthog does."
+            + f"\n\nleanbase takes {ratio:.2f} times as long as posthog."
         )
 
 
@@ -242,7 +243,7 @@ def hand_off() -> str:
             "http": Leanbase(KEY, url),
             "log": Leanbase(transport=LogTransport(log.fileno())),
             "sqs": Leanbase(transport="sqs", queue_url=f"{url}/123456789012/events"),
-            "spool, written only": Leanbase(transport=SpoolTransport(os.path.join(directory, "spool"))),
+            "spool, without delivery": Leanbase(transport=SpoolTransport(os.path.join(directory, "spool"))),
         }
         samples = in_turns({name: cpu(client) for name, client in clients.items()}, rounds=15, warm=2)
         assert clients["log"].stats()["handed_off"] == clients["sqs"].stats()["handed_off"] == 17 * events
@@ -349,7 +350,8 @@ def peak_mib(process: int) -> float:
 def bulk_import() -> str:
     """Measure whole processes that import past events, until all are delivered to a server on loopback."""
     rows = [
-        "| | events a second, 50,000 | 200,000 | ÷ posthog | peak memory, MiB, 50,000 | 200,000 |",
+        "| | 50,000: events/s | 200,000: events/s | ÷ posthog | 50,000: peak memory, MiB "
+        "| 200,000: peak memory, MiB |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     measured: dict[tuple[str, int], list[tuple[float, float]]] = {}
@@ -379,7 +381,7 @@ def bulk_import() -> str:
 def csv_import() -> str:
     """Measure whole processes that import a CSV file, until all is delivered to a server on loopback."""
     rows = [
-        "| | events a second | ÷ posthog | memory before, MiB | at its peak |",
+        "| | events/s | ÷ posthog | memory before, MiB | peak memory, MiB |",
         "|---|---:|---:|---:|---:|",
     ]
     measured: dict[str, list[tuple[float, float, float]]] = {}
@@ -511,7 +513,11 @@ def flag_evaluation() -> str:
 
 def counted_instructions() -> str:
     """Count instructions, which do not depend on the load of the machine. See instructions.py."""
-    return instructions.table([]) if instructions.available() else "valgrind is not installed: not counted."
+    return (
+        instructions.table([])
+        if instructions.available()
+        else "valgrind is not installed, so no instructions were counted."
+    )
 
 
 QUESTIONS: dict[str, Callable[[], str]] = {
@@ -520,23 +526,23 @@ QUESTIONS: dict[str, Callable[[], str]] = {
     "What does one synchronous capture cost? (server on loopback, warm)": one_capture,
     "What does an event cost in CPU? (1000 events, until all are delivered)": cpu_per_event,
     "What does the first send of a process cost in CPU? (ten events, imports included)": first_send,
-    "What does an event cost in CPU that is handed off? (ten at a time, as in an invocation)": hand_off,
+    "What does a handed-off event cost in CPU? (ten at a time, as in an invocation)": hand_off,
     "What does an exception cost in CPU? (30 frames with source; captured, not sent)": one_exception,
-    "What do ten events add to an invocation? (in AWS's emulator, server 0 ms away)": lambda: invocation(0),
-    "What do ten events add to an invocation? (in AWS's emulator, server 50 ms away)": lambda: invocation(
+    "What do ten events add to an invocation? (in AWS's emulator, server delay 0 ms)": lambda: invocation(0),
+    "What do ten events add to an invocation? (in AWS's emulator, server delay 50 ms)": lambda: invocation(
         50, rounds=30
     ),
-    "What do a hundred events add to an invocation? (in AWS's emulator, server 0 ms away)": lambda: (
+    "What do a hundred events add to an invocation? (in AWS's emulator, server delay 0 ms)": lambda: (
         invocation(0, events=100, rounds=20)
     ),
     "What does a cold start cost? (in AWS's emulator, server on loopback)": cold_start,
-    "How fast is an import of the past? (buffered, server on loopback)": bulk_import,
+    "How fast is an import of the past? (by number of events; buffered, server on loopback)": bulk_import,
     "How fast is an import of a CSV file? (300,000 rows, `leanbase import`, server on loopback)": csv_import,
-    "Does an event cost more where there are many? (until all have left)": growth,
-    "What does a context cost? (entered and left)": contexts,
-    "What does an evaluation of feature flags cost in CPU? (by definitions in the process)": flag_evaluation,
-    "What do reads of flags cost while the endpoint of definitions does not respond?": flags.outage,
-    "How often do 1000 invocations ask for definitions? (simulated)": flags.requests,
+    "Does an event cost more CPU if there are many events? (until all are sent)": growth,
+    "What does it cost to enter and exit a context? (by the number of open contexts)": contexts,
+    "What does an evaluation of feature flags cost in CPU? (definitions in the process)": flag_evaluation,
+    "How long do reads of flags take while the endpoint of definitions does not respond?": flags.outage,
+    "How many requests for definitions do 1000 invocations make? (simulated)": flags.requests,
 }
 
 
@@ -549,8 +555,12 @@ def main() -> None:
         print(f"\n{sections[-1]}", flush=True)
     (HERE / "results.md").write_text(
         "# Benchmarks\n\n"
-        f"Written by `make bench`: {versions}; CPython {platform.python_version()}, {os.cpu_count()} cores. "
-        "All rows of a table were measured in turns in one run; compare the ratios.\n\n" + "\n".join(sections)
+        "`make bench` writes this page.\n\n"
+        f"- Versions: {versions}\n"
+        f"- Machine: CPython {platform.python_version()}, {os.cpu_count()} cores\n\n"
+        "All rows of a table were measured in turns in one run, so compare the ratios, not the times. "
+        "The *middle half* is the\nrange between the first and the third quartile. "
+        "A column such as *÷ posthog* is the ratio to the median of that row.\n\n" + "\n".join(sections)
     )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -99,4 +101,6 @@ def run(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(ROOT / sys.argv[1])
+    with tempfile.TemporaryDirectory() as directory:
+        os.chdir(directory)
+        run(ROOT / sys.argv[1])
