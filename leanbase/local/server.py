@@ -313,7 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
         if played is not None:
             status, headers, content = played
             arrival.status = status
-            arrival.error = f"simulated: {content.get('error') or 'nothing is stored'}"
+            arrival.error = f"simulated: {content.get('error') or 'not stored'}"
             self.server.store.add(None, arrival)
             self._print(f"{len(envelope['batch'])} event(s): simulated response {status}")
         else:

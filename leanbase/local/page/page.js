@@ -28,7 +28,7 @@ function time(seconds) {
 }
 
 function eventRow(event) {
-  const again = event.times_received > 1 ? element("span", { class: "badge", title: "The same event came again, and counts once" }, `×${event.times_received}`) : null;
+  const again = event.times_received > 1 ? element("span", { class: "badge", title: "The same event arrived again. It counts once." }, `×${event.times_received}`) : null;
   return element(
     "button",
     { class: `row${event.is_exception ? " bad" : ""}`, "data-id": event.id, onclick: () => choose(`event/${event.id}`) },
@@ -253,7 +253,7 @@ async function requestDetail(number) {
       ["Events", request.events],
       ["Size", `${bytes(request.bytes)}${request.body_bytes && request.body_bytes !== request.bytes ? `, ${bytes(request.body_bytes)} decompressed` : ""}`],
     ]),
-    again.length ? element("h3", {}, "Came again, and count once") : null,
+    again.length ? element("h3", {}, "Repeated events, counted once") : null,
     again.length ? element("ul", {}, ...again) : null,
     element("h3", {}, "Headers"),
     tree(request.headers),
