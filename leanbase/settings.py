@@ -447,11 +447,15 @@ def as_strings(name: str, value: object) -> tuple[str, ...] | None:
     return texts
 
 
+UNENCRYPTED = "host is an http:// URL: the API key and the events are sent unencrypted; use https://"
 FLAGS_KEY_HINT = "the key that reads flag definitions is called secret_key here"
 FOREIGN = {
     "anonymous_id": "is not an option: give distinct_id to the call, or leave it out",
+    "enable_local_evaluation": "is not an option: leave out secret_key and flag_definitions",
+    "flag_fallback_cache_url": "is not an option: flag_definitions names other sources",
     "max_queue": "is called max_queue_size here",
     "personal_api_key": f"is not an option: {FLAGS_KEY_HINT}",
+    "privacy_mode": "is not an option: calls of AI models are not captured",
     "thread": "is not an option: a buffer has one thread (sync_mode=False)",
     "timeout_seconds": "is called timeout here",
     "upload_size": "is called flush_at here",
@@ -488,8 +492,8 @@ def _warn_of_misspelt(known: Iterable[str], module: Mapping[str, Any]) -> None:
     for name, value in list(module.items()):
         if name in own or not name.islower() or name.startswith("_") or isinstance(value, ModuleType):
             continue
-        if name == "personal_api_key":
-            _warn_once(f"leanbase.{name} is not an option: {FLAGS_KEY_HINT}")
+        if name in FOREIGN:
+            _warn_once(f"leanbase.{name} {FOREIGN[name]}")
         elif near := _nearest(name, known, 0.8):
             _warn_once(f"leanbase.{name} is not an option; did you mean leanbase.{near}?")
 
@@ -621,5 +625,5 @@ def _checked_host(host: str | None) -> str | None:
     if not usable:
         raise ConfigError("host must be an http(s) URL such as https://leanbase.example.com")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
-        _warn_once("host is an http:// URL: the API key and the events are sent unencrypted; use https://")
+        _warn_once(UNENCRYPTED)
     return text

@@ -43,6 +43,19 @@ def test_a_misspelt_option_is_warned_about(
     ]
 
 
+def test_options_of_similar_sdks_on_the_module_are_warned_about(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("thread", "enable_local_evaluation", "personal_api_key"):
+        monkeypatch.setattr(leanbase, name, "phs_secret", raising=False)
+    Settings.resolve({})
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "leanbase.enable_local_evaluation is not an option: leave out secret_key and flag_definitions",
+        "leanbase.personal_api_key is not an option: the key that reads flag definitions is called secret_key here",
+        "leanbase.thread is not an option: a buffer has one thread (sync_mode=False)",
+    ]
+
+
 @pytest.mark.rule("O-1")
 @pytest.mark.parametrize(
     ("option", "string", "value"),

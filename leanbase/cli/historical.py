@@ -141,8 +141,16 @@ def _sources(options: argparse.Namespace) -> list[Source]:
 
 def _show(importer: Importer, options: argparse.Namespace) -> None:
     report, skipped = importer.report, importer.skipped
+    files = {name: path for name, path in report.files.items() if Path(path).exists()}
     if options.json:
-        print(json.dumps({**asdict(report), "dry_run": options.dry_run}))
+        found = {**asdict(report), "files": files, "dry_run": options.dry_run}
+        if options.dry_run:
+            found["would_be_sent"] = found.pop("delivered")
+        reasons = [
+            {"reason": reason, "rows": count, "first_rows": importer.examples[reason]}
+            for reason, count in importer.reasons.most_common()
+        ]
+        print(json.dumps({**found, "reasons": reasons}))
         return
     passed_on = f"{report.delivered:,} delivered"
     if report.handed_off:
@@ -151,11 +159,14 @@ def _show(importer: Importer, options: argparse.Namespace) -> None:
         passed_on = f"{report.delivered:,} would be sent"
     print(
         f"{report.read:,} rows read: {passed_on}, {report.refused:,} refused, {report.rejected:,} rejected"
-        + (f"; {skipped:,} of them by earlier runs" if skipped else "")
+        + (f" (earlier runs read {skipped:,} of the rows)" if skipped else "")
     )
+    several = len({name for rows in importer.examples.values() for _, name in rows}) > 1
     for reason, count in importer.reasons.most_common(MOST_REASONS):
-        print(f"  {count:,} row(s): {reason}")
-    if "rejects" in report.files:
-        print(f"rows that were not imported: {report.files['rejects']}")
-    if "checkpoint" in report.files:
-        print(f"checkpoint: {report.files['checkpoint']}")
+        rows = [f"{number:,}" + f" of {name}" * several for number, name in importer.examples[reason]]
+        more = ", …" * (count > len(rows))
+        print(f"  {count:,} row(s): {reason} (row {', '.join(rows)}{more})")
+    if "rejects" in files:
+        print(f"rows that were not imported: {files['rejects']}")
+    if "checkpoint" in files:
+        print(f"checkpoint: {files['checkpoint']}")

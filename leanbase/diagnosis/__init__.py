@@ -38,6 +38,17 @@ def _steps(send: bool, deadline: Deadline) -> Iterator[Step]:
     yield step
     if settings is None:
         return
+    is_possible = step.status != "failed"
+    for step in _way(settings, deadline):
+        is_possible = is_possible and step.status != "failed"
+        yield step
+    yield from stores.flags(settings, deadline)
+    if send and is_possible:
+        yield _send(settings, deadline.at_most(SEND_SECONDS))
+
+
+def _way(settings: Settings, deadline: Deadline) -> Iterator[Step]:
+    """Check the transports that the settings name."""
     named = {each for each in (settings.transport, settings.fallback) if isinstance(each, str)}
     ways = {"http" if each == "buffered" else each for each in named}
     if ways & {"http", "spool"}:
@@ -49,9 +60,6 @@ def _steps(send: bool, deadline: Deadline) -> Iterator[Step]:
         yield from stores.queue(settings, deadline)
     if "spool" in ways:
         yield stores.spool(settings)
-    yield from stores.flags(settings, deadline)
-    if send:
-        yield _send(settings, deadline.at_most(SEND_SECONDS))
 
 
 @timed("send")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from ..delivery import factory
 from ..errors import ConfigError
-from ..settings import LOOPBACK_HOSTS, Settings, forget_warnings, module_attributes
+from ..settings import LOOPBACK_HOSTS, UNENCRYPTED, Settings, forget_warnings, module_attributes
 from .report import Step
 
 SECRET_PREFIXES = ("phs_", "phx_")
@@ -25,7 +25,8 @@ class _Warnings(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
+        if (text := record.getMessage()) != UNENCRYPTED:  # the step about the host says this
+            self.texts.append(text)
 
 
 def resolved() -> tuple[Settings | None, Step]:
@@ -41,7 +42,7 @@ def resolved() -> tuple[Settings | None, Step]:
         settings = Settings.resolve({})
         missing = factory.missing_settings(settings)
     except ConfigError as error:
-        return None, Step("settings", "failed", str(error))
+        return None, Step("settings", "failed", str(error), "correct the setting that it names")
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagates
@@ -58,7 +59,8 @@ def _step(settings: Settings, missing: list[str], warnings: list[str]) -> Step:
     if missing:
         variables = " and ".join(f"LEANBASE_{name.upper()}" for name in missing)
         found = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
-        return Step("settings", "failed", found, f"set {variables}, or leanbase.{missing[0]} in code")
+        attributes = " and ".join(f"leanbase.{name}" for name in missing)
+        return Step("settings", "failed", found, f"set {variables}, or {attributes} in code")
     if settings.timeout > settings.send_deadline:
         warnings.append(
             f"timeout ({settings.timeout:g} s) never applies: send_deadline ends a send after "

@@ -159,7 +159,7 @@ def _posted(
     status = response.status
     found = f"{url} responds with {status}"
     kind = response.headers.get("Content-Type") or ""
-    if status in (404, 405):
+    if status in (404, 405, 501):
         advice = "host must be the address of the ingestion server, with its path prefix if it has one"
         return Step("endpoint", "failed", found, advice), response
     if 300 <= status < 400:

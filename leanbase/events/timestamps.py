@@ -78,8 +78,8 @@ def normalized_timestamp(value: object, *, event: object = None, is_history: boo
     kind = type(value).__name__
     if is_history:
         raise InvalidEventError(
-            f"timestamp cannot be read, a {kind}: it must be a date and time in ISO 8601, or the seconds or "
-            "milliseconds since 1970, from 1973 on"
+            "timestamp cannot be read: it must be a date and time in ISO 8601, or the seconds or "
+            f"milliseconds since 1970, from 1973 on, not this {kind}"
         )
     logger.warning(
         "event %r: timestamp must be a datetime, a number of seconds or milliseconds since the epoch, or a "

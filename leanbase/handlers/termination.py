@@ -172,13 +172,11 @@ def _is_of_asyncio(handler: Any) -> bool:
 
 def flush_all(clients: Collection[Leanbase], deadline: Deadline) -> None:
     """Send all events that open scopes have collected or in flight, or that the clients have retained."""
-    dropped = 0
     for scope in unfinished_scopes() or [DeliveryScope()]:
         scope.closed = True  # events that are captured from now on are sent at once
         for client in clients:
-            receipt = client._send_scope(scope, deadline)  # with the events retained so far
-            dropped += sum(receipt.dropped.values())
-    lost = dropped + sum(client.stats()["retained"] for client in clients)
+            client._send_scope(scope, deadline)  # with the events retained so far
+    lost = sum(client.stats()["retained"] for client in clients)
     if lost:
         log_lost_at_exit(lost)
 

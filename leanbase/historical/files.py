@@ -99,6 +99,8 @@ def _of_file(path: Path, container: str | None, default: str | None) -> list[Inp
     if path.suffix == ".zip":
         return _of_archive(path, container)
     kind = container or _container(path.name) or default
+    if path.name.endswith(REJECTS_SUFFIX):
+        raise ConfigError(f"{path} has rejected rows: correct them in a file of the original format")
     if kind is None:
         raise ConfigError(
             f"the suffix of {path} is not a known format: name the format with --format csv, jsonl, …"
@@ -180,7 +182,7 @@ class CsvRows:
             header = next(self._rows, None)
             if not isinstance(header, list):
                 raise ConfigError(f"{self.name} has no header that can be read")
-            self._names = header
+            self.names: Sequence[str] = header
             check(header)
         except BaseException:
             self.close()
@@ -230,7 +232,7 @@ class CsvRows:
     def fields(self, row: Any) -> Mapping[str, Any]:
         if isinstance(row, _BadLine):
             raise UnusableRowError(f"the line is not valid CSV: {row.problem}")
-        names = self._names
+        names = self.names
         if len(row) != len(names):
             raise UnusableRowError(f"the row has {len(row)} cells, and the header {len(names)}")
         if not all(map(str.isascii, row)) and not _is_utf8(row):
@@ -256,6 +258,7 @@ def _is_utf8(row: Sequence[str]) -> bool:
 class JsonRows:
     """The rows of a file with one JSON object a line. Blank lines are skipped."""
 
+    names: Sequence[str] = ()
     namespace = b""
 
     def __init__(self, source: Input) -> None:
@@ -302,6 +305,7 @@ class ParquetRows:
         ConfigError: The file is not a Parquet file, or lacks a column that the import needs.
     """
 
+    names: Sequence[str] = ()
     namespace = b""
 
     def __init__(self, source: Input, check: Callable[[Sequence[str]], None]) -> None:

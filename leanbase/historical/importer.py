@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -44,6 +44,7 @@ from .rows import (
 logger = logging.getLogger("leanbase")
 
 MAX_BATCH_ROWS = 1000
+MOST_EXAMPLES = 3
 MAX_BATCH_BYTES = 1024 * 1024
 PROGRESS_SECONDS = 0.2
 REJECTS_BYTES = "rejects_bytes"
@@ -120,7 +121,7 @@ class _Batch:
 
     Attributes:
         owners: For each event, the index of its row in `lines`.
-        lines: The number, the source's name and the content of each row.
+        lines: The number, the source and the content of each row.
         problems: Why rows make no event, by their index in `lines`.
         keys: The keys that the checkpoint counts for these rows.
         place: The file's number and name, its rows up to the end of this batch, and their digest.
@@ -132,7 +133,7 @@ class _Batch:
     def __init__(self) -> None:
         self.events: list[EncodedEvent] = []
         self.owners: list[int] = []
-        self.lines: list[tuple[int, str, bytes]] = []
+        self.lines: list[tuple[int, Rows, bytes]] = []
         self.problems: dict[int, str] = {}
         self.keys: list[int] = []
         self.place: tuple[int, str, int, bytes] = (0, "", 0, b"")
@@ -156,6 +157,7 @@ class Importer:
 
     Attributes:
         reasons: Counts the reasons why rows of this run were rejected or refused.
+        examples: For each reason, the number and the source's name of the first rows.
         skipped: The number of rows that an earlier run had passed on.
 
     Raises:
@@ -221,6 +223,7 @@ class Importer:
         self._is_dry_run = dry_run
         self._in_flight: deque[_Batch] = deque()
         self.reasons: Counter[str] = Counter()
+        self.examples: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
         self._finished_bytes = 0
         self._reading: Rows | None = None
 
@@ -347,7 +350,10 @@ class Importer:
         return running, done
 
     def _other_file(self, rows: Rows, why: str) -> str:
-        return f"the checkpoint {self._checkpoint.path} belongs to another file, not to {rows.name}: {why}"
+        return (
+            f"the checkpoint {self._checkpoint.path} does not fit {rows.name}: {why}; to start over with the "
+            "same ids, delete the checkpoint"
+        )
 
     def _fill(
         self,
@@ -364,7 +370,7 @@ class Importer:
         first = count - len(contents) + 1
         for position, ((row, content, digest), before) in enumerate(zip(contents, times, strict=True)):
             index = len(batch.lines)
-            batch.lines.append((first + position, rows.name, content))
+            batch.lines.append((first + position, rows, content))
             try:
                 for event in self._events(source.format(rows.fields(row)), digest, before, batch):
                     batch.events.append(event)
@@ -444,15 +450,18 @@ class Importer:
             for event in group.events
         }
         passed_on = len(batch.lines) - len(batch.problems) - len(refused)
-        self.reasons.update({**batch.problems, **refused}.values())
+        problems = sorted({**batch.problems, **refused}.items())
+        for index, reason in problems:
+            self.reasons[reason] += 1
+            if len(self.examples[reason]) < MOST_EXAMPLES:
+                number, rows, _ = batch.lines[index]
+                self.examples[reason].append((number, rows.name))
         totals = self._totals()
         totals["read"] += len(batch.lines)
         totals["handed_off" if receipt.handed_off or receipt.spooled else "delivered"] += passed_on
         totals["refused"] += len(refused)
         totals["rejected"] += len(batch.problems)
-        rejects = [
-            (*batch.lines[index], reason) for index, reason in sorted({**batch.problems, **refused}.items())
-        ]
+        rejects = [(*batch.lines[index], reason) for index, reason in problems]
         totals[REJECTS_BYTES] = self._rejects.write(totals.get(REJECTS_BYTES, 0), rejects)
         self._checkpoint.commit(batch.keys, batch.place, totals)
 
@@ -487,8 +496,8 @@ class _Rejects:
         self._end = 0
         self._has_said = False
 
-    def write(self, end: int, rows: Sequence[tuple[int, str, bytes, str]]) -> int:
-        """Write rows (number, file, content, reason) at the offset `end`, and return the new end.
+    def write(self, end: int, rows: Sequence[tuple[int, Rows, bytes, str]]) -> int:
+        """Write rows (number, source, content, reason) at the offset `end`, and return the new end.
 
         Raises:
             StoppedError: The file cannot be written.
@@ -498,9 +507,9 @@ class _Rejects:
         if self.path is None:
             if not self._has_said:
                 self._has_said = True
-                number, name, _, reason = rows[0]
+                number, source, _, reason = rows[0]
                 text = "row %d of %s is not imported: %s; others are only counted"
-                logger.warning(text, number, name, reason)
+                logger.warning(text, number, source.name, reason)
             return end
         data = b"".join(_reject(*row) for row in rows)
         try:
@@ -526,13 +535,16 @@ class _Rejects:
             self._descriptor = None
 
 
-def _reject(number: int, name: str, content: bytes, reason: str) -> bytes:
-    row = content.decode("utf-8", "backslashreplace")
+def _reject(number: int, source: Rows, content: bytes, reason: str) -> bytes:
+    text = content.decode("utf-8", "backslashreplace")
     try:
-        shown: Any = decode_json(row)
+        row: Any = decode_json(text)
     except (ValueError, RecursionError):
-        shown = row
-    return json.dumps({"row": number, "file": name, "reason": reason, "content": shown}).encode() + b"\n"
+        row = text
+    names = source.names
+    if names and isinstance(row, list) and len(row) == len(names):
+        row = dict(zip(names, row, strict=True))
+    return json.dumps({"row": number, "file": source.name, "reason": reason, "content": row}).encode() + b"\n"
 
 
 def _draft(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from hashlib import sha1
@@ -35,10 +35,11 @@ class Rows(Protocol):
     """Rows from a file or from code, in the same order each time.
 
     The ids of a row are derived from `namespace` and `content`. A resumed import computes only these for the
-    rows that it skips. `fields` reads a row.
+    rows that it skips. `fields` reads a row. `names` are the names of cells that `content` has without names.
     """
 
     name: str
+    names: Sequence[str]
     namespace: bytes
 
     def __iter__(self) -> Iterator[Any]: ...
@@ -98,6 +99,7 @@ class CodeRows:
     """The rows that the caller passes to `import_events`."""
 
     name = "rows"
+    names: Sequence[str] = ()
     namespace = b""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:

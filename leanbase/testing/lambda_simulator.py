@@ -401,9 +401,11 @@ def _serve(
                 clock.passed = question["passed"]
                 context = LambdaContext(timeout, function_name=name, aws_request_id=question["request_id"])
                 try:
-                    answer = {"result": json.loads(json.dumps(call(question["event"], context)))}
+                    result = call(question["event"], context)
                 except Exception as error:
                     answer = {"error": _error(error)}
+                else:
+                    answer = _marshalled(result)
                 write_line(answers, answer)
         code = 0
     except SystemExit as error:
@@ -431,6 +433,13 @@ def _imported(name: str) -> Handler:
     module, _, function = name.rpartition(".")
     handler: Handler = getattr(importlib.import_module(module), function)
     return handler
+
+
+def _marshalled(result: object) -> dict[str, Any]:
+    try:
+        return {"result": json.loads(json.dumps(result))}
+    except Exception as error:
+        return {"error": ("Runtime.MarshalError", f"Unable to marshal response: {error}", "")}
 
 
 def _error(error: BaseException) -> tuple[str, str, str]:

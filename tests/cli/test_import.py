@@ -56,8 +56,8 @@ def test_the_last_lines_say_what_became_of_the_rows(server: FaultServer, csv_fil
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         "302 rows read: 300 delivered, 0 refused, 2 rejected",
-        "  1 row(s): the event name must be a non-empty string, not a blank string",
-        "  1 row(s): the row has no person: its distinct_id is missing or blank",
+        "  1 row(s): the event name must be a non-empty string, not a blank string (row 301)",
+        "  1 row(s): the row has no person: its distinct_id is missing or blank (row 302)",
         f"rows that were not imported: {csv_file}.rejects.jsonl",
         f"checkpoint: {csv_file}.checkpoint",
     ]
@@ -72,8 +72,26 @@ def test_the_last_lines_say_what_became_of_the_rows(server: FaultServer, csv_fil
         "rejected": 2,
         "files": {"checkpoint": f"{csv_file}.checkpoint", "rejects": f"{csv_file}.rejects.jsonl"},
         "dry_run": False,
+        "reasons": [],  # the earlier run has named them
     }
     assert len(server.events) == 300
+
+
+def test_a_dry_run_names_the_first_rows_for_each_reason(
+    csv_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with csv_file.open("a") as file:
+        file.write("order,,1709208000,1\n" * 5)
+    assert main(["import", "--dry-run", str(csv_file)]) == 1
+    reason = "the row has no person: its distinct_id is missing or blank"
+    assert f"  5 row(s): {reason} (row 301, 302, 303, …)\n" in capsys.readouterr().out
+    assert main(["import", "--dry-run", "--json", str(csv_file)]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert (report["would_be_sent"], report["rejected"]) == (300, 5)
+    assert "delivered" not in report
+    assert report["files"] == {}
+    rows = [[number, str(csv_file)] for number in (301, 302, 303)]
+    assert report["reasons"] == [{"reason": reason, "rows": 5, "first_rows": rows}]
 
 
 def test_a_dry_run_sends_and_writes_nothing(

@@ -143,6 +143,21 @@ def test_a_quote_that_is_never_closed_does_not_take_the_rest_of_memory(
     assert (line["row"], line["content"]) == (2, 'order,"user_2\n')
 
 
+def test_a_rejected_row_has_the_names_of_its_cells(server: FaultServer, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", HEADER + "order,,1709208000,pro,42\n")
+    assert main(["import", str(path)]) == 1
+    (line,) = map(json.loads, Path(f"{path}.rejects.jsonl").read_text().splitlines())
+    assert (line["content"]["event"], line["content"]["distinct_id"]) == ("order", "")
+
+
+def test_a_file_of_rejects_is_not_imported(
+    server: FaultServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "a.csv.rejects.jsonl", "{}\n")
+    assert main(["import", str(path)]) == 1
+    assert "has rejected rows: correct them in a file of the original format" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("last", ['order,user_2,1709208000,pro,"42\n', 'order,user_2,1709208000,pro,"4"2"\n'])
 def test_a_quote_that_is_open_at_the_end_takes_no_rows_with_it(
     last: str, server: FaultServer, tmp_path: Path
@@ -292,12 +307,12 @@ def test_a_folder_in_a_fixed_order(
     written(folder / "c.csv", HEADER + LINE.replace("user_1", "user_2"))
     assert main(["import", str(folder)]) == 0
     assert (
-        "3 rows read: 3 delivered, 0 refused, 0 rejected; 2 of them by earlier runs"
+        "3 rows read: 3 delivered, 0 refused, 0 rejected (earlier runs read 2 of the rows)"
         in capsys.readouterr().out
     )
     written(folder / "0.csv", HEADER + LINE.replace("user_1", "user_3"))
     assert main(["import", str(folder)]) == 1
-    assert "belongs to another file, not to" in capsys.readouterr().err
+    assert "does not fit" in capsys.readouterr().err
     assert sorted(each.name for each in tmp_path.iterdir()) == ["export", "export.checkpoint"]
 
 

@@ -18,6 +18,7 @@ from leanbase.local.server import LocalServer
 from leanbase.local.store import Arrival, Store
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+expect = sync_api.expect
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.slow]
 
 # Without these, Chromium looks up hosts of its maker.
@@ -112,7 +113,7 @@ def test_arrivals_appear_within_half_a_second_newest_first(
     appears(page, "second")
     assert time.monotonic() - started < 0.5
     assert names(page) == ["second", "first"]
-    assert "plan=pro" in page.locator(".row").first.inner_text()
+    expect(page.locator(".row").first).to_contain_text("plan=pro")
     assert page.locator(".fresh").count() == 1
 
 
@@ -146,7 +147,7 @@ def test_hostile_names_and_values_are_inert(local: LocalServer, client: Leanbase
     )
     page.goto(f"{local.url}#event/6")
     page.wait_for_selector("#detail h2 .escape")
-    assert page.locator("#detail h2").inner_text() == "U+202Egnp.exe"
+    expect(page.locator("#detail h2")).to_have_text("U+202Egnp.exe")
     page.goto(f"{local.url}#event/7")
     page.wait_for_function("() => document.querySelector('#detail h2').textContent.startsWith('U+001B')")
     assert "phc_secret_key" not in page.content()
@@ -165,7 +166,7 @@ def test_filters_by_event_person_and_text(local: LocalServer, client: Leanbase, 
     page.wait_for_function("() => document.querySelectorAll('.row').length === 10")
     page.get_by_label("Person").fill("user_4")
     page.wait_for_function("() => document.querySelectorAll('.row').length === 2")
-    assert "2 of 30 events" in page.locator("#counts").inner_text()
+    expect(page.locator("#counts")).to_contain_text("2 of 30 events")
     assert page.locator("#export").get_attribute("href") == "events/export?event=event+1&distinct_id=user_4"
     client.capture("event 1", distinct_id="user_4", properties={"new": True})
     page.wait_for_function("() => document.querySelectorAll('.row').length === 3")
@@ -176,7 +177,7 @@ def test_filters_by_event_person_and_text(local: LocalServer, client: Leanbase, 
     page.wait_for_function("() => document.querySelectorAll('.row').length === 30")
     page.get_by_label("Text").fill("nothing like this")
     page.wait_for_function("() => document.querySelectorAll('.row').length === 0")
-    assert page.locator("#empty").inner_text() == "No event fits the filters."
+    expect(page.locator("#empty")).to_have_text("No event fits the filters.")
 
 
 def test_an_exception_with_its_frames_and_source(local: LocalServer, open_page: Any) -> None:
@@ -218,10 +219,10 @@ def test_requests_show_sizes_headers_refusals_and_what_came_again(
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(request, timeout=10)
     page = open_page(local.url)
-    assert "×2" in page.locator(".row").first.inner_text()
+    expect(page.locator(".row").first).to_contain_text("×2")
     page.get_by_role("tab", name="Requests").click()
     appears(page, "batch must be a non-empty array")
-    assert "1 refused" in page.locator("#counts").inner_text()
+    expect(page.locator("#counts")).to_contain_text("1 refused")
     page.locator(".row").nth(1).click()
     page.wait_for_selector("#detail h2")
     detail = page.locator("#detail").inner_text()
@@ -247,7 +248,7 @@ def test_faults_are_switched_on_the_page(local: LocalServer, open_page: Any) -> 
     assert client.stats()["retained"] == 1
     page.get_by_role("tab", name="Requests").click()
     appears(page, "simulated by --status")
-    page.get_by_label("Status").select_option("as it is")
+    page.get_by_label("Status").select_option("unchanged")
     page.wait_for_function("() => document.querySelector('#playing').textContent === 'none'")
     assert client.flush()
     page.get_by_label("Refusal").select_option("over quota")
@@ -280,7 +281,7 @@ def test_pause_clear_and_export(local: LocalServer, client: Leanbase, open_page:
     assert exported[1]["properties"]["text"] == "ü"
     page.get_by_role("button", name="Clear").click()
     page.wait_for_function("() => document.querySelectorAll('.row').length === 0")
-    assert "Set host to" in page.locator("#empty").inner_text()
+    expect(page.locator("#empty")).to_contain_text("Set host to")
     client.capture("third", distinct_id="u")
     appears(page, "third")
 
@@ -316,7 +317,7 @@ def test_everything_works_by_keyboard(local: LocalServer, client: Leanbase, open
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.wait_for_selector("#detail h2")
-    assert page.locator("#detail h2").inner_text() == "event 3"
+    expect(page.locator("#detail h2")).to_have_text("event 3")
     assert focused() == "detail"
     page.keyboard.press("Escape")
     page.wait_for_selector("#detail", state="hidden")
@@ -334,7 +335,7 @@ def test_each_event_has_a_link(local: LocalServer, client: Leanbase, open_page: 
     client.capture("second", distinct_id="u")
     page = open_page(f"{local.url}#event/1")
     page.wait_for_selector("#detail h2")
-    assert page.locator("#detail h2").inner_text() == "first"
+    expect(page.locator("#detail h2")).to_have_text("first")
     page.locator(".row").first.click()
     page.wait_for_function("() => document.querySelector('#detail h2').textContent === 'second'")
     assert page.url.endswith("#event/2")
@@ -342,7 +343,7 @@ def test_each_event_has_a_link(local: LocalServer, client: Leanbase, open_page: 
     page.wait_for_function("() => document.querySelector('#detail h2').textContent === 'first'")
     page.goto(f"{local.url}#event/99")
     page.wait_for_selector("#detail .problem")
-    assert "there is no such event" in page.locator("#detail").inner_text()
+    expect(page.locator("#detail")).to_contain_text("there is no such event")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -458,7 +459,7 @@ def test_with_a_token_the_page_is_below_it(open_page: Any) -> None:
         client.capture("guarded", distinct_id="u")
         page = open_page(server.url)
         appears(page, "guarded")
-        assert page.locator("#playing").inner_text() == "0.1 s delay"
+        expect(page.locator("#playing")).to_have_text("0.1 s delay")
         page.locator(".row").first.click()
         page.wait_for_selector("#detail h2")
 

@@ -55,6 +55,10 @@ def handler(event: dict[str, Any], context: Any) -> Any:
     }
 
 
+def return_a_set(event: Any, context: Any) -> set[int]:
+    return {1}
+
+
 def names(events: CapturedEvents) -> list[str]:
     return [each["event"] for each in events]
 
@@ -233,3 +237,10 @@ def test_a_simulator_that_is_garbage_collected_leaves_no_process() -> None:
     gc.collect()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_result_that_is_not_json_has_the_type_of_lambda() -> None:
+    with LambdaSimulator(return_a_set) as function, pytest.raises(FunctionError) as caught:
+        function.invoke({})
+    assert caught.value.type == "Runtime.MarshalError"
+    assert "Object of type set is not JSON serializable" in str(caught.value)
