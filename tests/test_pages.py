@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from leanbase import Leanbase
+from leanbase.local.server import LocalServer
 from tests.support.pages import PAGES, ROOT, blocks, prelude
 from tests.support.programs import run_program
 
@@ -43,3 +45,13 @@ def test_the_code_and_the_tests_of_a_page(page: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_the_flags_of_the_local_server_are_evaluated(tmp_path: Path) -> None:
+    (flags,) = re.findall(r"(?s)```json\n(.*?)```", (ROOT / "docs" / "local-server.md").read_text())
+    (tmp_path / "flags.json").write_text(flags)
+    with LocalServer(flags=tmp_path / "flags.json") as server:
+        client = Leanbase("phc_test", server.url)
+        found = client.evaluate_flags("user_1", person_properties={"plan": "pro"})
+    assert found.get_flag("checkout") in ("control", "blue")
+    assert set(found.keys) == {"beta", "checkout"}
