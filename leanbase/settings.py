@@ -447,27 +447,27 @@ def as_strings(name: str, value: object) -> tuple[str, ...] | None:
     return texts
 
 
+PACKAGE = __name__.partition(".")[0]
 UNENCRYPTED = "host is an http:// URL: the API key and the events are sent unencrypted; use https://"
-FLAGS_KEY_HINT = "the key that reads flag definitions is called secret_key here"
 FOREIGN = {
-    "anonymous_id": "is not an option: give distinct_id to the call, or leave it out",
-    "enable_local_evaluation": "is not an option: leave out secret_key and flag_definitions",
-    "flag_fallback_cache_url": "is not an option: flag_definitions names other sources",
-    "max_queue": "is called max_queue_size here",
-    "personal_api_key": f"is not an option: {FLAGS_KEY_HINT}",
-    "privacy_mode": "is not an option: calls of AI models are not captured",
-    "thread": "is not an option: a buffer has one thread (sync_mode=False)",
-    "timeout_seconds": "is called timeout here",
-    "upload_size": "is called flush_at here",
-    "user_id": "is not an option: give distinct_id to the call",
-    "write_key": "is called api_key here",
+    "anonymous_id": "give distinct_id to the call, or leave it out",
+    "enable_local_evaluation": "leave out secret_key and flag_definitions",
+    "flag_fallback_cache_url": "flag_definitions names other sources",
+    "max_queue": "use max_queue_size",
+    "personal_api_key": "the key that reads flag definitions is called secret_key here",
+    "privacy_mode": "calls of AI models are not captured",
+    "thread": "a buffer has one thread (sync_mode=False)",
+    "timeout_seconds": "use timeout",
+    "upload_size": "use flush_at",
+    "user_id": "give distinct_id to the call",
+    "write_key": "use api_key",
 }
-"""Options and arguments of similar SDKs, and what to use instead."""
+"""Options of similar SDKs, and what to use instead."""
 
 
 def _unknown_keyword(keyword: str, known: Iterable[str]) -> str:
     if keyword in FOREIGN:
-        return f"Leanbase(): {keyword} {FOREIGN[keyword]}"
+        return f"Leanbase(): {keyword} is not an option: {FOREIGN[keyword]}"
     near = _nearest(keyword, known)
     hint = f"; did you mean {near!r}?" if near else ""
     return f"Leanbase() has no option {keyword!r}{hint}"
@@ -484,8 +484,8 @@ def _warn_of_misspelt(known: Iterable[str], module: Mapping[str, Any]) -> None:
         name = variable.removeprefix("LEANBASE_").lower()
         if name in variables or not variable.startswith("LEANBASE_"):
             continue
-        if name == "personal_api_key":
-            _warn_once(f"{variable} is not an option: {FLAGS_KEY_HINT}")
+        if name in FOREIGN:
+            _warn_once(f"{variable} is not an option: {FOREIGN[name]}")
         elif near := _nearest(name, variables, 0.8):
             _warn_once(f"{variable} is not an option; did you mean LEANBASE_{near.upper()}?")
     own = {*known, *ALIASES, *module["__all__"], "annotations"}
@@ -493,9 +493,9 @@ def _warn_of_misspelt(known: Iterable[str], module: Mapping[str, Any]) -> None:
         if name in own or not name.islower() or name.startswith("_") or isinstance(value, ModuleType):
             continue
         if name in FOREIGN:
-            _warn_once(f"leanbase.{name} {FOREIGN[name]}")
+            _warn_once(f"{PACKAGE}.{name} is not an option: {FOREIGN[name]}")
         elif near := _nearest(name, known, 0.8):
-            _warn_once(f"leanbase.{name} is not an option; did you mean leanbase.{near}?")
+            _warn_once(f"{PACKAGE}.{name} is not an option; did you mean {PACKAGE}.{near}?")
 
 
 def forget_warnings() -> None:

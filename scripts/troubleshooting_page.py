@@ -67,13 +67,21 @@ def _texts(node: ast.expr, names: dict[str, list[ast.expr]]) -> list[str]:
     if isinstance(node, ast.Constant):
         texts = [str(node.value)]
     elif isinstance(node, ast.JoinedStr):
-        texts = ["".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)]
+        texts = ["".join(map(_part, node.values))]
     elif isinstance(node, ast.Name):
         texts = [text for value in names.get(node.id, []) for text in _texts(value, names)]
     else:
         texts = []
     plain = [re.sub(r"%(\.\d+)?[srdf]", "…", text) for text in texts]
     return [text for text in plain if text.strip("…: ") not in ("", "event(s)")]  # its insertion is listed
+
+
+def _part(part: ast.expr) -> str:
+    if isinstance(part, ast.Constant):
+        return str(part.value)
+    return (
+        "leanbase" if isinstance(part, ast.FormattedValue) and ast.unparse(part.value) == "PACKAGE" else "…"
+    )
 
 
 def _levels(node: ast.expr, names: dict[str, list[ast.expr]]) -> set[str]:

@@ -643,10 +643,10 @@ def test_a_disabled_client_also_raises_type_error_for_a_wrong_call() -> None:
 @pytest.mark.parametrize(
     ("option", "hint"),
     [
-        ("write_key", "is called api_key here"),
-        ("max_queue", "is called max_queue_size here"),
-        ("timeout_seconds", "is called timeout here"),
-        ("upload_size", "is called flush_at here"),
+        ("write_key", "is not an option: use api_key"),
+        ("max_queue", "is not an option: use max_queue_size"),
+        ("timeout_seconds", "is not an option: use timeout"),
+        ("upload_size", "is not an option: use flush_at"),
         ("thread", "sync_mode=False"),
         ("flush_att", "did you mean 'flush_at'"),
     ],

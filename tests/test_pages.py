@@ -47,6 +47,15 @@ def test_the_code_and_the_tests_of_a_page(page: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_pages_use_no_name_that_their_reader_does_not_have(tmp_path: Path) -> None:
+    for page in filter(blocks, PAGES):
+        path = tmp_path / str(page.relative_to(ROOT)).replace("/", "_")
+        path.with_suffix(".py").write_text(prelude(page) + code_of(page))
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_flags_of_the_local_server_are_evaluated(tmp_path: Path) -> None:
     (flags,) = re.findall(r"(?s)```json\n(.*?)```", (ROOT / "docs" / "local-server.md").read_text())
     (tmp_path / "flags.json").write_text(flags)

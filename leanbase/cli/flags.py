@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
     check = command(
         actions,
         "check",
-        "List the flags that only the server can decide. Exits 1 if there is such a flag.",
+        "List the flags that need the server. Exits 1 if only the server can decide one of them.",
         _check,
         "leanbase flags check --definitions file:flags.json",
     )

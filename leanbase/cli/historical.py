@@ -163,9 +163,9 @@ def _show(importer: Importer, options: argparse.Namespace) -> None:
     )
     several = len({name for rows in importer.examples.values() for _, name in rows}) > 1
     for reason, count in importer.reasons.most_common(MOST_REASONS):
-        rows = [f"{number:,}" + f" of {name}" * several for number, name in importer.examples[reason]]
+        rows = [f"{number}" + f" of {name}" * several for number, name in importer.examples[reason]]
         more = ", …" * (count > len(rows))
-        print(f"  {count:,} row(s): {reason} (row {', '.join(rows)}{more})")
+        print(f"  {count:,} row(s): {reason} (row{'s' * (count > 1)} {', '.join(rows)}{more})")
     if "rejects" in files:
         print(f"rows that were not imported: {files['rejects']}")
     if "checkpoint" in files:

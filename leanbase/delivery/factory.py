@@ -36,7 +36,7 @@ _spares_memory = True
 def override_transport(transport: BaseTransport | None, *, spares_memory: bool = True) -> None:
     """Make every new client use this transport, or with `None` its configured transport. For tests.
 
-    By default, clients configured with `memory` keep theirs: a test reads its events.
+    By default, clients configured with a `MemoryTransport` keep it: a test reads its events.
     """
     global _override, _spares_memory
     _override, _spares_memory = transport, spares_memory
@@ -119,7 +119,7 @@ def missing_settings(settings: Settings) -> list[str]:
 
 
 def _is_memory(wanted: object) -> bool:
-    return wanted == "memory" or isinstance(wanted, _class("memory", "transport"))
+    return isinstance(wanted, _class("memory", "transport"))
 
 
 def _made(wanted: object, option: str, settings: Settings) -> BaseTransport:

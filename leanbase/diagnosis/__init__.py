@@ -39,27 +39,25 @@ def _steps(send: bool, deadline: Deadline) -> Iterator[Step]:
     if settings is None:
         return
     is_possible = step.status != "failed"
-    for step in _way(settings, deadline):
-        is_possible = is_possible and step.status != "failed"
-        yield step
-    yield from stores.flags(settings, deadline)
-    if send and is_possible:
-        yield _send(settings, deadline.at_most(SEND_SECONDS))
-
-
-def _way(settings: Settings, deadline: Deadline) -> Iterator[Step]:
-    """Check the transports that the settings name."""
-    named = {each for each in (settings.transport, settings.fallback) if isinstance(each, str)}
-    ways = {"http" if each == "buffered" else each for each in named}
-    if ways & {"http", "spool"}:
-        steps = list(configuration.address(settings))
-        yield from steps
-        if settings.host and settings.api_key and all(step.status != "failed" for step in steps):
-            yield from network.steps(settings.host, settings.api_key, deadline)
+    ways = configuration.ways(settings)
+    if ways & configuration.OVER_HTTP:
+        for step in _over_http(settings, deadline):
+            is_possible = is_possible and step.status != "failed"
+            yield step
     if "sqs" in ways:
         yield from stores.queue(settings, deadline)
     if "spool" in ways:
         yield stores.spool(settings)
+    yield from stores.flags(settings, deadline)
+    if send and (is_possible or settings.transport not in ("http", "buffered")):
+        yield _send(settings, deadline.at_most(SEND_SECONDS))
+
+
+def _over_http(settings: Settings, deadline: Deadline) -> Iterator[Step]:
+    steps = list(configuration.address(settings))
+    yield from steps
+    if settings.host and settings.api_key and all(step.status != "failed" for step in steps):
+        yield from network.steps(settings.host, settings.api_key, deadline)
 
 
 @timed("send")

@@ -10,11 +10,14 @@ from urllib.parse import urlsplit
 
 from ..delivery import factory
 from ..errors import ConfigError
-from ..settings import LOOPBACK_HOSTS, UNENCRYPTED, Settings, forget_warnings, module_attributes
+from ..settings import LOOPBACK_HOSTS, PACKAGE, UNENCRYPTED, Settings, forget_warnings, module_attributes
 from .report import Step
 
 SECRET_PREFIXES = ("phs_", "phx_")
 """Prefixes of keys that can read a project. A project API key begins with `phc_`."""
+
+OVER_HTTP = frozenset({"http", "spool"})
+"""Transports that need the host."""
 
 
 class _Warnings(logging.Handler):
@@ -25,8 +28,7 @@ class _Warnings(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if (text := record.getMessage()) != UNENCRYPTED:  # the step about the host says this
-            self.texts.append(text)
+        self.texts.append(record.getMessage())
 
 
 def resolved() -> tuple[Settings | None, Step]:
@@ -59,8 +61,10 @@ def _step(settings: Settings, missing: list[str], warnings: list[str]) -> Step:
     if missing:
         variables = " and ".join(f"LEANBASE_{name.upper()}" for name in missing)
         found = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
-        attributes = " and ".join(f"leanbase.{name}" for name in missing)
+        attributes = " and ".join(f"{PACKAGE}.{name}" for name in missing)
         return Step("settings", "failed", found, f"set {variables}, or {attributes} in code")
+    if ways(settings) & OVER_HTTP:  # then the step about the host says this
+        warnings = [text for text in warnings if text != UNENCRYPTED]
     if settings.timeout > settings.send_deadline:
         warnings.append(
             f"timeout ({settings.timeout:g} s) never applies: send_deadline ends a send after "
@@ -79,9 +83,15 @@ def _origins() -> Iterator[str]:
     """Say where the host and the key are set: a forgotten variable is a frequent reason for a wrong key."""
     module = module_attributes()
     for name, options in {"host": ("host",), "key": ("project_api_key", "api_key")}.items():
-        places = {f"leanbase.{each}": module.get(each) for each in options}
+        places = {f"{PACKAGE}.{each}": module.get(each) for each in options}
         places |= {f"LEANBASE_{each.upper()}": os.environ.get(f"LEANBASE_{each.upper()}") for each in options}
         yield from [f"{name} from {place}" for place, value in places.items() if str(value or "").strip()][:1]
+
+
+def ways(settings: Settings) -> set[str]:
+    """Return the names of the transport and the fallback. A buffer counts as `http`."""
+    named = {each for each in (settings.transport, settings.fallback) if isinstance(each, str)}
+    return {"http" if each == "buffered" else each for each in named}
 
 
 def _described(transport: Any) -> str:

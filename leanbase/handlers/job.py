@@ -57,7 +57,8 @@ def job(
         ValueError: `flush` is neither `"end"` nor `"each"`.
         TypeError: The decorated object is not a function that runs to its end, or `client` is not a client.
 
-    Sending blocks until the events have an outcome, at most `send_deadline` seconds.
+    Sending blocks until the events have an outcome, at most `send_deadline` seconds. Undelivered events are
+    sent once more when the interpreter exits, and only then reported as lost.
 
     Examples:
         >>> import leanbase

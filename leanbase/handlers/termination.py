@@ -21,6 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..transports.receipt import Receipt
+
 WAIT_SECONDS = 1.0
 """Seconds beyond the limit of a flush for which the exit of the process waits for it.
 
@@ -172,13 +174,19 @@ def _is_of_asyncio(handler: Any) -> bool:
 
 def flush_all(clients: Collection[Leanbase], deadline: Deadline) -> None:
     """Send all events that open scopes have collected or in flight, or that the clients have retained."""
+    latest: dict[Leanbase, Receipt] = {}
     for scope in unfinished_scopes() or [DeliveryScope()]:
         scope.closed = True  # events that are captured from now on are sent at once
         for client in clients:
-            client._send_scope(scope, deadline)  # with the events retained so far
-    lost = sum(client.stats()["retained"] for client in clients)
-    if lost:
-        log_lost_at_exit(lost)
+            latest[client] = client._send_scope(scope, deadline)  # with the events retained so far
+    retained = {
+        each.uuid
+        for receipt in latest.values()
+        for each in receipt.undelivered
+        if each.outcome == "retained"  # other events were reported when they were dropped
+    }
+    if retained:
+        log_lost_at_exit(len(retained))
 
 
 _latest: Termination | None = None

@@ -352,7 +352,7 @@ class Importer:
     def _other_file(self, rows: Rows, why: str) -> str:
         return (
             f"the checkpoint {self._checkpoint.path} does not fit {rows.name}: {why}; to start over with the "
-            "same ids, delete the checkpoint"
+            "same ids, delete the checkpoint and the file of rejects"
         )
 
     def _fill(

@@ -144,7 +144,8 @@ def with_groups(properties: Mapping[str, Any], groups: Any) -> dict[str, Any]:
     """Return a copy of properties, with `$groups` if there are groups."""
     found = dict(properties)
     if isinstance(groups, Mapping) and groups:
-        found["$groups"] = dict(groups)
+        others = found.get("$groups")
+        found["$groups"] = {**others, **groups} if isinstance(others, Mapping) else dict(groups)
     return found
 
 

@@ -21,12 +21,12 @@ class RecordingTransport(BaseTransport):
     """Records events in a list, or writes them to a pipe. With neither, it discards them.
 
     Attributes:
-        recording: The list that receives the events, or `None`.
+        recordings: The lists of the open blocks. The last one receives the events.
         pipe: A file descriptor, to which events are written as lines instead, or `None`.
     """
 
     def __init__(self) -> None:
-        self.recording: CapturedEvents | None = None
+        self.recordings: list[CapturedEvents] = []
         self.pipe: int | None = None
         self.lock = threading.RLock()
 
@@ -35,8 +35,8 @@ class RecordingTransport(BaseTransport):
             if self.pipe is not None:
                 for event in events:
                     write_line(self.pipe, {"captured": event.decode()})
-            elif self.recording is not None:
-                self.recording.extend(event.decode() for event in events)
+            elif self.recordings:
+                self.recordings[-1].extend(event.decode() for event in events)
         return Receipt(delivered=len(events))
 
 
@@ -47,7 +47,7 @@ def reset_after_fork() -> None:
     """Replace the locks in a forked child, because threads of the parent may have held them."""
     global _writing
     _writing = threading.RLock()
-    recorder.lock = threading.RLock()
+    recorder.lock = _override.lock = threading.RLock()
 
 
 def write_line(descriptor: int, message: object) -> None:
@@ -62,12 +62,41 @@ recorder = RecordingTransport()
 """The recording transport of this process, for all tests."""
 
 
+class _Override:
+    """Makes clients use the recorder while any block of `capture_events` is open."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._is_ours = False
+
+    def enter(self, events: CapturedEvents) -> None:
+        with self.lock:
+            recorder.recordings.append(events)
+            if not factory.is_overridden():
+                self._is_ours = True
+                factory.override_transport(recorder, spares_memory=False)
+                default_client.shutdown()  # the next call creates it with the recorder
+
+    def leave(self, events: CapturedEvents) -> None:
+        with self.lock:
+            if self._is_ours and len(recorder.recordings) == 1:
+                self._is_ours = False
+                factory.override_transport(None)
+                default_client.shutdown()  # its pending events belong to the block
+            recorder.recordings[:] = [each for each in recorder.recordings if each is not events]
+
+
+_override = _Override()
+
+
 @contextmanager
 def capture_events() -> Iterator[CapturedEvents]:
     """Record the events captured in the block. None of them is sent, and no key or host is needed.
 
     It records events of the default client, and of clients that are created in the block. A client that was
-    created before keeps its transport. Blocks may be nested: an event is recorded by the innermost one.
+    created before keeps its transport. If several blocks are open, nested or in several threads, the one that
+    was entered last records all events. Entering the outermost block sends the default client's pending
+    events, and blocks for that, as `leanbase.shutdown()` does.
 
     Yields:
         The events, as dicts, in the order in which they were sent.
@@ -79,15 +108,9 @@ def capture_events() -> Iterator[CapturedEvents]:
         >>> events.assert_captured("order created", distinct_id="user_1")["uuid"] == uuid
         True
     """
-    is_first = not factory.is_overridden()
-    if is_first:
-        default_client.shutdown()
-        factory.override_transport(recorder, spares_memory=False)
-    before, recorder.recording = recorder.recording, CapturedEvents()
+    events = CapturedEvents()
+    _override.enter(events)
     try:
-        yield recorder.recording
+        yield events
     finally:
-        recorder.recording = before
-        if is_first:
-            default_client.shutdown()
-            factory.override_transport(None)
+        _override.leave(events)

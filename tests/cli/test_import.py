@@ -84,7 +84,7 @@ def test_a_dry_run_names_the_first_rows_for_each_reason(
         file.write("order,,1709208000,1\n" * 5)
     assert main(["import", "--dry-run", str(csv_file)]) == 1
     reason = "the row has no person: its distinct_id is missing or blank"
-    assert f"  5 row(s): {reason} (row 301, 302, 303, …)\n" in capsys.readouterr().out
+    assert f"  5 row(s): {reason} (rows 301, 302, 303, …)\n" in capsys.readouterr().out
     assert main(["import", "--dry-run", "--json", str(csv_file)]) == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["would_be_sent"], report["rejected"]) == (300, 5)

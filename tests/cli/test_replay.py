@@ -133,7 +133,7 @@ def test_files_of_another_project_are_left_to_it(
     end(writer(server, spool, 2))
     monkeypatch.setenv("LEANBASE_API_KEY", "phc_other")
     server.always(Behaviour())
-    assert main(["replay", "--directory", str(spool)]) == 1
+    assert main(["replay", "--directory", str(spool)]) == 0
     assert capsys.readouterr().out == (
         "0 events sent, 0 refused\n1 file(s) belong to another key or host; replay them with its settings\n"
     )

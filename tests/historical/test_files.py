@@ -54,11 +54,15 @@ def test_columns_that_form_the_event_are_not_properties(server: FaultServer, tmp
 
 def test_an_object_of_groups_names_the_groups_of_the_event(server: FaultServer, tmp_path: Path) -> None:
     row = {"event": "order", "distinct_id": "u", "timestamp": "2024-02-29", "groups": {"company": "acme"}}
-    path = written(
-        tmp_path / "events.jsonl", json.dumps(row) + "\n" + json.dumps({**row, "groups": "a"}) + "\n"
-    )
+    nested = {**row, "properties": {"groups": {"a": 1}, "$groups": {"team": "x"}}}
+    rows = [row, {**row, "groups": "a"}, nested]
+    path = written(tmp_path / "events.jsonl", "".join(json.dumps(each) + "\n" for each in rows))
     assert main(["import", str(path)]) == 0
-    assert [own(event) for event in server.events] == [{"$groups": {"company": "acme"}}, {"groups": "a"}]
+    assert [own(event) for event in server.events] == [
+        {"$groups": {"company": "acme"}},
+        {"groups": "a"},
+        {"groups": {"a": 1}, "$groups": {"team": "x", "company": "acme"}},
+    ]
 
 
 def test_other_names_and_chosen_properties(server: FaultServer, tmp_path: Path) -> None:

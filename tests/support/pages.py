@@ -24,6 +24,7 @@ READERS_OWN = {
         from fastapi.responses import JSONResponse
         class OutOfStock(Exception): ...
         class User: ...
+        users = ...
         got_request_exception = signal("in the place of Quart's")
         FastAPI.asgi_app = None
         message = Request({"type": "http"})
@@ -51,7 +52,10 @@ READERS_OWN = {
         def charge(order): raise CardError
         order = SimpleNamespace(id=7)
     """,
-    "docs/flask.md": "class OutOfStock(Exception): ...",
+    "docs/flask.md": """
+        class OutOfStock(Exception): ...
+        current_user = ...
+    """,
     "docs/google-cloud.md": """
         flask = __import__("flask")
         flask.Flask("functions").app_context().push()

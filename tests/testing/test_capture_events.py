@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 import leanbase
 from leanbase import Leanbase
-from leanbase.testing import LambdaSimulator, capture_events
+from leanbase.testing import CapturedEvents, LambdaSimulator, capture_events
 from tests.support.fault_server import FaultServer
 
 UNITTEST = """
@@ -89,12 +90,64 @@ def test_a_block_that_raises_restores_the_transport(server: FaultServer) -> None
     assert [each["event"] for each in server.events] == ["after"]
 
 
+def test_blocks_that_overlap_in_threads_send_nothing(server: FaultServer) -> None:
+    """The event after the end of the first block belongs to the second one, which is still open."""
+    use(server)
+    entered, first_ended = threading.Event(), threading.Event()
+    found: list[CapturedEvents] = []
+
+    def second() -> None:
+        with capture_events() as events:
+            entered.set()
+            first_ended.wait(10)
+            leanbase.capture("inside the second")
+        found.append(events)
+
+    thread = threading.Thread(target=second)
+    with capture_events() as first:
+        thread.start()
+        entered.wait(10)
+    first_ended.set()
+    thread.join()
+    leanbase.capture("after")
+    assert first == []
+    assert [each["event"] for each in found[0]] == ["inside the second"]
+    assert [each["event"] for each in server.events] == ["after"]
+
+
+def test_pending_events_at_the_end_of_the_block_are_recorded(server: FaultServer) -> None:
+    use(server)
+    with leanbase.delivery_scope(), capture_events() as events:
+        leanbase.capture("inside")
+    assert [each["event"] for each in events] == ["inside"]
+    assert server.events == []
+
+
 def test_a_simulated_function_has_its_own_events_also_with_the_transport_memory() -> None:
     leanbase.transport = "memory"
     with capture_events() as events, LambdaSimulator(handler) as function:
         function.invoke({})
         function.events.assert_captured("invoked", times=1)
     events.assert_not_captured()
+
+
+@pytest.mark.slow
+def test_under_pytest_and_with_the_transport_memory(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEANBASE_TRANSPORT", "memory")
+    pytester.makepyfile("""
+        import leanbase
+        from leanbase.testing import capture_events
+
+        def test_it(leanbase_events):
+            leanbase.capture("before")
+            with capture_events() as events:
+                leanbase.capture("inside")
+            assert [each["event"] for each in events] == ["inside"]
+            assert [each["event"] for each in leanbase_events] == ["before"]
+    """)
+    assert pytester.runpytest_subprocess("-p", "no:cacheprovider").parseoutcomes() == {"passed": 1}
 
 
 @pytest.mark.slow

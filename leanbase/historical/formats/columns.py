@@ -71,21 +71,23 @@ class Columns:
             raise ConfigError(f"--properties names {unknown[0]!r}, which is not a column")
 
     def event_of(self, fields: Mapping[str, Any]) -> HistoricalEvent:
-        formed = self._formed
+        formed, groups = self._formed, None
         if self.properties is None and self.is_text:
             chosen = {
                 name: value_of(text) for name, text in fields.items() if text != "" and name not in formed
             }
+            groups = chosen.pop("groups") if isinstance(chosen.get("groups"), Mapping) else None
         elif self.properties is None:
             chosen = {name: value for name, value in fields.items() if name not in formed}
+            groups = chosen.pop("groups") if isinstance(chosen.get("groups"), Mapping) else None
             if isinstance(chosen.get("properties"), Mapping):
                 chosen = {**chosen.pop("properties"), **chosen}
         else:
             chosen = {name: fields[name] for name in self.properties if fields.get(name) not in (None, "")}
             if self.is_text:
                 chosen = {name: value_of(text) for name, text in chosen.items()}
-        if isinstance(chosen.get("groups"), Mapping):
-            chosen = with_groups(chosen, chosen.pop("groups"))
+        if isinstance(groups, Mapping):
+            chosen = with_groups(chosen, groups)
         return HistoricalEvent(
             self.name or fields.get(self.event),
             fields.get(self.distinct_id),
