@@ -18,6 +18,8 @@ PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 MAX_SHOWN_CHARACTERS = 300
 KEPT_REQUESTS = 20_000
+KEPT_IN_MEMORY = 500_000
+"""The number of events, the newest, that a store without a file keeps."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -100,6 +102,7 @@ class Store:
     def __init__(self, path: Path | None = None) -> None:
         if path is not None:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        self._is_in_memory = path is None
         self._changed = threading.Condition()
         self._database = sqlite3.connect(path or ":memory:", check_same_thread=False)
         self._database.row_factory = sqlite3.Row
@@ -143,6 +146,9 @@ class Store:
                 ),
             )
             self._database.execute("DELETE FROM requests WHERE number <= ?", (number - KEPT_REQUESTS,))
+            if self._is_in_memory:
+                last = self._last("events", "id")
+                self._database.execute("DELETE FROM events WHERE id <= ?", (last - KEPT_IN_MEMORY,))
             self._changed.notify_all()
         return is_new
 

@@ -23,6 +23,7 @@ import urllib.request
 import zlib
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -32,7 +33,7 @@ from leanbase.cli.parsing import PROGRAM
 from leanbase.errors import ConfigError
 from leanbase.local.faults import Faults
 from leanbase.local.server import LocalServer, is_loopback
-from leanbase.local.store import Store
+from leanbase.local.store import Arrival, Store
 from leanbase.local.table import render
 from leanbase.transports import MemoryTransport
 
@@ -475,3 +476,27 @@ def test_responses_have_the_headers_that_keep_the_page_safe(local: LocalServer) 
         assert not re.search(
             r"style=|<script>|<style|\son\w+=\"|innerHTML|eval\(|https?://(?!www.w3.org)", text
         ), file.name
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_store_in_memory_keeps_the_newest_events(
+    is_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leanbase.local.store.KEPT_IN_MEMORY", 10)
+    kept = Store(tmp_path / "events.db" if is_file else None)
+    for number in range(5):
+        batch = [
+            {
+                "event": f"event {number}",
+                "distinct_id": "u",
+                "uuid": str(UUID(int=number * 10 + position)),
+                "timestamp": "2026-01-02T03:04:05Z",
+                "properties": {},
+            }
+            for position in range(4)
+        ]
+        kept.add({"batch": batch, "historical_migration": False}, Arrival({}))
+    names = [event["event"] for event in kept.events()]
+    kept.close()
+    assert len(names) == (20 if is_file else 10)
+    assert names[-1] == "event 4"
