@@ -129,9 +129,9 @@ class FlagCalls:
             The values. A flag that could not be evaluated has no value, and reads as its default.
 
         Blocks for the request, if there is one: at most `flags_timeout` seconds for each attempt, and not
-        beyond the deadline of the handler. It also waits, at most 1 s, for definitions that are missing or
-        older than `flags_max_age`. After a failure it does not wait for them again for 30 s. Raises only a
-        TypeError, if the arguments do not fit the signature.
+        beyond the deadline of the handler. It also waits, at most 1 s, for missing or old definitions. After
+        a failure it does not wait for them again for 30 s. Raises only a TypeError, if the arguments do not
+        fit the signature.
 
         Examples:
             >>> import leanbase

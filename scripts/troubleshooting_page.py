@@ -31,10 +31,11 @@ def messages() -> dict[str, set[str]]:
 
 
 def _logged(tree: ast.Module) -> Iterator[tuple[str, set[str]]]:
+    constants = _names(ast.Module([node for node in tree.body if isinstance(node, ast.Assign)], []))
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        names = _names(function)
+        names = {**constants, **_names(function)}
         for node in ast.walk(function):
             if not isinstance(node, ast.Call):
                 continue
@@ -55,7 +56,7 @@ def _logged(tree: ast.Module) -> Iterator[tuple[str, set[str]]]:
 
 
 def _names(function: ast.AST) -> dict[str, list[ast.expr]]:
-    """Return the values that are assigned to each local name of a function."""
+    """Return the values that are assigned to each name of a function, or of a module."""
     found: dict[str, list[ast.expr]] = {}
     for node in ast.walk(function):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):

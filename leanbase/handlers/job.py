@@ -114,6 +114,9 @@ class _Run(Boundary):
         self._installed = self._termination.install(self.client)
 
     def close(self, error: BaseException | None) -> None:
+        from ..transports import _at_exit  # not needed to import leanbase
+
+        self.scope.deadline = _at_exit.near()  # after SIGTERM, the rest of the grace period
         self.client._close_scope(self.scope)
         self._termination.wait()  # after SIGTERM, the process ends here
 

@@ -14,6 +14,7 @@ from ..client import Leanbase
 from ..delivery.scope import DeliveryScope, unfinished_scopes
 from ..forking import reset_in_child
 from ..messages import log_lost_at_exit
+from ..transports import _at_exit
 from ..transports.deadline import Deadline
 from ..waking import Waker
 
@@ -155,8 +156,11 @@ class Termination:
         try:
             clients = list(self._clients)
             seconds = grace_seconds(clients)
+            _at_exit.begin(seconds, seconds / SHARE)  # limits the sends after this flush, too
             flush_all(
-                clients, Deadline.after(min(seconds, WAIT_SECONDS) if is_waited_for else seconds, "full")
+                clients,
+                Deadline.after(min(seconds, WAIT_SECONDS) if is_waited_for else seconds, "full"),
+                is_last=not callable(previous),
             )
         finally:
             if self._previous and _is_of_asyncio(self._previous[-1]):
@@ -172,8 +176,11 @@ def _is_of_asyncio(handler: Any) -> bool:
     return named == ("asyncio.unix_events", "_sighandler_noop")
 
 
-def flush_all(clients: Collection[Leanbase], deadline: Deadline) -> None:
-    """Send all events that open scopes have collected or in flight, or that the clients have retained."""
+def flush_all(clients: Collection[Leanbase], deadline: Deadline, *, is_last: bool) -> None:
+    """Send all events that open scopes have collected or in flight, or that the clients have retained.
+
+    With `is_last`, no exit hook runs after this flush, so it logs how many events are lost.
+    """
     latest: dict[Leanbase, Receipt] = {}
     for scope in unfinished_scopes() or [DeliveryScope()]:
         scope.closed = True  # events that are captured from now on are sent at once
@@ -185,7 +192,7 @@ def flush_all(clients: Collection[Leanbase], deadline: Deadline) -> None:
         for each in receipt.undelivered
         if each.outcome == "retained"  # other events were reported when they were dropped
     }
-    if retained:
+    if retained and is_last:
         log_lost_at_exit(len(retained))
 
 

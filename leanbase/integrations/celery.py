@@ -238,7 +238,7 @@ def _carried() -> str | None:
     text = json.dumps({name: value for name, value in found.items() if value})
     if len(text) > MAX_HEADER_CHARACTERS:
         logger.warning(
-            "tags of %d characters are too large for a task's headers: the task gets its identity alone",
+            "tags of %d characters are too large for a task's headers: the task gets no tags",
             len(text),
         )
         text = json.dumps({name: value for name, value in found.items() if value and name != "tags"})

@@ -1,8 +1,8 @@
 """The transports, one in each module, and the interface for writing one.
 
 `base` is the interface; `Deadline` and `Receipt` are its argument and its result. `http`, `sqs`, `log`,
-`spool` and `memory` deliver, hand off or store events. `fallback` and `buffered` wrap other transports. The
-transports share the modules with an underscore.
+`spool` and `memory` deliver, hand off or store events. `fallback` and `buffered` wrap other transports.
+Modules whose names begin with an underscore have code that the transports share.
 """
 
 from __future__ import annotations

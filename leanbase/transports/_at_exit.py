@@ -34,18 +34,25 @@ _watched: dict[RetainingTransport, None] = {}
 _collecting: WeakSet[RetainingTransport] = WeakSet()
 _registered_in: int | None = None
 _deadline: Deadline | None = None
-_begun: tuple[Deadline, Stopwatch] | None = None
+_begun: tuple[Deadline, Stopwatch, float] | None = None
 _is_ending = False
 
 
-def begin() -> Deadline:
-    """Start and return the deadline of sends after an uncaught exception, which usually ends the process.
+def begin(seconds: float = EXIT_SECONDS, within: float = EXIT_SECONDS + 1) -> Deadline:
+    """Start and return the deadline of all sends after something that usually ends the process.
 
-    If the process ends right after it, the exit hook only has the rest of this time.
+    Args:
+        seconds: The time for these sends, those of the exit hook included.
+        within: The seconds after which the process is not ending after all. The deadline no longer counts.
     """
     global _begun
-    _begun = Deadline.after(EXIT_SECONDS), Stopwatch()
+    _begun = Deadline.after(seconds), Stopwatch(), within
     return _begun[0]
+
+
+def near() -> Deadline | None:
+    """Return the deadline of `begin` while it counts."""
+    return _begun[0] if _begun is not None and _begun[1].seconds() < _begun[2] else None
 
 
 def deadline() -> Deadline | None:
@@ -110,9 +117,7 @@ def _end() -> bool:
     if _deadline is not None or _registered_in != forking.generation:
         return not _is_ending  # the hook has run, or this is a forked child without events
     _is_ending, lost = True, 0
-    _deadline = Deadline.after(EXIT_SECONDS, "full")
-    if _begun is not None and _begun[1].seconds() < EXIT_SECONDS + 1:
-        _deadline = _deadline.earlier(_begun[0])
+    _deadline = Deadline.after(EXIT_SECONDS, "full").earlier(near())
     try:
         collecting = [each for each in list(_collecting) if each.ledger.collecting()]
         transports = list(dict.fromkeys([*_watched, *collecting]))

@@ -58,7 +58,7 @@ class HttpTransport(BaseTransport):
     that could not be delivered. (A client sends them first in its next send.)
 
     Attributes:
-        is_over_quota: Whether the server discarded events over a quota, by its last response about quotas.
+        is_over_quota: Whether the server discarded events in its last response that had `quota_limited`.
 
     Args:
         api_key: The project API key.

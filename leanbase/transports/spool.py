@@ -376,8 +376,8 @@ def default_directory() -> str:
 def project_of(api_key: str | None, host: str | None) -> str:
     """Return a string that identifies an API key and host in file names without revealing the key.
 
-    Without a host it identifies only the key, and processes with any host send the files. Without a key it is
-    `""`.
+    Without a host it identifies only the key: processes with this key and any host send the files. Without a
+    key it is `""`.
     """
     import hashlib
 

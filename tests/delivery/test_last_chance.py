@@ -49,7 +49,7 @@ def capture_in_job(client: Leanbase) -> object:
 
 def terminate(client: Leanbase) -> object:
     """Do what the handler of SIGTERM does."""
-    flush_all([client], Deadline.after(1, "full"))
+    flush_all([client], Deadline.after(1, "full"), is_last=True)
     return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -135,7 +136,7 @@ def test_sigterm_waits_for_sends_outside_the_open_scope() -> None:
     assert gate.begun.acquire(timeout=5)
     with client.delivery_scope():
         client.capture("inside", distinct_id="u")
-        terminating = start_thread(flush_all, [client], Deadline.after(5))
+        terminating = start_thread(partial(flush_all, is_last=True), [client], Deadline.after(5))
         assert gate.begun.acquire(timeout=5)
         gate.may_continue.release(1)
         terminating.join(0.3)

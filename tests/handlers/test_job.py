@@ -113,6 +113,18 @@ def test_the_programs_own_sigterm_handler_runs_afterwards(server: FaultServer) -
     assert received_names(server) == ["started"]
 
 
+@pytest.mark.slow
+@pytest.mark.rule("P-2")
+def test_all_sends_after_sigterm_share_the_grace_period_and_report_a_loss_once(server: FaultServer) -> None:
+    """The flush at SIGTERM, the end of the job and the exit hook would take 1.6, 10 and 2 s."""
+    server.always(Behaviour(instead="silence"))
+    ended = terminate(server, "wait_for_sigterm_with_an_own_handler", LEANBASE_SIGTERM_GRACE="2")
+    assert ended.exit_code == 3
+    assert ended.seconds < 5  # the machine may be slow
+    (line,) = [line for line in ended.output.splitlines() if "lost" in line]
+    assert line == "1 event(s) are lost: they could not be delivered before the process ended"
+
+
 def test_after_the_job_sigterm_has_its_previous_handler(server: FaultServer) -> None:
     ended = run(server, "print_whether_sigterm_has_its_default_at_exit")
     assert (ended.exit_code, "True" in ended.output) == (0, True)
