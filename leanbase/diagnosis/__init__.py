@@ -38,18 +38,19 @@ def _steps(send: bool, deadline: Deadline) -> Iterator[Step]:
     yield step
     if settings is None:
         return
-    is_possible = step.status != "failed"
+    can_send = step.status != "failed"
     ways = configuration.ways(settings)
     if ways & configuration.OVER_HTTP:
         for step in _over_http(settings, deadline):
-            is_possible = is_possible and step.status != "failed"
+            if settings.transport in ("http", "buffered"):
+                can_send = can_send and step.status != "failed"
             yield step
     if "sqs" in ways:
         yield from stores.queue(settings, deadline)
     if "spool" in ways:
         yield stores.spool(settings)
     yield from stores.flags(settings, deadline)
-    if send and (is_possible or settings.transport not in ("http", "buffered")):
+    if send and can_send:
         yield _send(settings, deadline.at_most(SEND_SECONDS))
 
 

@@ -75,6 +75,24 @@ def test_4_a_client_that_is_disabled(set: Set, doctor: Any) -> None:
     assert doctor()[1]["settings"]["found"] == "the client sends nothing: disabled"
 
 
+def test_a_client_that_is_disabled_sends_no_event(set: Set, capfd: pytest.CaptureFixture[str]) -> None:
+    set(transport="log", disabled="true")
+    assert "send" not in [step.name for step in leanbase.doctor(send=True).steps]
+    assert capfd.readouterr().out == ""
+    set(disabled="false")
+    assert leanbase.doctor(send=True).steps[-1].found == "the event 'leanbase doctor' was handed off"
+    assert '"event":"leanbase doctor"' in capfd.readouterr().out
+
+
+def test_a_fallback_that_fails_does_not_stop_the_send(set: Set, doctor: Any, tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("not a directory")
+    with LocalServer() as server:
+        set(host=server.url, fallback="spool", spool_directory=str(tmp_path / "spool"))
+        steps = doctor("--send")[1]
+    assert steps["spool"]["status"] == "failed"
+    assert steps["send"]["status"] == "ok"
+
+
 def test_5_a_host_name_that_does_not_exist(set: Set, doctor: Any) -> None:
     set(host="https://leanbase.invalid")
     code, steps = doctor()
