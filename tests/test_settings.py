@@ -11,7 +11,7 @@ import pytest
 import leanbase
 from leanbase import Leanbase
 from leanbase.errors import ConfigError
-from leanbase.settings import Settings
+from leanbase.settings import PACKAGE, Settings
 from leanbase.transports import MemoryTransport
 
 
@@ -39,7 +39,7 @@ def test_a_misspelt_option_is_warned_about(
         Settings.resolve({})
     assert [record.getMessage() for record in caplog.records] == [
         "LEANBASE_TRANSPRT is not an option; did you mean LEANBASE_TRANSPORT?",
-        "leanbase.api_ky is not an option; did you mean leanbase.api_key?",
+        f"{PACKAGE}.api_ky is not an option; did you mean {PACKAGE}.api_key?",
     ]
 
 
@@ -50,9 +50,9 @@ def test_options_of_similar_sdks_on_the_module_are_warned_about(
         monkeypatch.setattr(leanbase, name, "phs_secret", raising=False)
     Settings.resolve({})
     assert sorted(record.getMessage() for record in caplog.records) == [
-        "leanbase.enable_local_evaluation is not an option: leave out secret_key and flag_definitions",
-        "leanbase.personal_api_key is not an option: the key that reads flag definitions is called secret_key here",
-        "leanbase.thread is not an option: a buffer has one thread (sync_mode=False)",
+        f"{PACKAGE}.enable_local_evaluation is not an option: leave out secret_key and flag_definitions",
+        f"{PACKAGE}.personal_api_key is not an option: the key that reads flag definitions is called secret_key here",
+        f"{PACKAGE}.thread is not an option: a buffer has one thread (sync_mode=False)",
     ]
 
 

@@ -14,6 +14,7 @@ import trustme
 import leanbase
 from leanbase.cli import main
 from leanbase.local.server import LocalServer
+from leanbase.settings import PACKAGE
 from leanbase.transports._spool_file import SUFFIX
 from tests.diagnosis.conftest import KEY, Set, failed
 from tests.support.fault_server import Behaviour, FaultServer
@@ -65,9 +66,9 @@ def test_the_key_and_the_host_have_a_place(set: Set, doctor: Any, monkeypatch: p
     monkeypatch.setenv("LEANBASE_PROJECT_API_KEY", "phc_other")
     leanbase.host = "http://127.0.0.1:9"
     found = doctor()[1]["settings"]["found"]
-    assert found == "transport http, host from leanbase.host, key from LEANBASE_PROJECT_API_KEY"
+    assert found == f"transport http, host from {PACKAGE}.host, key from LEANBASE_PROJECT_API_KEY"
     leanbase.api_key = "phc_third"
-    assert doctor()[1]["settings"]["found"].endswith("key from leanbase.api_key")
+    assert doctor()[1]["settings"]["found"].endswith(f"key from {PACKAGE}.api_key")
 
 
 def test_4_a_client_that_is_disabled(set: Set, doctor: Any) -> None:

@@ -23,7 +23,7 @@ from leanbase.feature_flags.sources import sources_of
 from leanbase.feature_flags.sources.appconfig import AppConfigSource
 from leanbase.feature_flags.sources.file import FileSource
 from leanbase.feature_flags.sources.s3 import S3Source
-from leanbase.settings import Settings
+from leanbase.settings import PACKAGE, Settings
 from leanbase.testing import SourceContract
 from leanbase.transports.deadline import Deadline
 from tests.feature_flags.conftest import FlagServer, flag
@@ -187,7 +187,7 @@ def test_the_secret_s_name_elsewhere_is_said_and_no_public_option_is_suggested(
     found = Settings.resolve({})
     assert found.secret_key is None
     assert "LEANBASE_PERSONAL_API_KEY is not an option: the key" in caplog.text
-    assert "leanbase.personal_api_key is not an option: the key" in caplog.text
+    assert f"{PACKAGE}.personal_api_key is not an option: the key" in caplog.text
     for text in (str(raised.value), caplog.text):
         assert "did you mean" not in text
         assert "phs_0815" not in text
