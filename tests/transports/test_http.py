@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import email.utils
+import http.client
 import json
 import logging
 import socket
@@ -32,6 +33,7 @@ from leanbase.events.encoding import encode
 from leanbase.local.validation import parse
 from leanbase.transports import HttpTransport
 from leanbase.transports._http import sender
+from leanbase.transports._http.connection import Connections
 from leanbase.transports.deadline import Deadline
 from leanbase.transports.http import parse_retry_after
 from tests.conftest import balanced
@@ -1102,3 +1104,24 @@ def test_fifty_threads_that_send_at_once_log_no_warning(
     run_in_threads(*[partial(client.capture, "e", distinct_id="u")] * 50)
     assert len(server.events) == 50
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_an_interrupt_in_the_middle_of_a_request_leaves_nothing_of_it_for_the_next_one(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interrupt comes when the lines of the headers are collected, before they are sent."""
+    connections, deadline = Connections(), Deadline.after(10)
+    end_headers = http.client.HTTPConnection.endheaders
+    strikes = iter([True])
+
+    def interrupted(connection: Any, *args: Any, **named: Any) -> None:
+        if next(strikes, False):
+            raise TimeoutError("of the application")
+        end_headers(connection, *args, **named)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "endheaders", interrupted)
+    with pytest.raises((TransportError, TimeoutError)):
+        connections.request("POST", f"{server.url}/first", b"{}", {}, deadline=deadline)
+    connections.request("POST", f"{server.url}/second", b"[1]", {"X-Second": "1"}, deadline=deadline)
+    (request,) = server.requests
+    assert (request.line, request.raw) == ("POST /second HTTP/1.1", b"[1]")

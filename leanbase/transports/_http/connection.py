@@ -305,8 +305,7 @@ class _Pool(HTTPConnectionPool):
         except BaseException:
             connection.close()
             raise
-        finally:
-            self._put_conn(connection)
+        self._put_conn(connection)
 
     def exchange(
         self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], most: int
@@ -327,9 +326,12 @@ class _Pool(HTTPConnectionPool):
                 content = b""  # the status line has arrived and decides the outcome; only the body is lost
             return Response(response.status, response.headers, content[:most])
         finally:
-            if not is_reusable:
+            if is_reusable:
+                self._put_conn(connection)
+            else:
+                # Not put back: after an interrupt it may hold a part of a request, which `close` does not
+                # discard, and which would precede the next request.
                 connection.close()
-            self._put_conn(connection)
 
     def _open(self, connection: Any, target: str) -> bool:
         """Connect if necessary. Return True if the connection is a tunnel through a proxy."""
