@@ -34,7 +34,7 @@ logger = logging.getLogger("leanbase")
 _UNTRIED = frozenset({PAUSED, WAITING})
 """With these reasons no send was tried, so there is nothing new to report to `on_error`."""
 
-_telling: ContextVar[tuple[object, ...]] = ContextVar("leanbase_telling", default=())
+_reporting: ContextVar[tuple[object, ...]] = ContextVar("leanbase_reporting", default=())
 """The outboxes whose `on_error` is running, outermost first."""
 
 
@@ -300,20 +300,20 @@ class Outbox:
                 known = by_cause.setdefault(id(group.error), group)
                 if known is not group:
                     by_cause[id(group.error)] = known.with_events(group.events)
-        others = _telling.get()
+        others = _reporting.get()
         try:
-            _telling.set((*others, self))  # inside the `try`: an interrupt may come right after it
+            _reporting.set((*others, self))  # inside the `try`: an interrupt may come right after it
             for group in by_cause.values():
-                self._report_dropped(group)
-            self._ledger.report_dropped(self._report_dropped)
+                self._call_on_error(group)
+            self._ledger.report_dropped(self._call_on_error)
         finally:
-            _telling.set(others)
+            _reporting.set(others)
 
     def _is_reporting(self) -> bool:
         """Return True if this call comes from inside `on_error`."""
-        return self in _telling.get()
+        return self in _reporting.get()
 
-    def _report_dropped(self, group: OutcomeGroup) -> None:
+    def _call_on_error(self, group: OutcomeGroup) -> None:
         events = [event.decode() for event in group.events if not event.is_quiet]
         if events and self._on_error is not None:
             try:

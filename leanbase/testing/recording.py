@@ -47,7 +47,7 @@ def reset_after_fork() -> None:
     """Replace the locks in a forked child, because threads of the parent may have held them."""
     global _writing
     _writing = threading.RLock()
-    recorder.lock = _override.lock = threading.RLock()
+    recorder.lock, _override.lock = threading.RLock(), threading.RLock()
 
 
 def write_line(descriptor: int, message: object) -> None:

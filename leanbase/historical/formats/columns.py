@@ -71,23 +71,22 @@ class Columns:
             raise ConfigError(f"--properties names {unknown[0]!r}, which is not a column")
 
     def event_of(self, fields: Mapping[str, Any]) -> HistoricalEvent:
-        formed, groups = self._formed, None
-        if self.properties is None and self.is_text:
-            chosen = {
-                name: value_of(text) for name, text in fields.items() if text != "" and name not in formed
-            }
+        formed = self._formed
+        if self.properties is None:
+            if self.is_text:
+                given = fields.items()
+                chosen = {name: value_of(text) for name, text in given if text != "" and name not in formed}
+            else:
+                chosen = {name: value for name, value in fields.items() if name not in formed}
             groups = chosen.pop("groups") if isinstance(chosen.get("groups"), Mapping) else None
-        elif self.properties is None:
-            chosen = {name: value for name, value in fields.items() if name not in formed}
-            groups = chosen.pop("groups") if isinstance(chosen.get("groups"), Mapping) else None
-            if isinstance(chosen.get("properties"), Mapping):
+            if not self.is_text and isinstance(chosen.get("properties"), Mapping):
                 chosen = {**chosen.pop("properties"), **chosen}
+            if groups is not None:
+                chosen = with_groups(chosen, groups)
         else:
             chosen = {name: fields[name] for name in self.properties if fields.get(name) not in (None, "")}
             if self.is_text:
                 chosen = {name: value_of(text) for name, text in chosen.items()}
-        if isinstance(groups, Mapping):
-            chosen = with_groups(chosen, groups)
         return HistoricalEvent(
             self.name or fields.get(self.event),
             fields.get(self.distinct_id),
